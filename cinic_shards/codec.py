@@ -1,0 +1,134 @@
+"""Payload bytes -> pixels, a batch at a time."""
+
+import ctypes
+import ctypes.util
+import io
+import struct
+import warnings
+import zlib
+from dataclasses import dataclass
+from functools import cache
+
+import deflate
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from cinic_shards import kernels
+from cinic_shards.errors import DecodeError
+
+
+@dataclass(frozen=True, slots=True)
+class Payloads:
+    """N payloads by address; nothing is copied."""
+
+    addresses: NDArray[np.int64]
+    """Where each payload begins in this process's memory, shape (N,)."""
+    lengths: NDArray[np.int64]
+    """Each payload's bytes, shape (N,)."""
+    owners: object
+    """Whatever must stay alive for the addresses to be valid."""
+
+    def __len__(self) -> int:
+        return len(self.addresses)
+
+    def __getitem__(self, position: int) -> bytes:
+        """A copy of one payload."""
+        return ctypes.string_at(int(self.addresses[position]), int(self.lengths[position]))
+
+    @classmethod
+    def in_buffer(
+        cls, buffer: NDArray[np.uint8], offsets: NDArray[np.int64], lengths: NDArray[np.int64]
+    ) -> "Payloads":
+        """Payloads at these places of one buffer.
+
+        Raises:
+            ValueError: a payload lies outside the buffer.
+        """
+        if len(offsets) and not (
+            0 <= offsets.min() and 0 <= lengths.min() and (offsets + lengths).max() <= len(buffer)
+        ):
+            raise ValueError(f"a payload lies outside the buffer of {len(buffer)} bytes")
+        return cls(buffer.ctypes.data + offsets, lengths, buffer)
+
+
+def decode_png(payloads: Payloads, out: NDArray[np.uint8]) -> None:
+    """Decode N PNG files into ``out``, as Pillow's ``convert("RGB")`` would.
+
+    Args:
+        payloads: N encoded files.
+        out: uint8, shape (N, H, W, 3), RGB, C-contiguous; overwritten in payload order.
+
+    Raises:
+        DecodeError: a payload is not a PNG of H x W; names its position and why.
+    """
+    done = np.zeros(len(payloads), np.bool_)
+    functions = _libdeflate()
+    if functions is not None:
+        kernels.decode_png_batch(*functions, payloads.addresses, payloads.lengths, out, done)
+    else:
+        _decode_png_stepwise(payloads, out, done)
+    for position in np.flatnonzero(~done).tolist():
+        _decode_with_pillow(payloads[position], position, out[position])
+
+
+@cache
+def _libdeflate() -> tuple[int, int, int] | None:
+    """Addresses of libdeflate's inflate, allocate and release; None where no library shows them."""
+    names = "zlib_decompress", "alloc_decompressor", "free_decompressor"
+    for path in (deflate._deflate.__file__, ctypes.util.find_library("deflate")):
+        try:
+            library = ctypes.CDLL(path) if path else None
+            found = [getattr(library, f"libdeflate_{name}") for name in names]
+        except (OSError, AttributeError):
+            continue
+        inflate, allocate, release = (ctypes.cast(f, ctypes.c_void_p).value or 0 for f in found)
+        return inflate, allocate, release
+    warnings.warn(
+        "no shared library offers libdeflate's functions: PNGs are inflated one by one, which "
+        "threads do not speed up; reinstall the package 'deflate' or install the system's "
+        "libdeflate",
+        stacklevel=2,
+    )
+    return None
+
+
+def _decode_png_stepwise(
+    payloads: Payloads, out: NDArray[np.uint8], done: NDArray[np.bool_]
+) -> None:
+    """``kernels.decode_png_batch`` where no kernel can call inflate: a Python loop does."""
+    num_images, height, width, _ = out.shape
+    data, data_lengths = np.empty(num_images, np.int64), np.empty(num_images, np.int64)
+    joined = np.empty(int(payloads.lengths.sum()), np.uint8)
+    starts = np.cumsum(payloads.lengths) - payloads.lengths
+    kernels.find_png_data_batch(
+        payloads.addresses, payloads.lengths, height, width, joined, starts, data, data_lengths
+    )
+    filtered = np.empty((num_images, height, 1 + 3 * width), np.uint8)
+    size = filtered[0].size if num_images else 0
+    for position in np.flatnonzero(data_lengths).tolist():
+        compressed = ctypes.string_at(int(data[position]), int(data_lengths[position]))
+        try:
+            pixels = deflate.zlib_decompress(compressed, size)
+        except deflate.DeflateError:
+            continue
+        if len(pixels) == size:
+            filtered[position].reshape(-1)[:] = np.frombuffer(pixels, np.uint8)
+            done[position] = True
+    kernels.unfilter_batch(filtered, out, done)
+
+
+def _decode_with_pillow(data: bytes, position: int, out: NDArray[np.uint8]) -> None:
+    """Decode one file of any colour type, or say what is wrong with it."""
+    height, width, _ = out.shape
+    try:
+        with Image.open(io.BytesIO(data), formats=["PNG"]) as image:
+            if image.size != (width, height):  # before any memory is taken for the pixels
+                found = f"{image.height}x{image.width} (height x width)"
+                raise DecodeError(position, f"the image is {found}, expected {height}x{width}")
+            out[:] = np.asarray(image.convert("RGB"))
+    except (
+        OSError, SyntaxError, ValueError, EOFError, IndexError, OverflowError,
+        struct.error, zlib.error, Image.DecompressionBombError,
+    ) as error:  # fmt: skip
+        raise DecodeError(position, f"not a readable PNG: {error}") from error

@@ -1,0 +1,70 @@
+"""Every exception that the package raises on purpose.
+
+    CinicShardsError
+    ├── OptionError (also ValueError)   an argument that cannot be; the caller's to change
+    ├── TreeError                       a folder of PNGs that cannot be packed; lists every problem
+    ├── OutputError                     a place that cannot be written: other files, no space
+    ├── StoreError                      bytes that cannot be read: no such file, short read
+    ├── FormatError                     a manifest, index or shard that is not what it should be
+    └── DecodeError                     a payload that is not an image, or not one of this shape
+
+A message gives the place, what was found, what was expected, and what to do next.
+"""
+
+from collections.abc import Sequence
+
+
+class CinicShardsError(Exception):
+    """The base of every exception raised on purpose."""
+
+
+class OptionError(CinicShardsError, ValueError):
+    """An option's value cannot be used."""
+
+
+class TreeError(CinicShardsError):
+    """A folder of PNGs cannot be packed as it is.
+
+    Attributes:
+        problems: every problem found, each with its path.
+    """
+
+    def __init__(self, root: str, problems: Sequence[str]) -> None:
+        self.root = root
+        self.problems = tuple(problems)
+        count = f"{len(self.problems)} problem{'s' if len(self.problems) != 1 else ''}"
+        lines = "".join(f"\n  {problem}" for problem in self.problems)
+        super().__init__(f"{root}: {count}; nothing was packed{lines}")
+
+    def __reduce__(self) -> tuple[type["TreeError"], tuple[str, tuple[str, ...]]]:
+        return TreeError, (self.root, self.problems)
+
+
+class OutputError(CinicShardsError):
+    """The output cannot be written."""
+
+
+class StoreError(CinicShardsError):
+    """Bytes cannot be read from where they should be."""
+
+
+class FormatError(CinicShardsError):
+    """A manifest, an index or a shard is not what the format says."""
+
+
+class DecodeError(CinicShardsError):
+    """A payload cannot be decoded.
+
+    Attributes:
+        position: the payload's position among those that were decoded together.
+        reason: why, without the place.
+    """
+
+    def __init__(self, position: int, reason: str, place: str = "") -> None:
+        self.position = position
+        self.reason = reason
+        self.place = place or f"image {position}"
+        super().__init__(f"{self.place}: {reason}")
+
+    def __reduce__(self) -> tuple[type["DecodeError"], tuple[int, str, str]]:
+        return DecodeError, (self.position, self.reason, self.place)

@@ -1,0 +1,365 @@
+"""The numba kernels: compiled loops over a whole batch that run without the GIL.
+
+Every kernel is cached on disk after its first compilation. Where no cache folder is writable the
+kernels are compiled anew in each process, and one warning says so.
+
+Memory that Python does not own as an array (a memory-mapped shard, a C library's functions) is
+passed as an integer address. Each caller keeps the memory alive and has checked its bounds.
+"""
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import numba
+import numpy as np
+from llvmlite import ir
+from numba.core import types
+from numba.extending import intrinsic
+from numpy.typing import NDArray
+
+_cache_works = True
+
+
+def kernel(function: Callable[..., Any]) -> Callable[..., Any]:
+    """``numba.njit(nogil=True, cache=True)``, without the cache where none can be written."""
+    global _cache_works
+    if _cache_works:
+        try:
+            return numba.njit(nogil=True, cache=True)(function)  # type: ignore[no-any-return]
+        except RuntimeError as error:  # numba: "no locator available"
+            _cache_works = False
+            warnings.warn(
+                f"kernels are compiled anew in every process: {error}; "
+                "set NUMBA_CACHE_DIR to a folder that can be written",
+                stacklevel=2,
+            )
+    return numba.njit(nogil=True)(function)  # type: ignore[no-any-return]
+
+
+@intrinsic
+def _load_byte(typing_context, address):  # type: ignore[no-untyped-def]
+    """The byte at an address, as int64."""
+
+    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+        pointer = builder.inttoptr(arguments[0], ir.IntType(8).as_pointer())
+        return builder.zext(builder.load(pointer), ir.IntType(64))
+
+    return types.int64(types.int64), generate
+
+
+def _call_address(num_arguments: int) -> Any:
+    """An intrinsic that calls a C function by address: 64-bit arguments, 64-bit result."""
+
+    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+        word = ir.IntType(64)
+        function_type = ir.FunctionType(word, [word] * num_arguments)
+        function = builder.inttoptr(arguments[0], function_type.as_pointer())
+        return builder.call(function, arguments[1:])
+
+    return types.int64(*[types.int64] * (num_arguments + 1)), generate
+
+
+@intrinsic
+def _call_0(typing_context, function):  # type: ignore[no-untyped-def]
+    return _call_address(0)
+
+
+@intrinsic
+def _call_1(typing_context, function, a):  # type: ignore[no-untyped-def]
+    return _call_address(1)
+
+
+@intrinsic
+def _call_6(typing_context, function, a, b, c, d, e, f):  # type: ignore[no-untyped-def]
+    return _call_address(6)
+
+
+# --- CRC-32 ----------------------------------------------------------------------------------
+
+
+def _crc_table() -> NDArray[np.uint32]:
+    table = np.arange(256, dtype=np.uint32)
+    for _ in range(8):
+        table = np.where(table & 1, (table >> 1) ^ np.uint32(0xEDB88320), table >> 1)
+    return table.astype(np.uint32)
+
+
+_CRC_TABLE = _crc_table()
+
+
+@kernel
+def _crc32(address, length):  # type: ignore[no-untyped-def]
+    """CRC-32 a byte at a time: for the few bytes of a PNG's small chunks."""
+    crc = np.uint32(0xFFFFFFFF)
+    for i in range(length):
+        index = (np.int64(crc) ^ _load_byte(address + i)) & 0xFF
+        crc = _CRC_TABLE[index] ^ (crc >> np.uint32(8))
+    return np.int64(crc ^ np.uint32(0xFFFFFFFF))
+
+
+# --- PNG -------------------------------------------------------------------------------------
+#
+# The fast path takes what nearly every file is: 8-bit RGB, not interlaced, no chunk that changes
+# pixels. It only ever says "these are the pixels" or "not mine"; Pillow then decides what an
+# unusual or damaged file means, so the package and Pillow agree on every file by construction.
+
+
+def _chunk_type(name: bytes) -> int:
+    return int.from_bytes(name, "big")
+
+
+_IHDR = _chunk_type(b"IHDR")
+_IDAT = _chunk_type(b"IDAT")
+_IEND = _chunk_type(b"IEND")
+_TEXT = _chunk_type(b"tEXt")
+_GAMA = _chunk_type(b"gAMA")
+_CHRM = _chunk_type(b"cHRM")
+_SRGB = _chunk_type(b"sRGB")
+_PHYS = _chunk_type(b"pHYs")
+_BKGD = _chunk_type(b"bKGD")
+_TIME = _chunk_type(b"tIME")
+_SBIT = _chunk_type(b"sBIT")
+_SIGNATURE = int.from_bytes(b"\x89PNG\r\n\x1a\n", "big", signed=True)
+
+
+@kernel
+def _load_u32(address):  # type: ignore[no-untyped-def]
+    """The big-endian 32-bit word at an address."""
+    return (
+        (_load_byte(address) << 24)
+        | (_load_byte(address + 1) << 16)
+        | (_load_byte(address + 2) << 8)
+        | _load_byte(address + 3)
+    )
+
+
+@kernel
+def _is_harmless(chunk, length):  # type: ignore[no-untyped-def]
+    """Whether Pillow reads a chunk of this type and length without any effect on the pixels."""
+    return (
+        (chunk == _GAMA and length == 4)
+        or (chunk == _CHRM and length == 32)
+        or (chunk == _SRGB and length == 1)
+        or (chunk == _PHYS and length == 9)
+        or (chunk == _TIME and length == 7)
+        or (chunk == _BKGD and length == 6)
+        or (chunk == _SBIT and length == 3)
+    )
+
+
+@kernel
+def _find_png_data(address, length, height, width, joined):  # type: ignore[no-untyped-def]
+    """Find the compressed pixels of a PNG; ``(address, length)``, length 0 for "not mine".
+
+    A file's only IDAT chunk is used where it lies; several are copied into ``joined``, a uint8
+    array that is at least as long as the file.
+    """
+    if length < 57:  # signature, IHDR, an empty IDAT and IEND
+        return address, 0
+    if ((_load_u32(address) << 32) | _load_u32(address + 4)) != _SIGNATURE:
+        return address, 0
+    header = address + 8
+    if _load_u32(header) != 13 or _load_u32(header + 4) != _IHDR:
+        return address, 0
+    if _load_u32(header + 8) != width or _load_u32(header + 12) != height:
+        return address, 0
+    # Bit depth 8, colour type 2 (RGB), compression 0, filter method 0, no interlace.
+    if _load_u32(header + 16) != 0x08020000 or _load_byte(header + 20) != 0:
+        return address, 0
+    if _crc32(header + 4, 17) != _load_u32(header + 21):
+        return address, 0
+
+    end = address + length
+    position = address + 33
+    data = address
+    data_length = 0
+    num_parts = 0
+    after_data = False
+    while True:
+        if position + 12 > end:
+            return address, 0
+        chunk_length = _load_u32(position)
+        chunk = _load_u32(position + 4)
+        body = position + 8
+        position = body + chunk_length + 4
+        if position > end:
+            return address, 0
+        if chunk == _IDAT:
+            if after_data:
+                return address, 0
+            if num_parts == 1:
+                for i in range(data_length):
+                    joined[i] = _load_byte(data + i)
+            if num_parts >= 1:
+                for i in range(chunk_length):
+                    joined[data_length + i] = _load_byte(body + i)
+                data = joined.ctypes.data
+                data_length += chunk_length
+            else:
+                data = body
+                data_length = chunk_length
+            num_parts += 1
+        elif chunk == _IEND:
+            return data, data_length
+        elif num_parts == 0:
+            if not _is_harmless(chunk, chunk_length):
+                return address, 0
+            if _crc32(body - 4, chunk_length + 4) != _load_u32(position - 4):
+                return address, 0
+        else:
+            after_data = True
+            if not (_is_harmless(chunk, chunk_length) or (chunk == _TEXT and chunk_length < 4096)):
+                return address, 0
+
+
+@kernel
+def _unfilter_rgb(filtered, out):  # type: ignore[no-untyped-def]
+    """Undo PNG's row filters: ``filtered`` uint8 (H, 1 + 3 W) into ``out`` uint8 (H, 3 W).
+
+    Returns False where a filter byte is none of PNG's five.
+    """
+    height, stride = out.shape
+    for y in range(height):
+        kind = filtered[y, 0]
+        row = filtered[y, 1:]
+        to = out[y]
+        above = out[y - 1] if y else to
+        if kind == 1 or (kind == 4 and y == 0):  # Sub; Paeth with nothing above is Sub
+            a0 = np.uint8(0)
+            a1 = np.uint8(0)
+            a2 = np.uint8(0)
+            for x in range(0, stride, 3):
+                a0 = np.uint8(a0 + row[x])
+                a1 = np.uint8(a1 + row[x + 1])
+                a2 = np.uint8(a2 + row[x + 2])
+                to[x] = a0
+                to[x + 1] = a1
+                to[x + 2] = a2
+        elif kind == 4:
+            _unfilter_paeth(row, above, to)
+        elif kind == 2 and y > 0:
+            for x in range(stride):
+                to[x] = np.uint8(row[x] + above[x])
+        elif kind == 0 or kind == 2:  # None; Up with nothing above
+            for x in range(stride):
+                to[x] = row[x]
+        elif kind == 3:
+            for x in range(3):
+                up = np.int64(above[x]) if y else 0
+                to[x] = np.uint8(row[x] + (up >> 1))
+            for x in range(3, stride):
+                up = np.int64(above[x]) if y else 0
+                to[x] = np.uint8(row[x] + ((np.int64(to[x - 3]) + up) >> 1))
+        else:
+            return False
+    return True
+
+
+@kernel
+def _paeth(a, b, c):  # type: ignore[no-untyped-def]
+    """PNG's Paeth predictor of left a, above b and above-left c, without a branch.
+
+    The nearest of a, b, c to a + b - c, in that order on ties, is the larger of a and b where
+    3c - a - b is at most the smaller, else the smaller where it is at least the larger, else c.
+    """
+    low = min(a, b)
+    high = max(a, b)
+    t = 3 * c - a - b
+    return high if t <= low else (low if high <= t else c)
+
+
+@kernel
+def _unfilter_paeth(row, above, to):  # type: ignore[no-untyped-def]
+    """One Paeth row; three channels side by side, to fill the wait for each one's last pixel."""
+    a0 = np.int32(0)
+    a1 = np.int32(0)
+    a2 = np.int32(0)
+    c0 = np.int32(0)
+    c1 = np.int32(0)
+    c2 = np.int32(0)
+    for x in range(0, len(to), 3):
+        b0 = np.int32(above[x])
+        b1 = np.int32(above[x + 1])
+        b2 = np.int32(above[x + 2])
+        a0 = np.int32((_paeth(a0, b0, c0) + row[x]) & 255)
+        a1 = np.int32((_paeth(a1, b1, c1) + row[x + 1]) & 255)
+        a2 = np.int32((_paeth(a2, b2, c2) + row[x + 2]) & 255)
+        to[x] = a0
+        to[x + 1] = a1
+        to[x + 2] = a2
+        c0 = b0
+        c1 = b1
+        c2 = b2
+
+
+@kernel
+def decode_png_batch(inflate, allocate, release, addresses, lengths, out, done):  # type: ignore[no-untyped-def]
+    """Decode N PNGs into ``out`` uint8 (N, H, W, 3); ``done[i]`` says which of them it could.
+
+    ``inflate``, ``allocate`` and ``release`` are the addresses of libdeflate_zlib_decompress,
+    libdeflate_alloc_decompressor and libdeflate_free_decompressor.
+    """
+    num_images, height, width, _ = out.shape
+    stride = 3 * width
+    filtered = np.empty((height, 1 + stride), np.uint8)
+    joined = np.empty(lengths.max() if num_images else 0, np.uint8)
+    decompressor = _call_0(allocate)
+    for i in range(num_images):
+        done[i] = False
+        data, data_length = _find_png_data(
+            addresses[i], np.int64(lengths[i]), height, width, joined
+        )
+        if data_length == 0 or decompressor == 0:
+            continue
+        # With no place for the actual size, anything but exactly filtered.size bytes fails.
+        status = _call_6(
+            inflate, decompressor, data, data_length, filtered.ctypes.data, filtered.size, 0
+        )
+        if status & 0xFFFFFFFF == 0:
+            done[i] = _unfilter_rgb(filtered, out[i].reshape(height, stride))
+    if decompressor != 0:
+        _call_1(release, decompressor)
+
+
+@kernel
+def find_png_data_batch(addresses, lengths, height, width, joined, joined_starts, data, data_lengths):  # type: ignore[no-untyped-def]
+    """Where each of N PNGs has its compressed pixels, for an inflate that Python must call."""
+    for i in range(len(addresses)):
+        data[i], data_lengths[i] = _find_png_data(
+            addresses[i], np.int64(lengths[i]), height, width, joined[joined_starts[i] :]
+        )
+
+
+@kernel
+def unfilter_batch(filtered, out, done):  # type: ignore[no-untyped-def]
+    """Undo the row filters of N images: ``filtered`` uint8 (N, H, 1 + 3 W)."""
+    num_images, height, width, _ = out.shape
+    for i in range(num_images):
+        if done[i]:
+            done[i] = _unfilter_rgb(filtered[i], out[i].reshape(height, 3 * width))
+
+
+# --- Pixels ----------------------------------------------------------------------------------
+
+
+@kernel
+def normalize_batch(images, table, out):  # type: ignore[no-untyped-def]
+    """Look every channel value up: ``images`` uint8 (P, 3), ``table`` (3, 256), ``out`` (P, 3)."""
+    for i in range(len(images)):
+        for channel in range(3):
+            out[i, channel] = table[channel, images[i, channel]]
+
+
+@kernel
+def add_channel_sums(images, sums, square_sums):  # type: ignore[no-untyped-def]
+    """Add the values and squared values of ``images`` uint8 (P, 3) to int64 sums of shape (3,)."""
+    for channel in range(3):
+        total = np.int64(0)
+        squares = np.int64(0)
+        for i in range(len(images)):
+            value = np.int64(images[i, channel])
+            total += value
+            squares += value * value
+        sums[channel] += total
+        square_sums[channel] += squares

@@ -1,0 +1,57 @@
+"""Where an image comes from, read from its file name.
+
+CINIC-10 names each file for its source: ``cifar10-train-103`` (the authors' text also writes
+``cifar-10-train-103``) is image 103 of CIFAR-10's train set, ``n02691156_4821`` is image 4821 of
+ImageNet's synset n02691156. Any other name has the origin ``unknown``.
+"""
+
+import re
+from dataclasses import dataclass
+
+ORIGINS = ("unknown", "cifar10-train", "cifar10-test", "imagenet")
+"""Origin names; a name's place here is its code in an index (docs/format.md)."""
+
+CIFAR10_SIZES = {"train": 50_000, "test": 10_000}
+"""Images in each set of CIFAR-10 (https://www.cs.toronto.edu/~kriz/cifar.html)."""
+
+# At most 18 digits: a number is stored as a signed 64-bit integer.
+_CIFAR10 = re.compile(r"cifar-?10-(train|test)-([0-9]{1,18})", re.ASCII)
+_IMAGENET = re.compile(r"n([0-9]{8})_([0-9]{1,18})", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class Provenance:
+    """The origin of one image."""
+
+    origin: str
+    """One of ``ORIGINS``."""
+    synset: str = ""
+    """WordNet id such as ``n02691156``; empty unless the origin is ``imagenet``."""
+    number: int = -1
+    """Index in CIFAR-10's set, or image number in the synset; -1 where unknown."""
+
+
+UNKNOWN = Provenance("unknown")
+
+
+def parse_stem(stem: str) -> Provenance:
+    """The provenance that a file name (without ``.png``) states.
+
+    A CIFAR-10 index beyond its set, like any name that is not CINIC-10's, gives ``UNKNOWN``.
+    """
+    if match := _IMAGENET.fullmatch(stem):
+        return Provenance("imagenet", f"n{match[1]}", int(match[2]))
+    if match := _CIFAR10.fullmatch(stem):
+        number = int(match[2])
+        if number < CIFAR10_SIZES[match[1]]:
+            return Provenance(f"cifar10-{match[1]}", "", number)
+    return UNKNOWN
+
+CINIC10_LICENCE = "CC-BY-4.0 (CINIC-10, https://datashare.ed.ac.uk/handle/10283/3192)"
+"""The licence under which CINIC-10's authors publish it."""
+
+CINIC10_CITATION = (
+    "Darlow L.N., Crowley E.J., Antoniou A., Storkey A.J. (2018) CINIC-10 is not ImageNet or "
+    "CIFAR-10. Report EDI-INF-ANC-1802, arXiv:1810.03505."
+)
+"""How CINIC-10's authors ask to be cited."""

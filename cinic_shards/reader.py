@@ -1,0 +1,137 @@
+"""A dataset in a store -> its columns, and payloads by row."""
+
+import hashlib
+import os
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cinic_shards import format
+from cinic_shards.codec import Payloads, decode_png
+from cinic_shards.errors import DecodeError, FormatError, OptionError, StoreError
+from cinic_shards.format import Index, Manifest, ShardInfo, SplitInfo
+from cinic_shards.store import LocalStore, open_store
+
+
+class Dataset:
+    """A packed dataset: its manifest, and a reader for each split.
+
+    Raises:
+        StoreError: there is no dataset at ``place``.
+        FormatError: its manifest is damaged or needs a newer release.
+    """
+
+    def __init__(self, place: str | os.PathLike[str]) -> None:
+        self.store = open_store(place)
+        names = self.store.names()
+        if format.MANIFEST_NAME not in names:
+            found = f"holds {names[0]}, but no {format.MANIFEST_NAME}" if names else "no dataset"
+            raise StoreError(
+                f"{self.store}: {found}; give a folder that cinic-shard pack has finished"
+            )
+        self.manifest = Manifest.from_bytes(
+            self.store.read(format.MANIFEST_NAME), place=f"{self.store}/{format.MANIFEST_NAME}"
+        )
+
+    def split(self, name: str) -> "SplitReader":
+        """A reader of one split.
+
+        Raises:
+            OptionError: there is no such split.
+            StoreError: a shard is missing or has another size.
+            FormatError: a shard's index is damaged.
+        """
+        info = self.manifest.split(name)
+        if info is None:
+            known = ", ".join(split.name for split in self.manifest.splits)
+            raise OptionError(f"{self.store}: no split {name!r}; there is {known}")
+        return SplitReader(self.store, self.manifest, info)
+
+
+class SplitReader:
+    """One split's N samples, in packing order; a row is a sample's place in the split.
+
+    The shards are memory-mapped: bytes are read when a kernel touches them.
+    """
+
+    def __init__(self, store: LocalStore, manifest: Manifest, info: SplitInfo) -> None:
+        self.info = info
+        self._maps = [store.map(shard.name, shard.size) for shard in info.shards]
+        self._indexes = [
+            _read_index(memory, shard, f"{store}/{shard.name}", len(manifest.classes))
+            for memory, shard in zip(self._maps, info.shards, strict=True)
+        ]
+        self.labels: NDArray[np.int64] = np.concatenate(
+            [index.label for index in self._indexes], dtype=np.int64
+        )
+        """Class of each row, shape (N,)."""
+        self._lengths = np.concatenate([index.length.astype(np.int64) for index in self._indexes])
+        self._addresses = np.concatenate([
+            memory.ctypes.data + index.offset.astype(np.int64)
+            for memory, index in zip(self._maps, self._indexes, strict=True)
+        ])  # fmt: skip
+        self._shard_starts = np.cumsum([0, *(len(index) for index in self._indexes)])
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @cached_property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(H, W, 3) of every image.
+
+        Raises:
+            FormatError: the split has images of several sizes.
+        """
+        sizes = sorted(self.info.image_sizes.items(), key=lambda item: -item[1])
+        if len(sizes) != 1:
+            listed = ", ".join(f"{h}x{w} ({count:,})" for (h, w), count in sizes[:5])
+            raise FormatError(
+                f"split {self.info.name}: images of {len(sizes)} sizes (height x width): {listed}"
+                f"{', ...' if len(sizes) > 5 else ''}; a batch holds one size: resize them before "
+                "packing, or read these shards with webdataset"
+            )
+        height, width = sizes[0][0]
+        return height, width, 3
+
+    def ids(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The dataset-wide ids of these rows."""
+        return rows + self.info.first_id
+
+    def locate(self, row: int) -> str:
+        """A sample's place, for a message: shard, sample in it, key."""
+        shard = int(np.searchsorted(self._shard_starts, row, side="right")) - 1
+        sample = row - int(self._shard_starts[shard])
+        key = self._indexes[shard].keys[sample]
+        return f"{self.info.shards[shard].name}: sample {sample} ({key})"
+
+    def payloads(self, rows: NDArray[np.int64]) -> Payloads:
+        """The payloads of these rows."""
+        return Payloads(self._addresses[rows], self._lengths[rows], self._maps)
+
+    def read_images(self, rows: NDArray[np.int64], out: NDArray[np.uint8]) -> None:
+        """Decode these rows into ``out``, uint8 (len(rows), H, W, 3).
+
+        Raises:
+            DecodeError: a payload is damaged; names shard and sample.
+        """
+        try:
+            decode_png(self.payloads(rows), out)
+        except DecodeError as error:
+            place = self.locate(int(rows[error.position]))
+            hint = "the file is damaged, fetch it again"
+            raise DecodeError(error.position, f"{error.reason}; {hint}", place) from error
+
+
+def _read_index(memory: NDArray[np.uint8], shard: ShardInfo, place: str, num_classes: int) -> Index:
+    data = memory[shard.index_offset : shard.index_offset + shard.index_length].tobytes()
+    if (found := hashlib.sha256(data).hexdigest()) != shard.index_sha256:
+        raise FormatError(
+            f"{place}: its index has SHA-256 {found}, the manifest says {shard.index_sha256}; "
+            "the file is damaged, fetch it again"
+        )
+    place = f"{place}: index"
+    index = Index.from_bytes(data, place=place, end=shard.index_offset, num_classes=num_classes)
+    if len(index) != shard.num_samples or len(index.offset) != shard.num_samples:
+        raise FormatError(f"{place}: {len(index)} samples, the manifest says {shard.num_samples}")
+    return index
