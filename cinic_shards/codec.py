@@ -46,7 +46,7 @@ class Payloads:
             ValueError: a payload lies outside the buffer.
         """
         if len(offsets) and not (
-            0 <= offsets.min() and 0 <= lengths.min() and (offsets + lengths).max() <= len(buffer)
+            offsets.min() >= 0 and lengths.min() >= 0 and (offsets + lengths).max() <= len(buffer)
         ):
             raise ValueError(f"a payload lies outside the buffer of {len(buffer)} bytes")
         return cls(buffer.ctypes.data + offsets, lengths, buffer)
@@ -104,8 +104,8 @@ def _decode_png_stepwise(
     kernels.find_png_data_batch(
         payloads.addresses, payloads.lengths, height, width, joined, starts, data, data_lengths
     )
-    filtered = np.empty((num_images, height, 1 + 3 * width), np.uint8)
-    size = filtered[0].size if num_images else 0
+    size = height * (1 + 3 * width)
+    filtered = np.empty((num_images, size), np.uint8)
     for position in np.flatnonzero(data_lengths).tolist():
         compressed = ctypes.string_at(int(data[position]), int(data_lengths[position]))
         try:
@@ -113,7 +113,7 @@ def _decode_png_stepwise(
         except deflate.DeflateError:
             continue
         if len(pixels) == size:
-            filtered[position].reshape(-1)[:] = np.frombuffer(pixels, np.uint8)
+            filtered[position] = np.frombuffer(pixels, np.uint8)
             done[position] = True
     kernels.unfilter_batch(filtered, out, done)
 

@@ -50,7 +50,7 @@ def _hand_over(
     side: torch.cuda.Stream,
     device: torch.device,
 ) -> _T:
-    """Make the consumer's stream wait for the copy, and keep its memory until that stream is done."""
+    """Make the consumer's stream wait for the copy, and keep the memory until it is done."""
     current = torch.cuda.current_stream(device)
     current.wait_stream(side)
     for tensor in tensors(batch):

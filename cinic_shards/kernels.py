@@ -26,7 +26,7 @@ def kernel(function: Callable[..., Any]) -> Callable[..., Any]:
     global _cache_works
     if _cache_works:
         try:
-            return numba.njit(nogil=True, cache=True)(function)  # type: ignore[no-any-return]
+            return numba.njit(nogil=True, cache=True)(function)
         except RuntimeError as error:  # numba: "no locator available"
             _cache_works = False
             warnings.warn(
@@ -34,14 +34,14 @@ def kernel(function: Callable[..., Any]) -> Callable[..., Any]:
                 "set NUMBA_CACHE_DIR to a folder that can be written",
                 stacklevel=2,
             )
-    return numba.njit(nogil=True)(function)  # type: ignore[no-any-return]
+    return numba.njit(nogil=True)(function)
 
 
 @intrinsic
-def _load_byte(typing_context, address):  # type: ignore[no-untyped-def]
+def _load_byte(typing_context, address):
     """The byte at an address, as int64."""
 
-    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+    def generate(context, builder, signature, arguments):
         pointer = builder.inttoptr(arguments[0], ir.IntType(8).as_pointer())
         return builder.zext(builder.load(pointer), ir.IntType(64))
 
@@ -51,7 +51,7 @@ def _load_byte(typing_context, address):  # type: ignore[no-untyped-def]
 def _call_address(num_arguments: int) -> Any:
     """An intrinsic that calls a C function by address: 64-bit arguments, 64-bit result."""
 
-    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+    def generate(context, builder, signature, arguments):
         word = ir.IntType(64)
         function_type = ir.FunctionType(word, [word] * num_arguments)
         function = builder.inttoptr(arguments[0], function_type.as_pointer())
@@ -61,17 +61,17 @@ def _call_address(num_arguments: int) -> Any:
 
 
 @intrinsic
-def _call_0(typing_context, function):  # type: ignore[no-untyped-def]
+def _call_0(typing_context, function):
     return _call_address(0)
 
 
 @intrinsic
-def _call_1(typing_context, function, a):  # type: ignore[no-untyped-def]
+def _call_1(typing_context, function, a):
     return _call_address(1)
 
 
 @intrinsic
-def _call_6(typing_context, function, a, b, c, d, e, f):  # type: ignore[no-untyped-def]
+def _call_6(typing_context, function, a, b, c, d, e, f):
     return _call_address(6)
 
 
@@ -89,7 +89,7 @@ _CRC_TABLE = _crc_table()
 
 
 @kernel
-def _crc32(address, length):  # type: ignore[no-untyped-def]
+def _crc32(address, length):
     """CRC-32 a byte at a time: for the few bytes of a PNG's small chunks."""
     crc = np.uint32(0xFFFFFFFF)
     for i in range(length):
@@ -124,7 +124,7 @@ _SIGNATURE = int.from_bytes(b"\x89PNG\r\n\x1a\n", "big", signed=True)
 
 
 @kernel
-def _load_u32(address):  # type: ignore[no-untyped-def]
+def _load_u32(address):
     """The big-endian 32-bit word at an address."""
     return (
         (_load_byte(address) << 24)
@@ -135,7 +135,7 @@ def _load_u32(address):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def _is_harmless(chunk, length):  # type: ignore[no-untyped-def]
+def _is_harmless(chunk, length):
     """Whether Pillow reads a chunk of this type and length without any effect on the pixels."""
     return (
         (chunk == _GAMA and length == 4)
@@ -149,7 +149,7 @@ def _is_harmless(chunk, length):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def _find_png_data(address, length, height, width, joined):  # type: ignore[no-untyped-def]
+def _find_png_data(address, length, height, width, joined):
     """Find the compressed pixels of a PNG; ``(address, length)``, length 0 for "not mine".
 
     A file's only IDAT chunk is used where it lies; several are copied into ``joined``, a uint8
@@ -213,51 +213,61 @@ def _find_png_data(address, length, height, width, joined):  # type: ignore[no-u
                 return address, 0
 
 
-@kernel
-def _unfilter_rgb(filtered, out):  # type: ignore[no-untyped-def]
-    """Undo PNG's row filters: ``filtered`` uint8 (H, 1 + 3 W) into ``out`` uint8 (H, 3 W).
+# The loops below index flat arrays with unsigned numbers: numba then neither counts references of
+# row slices nor looks for negative indices, and LLVM vectorises what it can.
+_ONE = np.uint64(1)
+_TWO = np.uint64(2)
+_THREE = np.uint64(3)
 
+
+@kernel
+def _unfilter_rgb(filtered, out, start, height, width):
+    """Undo PNG's row filters of one image.
+
+    ``filtered`` is uint8, flat (H, 1 + 3 W); the pixels go to ``out``, flat uint8, from ``start``.
     Returns False where a filter byte is none of PNG's five.
     """
-    height, stride = out.shape
+    stride = _THREE * np.uint64(width)
+    row = np.uint64(0)
+    to = np.uint64(start)
+    above = to
     for y in range(height):
-        kind = filtered[y, 0]
-        row = filtered[y, 1:]
-        to = out[y]
-        above = out[y - 1] if y else to
-        if kind == 1 or (kind == 4 and y == 0):  # Sub; Paeth with nothing above is Sub
+        kind = filtered[row]
+        row += _ONE
+        if kind == 4 and y > 0:
+            _unfilter_paeth(filtered, row, out, above, to, stride)
+        elif kind == 2 and y > 0:
+            for x in range(stride):
+                out[to + x] = filtered[row + x] + out[above + x]
+        elif kind == 1 or kind == 4:  # Sub; Paeth with nothing above is Sub
             a0 = np.uint8(0)
             a1 = np.uint8(0)
             a2 = np.uint8(0)
-            for x in range(0, stride, 3):
-                a0 = np.uint8(a0 + row[x])
-                a1 = np.uint8(a1 + row[x + 1])
-                a2 = np.uint8(a2 + row[x + 2])
-                to[x] = a0
-                to[x + 1] = a1
-                to[x + 2] = a2
-        elif kind == 4:
-            _unfilter_paeth(row, above, to)
-        elif kind == 2 and y > 0:
-            for x in range(stride):
-                to[x] = np.uint8(row[x] + above[x])
+            for x in range(np.uint64(0), stride, _THREE):
+                a0 = np.uint8(a0 + filtered[row + x])
+                a1 = np.uint8(a1 + filtered[row + x + _ONE])
+                a2 = np.uint8(a2 + filtered[row + x + _TWO])
+                out[to + x] = a0
+                out[to + x + _ONE] = a1
+                out[to + x + _TWO] = a2
         elif kind == 0 or kind == 2:  # None; Up with nothing above
             for x in range(stride):
-                to[x] = row[x]
+                out[to + x] = filtered[row + x]
         elif kind == 3:
-            for x in range(3):
-                up = np.int64(above[x]) if y else 0
-                to[x] = np.uint8(row[x] + (up >> 1))
-            for x in range(3, stride):
-                up = np.int64(above[x]) if y else 0
-                to[x] = np.uint8(row[x] + ((np.int64(to[x - 3]) + up) >> 1))
+            for x in range(stride):
+                left = np.uint32(out[to + x - _THREE]) if x >= _THREE else np.uint32(0)
+                up = np.uint32(out[above + x]) if y > 0 else np.uint32(0)
+                out[to + x] = np.uint8(filtered[row + x] + ((left + up) >> np.uint32(1)))
         else:
             return False
+        row += stride
+        above = to
+        to += stride
     return True
 
 
 @kernel
-def _paeth(a, b, c):  # type: ignore[no-untyped-def]
+def _paeth(a, b, c):
     """PNG's Paeth predictor of left a, above b and above-left c, without a branch.
 
     The nearest of a, b, c to a + b - c, in that order on ties, is the larger of a and b where
@@ -270,7 +280,7 @@ def _paeth(a, b, c):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def _unfilter_paeth(row, above, to):  # type: ignore[no-untyped-def]
+def _unfilter_paeth(filtered, row, out, above, to, stride):
     """One Paeth row; three channels side by side, to fill the wait for each one's last pixel."""
     a0 = np.int32(0)
     a1 = np.int32(0)
@@ -278,31 +288,31 @@ def _unfilter_paeth(row, above, to):  # type: ignore[no-untyped-def]
     c0 = np.int32(0)
     c1 = np.int32(0)
     c2 = np.int32(0)
-    for x in range(0, len(to), 3):
-        b0 = np.int32(above[x])
-        b1 = np.int32(above[x + 1])
-        b2 = np.int32(above[x + 2])
-        a0 = np.int32((_paeth(a0, b0, c0) + row[x]) & 255)
-        a1 = np.int32((_paeth(a1, b1, c1) + row[x + 1]) & 255)
-        a2 = np.int32((_paeth(a2, b2, c2) + row[x + 2]) & 255)
-        to[x] = a0
-        to[x + 1] = a1
-        to[x + 2] = a2
+    for x in range(np.uint64(0), stride, _THREE):
+        b0 = np.int32(out[above + x])
+        b1 = np.int32(out[above + x + _ONE])
+        b2 = np.int32(out[above + x + _TWO])
+        a0 = (_paeth(a0, b0, c0) + np.int32(filtered[row + x])) & np.int32(255)
+        a1 = (_paeth(a1, b1, c1) + np.int32(filtered[row + x + _ONE])) & np.int32(255)
+        a2 = (_paeth(a2, b2, c2) + np.int32(filtered[row + x + _TWO])) & np.int32(255)
+        out[to + x] = np.uint8(a0)
+        out[to + x + _ONE] = np.uint8(a1)
+        out[to + x + _TWO] = np.uint8(a2)
         c0 = b0
         c1 = b1
         c2 = b2
 
 
 @kernel
-def decode_png_batch(inflate, allocate, release, addresses, lengths, out, done):  # type: ignore[no-untyped-def]
+def decode_png_batch(inflate, allocate, release, addresses, lengths, out, done):
     """Decode N PNGs into ``out`` uint8 (N, H, W, 3); ``done[i]`` says which of them it could.
 
     ``inflate``, ``allocate`` and ``release`` are the addresses of libdeflate_zlib_decompress,
     libdeflate_alloc_decompressor and libdeflate_free_decompressor.
     """
     num_images, height, width, _ = out.shape
-    stride = 3 * width
-    filtered = np.empty((height, 1 + stride), np.uint8)
+    filtered = np.empty(height * (1 + 3 * width), np.uint8)
+    pixels = out.reshape(-1)
     joined = np.empty(lengths.max() if num_images else 0, np.uint8)
     decompressor = _call_0(allocate)
     for i in range(num_images):
@@ -317,13 +327,15 @@ def decode_png_batch(inflate, allocate, release, addresses, lengths, out, done):
             inflate, decompressor, data, data_length, filtered.ctypes.data, filtered.size, 0
         )
         if status & 0xFFFFFFFF == 0:
-            done[i] = _unfilter_rgb(filtered, out[i].reshape(height, stride))
+            done[i] = _unfilter_rgb(filtered, pixels, i * height * width * 3, height, width)
     if decompressor != 0:
         _call_1(release, decompressor)
 
 
 @kernel
-def find_png_data_batch(addresses, lengths, height, width, joined, joined_starts, data, data_lengths):  # type: ignore[no-untyped-def]
+def find_png_data_batch(
+    addresses, lengths, height, width, joined, joined_starts, data, data_lengths
+):
     """Where each of N PNGs has its compressed pixels, for an inflate that Python must call."""
     for i in range(len(addresses)):
         data[i], data_lengths[i] = _find_png_data(
@@ -332,19 +344,20 @@ def find_png_data_batch(addresses, lengths, height, width, joined, joined_starts
 
 
 @kernel
-def unfilter_batch(filtered, out, done):  # type: ignore[no-untyped-def]
-    """Undo the row filters of N images: ``filtered`` uint8 (N, H, 1 + 3 W)."""
+def unfilter_batch(filtered, out, done):
+    """Undo the row filters of N images: ``filtered`` uint8 (N, H (1 + 3 W))."""
     num_images, height, width, _ = out.shape
+    pixels = out.reshape(-1)
     for i in range(num_images):
         if done[i]:
-            done[i] = _unfilter_rgb(filtered[i], out[i].reshape(height, 3 * width))
+            done[i] = _unfilter_rgb(filtered[i], pixels, i * height * width * 3, height, width)
 
 
 # --- Pixels ----------------------------------------------------------------------------------
 
 
 @kernel
-def normalize_batch(images, table, out):  # type: ignore[no-untyped-def]
+def normalize_batch(images, table, out):
     """Look every channel value up: ``images`` uint8 (P, 3), ``table`` (3, 256), ``out`` (P, 3)."""
     for i in range(len(images)):
         for channel in range(3):
@@ -352,7 +365,7 @@ def normalize_batch(images, table, out):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def add_channel_sums(images, sums, square_sums):  # type: ignore[no-untyped-def]
+def add_channel_sums(images, sums, square_sums):
     """Add the values and squared values of ``images`` uint8 (P, 3) to int64 sums of shape (3,)."""
     for channel in range(3):
         total = np.int64(0)

@@ -86,7 +86,7 @@ def _keys(seed: int, epoch: int) -> NDArray[np.uint64]:
 
 
 @kernel
-def permute(start, size, keys, out):  # type: ignore[no-untyped-def]
+def permute(start, size, keys, out):
     """Where a keyed permutation of range(size) sends start, start + 1, ...: into ``out`` int64.
 
     A Feistel network permutes the numbers of the fewest bits that hold ``size``; a result beyond
@@ -115,7 +115,7 @@ def permute(start, size, keys, out):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def _mix(x):  # type: ignore[no-untyped-def]
+def _mix(x):
     """The output function of SplitMix64 (Steele, Lea, Flood 2014): every bit depends on all."""
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)

@@ -47,6 +47,7 @@ def parse_stem(stem: str) -> Provenance:
             return Provenance(f"cifar10-{match[1]}", "", number)
     return UNKNOWN
 
+
 CINIC10_LICENCE = "CC-BY-4.0 (CINIC-10, https://datashare.ed.ac.uk/handle/10283/3192)"
 """The licence under which CINIC-10's authors publish it."""
 

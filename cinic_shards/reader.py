@@ -2,12 +2,14 @@
 
 import hashlib
 import os
+from collections import Counter
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cinic_shards import format
+import cinic_shards.format as fmt
 from cinic_shards.codec import Payloads, decode_png
 from cinic_shards.errors import DecodeError, FormatError, OptionError, StoreError
 from cinic_shards.format import Index, Manifest, ShardInfo, SplitInfo
@@ -25,13 +27,13 @@ class Dataset:
     def __init__(self, place: str | os.PathLike[str]) -> None:
         self.store = open_store(place)
         names = self.store.names()
-        if format.MANIFEST_NAME not in names:
-            found = f"holds {names[0]}, but no {format.MANIFEST_NAME}" if names else "no dataset"
+        if fmt.MANIFEST_NAME not in names:
+            found = f"holds {names[0]}, but no {fmt.MANIFEST_NAME}" if names else "no dataset"
             raise StoreError(
                 f"{self.store}: {found}; give a folder that cinic-shard pack has finished"
             )
         self.manifest = Manifest.from_bytes(
-            self.store.read(format.MANIFEST_NAME), place=f"{self.store}/{format.MANIFEST_NAME}"
+            self.store.read(fmt.MANIFEST_NAME), place=f"{self.store}/{fmt.MANIFEST_NAME}"
         )
 
     def split(self, name: str) -> "SplitReader":
@@ -47,6 +49,40 @@ class Dataset:
             known = ", ".join(split.name for split in self.manifest.splits)
             raise OptionError(f"{self.store}: no split {name!r}; there is {known}")
         return SplitReader(self.store, self.manifest, info)
+
+    def summary(self) -> dict[str, Any]:
+        """What ``cinic-shard info`` shows, ready for JSON."""
+        manifest = self.manifest
+        return {
+            "encoding": manifest.encoding,
+            "format_version": fmt.VERSION,
+            "fingerprint": manifest.fingerprint,
+            "licence": manifest.licence,
+            "citation": manifest.citation,
+            "num_samples": manifest.num_samples,
+            "classes": manifest.classes,
+            "options": manifest.options,
+            "libraries": manifest.libraries,
+            "splits": {split.name: _summarize(split) for split in manifest.splits},
+        }
+
+
+def _summarize(split: SplitInfo) -> dict[str, Any]:
+    classes: Counter[str] = Counter()
+    origins: Counter[str] = Counter()
+    for shard in split.shards:
+        classes.update(shard.classes)
+        origins.update(shard.origins)
+    return {
+        "num_samples": split.num_samples,
+        "num_shards": len(split.shards),
+        "bytes": sum(shard.size for shard in split.shards),
+        "image_sizes": {f"{h}x{w}": count for (h, w), count in sorted(split.image_sizes.items())},
+        "mean": split.pixels.mean,
+        "std": split.pixels.std,
+        "origins": dict(sorted(origins.items())),
+        "classes": dict(sorted(classes.items())),
+    }
 
 
 class SplitReader:

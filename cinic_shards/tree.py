@@ -149,9 +149,7 @@ def scan_tree(
         raise TreeError(str(root), sorted(problems))
 
     classes = tuple(sorted({name for named in found_by_split.values() for name, _ in named}))
-    splits = {
-        split: _join(named, classes) for split, named in sorted(found_by_split.items())
-    }
+    splits = {split: _join(named, classes) for split, named in sorted(found_by_split.items())}
     return Tree(root, classes, splits, tuple(_warnings(folders, found_by_split, classes, strays)))
 
 
@@ -191,7 +189,7 @@ def _scan_folder(root: str, split: str, name: str) -> _Folder:
 
     heads = []
     times_and_sizes = []
-    stems = set()
+    stems: set[str] = set()
     for file_name in names:
         path = f"{base}/{file_name}"
         stem, suffix = os.path.splitext(file_name)
@@ -254,9 +252,7 @@ def _read_head(path: str) -> tuple[bytes, int, int] | str:
 
 def _stem_problem(stem: str, stems: set[str]) -> str:
     if "." in stem:
-        return (
-            "a dot in the name before .png (webdataset would cut the key there); rename it"
-        )
+        return "a dot in the name before .png (webdataset would cut the key there); rename it"
     if stem in stems:
         return "the same key twice: another file differs only in the case of .png; rename one"
     return _key_problem(stem)

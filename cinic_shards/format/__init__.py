@@ -1,0 +1,38 @@
+"""The on-disk format, specified in docs/format.md: the only folder that knows byte layouts.
+
+It reads and writes bytes that others hold; it opens nothing. What it parses may come from a
+stranger: every size, offset and name is checked before use.
+"""
+
+from cinic_shards.format.fields import (
+    BLOCK_SIZE,
+    ENCODINGS,
+    INDEX_NAME,
+    MANIFEST_NAME,
+    VERSION,
+    shard_name,
+)
+from cinic_shards.format.index import PIXEL_HASH_BYTES, Index, pixel_hashes
+from cinic_shards.format.manifest import Manifest, PixelSums, ShardInfo, SplitInfo
+from cinic_shards.format.tar import TAR_BLOCK, TAR_END, lay_out_members, one_member, sidecar_json
+
+__all__ = [
+    "BLOCK_SIZE",
+    "ENCODINGS",
+    "INDEX_NAME",
+    "MANIFEST_NAME",
+    "PIXEL_HASH_BYTES",
+    "TAR_BLOCK",
+    "TAR_END",
+    "VERSION",
+    "Index",
+    "Manifest",
+    "PixelSums",
+    "ShardInfo",
+    "SplitInfo",
+    "lay_out_members",
+    "one_member",
+    "pixel_hashes",
+    "shard_name",
+    "sidecar_json",
+]

@@ -1,0 +1,184 @@
+"""A shard's index: its samples' and payloads' columns, and the hash of an image's pixels."""
+
+import hashlib
+import struct
+from dataclasses import dataclass
+
+import msgpack
+import numpy as np
+from numpy.typing import NDArray
+
+from cinic_shards.errors import FormatError
+from cinic_shards.format.fields import VERSION, check_version, get_field
+from cinic_shards.provenance import ORIGINS, Provenance
+
+PIXEL_HASH_BYTES = 16
+
+
+def pixel_hashes(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """The pixel hash of each image: BLAKE2b-128 over its shape and RGB pixels.
+
+    Args:
+        images: uint8, shape (N, H, W, 3), C-contiguous.
+
+    Returns:
+        uint8, shape (N, 16).
+    """
+    num_images = len(images)
+    shape = struct.pack("<3I", *images.shape[1:])
+    seeded = hashlib.blake2b(shape, digest_size=PIXEL_HASH_BYTES)
+    digests = []
+    for pixels in images.reshape(num_images, -1):
+        state = seeded.copy()
+        state.update(pixels.data)
+        digests.append(state.digest())
+    return np.frombuffer(b"".join(digests), np.uint8).reshape(num_images, PIXEL_HASH_BYTES)
+
+
+_COLUMNS = (
+    ("label", "<i4", "sample"),
+    ("origin", "|u1", "sample"),
+    ("synset", "<u4", "sample"),
+    ("number", "<i8", "sample"),
+    ("pixel_hash", "|V16", "sample"),
+    ("offset", "<u8", "payload"),
+    ("length", "<u8", "payload"),
+    ("crc32", "<u4", "payload"),
+    ("first_row", "<u8", "payload"),
+)
+"""Name and stored dtype of each column, and what it has one value for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Index:
+    """The columns of one shard's index: N samples in P payloads."""
+
+    keys: list[str]
+    """``split/class/stem`` of each sample."""
+    label: NDArray[np.int32]
+    """Class index, shape (N,)."""
+    origin: NDArray[np.uint8]
+    """Index in ``provenance.ORIGINS``, shape (N,)."""
+    synset: NDArray[np.uint32]
+    """The eight digits of the WordNet id as a number, 0 for none, shape (N,)."""
+    number: NDArray[np.int64]
+    """CIFAR-10 index or ImageNet image number, -1 for none, shape (N,)."""
+    pixel_hash: NDArray[np.uint8]
+    """``pixel_hashes`` of each sample, uint8, shape (N, 16)."""
+    offset: NDArray[np.uint64]
+    """Where each payload begins in the shard, shape (P,)."""
+    length: NDArray[np.uint64]
+    """Each payload's bytes, shape (P,)."""
+    crc32: NDArray[np.uint32]
+    """CRC-32 of each payload, shape (P,)."""
+    first_row: NDArray[np.uint64]
+    """The shard's row that is first in each payload, shape (P,)."""
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def provenance(self, row: int) -> Provenance:
+        """The origin of one sample."""
+        synset = int(self.synset[row])
+        return Provenance(
+            ORIGINS[self.origin[row]], f"n{synset:08d}" if synset else "", int(self.number[row])
+        )
+
+    def fingerprint_input(self) -> bytes:
+        """What this shard adds to its dataset's fingerprint."""
+        labels = self.label.astype("<u4").tobytes()
+        hashes = self.pixel_hash.tobytes()
+        return b"".join(
+            b"%b\0%b%b" % (key.encode(), labels[4 * i : 4 * i + 4], hashes[16 * i : 16 * i + 16])
+            for i, key in enumerate(self.keys)
+        )
+
+    def to_bytes(self) -> bytes:
+        """The index as it stands in a shard: plain msgpack."""
+        columns = {
+            name: {"dtype": dtype, "data": getattr(self, name).astype(_item(dtype)).tobytes()}
+            for name, dtype, _ in _COLUMNS
+        }
+        content = {
+            "format": "cinic-shards-index",
+            "version": VERSION,
+            "num_samples": len(self.keys),
+            "num_payloads": len(self.offset),
+            "keys": self.keys,
+            "columns": columns,
+        }
+        data: bytes = msgpack.packb(content, use_bin_type=True)
+        return data
+
+    @classmethod
+    def from_bytes(cls, data: bytes, *, place: str, end: int, num_classes: int) -> "Index":
+        """Parse and check an index.
+
+        Args:
+            data: what ``to_bytes`` gives.
+            place: what to call it in an error.
+            end: where the index begins in its shard: every payload must end before.
+            num_classes: every label must be less.
+
+        Raises:
+            FormatError: the bytes are no index, or it points outside its shard.
+        """
+        try:
+            content = msgpack.unpackb(data)
+        except (ValueError, TypeError, RecursionError, msgpack.UnpackException) as error:
+            raise FormatError(f"{place}: not msgpack ({error}); fetch the file again") from error
+        if not isinstance(content, dict) or content.get("format") != "cinic-shards-index":
+            raise FormatError(f"{place}: not an index of cinic-shards; fetch the file again")
+        check_version(place, content.get("version"))
+        counts = {
+            "sample": get_field(content, place, "num_samples", int),
+            "payload": get_field(content, place, "num_payloads", int),
+        }
+        keys = get_field(content, place, "keys", list)
+        if len(keys) != counts["sample"] or not all(isinstance(key, str) for key in keys):
+            raise FormatError(f"{place}: {len(keys)} keys for {counts['sample']} samples")
+        stored = get_field(content, place, "columns", dict)
+        columns = {}
+        for name, dtype, per in _COLUMNS:
+            column = get_field(stored, place, name, dict)
+            values = get_field(column, f"{place}, column {name}", "data", bytes)
+            expected_bytes = np.dtype(dtype).itemsize * counts[per]
+            if column.get("dtype") != dtype or len(values) != expected_bytes:
+                raise FormatError(
+                    f"{place}: column {name} has {len(values)} bytes of "
+                    f"{column.get('dtype')!r}, expected {counts[per]} values of {dtype!r}"
+                )
+            array = np.frombuffer(values, _item(dtype))
+            columns[name] = array.reshape(-1, PIXEL_HASH_BYTES) if dtype == "|V16" else array
+        index = cls(keys, **columns)
+        index._check(place, end, num_classes)
+        return index
+
+    def _check(self, place: str, end: int, num_classes: int) -> None:
+        problem = ""
+        num_payloads, num_samples = len(self.offset), len(self.keys)
+        # Unsigned numbers: the lengths are tested first, so that no difference wraps.
+        if (self.length > end).any() or (self.offset > np.uint64(end) - self.length).any():
+            problem = f"a payload lies outside the shard's first {end} bytes"
+        elif (self.offset[1:] < self.offset[:-1] + self.length[:-1]).any():
+            problem = "payloads overlap"
+        elif ((self.label < 0) | (self.label >= num_classes)).any():
+            problem = f"a label is not below {num_classes}, the number of classes"
+        elif (self.origin >= len(ORIGINS)).any():
+            problem = "an origin code is unknown"
+        elif bool(num_payloads) != bool(num_samples) or (
+            num_payloads
+            and (
+                self.first_row[0] != 0
+                or (self.first_row[1:] <= self.first_row[:-1]).any()
+                or self.first_row[-1] >= num_samples
+            )
+        ):
+            problem = "the payloads' first rows do not divide the samples"
+        if problem:
+            raise FormatError(f"{place}: {problem}; fetch the file again")
+
+
+def _item(dtype: str) -> str:
+    """The numpy dtype of a column's values: hashes are rows of bytes."""
+    return "|u1" if dtype == "|V16" else dtype

@@ -1,0 +1,278 @@
+"""The manifest: a dataset's splits, shards and digests."""
+
+import hashlib
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from cinic_shards.errors import FormatError
+from cinic_shards.format.fields import (
+    ENCODINGS,
+    KNOWN_FEATURES,
+    VERSION,
+    check_version,
+    get_field,
+    get_integers,
+)
+
+_SHARD_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*\.tar", re.ASCII)
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+@dataclass(frozen=True, slots=True)
+class PixelSums:
+    """Exact sums over a split's 8-bit RGB pixels, from which its mean and deviation follow."""
+
+    count: int
+    """Pixels."""
+    sums: tuple[int, int, int]
+    """Sum of each channel's values."""
+    square_sums: tuple[int, int, int]
+    """Sum of each channel's squared values."""
+
+    def __add__(self, other: "PixelSums") -> "PixelSums":
+        r, g, b = (x + y for x, y in zip(self.sums, other.sums, strict=True))
+        rr, gg, bb = (x + y for x, y in zip(self.square_sums, other.square_sums, strict=True))
+        return PixelSums(self.count + other.count, (r, g, b), (rr, gg, bb))
+
+    @property
+    def mean(self) -> tuple[float, float, float]:
+        """Mean of each channel on the scale 0 to 1."""
+        r, g, b = (total / (255 * self.count) for total in self.sums)
+        return r, g, b
+
+    @property
+    def std(self) -> tuple[float, float, float]:
+        """Population standard deviation of each channel on the scale 0 to 1.
+
+        The variance is formed in integers, so nothing cancels.
+        """
+        r, g, b = (
+            (self.count * squares - total * total) ** 0.5 / (255 * self.count)
+            for total, squares in zip(self.sums, self.square_sums, strict=True)
+        )
+        return r, g, b
+
+
+@dataclass(frozen=True, slots=True)
+class ShardInfo:
+    """One shard as its manifest describes it."""
+
+    name: str
+    size: int
+    """Bytes."""
+    sha256: str
+    """Of the whole file, in hexadecimal."""
+    index_offset: int
+    """Where the index's content begins in the file."""
+    index_length: int
+    """The index's bytes."""
+    index_sha256: str
+    num_samples: int
+    classes: dict[str, int]
+    """Samples of each class."""
+    origins: dict[str, int]
+    """Samples of each origin."""
+
+
+@dataclass(frozen=True, slots=True)
+class SplitInfo:
+    """One split as its manifest describes it."""
+
+    name: str
+    first_id: int
+    """The id of its first sample; ids go on from there in the shards' order."""
+    num_samples: int
+    image_sizes: dict[tuple[int, int], int]
+    """(height, width) -> number of images."""
+    pixels: PixelSums
+    shards: tuple[ShardInfo, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """A dataset: what it holds, in which files, and the digests that prove it."""
+
+    encoding: str
+    block_size: int
+    classes: tuple[str, ...]
+    """A class's place here is its label."""
+    splits: tuple[SplitInfo, ...]
+    fingerprint: str
+    """BLAKE2b-256 over (key, label, pixel hash) in id order, the same in every encoding."""
+    options: dict[str, Any]
+    """The packing options that determine the shards' bytes."""
+    libraries: dict[str, str]
+    """Library -> version, as used for packing."""
+    licence: str
+    citation: str
+
+    @property
+    def num_samples(self) -> int:
+        return sum(split.num_samples for split in self.splits)
+
+    def split(self, name: str) -> SplitInfo | None:
+        """The split of this name, or None."""
+        return next((split for split in self.splits if split.name == name), None)
+
+    def to_bytes(self) -> bytes:
+        """The manifest file's content, its own digest filled in."""
+        content = {
+            "format": "cinic-shards",
+            "version": VERSION,
+            "digest": "sha256:" + "0" * 64,
+            "required_features": [],
+            "encoding": self.encoding,
+            "block_size": self.block_size,
+            "image_shape": _image_shape(self.splits),
+            "num_samples": self.num_samples,
+            "fingerprint": self.fingerprint,
+            "classes": list(self.classes),
+            "splits": [_split_to_json(split) for split in self.splits],
+            "options": self.options,
+            "libraries": self.libraries,
+            "licence": self.licence,
+            "citation": self.citation,
+        }
+        data = (json.dumps(content, ensure_ascii=False, indent=1) + "\n").encode()
+        digest = hashlib.sha256(data).hexdigest().encode()
+        return data.replace(b'"sha256:' + b"0" * 64, b'"sha256:' + digest, 1)
+
+    @classmethod
+    def from_bytes(cls, data: bytes, *, place: str) -> "Manifest":
+        """Parse and check a manifest.
+
+        Args:
+            data: the file's content.
+            place: what to call it in an error.
+
+        Raises:
+            FormatError: the bytes are no manifest, are damaged, or need a newer release.
+        """
+        try:
+            content = json.loads(data)
+        except (ValueError, RecursionError) as error:
+            raise FormatError(f"{place}: not JSON ({error}); fetch the file again") from error
+        if not isinstance(content, dict) or content.get("format") != "cinic-shards":
+            raise FormatError(f"{place}: not a manifest of cinic-shards")
+        check_version(place, content.get("version"))
+        features = get_field(content, place, "required_features", list)
+        if unknown := [str(name) for name in features if name not in KNOWN_FEATURES]:
+            raise FormatError(
+                f"{place}: needs {', '.join(unknown)}, which this release cannot read; "
+                f"upgrade cinic-shards to one that reads format {content['version']}"
+            )
+        _check_digest(data, place, get_field(content, place, "digest", str))
+        encoding = get_field(content, place, "encoding", str)
+        if encoding not in ENCODINGS:
+            raise FormatError(f"{place}: encoding {encoding!r} is unknown; upgrade cinic-shards")
+        splits = tuple(
+            _split_from_json(split, place) for split in get_field(content, place, "splits", list)
+        )
+        next_id = 0
+        for split in splits:
+            if split.first_id != next_id:
+                raise FormatError(f"{place}: split {split.name} begins at id {split.first_id}, "
+                                  f"expected {next_id}")  # fmt: skip
+            next_id += split.num_samples
+        return cls(
+            encoding,
+            get_field(content, place, "block_size", int),
+            tuple(str(name) for name in get_field(content, place, "classes", list)),
+            splits,
+            get_field(content, place, "fingerprint", str),
+            get_field(content, place, "options", dict),
+            get_field(content, place, "libraries", dict),
+            get_field(content, place, "licence", str),
+            get_field(content, place, "citation", str),
+        )
+
+
+def _check_digest(data: bytes, place: str, stated: str) -> None:
+    """The digest is over the file's own bytes, with zeros where the digest's digits stand."""
+    digits = stated.removeprefix("sha256:").encode()
+    blank = data.replace(b'"sha256:' + digits, b'"sha256:' + b"0" * len(digits), 1)
+    found = hashlib.sha256(blank).hexdigest()
+    if stated != f"sha256:{found}":
+        raise FormatError(
+            f"{place}: its content has SHA-256 {found}, its digest says {stated}; "
+            "the file is damaged or was edited, fetch it again"
+        )
+
+
+def _image_shape(splits: Sequence[SplitInfo]) -> list[int] | None:
+    """``[H, W, 3]`` where every image has one size, else None."""
+    sizes = {size for split in splits for size in split.image_sizes}
+    return [*sizes.pop(), 3] if len(sizes) == 1 else None
+
+
+def _split_to_json(split: SplitInfo) -> dict[str, Any]:
+    return {
+        "name": split.name,
+        "first_id": split.first_id,
+        "num_samples": split.num_samples,
+        "mean": split.pixels.mean,
+        "std": split.pixels.std,
+        "num_pixels": split.pixels.count,
+        "pixel_sums": split.pixels.sums,
+        "pixel_square_sums": split.pixels.square_sums,
+        "image_sizes": [[h, w, count] for (h, w), count in sorted(split.image_sizes.items())],
+        "shards": [
+            {name: getattr(shard, name) for name in _SHARD_FIELDS} for shard in split.shards
+        ],
+    }
+
+
+def _split_from_json(value: object, place: str) -> SplitInfo:
+    if not isinstance(value, dict):
+        raise FormatError(f"{place}: a split is {type(value).__name__}, expected an object")
+    name = get_field(value, place, "name", str)
+    place = f"{place}: split {name}"
+    shards = tuple(
+        _shard_from_json(shard, place) for shard in get_field(value, place, "shards", list)
+    )
+    num_samples = get_field(value, place, "num_samples", int)
+    if sum(shard.num_samples for shard in shards) != num_samples:
+        raise FormatError(f"{place}: its shards do not add up to {num_samples} samples")
+    sizes = {}
+    for row in get_field(value, place, "image_sizes", list):
+        height, width, count = get_integers(row, 3, f"{place}: image_sizes")
+        sizes[height, width] = count
+    pixels = PixelSums(
+        get_field(value, place, "num_pixels", int),
+        get_integers(value.get("pixel_sums"), 3, f"{place}: pixel_sums"),
+        get_integers(value.get("pixel_square_sums"), 3, f"{place}: pixel_square_sums"),
+    )
+    return SplitInfo(
+        name, get_field(value, place, "first_id", int), num_samples, sizes, pixels, shards
+    )
+
+
+def _shard_from_json(value: object, place: str) -> ShardInfo:
+    if not isinstance(value, dict):
+        raise FormatError(f"{place}: a shard is {type(value).__name__}, expected an object")
+    shard = ShardInfo(
+        **{name: get_field(value, place, name, kind) for name, kind in _SHARD_FIELDS.items()}
+    )
+    if not _SHARD_NAME.fullmatch(shard.name):
+        raise FormatError(f"{place}: {shard.name!r} is no shard's name")
+    if not (_SHA256.fullmatch(shard.sha256) and _SHA256.fullmatch(shard.index_sha256)):
+        raise FormatError(f"{place}: {shard.name} has a SHA-256 that is not 64 hexadecimal digits")
+    if shard.index_offset + shard.index_length > shard.size:
+        raise FormatError(f"{place}: {shard.name} has its index outside the file")
+    return shard
+
+
+_SHARD_FIELDS: dict[str, type] = {
+    "name": str,
+    "size": int,
+    "sha256": str,
+    "index_offset": int,
+    "index_length": int,
+    "index_sha256": str,
+    "num_samples": int,
+    "classes": dict,
+    "origins": dict,
+}

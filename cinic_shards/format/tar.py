@@ -1,0 +1,91 @@
+"""The tar layout: USTAR members whose bytes depend on their names and contents alone."""
+
+import json
+import struct
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cinic_shards.errors import FormatError
+from cinic_shards.provenance import Provenance
+
+TAR_BLOCK = 512
+TAR_END = bytes(2 * TAR_BLOCK)
+MAX_MEMBER_NAME = 100
+"""Bytes in a header's name field; a longer path is cut at a slash, before it at most 155."""
+MAX_MEMBER_PREFIX = 155
+
+# A USTAR header's fields, all that never vary filled in: mode 0644, owner and group 0, date 0,
+# an ordinary file, no device. The checksum counts its own field as spaces.
+_HEADER_TEMPLATE = struct.pack(
+    "100s8s8s8s12s12s8sc100s6s2s32s32s8s8s155s12x",
+    b"", b"0000644\0", b"0000000\0", b"0000000\0", b"00000000000\0", b"00000000000\0",
+    b" " * 8, b"0", b"", b"ustar\0", b"00", b"", b"", b"0000000\0", b"0000000\0", b"",
+)  # fmt: skip
+_SIZE_FIELD = slice(124, 135)
+_CHECKSUM_FIELD = slice(148, 154)
+_PREFIX_FIELD = slice(345, 500)
+_OCTAL_11 = 8 ** np.arange(10, -1, -1, dtype=np.int64)
+_OCTAL_6 = 8 ** np.arange(5, -1, -1, dtype=np.int64)
+
+
+def lay_out_members(
+    names: Sequence[bytes], sizes: NDArray[np.int64]
+) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """Room for tar members one behind another, their headers written.
+
+    Args:
+        names: member names: at most 100 bytes, or a folder of at most 155 and a name of 100.
+        sizes: each member's content in bytes.
+
+    Returns:
+        A zeroed uint8 buffer with the headers, and the place of each member's content in it.
+    """
+    padded = -(-sizes // TAR_BLOCK) * TAR_BLOCK
+    ends = np.cumsum(padded + TAR_BLOCK)
+    buffer = np.zeros(int(ends[-1]) if len(ends) else 0, np.uint8)
+    starts = ends - padded
+    headers = buffer.reshape(-1, TAR_BLOCK)
+    headers[starts // TAR_BLOCK - 1] = _headers(names, sizes)
+    return buffer, starts
+
+
+def _headers(names: Sequence[bytes], sizes: NDArray[np.int64]) -> NDArray[np.uint8]:
+    """One USTAR header a row, uint8 (N, 512)."""
+    headers = np.tile(np.frombuffer(_HEADER_TEMPLATE, np.uint8), (len(names), 1))
+    short = list(names)
+    for row, name in enumerate(names):
+        if len(name) > MAX_MEMBER_NAME:
+            prefix, _, short[row] = name.rpartition(b"/")
+            if len(short[row]) > MAX_MEMBER_NAME or not 0 < len(prefix) <= MAX_MEMBER_PREFIX:
+                raise FormatError(f"{name.decode()}: the name is too long for a tar member")
+            headers[row, _PREFIX_FIELD][: len(prefix)] = np.frombuffer(prefix, np.uint8)
+    texts = np.array(short, f"S{MAX_MEMBER_NAME}")
+    headers[:, :MAX_MEMBER_NAME] = texts.view(np.uint8).reshape(-1, MAX_MEMBER_NAME)
+    headers[:, _SIZE_FIELD] = sizes[:, None] // _OCTAL_11 % 8 + ord("0")
+    sums = headers.sum(axis=1, dtype=np.int64)
+    headers[:, _CHECKSUM_FIELD] = sums[:, None] // _OCTAL_6 % 8 + ord("0")
+    headers[:, _CHECKSUM_FIELD.stop] = 0
+    return headers
+
+
+def one_member(name: str, content: bytes) -> bytes:
+    """A tar member with its header and padding."""
+    buffer, starts = lay_out_members([name.encode()], np.array([len(content)]))
+    start = int(starts[0])
+    buffer[start : start + len(content)] = np.frombuffer(content, np.uint8)
+    return buffer.tobytes()
+
+
+def sidecar_json(key: str, class_name: str, label: int, provenance: Provenance) -> bytes:
+    """A sample's ``.json`` sidecar: the same keys and types in every sample."""
+    values = {
+        "key": key,
+        "class": class_name,
+        "label": label,
+        "origin": provenance.origin,
+        "synset": provenance.synset,
+        "number": provenance.number,
+    }
+    return json.dumps(values, ensure_ascii=False, separators=(",", ":")).encode()
