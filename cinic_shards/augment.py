@@ -40,11 +40,12 @@ def normalize_on_device(images: torch.Tensor, table: torch.Tensor) -> torch.Tens
     """``normalize`` as torch operations, where ``images`` lie.
 
     Args:
-        images: uint8, shape (N, 3, H, W).
+        images: uint8, shape (N, 3, H, W), in channels-last memory order.
         table: float32, shape (3, 256), on the same device.
 
     Returns:
-        float32, shape (N, 3, H, W), in the memory order of ``images``.
+        float32, shape (N, 3, H, W), in channels-last memory order.
     """
-    channel = torch.arange(3, dtype=torch.int32, device=images.device).view(1, 3, 1, 1) * 256
-    return torch.take(table, (images.to(torch.int32) + channel).to(torch.int64))
+    first = torch.arange(0, 3 * 256, 256, dtype=torch.int64, device=images.device)
+    places = images.permute(0, 2, 3, 1).to(torch.int64) + first
+    return torch.take(table, places).permute(0, 3, 1, 2)

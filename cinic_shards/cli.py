@@ -21,7 +21,8 @@ app = typer.Typer(
     add_completion=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-_out = Console(highlight=False)
+# A table in a file or a pipe is not cut to a terminal's width.
+_out = Console(highlight=False, width=None if sys.stdout.isatty() else 200)
 _err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 _QUIET_LINE_SECONDS = 10.0

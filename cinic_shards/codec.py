@@ -126,6 +126,8 @@ def _decode_with_pillow(data: bytes, position: int, out: NDArray[np.uint8]) -> N
             if image.size != (width, height):  # before any memory is taken for the pixels
                 found = f"{image.height}x{image.width} (height x width)"
                 raise DecodeError(position, f"the image is {found}, expected {height}x{width}")
+            if image.mode == "P":  # RGB has no transparency: Pillow would only warn of that
+                image.info.pop("transparency", None)
             out[:] = np.asarray(image.convert("RGB"))
     except (
         OSError, SyntaxError, ValueError, EOFError, IndexError, OverflowError,

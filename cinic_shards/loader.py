@@ -107,10 +107,20 @@ class ShardLoader:
         self._reader = self.dataset.split(split)
         self._image_shape = self._reader.image_shape
         self._table = self._normalize_table(normalize)
+        self._device_table = (
+            torch.from_numpy(self._table).to(self.device)
+            if self._table is not None and self.device is not None
+            else None
+        )
         # uint8 until the device: a quarter of the bytes over PCIe.
         self._normalize_on_cpu = self._table is not None and self.device is None
         self._buffers = _BufferPool(pinned=self.device is not None and self.device.type == "cuda")
-        self._plan()  # an option that cannot be is told here, not at the first batch
+        if len(self._plan()) == 0:
+            raise OptionError(
+                f"split {split} has {len(self._reader):,} samples, fewer than the {batch_size:,} "
+                f"of a batch on each of {self.world_size} ranks; choose a smaller batch_size, or "
+                "tail='short'"
+            )
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -193,9 +203,8 @@ class ShardLoader:
         labels = batch.labels
         if self._buffers.pinned:
             labels = labels.pin_memory()
-        if self._table is not None:
-            table = torch.from_numpy(self._table).to(self.device, non_blocking=True)
-            images = normalize_on_device(images, table)
+        if self._device_table is not None:
+            images = normalize_on_device(images, self._device_table)
         return Batch(images, labels.to(self.device, non_blocking=True), batch.indices)
 
 

@@ -134,12 +134,20 @@ class SplitReader:
         """The dataset-wide ids of these rows."""
         return rows + self.info.first_id
 
+    def key(self, row: int) -> str:
+        """``split/class/stem`` of a row."""
+        shard, sample = self._place(row)
+        return self._indexes[shard].keys[sample]
+
     def locate(self, row: int) -> str:
         """A sample's place, for a message: shard, sample in it, key."""
+        shard, sample = self._place(row)
+        return f"{self.info.shards[shard].name}: sample {sample} ({self.key(row)})"
+
+    def _place(self, row: int) -> tuple[int, int]:
+        """The shard that holds a row, and the sample in it."""
         shard = int(np.searchsorted(self._shard_starts, row, side="right")) - 1
-        sample = row - int(self._shard_starts[shard])
-        key = self._indexes[shard].keys[sample]
-        return f"{self.info.shards[shard].name}: sample {sample} ({key})"
+        return shard, row - int(self._shard_starts[shard])
 
     def payloads(self, rows: NDArray[np.int64]) -> Payloads:
         """The payloads of these rows."""

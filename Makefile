@@ -1,0 +1,72 @@
+# `make demo` and `make test` are all that a fresh machine with Python 3.11 needs.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(abspath $(VENV))/bin
+INSTALLED := $(VENV)/.installed
+DEMO := demo
+RESULTS := bench-results
+
+.PHONY: help install demo test test-real lint bench claims clean
+
+help:
+	@echo "make demo       a small tree: pack, verify, stream, compare with ImageFolder"
+	@echo "make test       the tests (a few minutes)"
+	@echo "make test-real  the tests that need more: larger trees, stock readers"
+	@echo "make lint       ruff and mypy"
+	@echo "make bench      the loader benchmark; TREE=./cinic for your own tree"
+	@echo "make claims     every figure of README and docs; CINIC_TREE=./cinic for your own tree"
+
+install: $(INSTALLED)
+
+$(INSTALLED): pyproject.toml constraints.txt
+	@$(PYTHON) -c "import sys; sys.exit('Python 3.11 or newer is needed, this is ' + sys.version if sys.version_info < (3, 11) else 0)"
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+demo: $(INSTALLED)
+	@rm -rf $(DEMO)
+	@echo "--- draw a small tree of PNGs, shaped like CINIC-10"
+	$(BIN)/python tools/make_demo_tree.py $(DEMO)/cinic --per-class 300
+	@echo "--- pack it"
+	$(BIN)/cinic-shard pack $(DEMO)/cinic $(DEMO)/shards
+	$(BIN)/cinic-shard info $(DEMO)/shards
+	@echo "--- verify: tar alone gives every file back"
+	@mkdir $(DEMO)/unpacked
+	for shard in $(DEMO)/shards/*.tar; do \
+	  tar xf $$shard -C $(DEMO)/unpacked --exclude=__index__ --exclude='*.cls' || exit 1; done
+	diff -r $(DEMO)/cinic $(DEMO)/unpacked
+	@echo "--- stream it: the README's training example"
+	cd $(DEMO) && $(BIN)/python ../tools/readme_example.py
+	@echo "--- compare with ImageFolder"
+	$(BIN)/cinic-shard bench $(DEMO)/cinic $(DEMO)/shards
+
+test: $(INSTALLED)
+	$(BIN)/python -m pytest -m "not real"
+
+test-real: $(INSTALLED)
+	$(BIN)/python -m pytest -m real
+
+lint: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+TREE ?= $(RESULTS)/cinic
+bench: $(INSTALLED)
+	@mkdir -p $(RESULTS)
+	test -e $(TREE) || $(BIN)/python tools/make_demo_tree.py $(TREE) --per-class 1000
+	$(BIN)/cinic-shard pack $(TREE) $(RESULTS)/shards --overwrite
+	$(BIN)/python benchmarks/bench_loader.py --tree $(TREE) --shards $(RESULTS)/shards --out $(RESULTS)/loader.jsonl
+	$(BIN)/python benchmarks/plot_loader.py $(RESULTS)/loader.jsonl $(RESULTS)/loader.png
+	@echo "$(RESULTS)/loader.jsonl and $(RESULTS)/loader.png"
+
+# Every claim runs, also after one that does not hold; the exit status tells.
+claims: $(INSTALLED)
+	@status=0; for script in tools/claims/*.py; do \
+	  test $$script = tools/claims/claim.py || $(BIN)/python $$script || status=1; \
+	done; exit $$status
+
+clean:
+	rm -rf $(DEMO) $(RESULTS) $(VENV)

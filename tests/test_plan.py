@@ -1,0 +1,131 @@
+"""The order: a permutation for every size, the same on every machine, shared out by rank."""
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from cinic_shards.errors import OptionError
+from cinic_shards.plan import EpochPlan
+
+GOLDEN_10 = [0, 7, 9, 5, 1, 2, 8, 3, 6, 4]
+GOLDEN_10_SEED_1 = [6, 0, 8, 7, 5, 2, 1, 3, 4, 9]
+GOLDEN_10_EPOCH_1 = [8, 2, 1, 5, 9, 0, 6, 7, 4, 3]
+GOLDEN_90000 = [42243, 19420, 43365, 69753]
+GOLDEN_10_BILLION = [357228572, 8371812144, 7084973271, 8196526571]
+
+
+def plan(num_samples: int, batch: int, **options: object) -> EpochPlan:
+    return EpochPlan(num_samples=num_samples, global_batch_size=batch, **options)  # type: ignore[arg-type]
+
+
+def epoch_rows(*args: int, **options: object) -> NDArray[np.int64]:
+    one = plan(*args, **options)
+    return np.concatenate([one.rows(step) for step in range(len(one))])
+
+
+def test_golden_vectors() -> None:
+    """These numbers pin the permutation: a checkpoint's order must never change."""
+    assert epoch_rows(10, 10).tolist() == GOLDEN_10
+    assert epoch_rows(10, 10, seed=1).tolist() == GOLDEN_10_SEED_1
+    assert epoch_rows(10, 10, epoch=1).tolist() == GOLDEN_10_EPOCH_1
+    assert plan(90_000, 4).rows(0).tolist() == GOLDEN_90000
+    assert plan(10**10, 4).rows(10**9).tolist() == GOLDEN_10_BILLION
+
+
+@pytest.mark.parametrize("num_samples", [*range(1, 70), 127, 128, 129, 1000, 65_536, 90_000])
+def test_every_row_exactly_once(num_samples: int) -> None:
+    rows = epoch_rows(num_samples, 7, tail="short", seed=3)
+    np.testing.assert_array_equal(np.sort(rows), np.arange(num_samples))
+
+
+def test_seeds_and_epochs_give_other_orders() -> None:
+    orders = {
+        tuple(epoch_rows(100, 100, seed=seed, epoch=epoch))
+        for seed in range(5)
+        for epoch in range(5)
+    }
+    assert len(orders) == 25
+
+
+def test_every_order_of_few_rows_is_about_as_frequent() -> None:
+    """4 rows, 24 orders, 4,800 epochs: chi-square with 23 degrees of freedom, p about 0.0001."""
+    counts: dict[tuple[int, ...], int] = {}
+    for epoch in range(4800):
+        order = tuple(epoch_rows(4, 4, epoch=epoch).tolist())
+        counts[order] = counts.get(order, 0) + 1
+    assert len(counts) == 24
+    assert sum((count - 200) ** 2 / 200 for count in counts.values()) < 55
+
+
+def test_neighbours_are_torn_apart_as_by_a_true_permutation() -> None:
+    rows = epoch_rows(90_000, 90_000, seed=5)
+    true = np.random.default_rng(0).permutation(90_000)
+    distance, true_distance = (np.abs(np.diff(order)).mean() for order in (rows, true))
+    assert distance == pytest.approx(true_distance, rel=0.02)
+    moved, true_moved = (np.abs(order - np.arange(90_000)).mean() for order in (rows, true))
+    assert moved == pytest.approx(true_moved, rel=0.02)
+
+
+@pytest.mark.parametrize("num_samples", [64, 100, 101])
+@pytest.mark.parametrize("tail", ["drop", "short"])
+@pytest.mark.parametrize("world_size", [1, 2, 3, 5, 8])
+def test_ranks_share_each_global_batch(num_samples: int, tail: str, world_size: int) -> None:
+    alone = plan(num_samples, 16, tail=tail)
+    ranks = [
+        plan(num_samples, 16, tail=tail, rank=rank, world_size=world_size)
+        for rank in range(world_size)
+    ]
+    assert {len(one) for one in ranks} == {len(alone)}
+    for step in range(len(alone)):
+        parts = [one.rows(step) for one in ranks]
+        np.testing.assert_array_equal(np.concatenate(parts), alone.rows(step))
+        assert max(map(len, parts)) - min(map(len, parts)) <= 1
+
+
+@pytest.mark.parametrize(
+    ("num_samples", "batch", "tail", "steps", "last"),
+    [
+        (10, 5, "drop", 2, 5),
+        (10, 5, "short", 2, 5),
+        (11, 5, "drop", 2, 5),
+        (11, 5, "short", 3, 1),
+        (3, 5, "short", 1, 3),
+        (3, 5, "drop", 0, None),
+    ],
+)
+def test_tail(num_samples: int, batch: int, tail: str, steps: int, last: int | None) -> None:
+    one = plan(num_samples, batch, tail=tail)
+    assert len(one) == steps
+    if last is not None:
+        assert len(one.rows(steps - 1)) == last
+
+
+def test_without_shuffle_rows_come_as_stored() -> None:
+    np.testing.assert_array_equal(
+        epoch_rows(11, 5, shuffle=False, tail="short", epoch=9), np.arange(11)
+    )
+
+
+@pytest.mark.parametrize("step", [-1, 2, 100])
+def test_a_step_beyond_the_epoch(step: int) -> None:
+    with pytest.raises(IndexError):
+        plan(10, 5).rows(step)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"order": "other"},
+        {"tail": "other"},
+        {"rank": 2, "world_size": 2},
+        {"rank": -1},
+        {"world_size": 0},
+        {"seed": -1},
+        {"epoch": 2**64},
+    ],
+)
+def test_options_that_cannot_be(options: dict[str, object]) -> None:
+    with pytest.raises(OptionError):
+        plan(10, 5, **options)
+    with pytest.raises(OptionError):
+        plan(10, 0)

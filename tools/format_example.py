@@ -1,0 +1,222 @@
+"""Build the worked example of docs/format.md and print the blocks that the document shows.
+
+    python tools/format_example.py FOLDER
+
+writes ``FOLDER/tree``, two PNGs of 2x2 pixels, and ``FOLDER/shards``, the dataset packed from it.
+tests/test_format_doc.py compares every printed block with the document: after a change of the
+format, copy the blocks anew.
+
+Both PNGs are constants made for this purpose, so no compressor's version matters, and the
+manifest names no library, because versions differ between machines: the bytes are the same
+everywhere.
+"""
+
+import hashlib
+import struct
+import sys
+import tarfile
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+import msgpack
+
+import cinic_shards.format as fmt
+from cinic_shards.format import Manifest
+from cinic_shards.pack import packing_order, pack
+
+_PNG_START = """
+    89 50 4e 47 0d 0a 1a 0a
+    00 00 00 0d 49 48 44 52 00 00 00 02 00 00 00 02 08 02 00 00 00 fd d4 9a 73
+"""
+_PNG_END = "00 00 00 00 49 45 4e 44 ae 42 60 82"
+# A row of pixels follows its filter type 0; the zlib stream is one stored block.
+PNGS = {
+    # red, green; blue, white
+    "train/cat/n02121808_77": bytes.fromhex(
+        f"""{_PNG_START}
+        00 00 00 19 49 44 41 54 78 01 01 0e 00 f1 ff
+        00 ff 00 00 00 ff 00
+        00 00 00 ff ff ff ff
+        1f ee 05 fb de dd ec 2b
+        {_PNG_END}"""
+    ),
+    # cyan, magenta; yellow, black
+    "train/dog/ours": bytes.fromhex(
+        f"""{_PNG_START}
+        00 00 00 19 49 44 41 54 78 01 01 0e 00 f1 ff
+        00 00 ff ff ff 00 ff
+        00 ff ff 00 00 00 00
+        33 da 05 fb 18 69 b9 a9
+        {_PNG_END}"""
+    ),
+}
+"""The example's images by key."""
+
+SHARD = fmt.shard_name("train", 0, 1)
+
+_HEADER_FIELDS = (
+    ("name", 100),
+    ("mode: 0644", 8),
+    ("owner: 0", 8),
+    ("group: 0", 8),
+    ("size of the content", 12),
+    ("time: 0", 12),
+    ("checksum", 8),
+    ("type: an ordinary file", 1),
+    ("name of a link: none", 100),
+    ("magic", 6),
+    ("version", 2),
+    ("name of the owner: none", 32),
+    ("name of the group: none", 32),
+    ("major device: 0", 8),
+    ("minor device: 0", 8),
+    ("prefix of the name: none", 155),
+    ("not used", 12),
+)
+
+
+class Piece(NamedTuple):
+    """Consecutive bytes and what they mean."""
+
+    data: bytes
+    meaning: str
+
+
+def build_example(folder: Path) -> Path:
+    """Write the tree and the dataset below ``folder``; return the dataset's folder."""
+    for key, data in PNGS.items():
+        path = folder / "tree" / f"{key}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+    shards = folder / "shards"
+    manifest = pack(folder / "tree", shards, workers=1, warn=lambda text: None)
+    (shards / fmt.MANIFEST_NAME).write_bytes(replace(manifest, libraries={}).to_bytes())
+    return shards
+
+
+def blocks(shards: Path) -> dict[str, str]:
+    """The text of each block in the document, in its order there."""
+    manifest_bytes = (shards / fmt.MANIFEST_NAME).read_bytes()
+    manifest = Manifest.from_bytes(manifest_bytes, place=fmt.MANIFEST_NAME)
+    info = manifest.splits[0].shards[0]
+    shard = (shards / SHARD).read_bytes()
+    index = shard[info.index_offset : info.index_offset + info.index_length]
+    with tarfile.open(shards / SHARD) as tar:
+        members = tar.getmembers()
+    payload = members[0].offset_data
+    return {
+        "order": _order(manifest.options["seed"]),
+        "members": _members(members, len(shard)),
+        "header": _dump(0, _header_pieces(shard[: fmt.TAR_BLOCK])),
+        "payload": _dump(payload, _png_pieces(shard[payload : payload + members[0].size])),
+        "index": _dump(0, _index_pieces(index)),
+        "manifest": manifest_bytes.decode(),
+    }
+
+
+def _order(seed: int) -> str:
+    keys = list(PNGS)
+    lines = []
+    for row in packing_order(keys, seed).tolist():
+        digest = hashlib.blake2b(
+            keys[row].encode(), key=struct.pack("<Q", seed), digest_size=16
+        ).hexdigest()
+        lines.append(f"{digest}  {keys[row]}\n")
+    return "".join(lines)
+
+
+def _members(members: list[tarfile.TarInfo], size: int) -> str:
+    lines = ["header  content  bytes  member\n"]
+    for member in members:
+        lines.append(
+            f"{member.offset:>6}  {member.offset_data:>7}  {member.size:>5}  {member.name}\n"
+        )
+    lines.append(f"{size - len(fmt.TAR_END):>6}  {'':>7}  {len(fmt.TAR_END):>5}  (zeros)\n")
+    return "".join(lines)
+
+
+def _header_pieces(header: bytes) -> Iterable[Piece]:
+    start = 0
+    for meaning, size in _HEADER_FIELDS:
+        yield Piece(header[start : start + size], meaning)
+        start += size
+
+
+def _png_pieces(png: bytes) -> Iterable[Piece]:
+    yield Piece(png[:8], "PNG signature")
+    start = 8
+    while start < len(png):
+        size = 12 + int.from_bytes(png[start : start + 4], "big")
+        yield Piece(png[start : start + size], f"chunk {png[start + 4 : start + 8].decode()}")
+        start += size
+
+
+def _index_pieces(index: bytes) -> Iterable[Piece]:
+    """The index item by item, packed one by one: the pieces must add up to its bytes."""
+    content = msgpack.unpackb(index)
+    packer = msgpack.Packer()
+    yield Piece(packer.pack_map_header(len(content)), f"map of {len(content)} fields")
+    for name in ("format", "version", "num_samples", "num_payloads"):
+        yield Piece(packer.pack(name), f'"{name}"')
+        value = content[name]
+        yield Piece(packer.pack(value), f'"{value}"' if isinstance(value, str) else f"{value}")
+    keys = content["keys"]
+    yield Piece(packer.pack("keys") + packer.pack_array_header(len(keys)), '"keys": array of 2')
+    for key in keys:
+        yield Piece(packer.pack(key), f'"{key}"')
+    columns = content["columns"]
+    yield Piece(
+        packer.pack("columns") + packer.pack_map_header(len(columns)),
+        f'"columns": map of {len(columns)}',
+    )
+    for name, column in columns.items():
+        dtype, data = column["dtype"], column["data"]
+        yield Piece(packer.pack(name), f'"{name}": a map of 2,')
+        opening = packer.pack_map_header(2) + packer.pack("dtype") + packer.pack(dtype)
+        yield Piece(opening + packer.pack("data"), f'"dtype": "{dtype}", "data":')
+        yield Piece(packer.pack(data), _values(dtype, data))
+
+
+def _values(dtype: str, data: bytes) -> str:
+    """A column's values as the document shows them."""
+    if dtype == "|V16":
+        return f"{len(data)} bytes"
+    size, signed = int(dtype[2:]), dtype[1] == "i"
+    values = (
+        int.from_bytes(data[start : start + size], "little", signed=signed)
+        for start in range(0, len(data), size)
+    )
+    return f"{len(data)} bytes: " + ", ".join(
+        f"0x{value:08x}" if dtype == "<u4" and value > 10**9 else f"{value}" for value in values
+    )
+
+
+def _dump(offset: int, pieces: Iterable[Piece]) -> str:
+    """Hex, 16 bytes a line behind their offset; ``00*88`` at a piece's end is 88 zeros."""
+    lines = []
+    for data, meaning in pieces:
+        shown = data.rstrip(b"\0")
+        num_zeros = len(data) - len(shown)
+        if num_zeros <= 8:
+            shown, num_zeros = data, 0
+        rows = [shown[start : start + 16].hex(" ") for start in range(0, len(shown), 16)] or [""]
+        for row, text in enumerate(rows):
+            zeros = f" 00*{num_zeros}" if num_zeros and row == len(rows) - 1 else ""
+            note = meaning if row == 0 else ""
+            line = f"{offset + 16 * row:>6}  {(text + zeros).strip():<54}  {note}"
+            lines.append(f"{line.rstrip()}\n")
+        offset += len(data)
+    return "".join(lines)
+
+
+def main() -> None:
+    if len(sys.argv) != 2:
+        sys.exit("usage: python tools/format_example.py FOLDER")
+    for name, text in blocks(build_example(Path(sys.argv[1]))).items():
+        print(f"--- {name}\n{text}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,18 @@
+"""Run the README's training example as it stands there, on the folder ``shards`` that is here."""
+
+import re
+from pathlib import Path
+
+README = Path(__file__).resolve().parents[1] / "README.md"
+
+
+def example() -> str:
+    """The README's Python block."""
+    blocks: list[str] = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
+    if len(blocks) != 1:
+        raise SystemExit(f"{README.name}: {len(blocks)} Python blocks, expected one")
+    return blocks[0]
+
+
+if __name__ == "__main__":
+    exec(compile(example(), "README.md", "exec"))  # noqa: S102  (our own text)
