@@ -59,11 +59,14 @@ def _main(
 def pack(
     tree: Annotated[Path, typer.Argument(help="Folder of `<split>/<class>/*.png`.")],
     out: Annotated[str, typer.Argument(help="Folder for the shards; empty or new.")],
-    shard_size: Annotated[int, typer.Option(help="Samples a shard.")] = 10240,
-    seed: Annotated[int, typer.Option(help="Seed of the packing order.")] = 0,
+    shard_size: Annotated[
+        int | None, typer.Option(help="Samples a shard; default: 10 blocks, 10240.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of the packing order; default: 0.")] = None,
     sidecars: Annotated[
-        str, typer.Option(help="Members beside each PNG: `cls`, `cls,json`, `json` or `none`.")
-    ] = "cls",
+        str | None,
+        typer.Option(help="Members beside each PNG: `cls` (default), `cls,json`, `json`, `none`."),
+    ] = None,
     workers: Annotated[
         int | None, typer.Option(help="Processes; default: the cores this process may use.")
     ] = None,
@@ -85,23 +88,29 @@ def pack(
     from cinic_shards.pack import PackOptions
     from cinic_shards.pack import pack as pack_tree
 
-    names = () if sidecars == "none" else tuple(dict.fromkeys(sidecars.split(",")))
-    options = PackOptions(shard_size=shard_size, seed=seed, sidecars=names)
+    chosen: dict[str, Any] = {"shard_size": shard_size, "seed": seed}
+    if sidecars is not None:
+        chosen["sidecars"] = () if sidecars == "none" else tuple(sidecars.split(","))
+    options = PackOptions(**{name: value for name, value in chosen.items() if value is not None})
 
     def warn(text: str) -> None:
         _err.print(f"warning: {text}", markup=False)
 
     start = time.perf_counter()
-    with _ProgressReport(quiet) as report:
-        manifest = pack_tree(
-            tree,
-            out,
-            options,
-            workers=workers,
-            overwrite=overwrite,
-            progress=report.update,
-            warn=(lambda text: None) if quiet else warn,
-        )
+    try:
+        with _ProgressReport(quiet) as report:
+            manifest = pack_tree(
+                tree,
+                out,
+                options,
+                workers=workers,
+                overwrite=overwrite,
+                progress=report.update,
+                warn=(lambda text: None) if quiet else warn,
+            )
+    except KeyboardInterrupt:
+        _err.print("interrupted: nothing was packed")
+        raise typer.Exit(130) from None
     if not quiet:
         seconds = time.perf_counter() - start
         shards = [shard for split in manifest.splits for shard in split.shards]

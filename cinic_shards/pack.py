@@ -5,7 +5,7 @@ import os
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
-from concurrent.futures import Executor, as_completed
+from concurrent.futures import BrokenExecutor, Executor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from cinic_shards.errors import OptionError, OutputError, TreeError
 from cinic_shards.format import Manifest, PixelSums, SplitInfo
 from cinic_shards.provenance import CINIC10_CITATION, CINIC10_LICENCE
 from cinic_shards.shard_writer import PackedShard, ShardJob, write_shard
-from cinic_shards.store import LocalStore, open_store
+from cinic_shards.store import TEMPORARY_SUFFIX, LocalStore, open_store
 from cinic_shards.tree import Tree, scan_tree
 from cinic_shards.workers import make_executor, usable_cores
 
@@ -45,6 +45,8 @@ class PackOptions:
             raise OptionError(f"shard size {self.shard_size}: expected at least 1 sample")
         if not 0 <= self.seed < 2**64:
             raise OptionError(f"seed {self.seed}: expected a number from 0 to 2**64 - 1")
+        if len(set(self.sidecars)) < len(self.sidecars):
+            raise OptionError(f"sidecars {', '.join(self.sidecars)}: one of them twice")
         if unknown := set(self.sidecars) - set(SIDECARS):
             raise OptionError(
                 f"sidecars {', '.join(sorted(unknown))}: expected any of {', '.join(SIDECARS)}"
@@ -91,13 +93,20 @@ def pack(
     if store.root.resolve().is_relative_to(root.resolve()):
         raise OptionError(f"{out}: lies inside the tree {root}; write the shards elsewhere")
     old_files = _old_files(store, overwrite)
-    with make_executor(workers) as executor:
-        tree = scan_tree(root, executor=executor, progress=_scan_progress(progress))
-        for warning in tree.warnings:
-            warn(warning)
-        for name in old_files:
-            store.delete(name)
-        return _pack_tree(tree, store, options, executor, progress, warn)
+    try:
+        with make_executor(workers) as executor:
+            tree = scan_tree(root, executor=executor, progress=_scan_progress(progress))
+            for warning in tree.warnings:
+                warn(warning)
+            for name in old_files:
+                store.delete(name)
+            return _pack_tree(tree, store, options, executor, progress, warn)
+    except BrokenExecutor as error:
+        raise OutputError(
+            f"{out}: nothing was packed, a worker process died: it was killed, or memory ran out "
+            "(try fewer workers), or the program that calls pack() does so outside "
+            "'if __name__ == \"__main__\":'"
+        ) from error
 
 
 def _scan_progress(progress: Progress) -> Callable[[int], None]:
@@ -163,6 +172,7 @@ def _pack_tree(
         # Every job has ended by now, so nothing writes behind our back.
         for name in [fmt.MANIFEST_NAME, *names]:
             store.delete(name)
+            store.delete(name + TEMPORARY_SUFFIX)  # of a worker that was killed
         if made_folder and store.root.exists():
             store.root.rmdir()
         if isinstance(error, OSError):

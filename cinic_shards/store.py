@@ -74,6 +74,8 @@ class LocalStore:
                         f"{path}: {size:,} bytes, the manifest says {expected_size:,}; the file "
                         "is truncated or another one, fetch it again"
                     )
+                if size == 0:  # which cannot be mapped
+                    return np.empty(0, np.uint8)
                 memory = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         except OSError as error:
             raise StoreError(f"{path}: {error.strerror}") from error

@@ -2,6 +2,7 @@
 
 import os
 import re
+import stat
 from collections.abc import Callable, Iterable
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
@@ -19,6 +20,12 @@ _HEAD_BYTES = len(_PNG_HEAD) + 8
 
 MAX_NAME_BYTES = 95
 """Of a stem, with room for a suffix in a tar member's name of 100; and of ``split/class``."""
+
+MAX_PIXELS = 2**26
+"""Of one image: Pillow takes more for a decompression bomb, too."""
+
+# Without O_NONBLOCK, a named pipe would be waited for. O_BINARY is Windows's.
+_OPEN_FLAGS = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
 
 _SPLIT_NAME = re.compile(r"(?!__)[A-Za-z0-9_][A-Za-z0-9_.-]*", re.ASCII)
 _BAD_CHARACTER = re.compile(r"[\x00-\x1f\x7f\\]")
@@ -221,11 +228,14 @@ def _scan_folder(root: str, split: str, name: str) -> _Folder:
     expected = np.frombuffer(_PNG_HEAD, np.uint8)
     is_png = (table[:, : len(_PNG_HEAD)] == expected).all(axis=1)
     extent = table[:, len(_PNG_HEAD) :].copy().view(">u4").astype(np.int64)
-    is_png &= (extent > 0).all(axis=1)
-    for row in np.flatnonzero(~is_png).tolist():
-        folder.problems.append(
-            f"{folder.files[row]}: not a PNG: it begins with {heads[row][:16]!r}"
-        )
+    area = extent.prod(axis=1)
+    for row in np.flatnonzero(~is_png | (area < 1) | (area > MAX_PIXELS)).tolist():
+        if not is_png[row]:
+            problem = f"not a PNG: it begins with {heads[row][:16]!r}"
+        else:
+            width, height = extent[row].tolist()
+            problem = f"it declares {height}x{width} pixels, expected 1 to {MAX_PIXELS:,} in all"
+        folder.problems.append(f"{folder.files[row]}: {problem}")
     folder.numbers = np.empty((len(heads), 4), np.int64)
     folder.numbers[:, :2] = np.array(times_and_sizes, np.int64).reshape(-1, 2)
     folder.numbers[:, 2:] = extent[:, ::-1]
@@ -235,15 +245,17 @@ def _scan_folder(root: str, split: str, name: str) -> _Folder:
 def _read_head(path: str) -> tuple[bytes, int, int] | str:
     """First bytes, size and modification time of a file; or what is wrong with it."""
     try:
-        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+        descriptor = os.open(path, _OPEN_FLAGS)
     except OSError as error:
         return f"cannot be read: {error.strerror}"
     try:
         state = os.fstat(descriptor)
+        if not stat.S_ISREG(state.st_mode):
+            return "not an ordinary file"
         if state.st_size == 0:
             return "an empty file"
         head = os.read(descriptor, _HEAD_BYTES)
-    except OSError as error:  # a folder named *.png, for one
+    except OSError as error:
         return f"cannot be read: {error.strerror}"
     finally:
         os.close(descriptor)

@@ -12,19 +12,22 @@ everywhere.
 """
 
 import hashlib
+import io
 import struct
 import sys
 import tarfile
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgpack
+import numpy as np
+from PIL import Image
 
 import cinic_shards.format as fmt
 from cinic_shards.format import Manifest
-from cinic_shards.pack import packing_order, pack
+from cinic_shards.pack import pack, packing_order
 
 _PNG_START = """
     89 50 4e 47 0d 0a 1a 0a
@@ -106,12 +109,15 @@ def blocks(shards: Path) -> dict[str, str]:
     with tarfile.open(shards / SHARD) as tar:
         members = tar.getmembers()
     payload = members[0].offset_data
+    content = msgpack.unpackb(index)
     return {
         "order": _order(manifest.options["seed"]),
         "members": _members(members, len(shard)),
         "header": _dump(0, _header_pieces(shard[: fmt.TAR_BLOCK])),
         "payload": _dump(payload, _png_pieces(shard[payload : payload + members[0].size])),
-        "index": _dump(0, _index_pieces(index)),
+        "index": _dump(0, _index_pieces(content)),
+        "pixels": _dump(0, _pixel_hash_pieces(PNGS[content["keys"][0]])),
+        "fingerprint": _dump(0, _fingerprint_pieces(content)),
         "manifest": manifest_bytes.decode(),
     }
 
@@ -128,13 +134,10 @@ def _order(seed: int) -> str:
 
 
 def _members(members: list[tarfile.TarInfo], size: int) -> str:
-    lines = ["header  content  bytes  member\n"]
-    for member in members:
-        lines.append(
-            f"{member.offset:>6}  {member.offset_data:>7}  {member.size:>5}  {member.name}\n"
-        )
-    lines.append(f"{size - len(fmt.TAR_END):>6}  {'':>7}  {len(fmt.TAR_END):>5}  (zeros)\n")
-    return "".join(lines)
+    rows: list[tuple[object, ...]] = [("header", "content", "bytes", "member")]
+    rows += [(m.offset, m.offset_data, m.size, m.name) for m in members]
+    rows.append((size - len(fmt.TAR_END), "", len(fmt.TAR_END), "(zeros)"))
+    return "".join(f"{row[0]:>6}  {row[1]:>7}  {row[2]:>5}  {row[3]}\n" for row in rows)
 
 
 def _header_pieces(header: bytes) -> Iterable[Piece]:
@@ -153,9 +156,8 @@ def _png_pieces(png: bytes) -> Iterable[Piece]:
         start += size
 
 
-def _index_pieces(index: bytes) -> Iterable[Piece]:
-    """The index item by item, packed one by one: the pieces must add up to its bytes."""
-    content = msgpack.unpackb(index)
+def _index_pieces(content: dict[str, Any]) -> Iterable[Piece]:
+    """The index, its items packed one by one."""
     packer = msgpack.Packer()
     yield Piece(packer.pack_map_header(len(content)), f"map of {len(content)} fields")
     for name in ("format", "version", "num_samples", "num_payloads"):
@@ -176,21 +178,22 @@ def _index_pieces(index: bytes) -> Iterable[Piece]:
         yield Piece(packer.pack(name), f'"{name}": a map of 2,')
         opening = packer.pack_map_header(2) + packer.pack("dtype") + packer.pack(dtype)
         yield Piece(opening + packer.pack("data"), f'"dtype": "{dtype}", "data":')
-        yield Piece(packer.pack(data), _values(dtype, data))
+        text = "2 hashes" if name == "pixel_hash" else str(np.frombuffer(data, dtype).tolist())
+        yield Piece(packer.pack(data), f"{len(data)} bytes: {text}")
 
 
-def _values(dtype: str, data: bytes) -> str:
-    """A column's values as the document shows them."""
-    if dtype == "|V16":
-        return f"{len(data)} bytes"
-    size, signed = int(dtype[2:]), dtype[1] == "i"
-    values = (
-        int.from_bytes(data[start : start + size], "little", signed=signed)
-        for start in range(0, len(data), size)
-    )
-    return f"{len(data)} bytes: " + ", ".join(
-        f"0x{value:08x}" if dtype == "<u4" and value > 10**9 else f"{value}" for value in values
-    )
+def _pixel_hash_pieces(png: bytes) -> Iterable[Piece]:
+    with Image.open(io.BytesIO(png)) as image:
+        yield Piece(struct.pack("<3I", image.height, image.width, 3), "height, width, 3")
+        yield Piece(image.convert("RGB").tobytes(), "4 pixels")
+
+
+def _fingerprint_pieces(content: dict[str, Any]) -> Iterable[Piece]:
+    labels, hashes = (content["columns"][name]["data"] for name in ("label", "pixel_hash"))
+    for row, key in enumerate(content["keys"]):
+        yield Piece(key.encode() + b"\0", "key and a zero")
+        yield Piece(labels[4 * row : 4 * row + 4], "label")
+        yield Piece(hashes[16 * row : 16 * row + 16], "pixel hash")
 
 
 def _dump(offset: int, pieces: Iterable[Piece]) -> str:
@@ -203,9 +206,9 @@ def _dump(offset: int, pieces: Iterable[Piece]) -> str:
             shown, num_zeros = data, 0
         rows = [shown[start : start + 16].hex(" ") for start in range(0, len(shown), 16)] or [""]
         for row, text in enumerate(rows):
-            zeros = f" 00*{num_zeros}" if num_zeros and row == len(rows) - 1 else ""
-            note = meaning if row == 0 else ""
-            line = f"{offset + 16 * row:>6}  {(text + zeros).strip():<54}  {note}"
+            if num_zeros and row == len(rows) - 1:
+                text = f"{text} 00*{num_zeros}".strip()
+            line = f"{offset + 16 * row:>6}  {text:<47}  {meaning if row == 0 else ''}"
             lines.append(f"{line.rstrip()}\n")
         offset += len(data)
     return "".join(lines)

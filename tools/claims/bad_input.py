@@ -28,6 +28,15 @@ def fault(name: str, names: str) -> Callable[[Callable[[Path], object]], None]:
     return add
 
 
+def _any_png(cat: Path) -> bytes:
+    return next(path for path in sorted(cat.glob("*_*.png"))).read_bytes()
+
+
+def _remove_all(cat: Path) -> None:
+    shutil.rmtree(cat.parents[1])
+    cat.mkdir(parents=True)
+
+
 fault("zero-byte file", "train/cat/empty.png")(lambda cat: (cat / "empty.png").touch())
 fault("unreadable file", "train/cat/dangling.png")(
     lambda cat: (cat / "dangling.png").symlink_to("nowhere")
@@ -42,19 +51,13 @@ fault("a dot in a stem", "train/cat/a.b.png")(
     lambda cat: (cat / "a.b.png").write_bytes(_any_png(cat))
 )
 fault("a JPEG", "train/cat/photo.jpg")(lambda cat: (cat / "photo.jpg").write_bytes(b"\xff\xd8"))
-fault("no images", "no .png file")(
-    lambda cat: shutil.rmtree(cat.parents[1]) or cat.mkdir(parents=True)
-)
+fault("no images", "no .png file")(_remove_all)
 fault("truncated pixel data", "train/cat/cut.png")(
     lambda cat: (cat / "cut.png").write_bytes(damaged_pngs()["cut after 60 bytes"])
 )
 fault("corrupt pixel data", "train/cat/corrupt.png")(
     lambda cat: (cat / "corrupt.png").write_bytes(damaged_pngs()["changed byte in middle"])
 )
-
-
-def _any_png(cat: Path) -> bytes:
-    return next(path for path in sorted(cat.glob("*_*.png"))).read_bytes()
 
 
 def run(*command: object) -> tuple[int, str]:

@@ -7,6 +7,7 @@ and float32, and cold as uint8; every contender at its best setting; medians of 
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 from claim import REPOSITORY, Claim
 
@@ -22,7 +23,7 @@ def main() -> None:
     with Claim(__doc__ or "") as claim:
         shards = claim.pack("shards")
         lines = claim.scratch / "lines.jsonl"
-        command = [
+        command: list[str | Path] = [
             *(sys.executable, REPOSITORY / "benchmarks" / "bench_loader.py"),
             *("--tree", claim.tree, "--shards", shards, "--out", lines),
             *("--epochs", str(claim.args.repeats)),

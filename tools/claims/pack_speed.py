@@ -55,7 +55,7 @@ def main() -> None:
             ours.append(time.perf_counter() - start)
             if len(ours) == 1:  # of this command and its workers: nothing else has run yet
                 peak_mb = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
-            command = [sys.executable, __file__, "--shardwriter", tree, other]
+            command = [sys.executable, __file__, "--shardwriter", str(tree), str(other)]
             result = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
             theirs.append(float(result.stdout.splitlines()[-1]))
         ratio = statistics.median(a / b for a, b in zip(ours[1:], theirs[1:], strict=True))

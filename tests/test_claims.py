@@ -1,0 +1,42 @@
+"""The claims that are no timing hold on a drawn tree, and on real photographs where there are some.
+
+The timed ones are run by ``make claims`` on a quiet machine.
+"""
+
+import json
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PHOTOGRAPHS = ROOT.parent / "shared" / "data" / "cinic-mini.tar"
+
+pytestmark = pytest.mark.real
+
+
+@pytest.fixture(scope="module", params=["drawn", "photographs"])
+def tree_options(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> list[str]:
+    """Arguments that choose the tree: 9,000 images that we draw, or 1,890 photographs."""
+    if request.param == "drawn":
+        return ["--per-class", "300"]
+    if not PHOTOGRAPHS.exists():
+        pytest.skip(f"NOT RUN: {PHOTOGRAPHS.name} is not here")
+    folder = tmp_path_factory.mktemp("photographs")
+    with tarfile.open(PHOTOGRAPHS) as archive:
+        archive.extractall(folder, filter="data")
+    return ["--tree", str(folder)]
+
+
+@pytest.mark.parametrize("name", ["round_trip", "stock_readers", "pixels", "bad_input"])
+def test_a_claim_holds(name: str, tree_options: list[str], tmp_path: Path) -> None:
+    command = [sys.executable, ROOT / "tools" / "claims" / f"{name}.py", "--scratch", tmp_path]
+    result = subprocess.run([*command, *tree_options], stdout=subprocess.PIPE, text=True)
+    line = json.loads(result.stdout.splitlines()[-1])
+    assert line["claim"] == name
+    assert line["holds"] and result.returncode == 0, line
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,84 @@
+"""Executors, and what a packing job leaves when its processes are killed or interrupted."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from concurrent.futures import BrokenExecutor
+from pathlib import Path
+
+import pytest
+from make_demo_tree import make_tree
+
+from cinic_shards.workers import InlineExecutor, make_executor, usable_cores
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+
+COMMAND = Path(sys.executable).with_name("cinic-shard")
+
+
+def test_usable_cores_are_those_of_the_affinity_mask() -> None:
+    assert usable_cores() == len(os.sched_getaffinity(0))
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_jobs_run_and_their_errors_come_back(workers: int) -> None:
+    with make_executor(workers) as executor:
+        assert executor.submit(abs, -3).result() == 3
+        assert list(executor.map(abs, [-1, -2])) == [1, 2]
+        with pytest.raises(ValueError, match="invalid literal"):
+            executor.submit(int, "x").result()
+
+
+def test_one_worker_is_this_process() -> None:
+    assert InlineExecutor().submit(os.getpid).result() == os.getpid()
+
+
+def test_a_killed_worker_breaks_its_executor() -> None:
+    with make_executor(2) as executor, pytest.raises(BrokenExecutor):
+        executor.submit(os._exit, 1).result()
+
+
+def children(pid: int) -> list[int]:
+    """The worker processes that a process has started by now."""
+    listed = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    lines = {int(child): Path(f"/proc/{child}/cmdline").read_bytes() for child in listed}
+    return [child for child, line in lines.items() if b"spawn_main" in line]
+
+
+def kill_a_worker(process: subprocess.Popen[str]) -> None:
+    os.kill(children(process.pid)[-1], signal.SIGKILL)
+
+
+def interrupt_all(process: subprocess.Popen[str]) -> None:
+    time.sleep(0.5)
+    os.killpg(process.pid, signal.SIGINT)
+
+
+@pytest.mark.parametrize(
+    ("end", "status", "message"),
+    [(kill_a_worker, 1, "a worker process died"), (interrupt_all, 130, "nothing was packed")],
+)
+def test_packing_that_is_ended_leaves_nothing(
+    tmp_path: Path,
+    end: Callable[[subprocess.Popen[str]], None],
+    status: int,
+    message: str,
+) -> None:
+    make_tree(tmp_path / "tree", per_class=90, seed=0)
+    process = subprocess.Popen(
+        [COMMAND, "pack", tmp_path / "tree", tmp_path / "out", "--workers", "2"],
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    while len(children(process.pid)) < 2:
+        time.sleep(0.01)
+        assert process.poll() is None
+    end(process)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == status, errors
+    assert message in errors and "Traceback" not in errors
+    assert not (tmp_path / "out").exists()
