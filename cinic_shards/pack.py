@@ -43,14 +43,15 @@ class PackOptions:
     def __post_init__(self) -> None:
         if self.shard_size < 1:
             raise OptionError(f"shard size {self.shard_size}: expected at least 1 sample")
-        if not 0 <= self.seed < 2**64:
-            raise OptionError(f"seed {self.seed}: expected a number from 0 to 2**64 - 1")
-        if len(set(self.sidecars)) < len(self.sidecars):
-            raise OptionError(f"sidecars {', '.join(self.sidecars)}: one of them twice")
+        if not 0 <= self.seed <= fmt.MAX_INTEGER:
+            raise OptionError(f"seed {self.seed}: expected a number from 0 to 2**53 - 1")
         if unknown := set(self.sidecars) - set(SIDECARS):
             raise OptionError(
                 f"sidecars {', '.join(sorted(unknown))}: expected any of {', '.join(SIDECARS)}"
             )
+        # In one order, so that the order in which they are asked for does not change the bytes.
+        in_order = tuple(name for name in SIDECARS if name in self.sidecars)
+        object.__setattr__(self, "sidecars", in_order)
 
 
 def pack(

@@ -14,9 +14,9 @@ ORIGINS = ("unknown", "cifar10-train", "cifar10-test", "imagenet")
 CIFAR10_SIZES = {"train": 50_000, "test": 10_000}
 """Images in each set of CIFAR-10 (https://www.cs.toronto.edu/~kriz/cifar.html)."""
 
-# At most 18 digits: a number is stored as a signed 64-bit integer.
+# At most 18 digits: a number is stored as a signed 64-bit integer. An index's synset 0 is none.
 _CIFAR10 = re.compile(r"cifar-?10-(train|test)-([0-9]{1,18})", re.ASCII)
-_IMAGENET = re.compile(r"n([0-9]{8})_([0-9]{1,18})", re.ASCII)
+_IMAGENET = re.compile(r"n((?!00000000)[0-9]{8})_([0-9]{1,18})", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)

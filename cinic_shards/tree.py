@@ -12,22 +12,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cinic_shards.errors import TreeError
+from cinic_shards.format import MAX_NAME_BYTES, MAX_PIXELS, SPLIT_NAME
 from cinic_shards.workers import InlineExecutor
 
 # The first bytes of any PNG: signature, IHDR chunk's length and type; then width and height.
 _PNG_HEAD = b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR"
 _HEAD_BYTES = len(_PNG_HEAD) + 8
 
-MAX_NAME_BYTES = 95
-"""Of a stem, with room for a suffix in a tar member's name of 100; and of ``split/class``."""
-
-MAX_PIXELS = 2**26
-"""Of one image: Pillow takes more for a decompression bomb, too."""
-
 # Without O_NONBLOCK, a named pipe would be waited for. O_BINARY is Windows's.
 _OPEN_FLAGS = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
 
-_SPLIT_NAME = re.compile(r"(?!__)[A-Za-z0-9_][A-Za-z0-9_.-]*", re.ASCII)
 _BAD_CHARACTER = re.compile(r"[\x00-\x1f\x7f\\]")
 _MAX_LISTED = 20
 _OTHER_IMAGES = frozenset(
@@ -127,7 +121,7 @@ def scan_tree(
     strays: list[str] = []
     folders: list[tuple[str, str]] = []
     for split in _subfolders(root, "", problems, strays):
-        if not _SPLIT_NAME.fullmatch(split):
+        if not SPLIT_NAME.fullmatch(split):
             problems.append(
                 f"{split}/: a split's name must be of letters, digits, '_', '-' and '.', begin "
                 "with none of the last two and not with '__'; rename it"

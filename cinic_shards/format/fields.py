@@ -1,5 +1,6 @@
 """Names and version of the format, and the checks that index and manifest share."""
 
+import re
 from typing import Any
 
 from cinic_shards.errors import FormatError
@@ -11,6 +12,15 @@ MANIFEST_NAME = "manifest.json"
 INDEX_NAME = "__index__"
 BLOCK_SIZE = 1024
 """Samples a block: for ``png``, a run of so many consecutive samples of a shard."""
+
+
+SPLIT_NAME = re.compile(r"(?!__)[A-Za-z0-9_][A-Za-z0-9_.-]*", re.ASCII)
+MAX_NAME_BYTES = 95
+"""Of a stem, with room for a suffix in a tar member's name of 100; and of ``split/class``."""
+MAX_PIXELS = 2**26
+"""Of one image: Pillow takes more for a decompression bomb, too."""
+MAX_INTEGER = 2**53 - 1
+"""Of a number in the manifest: any JSON parser keeps it."""
 
 
 def shard_name(split: str, shard_index: int, num_shards: int) -> str:
@@ -32,15 +42,15 @@ def get_integers(value: object, count: int, place: str) -> Any:
     if (
         not isinstance(value, list)
         or len(value) != count
-        or not all(type(item) is int and item >= 0 for item in value)
+        or not all(type(item) is int and 0 <= item <= MAX_INTEGER for item in value)
     ):
         raise FormatError(f"{place}: {value!r}, expected {count} integers")
     return tuple(value)
 
 
 def get_field(content: dict[str, Any], place: str, name: str, expected: type) -> Any:
-    """A field of the expected type; an integer must not be negative."""
+    """A field of the expected type; an integer is from 0 to ``MAX_INTEGER``."""
     value = content.get(name)
-    if type(value) is not expected or (type(value) is int and value < 0):
+    if type(value) is not expected or (type(value) is int and not 0 <= value <= MAX_INTEGER):
         raise FormatError(f"{place}: {name} is {value!r}, expected {expected.__name__}")
     return value

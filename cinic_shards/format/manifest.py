@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,6 +12,8 @@ from cinic_shards.errors import FormatError
 from cinic_shards.format.fields import (
     ENCODINGS,
     KNOWN_FEATURES,
+    MAX_PIXELS,
+    SPLIT_NAME,
     VERSION,
     check_version,
     get_field,
@@ -19,6 +22,7 @@ from cinic_shards.format.fields import (
 
 _SHARD_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*\.tar", re.ASCII)
 _SHA256 = re.compile(r"[0-9a-f]{64}")
+_DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +54,7 @@ class PixelSums:
         The variance is formed in integers, so nothing cancels.
         """
         r, g, b = (
-            (self.count * squares - total * total) ** 0.5 / (255 * self.count)
+            math.sqrt(self.count * squares - total * total) / (255 * self.count)
             for total, squares in zip(self.sums, self.square_sums, strict=True)
         )
         return r, g, b
@@ -159,7 +163,7 @@ class Manifest:
             raise FormatError(f"{place}: not a manifest of cinic-shards")
         check_version(place, content.get("version"))
         features = get_field(content, place, "required_features", list)
-        if unknown := [str(name) for name in features if name not in KNOWN_FEATURES]:
+        if unknown := sorted({str(name) for name in features} - KNOWN_FEATURES):
             raise FormatError(
                 f"{place}: needs {', '.join(unknown)}, which this release cannot read; "
                 f"upgrade cinic-shards to one that reads format {content['version']}"
@@ -180,7 +184,7 @@ class Manifest:
         return cls(
             encoding,
             get_field(content, place, "block_size", int),
-            tuple(str(name) for name in get_field(content, place, "classes", list)),
+            _class_names(content, place),
             splits,
             get_field(content, place, "fingerprint", str),
             get_field(content, place, "options", dict),
@@ -190,8 +194,17 @@ class Manifest:
         )
 
 
+def _class_names(content: dict[str, Any], place: str) -> tuple[str, ...]:
+    names = get_field(content, place, "classes", list)
+    if not all(isinstance(name, str) for name in names) or len(set(names)) < len(names):
+        raise FormatError(f"{place}: classes are {names!r}, expected names, each once")
+    return tuple(names)
+
+
 def _check_digest(data: bytes, place: str, stated: str) -> None:
     """The digest is over the file's own bytes, with zeros where the digest's digits stand."""
+    if not _DIGEST.fullmatch(stated):
+        raise FormatError(f"{place}: digest is {stated!r}, expected 'sha256:' and 64 digits")
     digits = stated.removeprefix("sha256:").encode()
     blank = data.replace(b'"sha256:' + digits, b'"sha256:' + b"0" * len(digits), 1)
     found = hashlib.sha256(blank).hexdigest()
@@ -229,22 +242,31 @@ def _split_from_json(value: object, place: str) -> SplitInfo:
     if not isinstance(value, dict):
         raise FormatError(f"{place}: a split is {type(value).__name__}, expected an object")
     name = get_field(value, place, "name", str)
+    if not SPLIT_NAME.fullmatch(name):
+        raise FormatError(f"{place}: {name!r} is no split's name")
     place = f"{place}: split {name}"
     shards = tuple(
         _shard_from_json(shard, place) for shard in get_field(value, place, "shards", list)
     )
     num_samples = get_field(value, place, "num_samples", int)
-    if sum(shard.num_samples for shard in shards) != num_samples:
+    if not num_samples or sum(shard.num_samples for shard in shards) != num_samples:
         raise FormatError(f"{place}: its shards do not add up to {num_samples} samples")
     sizes = {}
     for row in get_field(value, place, "image_sizes", list):
         height, width, count = get_integers(row, 3, f"{place}: image_sizes")
+        if not 1 <= height * width <= MAX_PIXELS:
+            raise FormatError(f"{place}: images of {height}x{width} pixels")
         sizes[height, width] = count
     pixels = PixelSums(
         get_field(value, place, "num_pixels", int),
         get_integers(value.get("pixel_sums"), 3, f"{place}: pixel_sums"),
         get_integers(value.get("pixel_square_sums"), 3, f"{place}: pixel_square_sums"),
     )
+    if not pixels.count or any(
+        total > 255 * pixels.count or total * total > pixels.count * squares
+        for total, squares in zip(pixels.sums, pixels.square_sums, strict=True)
+    ):
+        raise FormatError(f"{place}: its pixel sums cannot be those of {pixels.count} pixels")
     return SplitInfo(
         name, get_field(value, place, "first_id", int), num_samples, sizes, pixels, shards
     )

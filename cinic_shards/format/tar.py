@@ -63,6 +63,8 @@ def _headers(names: Sequence[bytes], sizes: NDArray[np.int64]) -> NDArray[np.uin
             headers[row, _PREFIX_FIELD][: len(prefix)] = np.frombuffer(prefix, np.uint8)
     texts = np.array(short, f"S{MAX_MEMBER_NAME}")
     headers[:, :MAX_MEMBER_NAME] = texts.view(np.uint8).reshape(-1, MAX_MEMBER_NAME)
+    if (sizes >= 8**11).any():
+        raise FormatError("a tar member holds less than 8 GiB")
     headers[:, _SIZE_FIELD] = sizes[:, None] // _OCTAL_11 % 8 + ord("0")
     sums = headers.sum(axis=1, dtype=np.int64)
     headers[:, _CHECKSUM_FIELD] = sums[:, None] // _OCTAL_6 % 8 + ord("0")

@@ -1,0 +1,73 @@
+"""What several test modules share: a drawn tree and its dataset, orders of listing, small disks."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from make_demo_tree import make_tree
+
+from cinic_shards.pack import PackOptions, pack
+
+
+@pytest.fixture(scope="session")
+def demo_tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """90 images of each split; read only."""
+    root = tmp_path_factory.mktemp("demo") / "tree"
+    make_tree(root, per_class=9, seed=0)
+    return root
+
+
+@pytest.fixture(scope="session")
+def demo_shards(demo_tree: Path) -> Path:
+    """``demo_tree`` in shards of 40, 40 and 10 samples; read only."""
+    out = demo_tree.parent / "shards"
+    pack(demo_tree, out, PackOptions(shard_size=40), workers=1)
+    return out
+
+
+@pytest.fixture(params=["sorted", "reversed", "by length"])
+def listing_order(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Folders list their names in this order: file systems have orders of their own."""
+    listdir, scandir = os.listdir, os.scandir
+    order: Callable[[str], Any] = {
+        "sorted": str,
+        "reversed": lambda name: [-ord(letter) for letter in name],
+        "by length": lambda name: (len(name), name[::-1]),
+    }[request.param]
+
+    class Entries(list[Any]):
+        """What ``os.scandir`` gives: an iterator to be closed."""
+
+        def __enter__(self) -> "Entries":
+            return self
+
+        def __exit__(self, *error: object) -> None:
+            pass
+
+    monkeypatch.setattr(os, "listdir", lambda path=".": sorted(listdir(path), key=order))
+    monkeypatch.setattr(
+        os, "scandir", lambda path=".": Entries(sorted(scandir(path), key=lambda e: order(e.name)))
+    )
+    return str(request.param)
+
+
+@pytest.fixture
+def mount_disk(tmp_path: Path) -> Iterator[Callable[[int], Path]]:
+    """Makes a disk of this many pages of 4 KiB: a tmpfs, which takes root to mount."""
+    disk = tmp_path / "disk"
+
+    def mount(num_pages: int) -> Path:
+        disk.mkdir()
+        size = f"size={4096 * num_pages}"
+        command = ["mount", "-t", "tmpfs", "-o", size, "tmpfs", str(disk)]
+        if sys.platform != "linux" or subprocess.run(command, stderr=subprocess.DEVNULL).returncode:
+            pytest.skip("NOT RUN: a small tmpfs to fill up cannot be mounted here; it takes root")
+        return disk
+
+    yield mount
+    if os.path.ismount(disk):
+        subprocess.run(["umount", str(disk)], check=True)
