@@ -48,8 +48,11 @@ def parse_stem(stem: str) -> Provenance:
     return UNKNOWN
 
 
-CINIC10_LICENCE = "CC-BY-4.0 (CINIC-10, https://datashare.ed.ac.uk/handle/10283/3192)"
-"""The licence under which CINIC-10's authors publish it."""
+CINIC10_LICENCE = (
+    "the file names are CINIC-10's, which its authors publish under CC-BY-4.0 "
+    "(https://datashare.ed.ac.uk/handle/10283/3192)"
+)
+"""What can be said of the licence from file names."""
 
 CINIC10_CITATION = (
     "Darlow L.N., Crowley E.J., Antoniou A., Storkey A.J. (2018) CINIC-10 is not ImageNet or "

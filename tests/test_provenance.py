@@ -49,6 +49,7 @@ NOT_CINIC10 = [
     "n026911561_1",
     "v02691156_1",
     "02691156_1",
+    "n00000000_1",  # an index's synset 0 is none
     # Other separators, other case.
     "cifar_10_train_103",
     "cifar--10-train-103",
@@ -76,8 +77,8 @@ NOT_CINIC10 = [
     "n02691156_1_0",
     # Digits that are not ASCII: Arabic-Indic, full-width, superscript.
     "cifar10-train-١٠٣",
-    "n02691156_４８２１",
-    "n０２６９１１５６_1",
+    "n02691156_\uff14\uff18\uff12\uff11",
+    "n\uff10\uff12\uff16\uff19\uff11\uff11\uff15\uff16_1",
     "cifar10-train-10²",
 ]
 
