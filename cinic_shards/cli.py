@@ -21,9 +21,16 @@ app = typer.Typer(
     add_completion=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-# A table in a file or a pipe is not cut to a terminal's width.
-_out = Console(highlight=False, width=None if sys.stdout.isatty() else 200)
-_err = Console(stderr=True, highlight=False, soft_wrap=True)
+# Paths and class names are printed as they are, and on one line; a table in a file or a pipe is not
+# cut to a terminal's width.
+_AS_IT_IS: dict[str, Any] = {
+    "highlight": False,
+    "markup": False,
+    "emoji": False,
+    "soft_wrap": True,
+}
+_out = Console(width=None if sys.stdout.isatty() else 200, **_AS_IT_IS)
+_err = Console(stderr=True, **_AS_IT_IS)
 
 _QUIET_LINE_SECONDS = 10.0
 
@@ -31,9 +38,9 @@ _QUIET_LINE_SECONDS = 10.0
 def main() -> None:
     """Run the command; a user's mistake ends it with one message and no traceback."""
     try:
-        app()
+        app(prog_name="cinic-shard")
     except CinicShardsError as error:
-        _err.print(f"error: {error}", markup=False)
+        _err.print(f"error: {error}")
         sys.exit(2 if isinstance(error, OptionError) else 1)
 
 
@@ -94,7 +101,7 @@ def pack(
     options = PackOptions(**{name: value for name, value in chosen.items() if value is not None})
 
     def warn(text: str) -> None:
-        _err.print(f"warning: {text}", markup=False)
+        _err.print(f"warning: {text}")
 
     start = time.perf_counter()
     try:
@@ -138,7 +145,7 @@ def info(
         return
     for name in ("encoding", "format_version", "fingerprint", "licence", "citation"):
         if summary[name]:
-            _out.print(f"{name.replace('_', ' ')}: {summary[name]}", markup=False, soft_wrap=True)
+            _out.print(f"{name.replace('_', ' ')}: {summary[name]}")
     splits: dict[str, dict[str, Any]] = summary["splits"]
     rows: list[tuple[str, list[str]]] = [
         ("images", [f"{split['num_samples']:,}" for split in splits.values()]),
@@ -228,7 +235,7 @@ def _print_table(header: list[str], rows: list[list[str]]) -> None:
         table.add_column(name, no_wrap=True)
     for row in rows:
         table.add_row(*row)
-    _out.print(table, soft_wrap=True, crop=False)
+    _out.print(table, crop=False)
 
 
 class _ProgressReport:
@@ -274,4 +281,4 @@ class _ProgressReport:
         elif not self._quiet and now - self._last_line >= _QUIET_LINE_SECONDS:
             self._last_line = now
             of = f" of {total:,}" if total else ""
-            _err.print(f"{doing}: {done:,}{of} images, {rate_text}", markup=False)
+            _err.print(f"{doing}: {done:,}{of} images, {rate_text}")

@@ -2,10 +2,12 @@
 
 import hashlib
 import os
+import shutil
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import BrokenExecutor, Executor, as_completed
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,11 +21,13 @@ from cinic_shards.errors import OptionError, OutputError, TreeError
 from cinic_shards.format import Manifest, PixelSums, SplitInfo
 from cinic_shards.provenance import CINIC10_CITATION, CINIC10_LICENCE
 from cinic_shards.shard_writer import PackedShard, ShardJob, write_shard
-from cinic_shards.store import TEMPORARY_SUFFIX, LocalStore, open_store
+from cinic_shards.store import LocalStore, open_store
 from cinic_shards.tree import Tree, scan_tree
 from cinic_shards.workers import make_executor, usable_cores
 
 SIDECARS = ("cls", "json")
+PACKING_FOLDER = "_packing"
+"""In the output, while it is made."""
 
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, how many images are done, and of how many (0: not known yet)."""
@@ -74,7 +78,7 @@ def pack(
         options: see ``PackOptions``.
         workers: processes; by default the cores that this process may use. With more than one,
             call from under ``if __name__ == "__main__":``, as for any spawned process.
-        overwrite: delete the dataset that ``out`` holds (the files that its manifest names).
+        overwrite: replace the dataset that ``out`` holds (the files that its manifest names).
         progress: see ``Progress``.
         warn: called with each thing that a user should know and packing can live with.
 
@@ -91,7 +95,7 @@ def pack(
     if workers < 1:
         raise OptionError(f"{workers} workers: expected at least 1")
     root, store = Path(root), open_store(out)
-    if store.root.resolve().is_relative_to(root.resolve()):
+    if Path(os.path.realpath(store.root)).is_relative_to(os.path.realpath(root)):
         raise OptionError(f"{out}: lies inside the tree {root}; write the shards elsewhere")
     old_files = _old_files(store, overwrite)
     try:
@@ -99,9 +103,7 @@ def pack(
             tree = scan_tree(root, executor=executor, progress=_scan_progress(progress))
             for warning in tree.warnings:
                 warn(warning)
-            for name in old_files:
-                store.delete(name)
-            return _pack_tree(tree, store, options, executor, progress, warn)
+            return _pack_tree(tree, store, old_files, options, executor, progress, warn)
     except BrokenExecutor as error:
         raise OutputError(
             f"{out}: nothing was packed, a worker process died: it was killed, or memory ran out "
@@ -126,6 +128,11 @@ def _old_files(store: LocalStore, overwrite: bool) -> list[str]:
     names = store.names()
     if not names:
         return []
+    if PACKING_FOLDER in names:
+        raise OutputError(
+            f"{store}: packing did not finish there; remove {store.root / PACKING_FOLDER} and, "
+            f"where there is no {fmt.MANIFEST_NAME}, the shards beside it, and run again"
+        )
     if fmt.MANIFEST_NAME not in names:
         raise OutputError(
             f"{store}: holds {names[0]} and {len(names) - 1} more, but no dataset; "
@@ -142,24 +149,34 @@ def _old_files(store: LocalStore, overwrite: bool) -> list[str]:
             f"{store}: holds {others[0]}, which its manifest does not name; "
             "give an empty folder, or remove it"
         )
+    for name in old:
+        if (store.root / name).is_dir():
+            raise OutputError(f"{store}: {name} is a folder, expected a shard; remove it")
     return [fmt.MANIFEST_NAME, *old]
 
 
 def _pack_tree(
     tree: Tree,
     store: LocalStore,
+    old_files: list[str],
     options: PackOptions,
     executor: Executor,
     progress: Progress,
     warn: Callable[[str], None],
 ) -> Manifest:
-    made_folder = not store.root.exists()
+    """Make all files in a folder inside the output, then move them to their places.
+
+    So an older dataset stays until the new one is whole; the manifest comes last.
+    """
+    made_folders = [one for one in (store.root, *store.root.parents) if not os.path.lexists(one)]
+    workshop = LocalStore(store.root / PACKING_FOLDER)
     jobs_by_split = {
-        split: list(_shard_jobs(tree, split, store.root, options)) for split in tree.splits
+        split: list(_shard_jobs(tree, split, workshop.root, options)) for split in tree.splits
     }
     names = [job.name for jobs in jobs_by_split.values() for job in jobs]
+    moved = []
     try:
-        store.root.mkdir(parents=True, exist_ok=True)
+        workshop.root.mkdir(parents=True)
         _check_space(tree, store, options)
         shards = _run_jobs(jobs_by_split, executor, progress)
         if problems := [problem for shard in shards.values() for problem in shard.problems]:
@@ -167,15 +184,22 @@ def _pack_tree(
         manifest = _make_manifest(tree, jobs_by_split, shards, options)
         if unknown := sum(shard.info.origins.get("unknown", 0) for shard in shards.values()):
             warn(f"{unknown:,} images have names that tell no CINIC-10 origin; kept as 'unknown'")
-        with store.create(fmt.MANIFEST_NAME) as file:
+        with workshop.create(fmt.MANIFEST_NAME) as file:
             file.write(manifest.to_bytes())
+        for name in old_files:
+            store.delete(name)
+        for name in [*names, fmt.MANIFEST_NAME]:
+            moved.append(name)
+            os.replace(workshop.root / name, store.root / name)
+        workshop.root.rmdir()
     except BaseException as error:
         # Every job has ended by now, so nothing writes behind our back.
-        for name in [fmt.MANIFEST_NAME, *names]:
+        for name in reversed(moved):
             store.delete(name)
-            store.delete(name + TEMPORARY_SUFFIX)  # of a worker that was killed
-        if made_folder and store.root.exists():
-            store.root.rmdir()
+        shutil.rmtree(workshop.root, ignore_errors=True)
+        for folder in made_folders:
+            with suppress(OSError):  # others may have put something there
+                folder.rmdir()
         if isinstance(error, OSError):
             raise OutputError(f"{store}: {error.strerror}") from error
         raise
@@ -234,8 +258,8 @@ def _run_jobs(
     futures = {executor.submit(write_shard, job): job for job in jobs}
     shards = {}
     done = 0
-    progress("pack", 0, total)
     try:
+        progress("pack", 0, total)
         for future in as_completed(futures):
             job = futures[future]
             shards[job.name] = future.result()

@@ -74,9 +74,7 @@ def write_shard(job: ShardJob) -> PackedShard:
             nonlocal size
             view = memoryview(data)
             digest.update(view)
-            size += len(view)
-            while len(view):  # an unbuffered file may take only a part
-                view = view[file.write(view) :]
+            size += file.write(view)
 
         for start, stop in _chunks(records):
             rows = np.arange(start, stop)

@@ -8,7 +8,7 @@ import mmap
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -41,12 +41,18 @@ class LocalStore:
         return str(self.root)
 
     def names(self) -> list[str]:
-        """Names of everything in the folder, sorted; none where there is no folder."""
-        if not self.root.exists():
+        """Names of everything in the folder, sorted; none where there is no folder.
+
+        Raises:
+            OutputError: it cannot be listed.
+        """
+        try:
+            return sorted(os.listdir(self.root))
+        except FileNotFoundError:
             return []
-        if not self.root.is_dir():
-            raise OutputError(f"{self.root}: a file, expected a folder; give another place")
-        return sorted(os.listdir(self.root))
+        except OSError as error:
+            found = "a file, expected a folder" if os.path.isfile(self.root) else error.strerror
+            raise OutputError(f"{self.root}: {found}; give another place") from error
 
     def read(self, name: str) -> bytes:
         """A whole file.
@@ -95,11 +101,12 @@ class LocalStore:
         path = self.root / name
         temporary = path.with_name(name + TEMPORARY_SUFFIX)
         try:
-            with open(temporary, "wb", buffering=0) as file:
+            with open(temporary, "wb") as file:
                 yield file
             os.replace(temporary, path)
         except BaseException as error:
-            temporary.unlink(missing_ok=True)
+            with suppress(OSError):
+                temporary.unlink()
             if isinstance(error, OSError):
                 hint = "; free some or write elsewhere" if error.errno == errno.ENOSPC else ""
                 raise OutputError(f"{path}: {error.strerror}{hint}") from error
@@ -107,4 +114,5 @@ class LocalStore:
 
     def delete(self, name: str) -> None:
         """Remove a file, if it is there."""
-        (self.root / name).unlink(missing_ok=True)
+        with suppress(FileNotFoundError, NotADirectoryError):
+            (self.root / name).unlink()

@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cinic_shards.errors import TreeError
-from cinic_shards.format import MAX_NAME_BYTES, MAX_PIXELS, SPLIT_NAME
-from cinic_shards.workers import InlineExecutor
+from cinic_shards.format import MAX_MEMBER_BYTES, MAX_NAME_BYTES, MAX_PIXELS, SPLIT_NAME
+from cinic_shards.workers import make_executor
 
 # The first bytes of any PNG: signature, IHDR chunk's length and type; then width and height.
 _PNG_HEAD = b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR"
@@ -106,21 +106,25 @@ def scan_tree(
 
     Args:
         root: a folder with ``<split>/<class>/*.png``; any split names, any number of classes.
-        executor: where folders are scanned; by default in this thread.
+        executor: where folders are scanned; by default in a thread.
         progress: called with the number of images that a finished folder holds.
 
     Raises:
         TreeError: the tree cannot be packed; every problem is listed with its path.
     """
+    if executor is None:
+        with make_executor(1) as executor:
+            return scan_tree(root, executor=executor, progress=progress)
     root = Path(root)
-    if not root.is_dir():
-        found = "not a folder" if root.exists() else "no such folder"
+    if not os.path.isdir(root):
+        found = "not a folder" if os.path.exists(root) else "no such folder"
         raise TreeError(str(root), [f"{root}: {found}; give a folder of <split>/<class>/*.png"])
 
     problems: list[str] = []
     strays: list[str] = []
     folders: list[tuple[str, str]] = []
-    for split in _subfolders(root, "", problems, strays):
+    split_names = _subfolders(root, "", problems, strays)
+    for split in split_names:
         if not SPLIT_NAME.fullmatch(split):
             problems.append(
                 f"{split}/: a split's name must be of letters, digits, '_', '-' and '.', begin "
@@ -129,7 +133,6 @@ def scan_tree(
             continue
         folders += [(split, name) for name in _subfolders(root, split, problems, strays)]
 
-    executor = executor or InlineExecutor()
     jobs = [executor.submit(_scan_folder, str(root), split, name) for split, name in folders]
     found_by_split: dict[str, list[tuple[str, _Folder]]] = {}
     try:
@@ -151,7 +154,8 @@ def scan_tree(
 
     classes = tuple(sorted({name for named in found_by_split.values() for name, _ in named}))
     splits = {split: _join(named, classes) for split, named in sorted(found_by_split.items())}
-    return Tree(root, classes, splits, tuple(_warnings(folders, found_by_split, classes, strays)))
+    warnings = _warnings(split_names, folders, found_by_split, classes, strays)
+    return Tree(root, classes, splits, tuple(warnings))
 
 
 def _subfolders(root: Path, below: str, problems: list[str], strays: list[str]) -> list[str]:
@@ -166,7 +170,7 @@ def _subfolders(root: Path, below: str, problems: list[str], strays: list[str]) 
         path = f"{below}/{entry.name}" if below else entry.name
         if entry.name.startswith("."):
             strays.append(path)
-        elif entry.is_dir():
+        elif os.path.isdir(entry.path):
             folders.append(entry.name)
         elif entry.name.lower().endswith(".png"):
             problems.append(f"{path}: an image outside any <split>/<class>/ folder; move it")
@@ -248,6 +252,8 @@ def _read_head(path: str) -> tuple[bytes, int, int] | str:
             return "not an ordinary file"
         if state.st_size == 0:
             return "an empty file"
+        if state.st_size > MAX_MEMBER_BYTES:
+            return f"{state.st_size:,} bytes; a tar member holds {MAX_MEMBER_BYTES:,}"
         head = os.read(descriptor, _HEAD_BYTES)
     except OSError as error:
         return f"cannot be read: {error.strerror}"
@@ -290,13 +296,16 @@ def _join(named: list[tuple[str, _Folder]], classes: tuple[str, ...]) -> Records
 
 
 def _warnings(
+    split_names: list[str],
     folders: list[tuple[str, str]],
     found: dict[str, list[tuple[str, _Folder]]],
     classes: tuple[str, ...],
     strays: list[str],
 ) -> Iterable[str]:
-    for split in sorted({split for split, _ in folders} - set(found)):
+    for split in sorted(set(split_names) - set(found)):
         yield f"split {split} has no image and is left out"
+    for name in sorted({name for _, name in folders} - set(classes)):
+        yield f"class {name} has no image in any split and gets no label"
     for split, named in sorted(found.items()):
         if missing := [name for name in classes if name not in {name for name, _ in named}]:
             yield f"split {split} has no image of {', '.join(missing)}"

@@ -803,7 +803,7 @@ def test_a_digest_that_is_no_text_that_can_be_encoded() -> None:
 
 
 def test_a_member_too_large_for_ustar() -> None:
-    with pytest.raises(FormatError, match="less than 8 GiB"):
+    with pytest.raises(FormatError, match="at most 8,589,934,591 bytes"):
         lay_out_headers_of(8 * 2**30)
 
 

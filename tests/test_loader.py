@@ -325,13 +325,13 @@ def test_grey_and_palette_files_come_out_as_pillow_reads_them(tmp_path: Path) ->
     folder = tmp_path / "tree" / "train" / "x"
     folder.mkdir(parents=True)
     for number, data in enumerate(files.values()):
-        (folder / f"n{number:08d}_1.png").write_bytes(data)
+        (folder / f"n{10_000_000 + number}_1.png").write_bytes(data)
     pack(tmp_path / "tree", tmp_path / "shards", workers=1)
     keys = keys_of(tmp_path / "shards", "train")
     batch = next(iter(ShardLoader(tmp_path / "shards", batch_size=64, shuffle=False)))
     assert len(batch) == len(files)
     for image, i in zip(batch.images, batch.indices.tolist(), strict=True):
-        data = list(files.values())[int(keys[i].split("/n")[1][:8])]
+        data = list(files.values())[int(keys[i].split("/n")[1][1:8])]
         with Image.open(io.BytesIO(data)) as png:
             png.info.pop("transparency", None) if png.mode == "P" else None
             expected = np.asarray(png.convert("RGB")).transpose(2, 0, 1)

@@ -209,6 +209,14 @@ def test_a_named_pipe_is_no_image(root: Path) -> None:
     assert "train/a/x.png: " in result.stdout
 
 
+def test_a_file_that_no_tar_member_holds(root: Path) -> None:
+    """Sparse, so that it takes no space here."""
+    write(root, "train/a/x.png")
+    os.truncate(root / "train/a/x.png", 2**33)
+    (problem,) = problems_of(root)
+    assert problem.startswith("train/a/x.png: ")
+
+
 def test_a_tree_error_survives_a_process() -> None:
     """Workers hand it over pickled."""
     error = pickle.loads(pickle.dumps(TreeError("root", ["one", "two"])))

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from make_demo_tree import make_tree
 
-from cinic_shards.workers import InlineExecutor, make_executor, usable_cores
+from cinic_shards.workers import make_executor, usable_cores
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 
@@ -33,7 +33,8 @@ def test_jobs_run_and_their_errors_come_back(workers: int) -> None:
 
 
 def test_one_worker_is_this_process() -> None:
-    assert InlineExecutor().submit(os.getpid).result() == os.getpid()
+    with make_executor(1) as executor:
+        assert executor.submit(os.getpid).result() == os.getpid()
 
 
 def test_a_killed_worker_breaks_its_executor() -> None:

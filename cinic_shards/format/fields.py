@@ -29,6 +29,7 @@ def shard_name(split: str, shard_index: int, num_shards: int) -> str:
 
 
 def check_version(place: str, version: object) -> None:
+    """Refuse what another major version wrote."""
     major = VERSION.partition(".")[0]
     if not isinstance(version, str) or version.partition(".")[0] != major:
         raise FormatError(
@@ -38,7 +39,7 @@ def check_version(place: str, version: object) -> None:
 
 
 def get_integers(value: object, count: int, place: str) -> Any:
-    """A list of this many non-negative integers, as a tuple."""
+    """A list of this many integers from 0 to ``MAX_INTEGER``, as a tuple."""
     if (
         not isinstance(value, list)
         or len(value) != count

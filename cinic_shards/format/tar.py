@@ -15,6 +15,8 @@ TAR_END = bytes(2 * TAR_BLOCK)
 MAX_MEMBER_NAME = 100
 """Bytes in a header's name field; a longer path is cut at a slash, before it at most 155."""
 MAX_MEMBER_PREFIX = 155
+MAX_MEMBER_BYTES = 8**11 - 1
+"""The size field has 11 octal digits."""
 
 # A USTAR header's fields, all that never vary filled in: mode 0644, owner and group 0, date 0,
 # an ordinary file, no device. The checksum counts its own field as spaces.
@@ -63,8 +65,8 @@ def _headers(names: Sequence[bytes], sizes: NDArray[np.int64]) -> NDArray[np.uin
             headers[row, _PREFIX_FIELD][: len(prefix)] = np.frombuffer(prefix, np.uint8)
     texts = np.array(short, f"S{MAX_MEMBER_NAME}")
     headers[:, :MAX_MEMBER_NAME] = texts.view(np.uint8).reshape(-1, MAX_MEMBER_NAME)
-    if (sizes >= 8**11).any():
-        raise FormatError("a tar member holds less than 8 GiB")
+    if (sizes > MAX_MEMBER_BYTES).any():
+        raise FormatError(f"a tar member holds at most {MAX_MEMBER_BYTES:,} bytes")
     headers[:, _SIZE_FIELD] = sizes[:, None] // _OCTAL_11 % 8 + ord("0")
     sums = headers.sum(axis=1, dtype=np.int64)
     headers[:, _CHECKSUM_FIELD] = sums[:, None] // _OCTAL_6 % 8 + ord("0")

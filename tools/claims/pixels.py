@@ -40,7 +40,7 @@ def main() -> None:
         folder = claim.scratch / "odd" / "train" / "odd"
         folder.mkdir(parents=True)
         for number, data in enumerate(odd.values()):
-            (folder / f"n{number:08d}_1.png").write_bytes(data)
+            (folder / f"n{10_000_000 + number}_1.png").write_bytes(data)
         odd_shards = claim.pack("odd-shards", tree=claim.scratch / "odd")
         odd_equal, odd_total = compare(claim.scratch / "odd", odd_shards)
         claim.report(

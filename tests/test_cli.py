@@ -1,0 +1,417 @@
+"""The command: exit statuses, one message for a mistake, help with examples, and no torch."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from cinic_shards import __version__, cli
+from cinic_shards.pack import PackOptions, pack
+from cinic_shards.reader import Dataset
+
+COMMAND = Path(sys.executable).with_name("cinic-shard")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a command printed, and its exit status."""
+
+    status: int
+    out: str
+    err: str
+
+
+Run = Callable[..., Outcome]
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Run the command in this process, which is quicker than in one of its own."""
+
+    def run_main(*arguments: object) -> Outcome:
+        monkeypatch.setattr(sys, "argv", ["cinic-shard", *map(str, arguments)])
+        capsys.readouterr()
+        status = 0
+        try:
+            cli.main()
+        except SystemExit as exit_:
+            status = exit_.code if isinstance(exit_.code, int) else int(exit_.code is not None)
+        return Outcome(status, *capsys.readouterr())
+
+    return run_main
+
+
+def run_process(*arguments: object, **environment: str) -> Outcome:
+    """Run the command as a user does, but not on a terminal."""
+    result = subprocess.run(
+        [str(part) for part in (COMMAND, *arguments)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, **environment},
+        timeout=60,
+    )
+    return Outcome(result.returncode, result.stdout, result.stderr)
+
+
+def is_one_message(outcome: Outcome, status: int) -> bool:
+    """The status, one message on stderr, nothing on stdout, no traceback."""
+    return (
+        outcome.status == status
+        and outcome.err.startswith("error: ")
+        and outcome.err.count("error: ") == 1
+        and "Traceback" not in outcome.err
+        and outcome.out == ""
+    )
+
+
+# --- pack -------------------------------------------------------------------------------------
+
+
+def test_pack_in_a_process_of_its_own(demo_tree: Path, tmp_path: Path) -> None:
+    out = tmp_path / "shards"
+    found = run_process("pack", demo_tree, out)
+    assert (found.status, found.err) == (0, "")
+    line = r"270 images in 3 shards, \d\.\d MB, \d+\.\d s \([\d,]+ images/s\): "
+    assert re.fullmatch(line + re.escape(f"{out}\n"), found.out)
+    pack(demo_tree, tmp_path / "expected", workers=1)
+    for path in (tmp_path / "expected").iterdir():
+        assert (out / path.name).read_bytes() == path.read_bytes()
+
+
+@pytest.mark.parametrize(
+    "arguments, options",
+    [
+        ("", PackOptions()),
+        ("--shard-size 40", PackOptions(shard_size=40)),
+        ("--seed 3", PackOptions(seed=3)),
+        ("--sidecars cls", PackOptions(sidecars=("cls",))),
+        ("--sidecars cls,json", PackOptions(sidecars=("cls", "json"))),
+        ("--sidecars json", PackOptions(sidecars=("json",))),
+        ("--sidecars none", PackOptions(sidecars=())),
+        ("--workers 1 --seed 0 --shard-size 10240", PackOptions()),
+    ],
+)
+def test_options_reach_the_packer(
+    run: Run, demo_tree: Path, tmp_path: Path, arguments: str, options: PackOptions
+) -> None:
+    found = run("pack", demo_tree, tmp_path / "out", "--workers", "1", *arguments.split())
+    assert (found.status, found.err) == (0, "")
+    assert found.out.endswith(f": {tmp_path / 'out'}\n") and found.out.count("\n") == 1
+    expected = pack(demo_tree, tmp_path / "expected", options, workers=1)
+    assert Dataset(tmp_path / "out").manifest == expected
+
+
+def test_overwrite(run: Run, demo_tree: Path, tmp_path: Path) -> None:
+    arguments = ("pack", demo_tree, tmp_path / "out", "--workers", "1")
+    assert run(*arguments).status == 0
+    again = run(*arguments)
+    assert is_one_message(again, 1) and "--overwrite replaces it" in again.err
+    assert run(*arguments, "--overwrite").status == 0
+
+
+def test_quiet(run: Run, demo_tree: Path, tmp_path: Path) -> None:
+    shutil.copytree(demo_tree, tmp_path / "tree")
+    (tmp_path / "tree" / "notes.txt").touch()
+    arguments = ("pack", tmp_path / "tree", "--workers", "1")
+    loud = run(*arguments, tmp_path / "loud")
+    assert loud.err == "warning: left out, no image: notes.txt\n"
+    quiet = run(*arguments, tmp_path / "quiet", "--quiet")
+    assert quiet == Outcome(0, "", "") == run(*arguments, tmp_path / "q", "-q")
+
+
+def test_a_run_of_minutes_prints_a_line_now_and_then(
+    run: Run, demo_tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not on a terminal there is no bar; with no seconds between lines, each report is one."""
+    monkeypatch.setattr(cli, "_QUIET_LINE_SECONDS", 0.0)
+    found = run("pack", demo_tree, tmp_path / "out", "--workers", "1", "--shard-size", "90")
+    assert found.status == 0
+    lines = found.err.splitlines()
+    assert len(lines) == 30 + 4
+    assert all(re.match(r"scan: [\d,]+ images, ", line) for line in lines[:30])
+    assert all(re.match(r"pack: [\d,]+ of 270 images, ", line) for line in lines[30:])
+    assert "\x1b" not in found.err + found.out
+
+
+def test_a_long_path_stays_on_its_line(run: Run, demo_tree: Path, tmp_path: Path) -> None:
+    out = tmp_path / ("x" * 200) / ("y" * 200)
+    found = run("pack", demo_tree, out, "--workers", "1")
+    assert found.status == 0 and found.out.endswith(f": {out}\n")
+
+
+@pytest.mark.parametrize("name", ["shards[1]", "[bold]", "shards[/b]", ":cat:", "a\\[b]"])
+def test_a_path_is_printed_as_it_is(run: Run, demo_tree: Path, tmp_path: Path, name: str) -> None:
+    """Whatever it means in the library that prints it."""
+    out = tmp_path / name
+    found = run("pack", demo_tree, out, "--workers", "1")
+    assert found.status == 0 and found.out.endswith(f": {out}\n")
+    again = run("pack", demo_tree, out, "--workers", "1")
+    assert is_one_message(again, 1) and str(out) in again.err
+
+
+# --- Mistakes ---------------------------------------------------------------------------------
+
+MISTAKES = {
+    "no such tree": (1, "pack {tmp}/nothing {tmp}/out", "no such folder"),
+    "a file for a tree": (1, "pack {tmp}/file {tmp}/out", "not a folder"),
+    "an empty tree": (1, "pack {tmp}/empty {tmp}/out", "no .png file in any"),
+    "a fault in the tree": (1, "pack {tmp}/faulty {tmp}/out", "train/cat/x.png: an empty file"),
+    "an occupied output": (1, "pack {tree} {tmp}/occupied", "holds thesis.tex and 0 more"),
+    "a file for an output": (1, "pack {tree} {tmp}/file", "a file, expected a folder"),
+    "a path through a file": (1, "pack {tree} {tmp}/file/x", "{tmp}/file"),
+    "a name too long": (1, "pack {tree} {tmp}/{long}", "File name too long"),
+    "a tree's name too long": (1, "pack {tmp}/{long} {tmp}/out", "{long}"),
+    "a link to itself": (1, "pack {tmp}/loop {tmp}/out", "{tmp}/loop"),
+    "an output inside the tree": (2, "pack {tree} {tree}/shards", "lies inside the tree"),
+    "an output that is a URL": (2, "pack {tree} s3://bucket/x", "only local folders"),
+    "a shard size of 0": (2, "pack {tree} {tmp}/out --shard-size 0", "expected at least 1"),
+    "a negative seed": (2, "pack {tree} {tmp}/out --seed -1", "expected a number from 0"),
+    "no workers": (2, "pack {tree} {tmp}/out --workers 0", "expected at least 1"),
+    "an unknown sidecar": (2, "pack {tree} {tmp}/out --sidecars txt", "expected any of cls, json"),
+    "none and another": (2, "pack {tree} {tmp}/out --sidecars none,cls", "expected any of cls"),
+    "an empty sidecar": (2, "pack {tree} {tmp}/out --sidecars cls,", "expected any of cls, json"),
+    "no dataset": (1, "info {tmp}/nothing", "no dataset; give a folder that cinic-shard pack"),
+    "an empty folder": (1, "info {tmp}/empty", "no dataset"),
+    "a tree for a dataset": (1, "info {tree}", "but no manifest.json"),
+    "a file for a dataset": (1, "info {tmp}/file", "a file, expected a folder"),
+    "a damaged manifest": (1, "info {tmp}/damaged", "the file is damaged or was edited"),
+    "a dataset that is a URL": (2, "info https://host/x", "only local folders"),
+    "a dataset's name too long": (1, "info {tmp}/{long}", "File name too long"),
+    "bench without shards": (1, "bench {tree} {tmp}/nothing", "no dataset"),
+    "bench of an unknown split": (2, "bench {tree} {shards} --split dev", "no split 'dev'"),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_gives_one_message(
+    run: Run, demo_tree: Path, demo_shards: Path, tmp_path: Path, mistake: str
+) -> None:
+    for folder in ("empty", "faulty/train/cat", "occupied"):
+        (tmp_path / folder).mkdir(parents=True)
+    for file in ("file", "faulty/train/cat/x.png", "occupied/thesis.tex"):
+        (tmp_path / file).touch()
+    (tmp_path / "loop").symlink_to("loop")
+    shutil.copytree(demo_shards, tmp_path / "damaged")
+    manifest = tmp_path / "damaged" / "manifest.json"
+    manifest.write_bytes(manifest.read_bytes().replace(b'"seed": 0', b'"seed": 1'))
+    before = sorted(tmp_path.rglob("*"))
+
+    places = {"tmp": tmp_path, "tree": demo_tree, "shards": demo_shards, "long": "x" * 300}
+    status, line, said = MISTAKES[mistake]
+    found = run(*(part.format(**places) for part in line.split()))
+    assert is_one_message(found, status), found
+    assert said.format(**places) in found.err
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+USAGE = [
+    ("pack", "Missing argument"),
+    ("pack a", "Missing argument"),
+    ("pack a b c", "unexpected extra argument"),
+    ("pack a b --shard-size many", "Invalid value for --shard-size"),
+    ("pack a b --shards 3", "No such option"),
+    ("unpack a b", "No such command"),
+    ("--wrong", "No such option"),
+    ("info", "Missing argument"),
+    ("bench a b --batch-size 0", "Invalid value for --batch-size"),
+    ("bench a b --epochs 0", "Invalid value for --epochs"),
+]
+
+
+@pytest.mark.parametrize("line, said", USAGE)
+def test_wrong_usage(run: Run, line: str, said: str) -> None:
+    found = run(*line.split())
+    text = re.sub(r"[^\w-]+", " ", found.err)  # out of the frame that is drawn around it
+    assert found.status == 2 and said.lower() in text.lower()
+    assert "Traceback" not in found.err and "Usage" in found.err
+
+
+def test_a_mistake_in_a_process_of_its_own(tmp_path: Path) -> None:
+    (tmp_path / "tree" / "train" / "a").mkdir(parents=True)
+    for name in ("x.png", "y.png", "z.jpg"):
+        (tmp_path / "tree" / "train" / "a" / name).touch()
+    found = run_process("pack", tmp_path / "tree", tmp_path / "out", "--workers", "2")
+    assert is_one_message(found, 1)
+    assert found.err == (
+        f"error: {tmp_path}/tree: 3 problems; nothing was packed\n"
+        "  train/a/x.png: an empty file\n"
+        "  train/a/y.png: an empty file\n"
+        "  train/a/z.jpg: an image, but no PNG; convert it or remove it\n"
+    )
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_name_that_is_not_utf8_can_be_told(tmp_path: Path) -> None:
+    folder = os.fsencode(tmp_path / "tree" / "train" / "a")
+    os.makedirs(folder)
+    try:
+        with open(folder + b"/\xff.png", "wb"):
+            pass
+    except OSError:
+        pytest.skip("NOT RUN: this file system stores no name that is not UTF-8")
+    for encoding in ("utf-8", "ascii"):
+        found = run_process(
+            "pack", tmp_path / "tree", tmp_path / "out", "--workers", "1", PYTHONIOENCODING=encoding
+        )
+        assert is_one_message(found, 1)
+        assert "a name that is not UTF-8; rename it" in found.err
+
+
+def test_a_name_with_control_characters_does_not_steer_the_terminal(
+    run: Run, tmp_path: Path
+) -> None:
+    (tmp_path / "tree" / "train" / "\x1b[31mred").mkdir(parents=True)
+    (tmp_path / "tree" / "train" / "a").mkdir()
+    (tmp_path / "tree" / "train" / "a" / "\x1b]0;title\x07.png").touch()
+    (tmp_path / "tree" / "train" / "\x9b2J.png").touch()
+    found = run("pack", tmp_path / "tree", tmp_path / "out", "--workers", "1")
+    assert is_one_message(found, 1)
+    assert all(letter.isprintable() for letter in found.err.replace("\n", ""))
+
+
+# --- info -------------------------------------------------------------------------------------
+
+
+def test_info_as_json(run: Run, demo_shards: Path) -> None:
+    found = run("info", demo_shards, "--json")
+    assert (found.status, found.err) == (0, "")
+    summary = json.loads(found.out)
+    assert summary["num_samples"] == 270 and summary["encoding"] == "png"
+    assert list(summary["splits"]) == ["test", "train", "valid"]
+    assert all(sum(split["classes"].values()) == 90 for split in summary["splits"].values())
+    assert summary == json.loads(json.dumps(Dataset(demo_shards).summary()))
+
+
+def test_info(run: Run, demo_shards: Path) -> None:
+    found = run("info", demo_shards)
+    assert (found.status, found.err) == (0, "")
+    manifest = Dataset(demo_shards).manifest
+    for text in (manifest.fingerprint, manifest.licence, manifest.citation):
+        assert text in found.out
+    rows = [line.split() for line in found.out.splitlines()]
+    assert ["images", "90", "90", "90"] in rows and ["shards", "3", "3", "3"] in rows
+    assert ["image", "size", "32x32", "32x32", "32x32"] in rows
+    assert all(["class:", name, "9", "9", "9"] in rows for name in manifest.classes)
+    assert ["origin:", "imagenet", "70", "70", "70"] in rows
+
+
+@pytest.mark.parametrize("name", ["[bold]", "[red]cat", ":cat:", "a[b]", "x" * 80])
+def test_info_prints_a_class_as_it_is(run: Run, tmp_path: Path, demo_tree: Path, name: str) -> None:
+    source = sorted((demo_tree / "train" / "cat").iterdir())[0]
+    (tmp_path / "tree" / "train" / name).mkdir(parents=True)
+    shutil.copy(source, tmp_path / "tree" / "train" / name)
+    assert run("pack", tmp_path / "tree", tmp_path / "out", "--workers", "1").status == 0
+    found = run("info", tmp_path / "out")
+    assert found.status == 0 and f"class: {name}" in found.out
+    assert list(json.loads(run("info", tmp_path / "out", "--json").out)["classes"]) == [name]
+
+
+# --- Help -------------------------------------------------------------------------------------
+
+
+def test_version(run: Run) -> None:
+    assert run("--version") == Outcome(0, f"cinic-shard {__version__}\n", "")
+
+
+@pytest.mark.parametrize("command", [(), ("pack",), ("info",), ("bench",)], ids=" ".join)
+@pytest.mark.parametrize("flag", ["--help", "-h"])
+def test_help_has_an_example(run: Run, command: tuple[str, ...], flag: str) -> None:
+    found = run(*command, flag)
+    assert (found.status, found.err) == (0, "")
+    assert "Example" in found.out and "cinic-shard " + (command or ("pack",))[0] in found.out
+
+
+def test_help_names_every_command(run: Run) -> None:
+    commands = {
+        command.name or command.callback.__name__ for command in cli.app.registered_commands
+    }
+    assert commands == {"pack", "info", "bench"}
+    found = run("--help")
+    assert all(name in found.out for name in commands)
+
+
+def test_no_arguments_show_the_help(run: Run) -> None:
+    found = run()
+    assert "Usage: cinic-shard" in found.out + found.err and found.status in (0, 2)
+
+
+# --- What is imported -------------------------------------------------------------------------
+
+WITHOUT_TORCH = """
+import sys
+sys.argv = ["cinic-shard", *{arguments!r}]
+from cinic_shards.cli import main
+status = 0
+try:
+    main()
+except SystemExit as exit_:
+    status = exit_.code or 0
+found = sorted(set({unwanted!r}) & set(sys.modules))
+print(status, found, file=sys.stderr)
+"""
+
+
+@pytest.mark.parametrize(
+    "line, unwanted",
+    [
+        ("--help", "torch numba numpy PIL"),
+        ("--version", "torch numba numpy PIL"),
+        ("pack --help", "torch numba numpy PIL"),
+        ("bench --help", "torch numba numpy PIL"),
+        ("pack {tree} {tmp}/out --workers 1 --quiet", "torch webdataset torchvision"),
+        ("info {shards}", "torch webdataset torchvision"),
+    ],
+)
+def test_torch_is_not_imported(
+    demo_tree: Path, demo_shards: Path, tmp_path: Path, line: str, unwanted: str
+) -> None:
+    places = {"tmp": tmp_path, "tree": demo_tree, "shards": demo_shards}
+    arguments = [part.format(**places) for part in line.split()]
+    script = WITHOUT_TORCH.format(arguments=arguments, unwanted=unwanted.split())
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert result.stderr.splitlines()[-1] == "0 []"
+
+
+def test_workers_do_not_import_torch(demo_tree: Path, tmp_path: Path) -> None:
+    """Where it cannot be imported at all, several processes pack."""
+    (tmp_path / "broken" / "torch").mkdir(parents=True)
+    (tmp_path / "broken" / "torch" / "__init__.py").write_text("raise ImportError('no torch')")
+    found = run_process(
+        *("pack", demo_tree, tmp_path / "out", "--workers", "2"),
+        PYTHONPATH=os.pathsep.join([str(tmp_path / "broken"), os.environ.get("PYTHONPATH", "")]),
+    )
+    assert (found.status, found.err) == (0, "")
+
+
+# --- On a terminal ----------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal")
+def test_a_terminal_gets_a_bar(demo_tree: Path, tmp_path: Path) -> None:
+    import pty
+
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        [COMMAND, "pack", demo_tree, tmp_path / "out", "--workers", "1"],
+        stdout=subprocess.PIPE,
+        stderr=theirs,
+        env={**os.environ, "TERM": "xterm", "COLUMNS": "100"},
+    )
+    os.close(theirs)
+    shown = b""
+    try:
+        while part := os.read(ours, 65536):
+            shown += part
+    except OSError:  # how Linux says that the other end is closed
+        pass
+    os.close(ours)
+    out, _ = process.communicate(timeout=60)
+    assert process.returncode == 0 and out.startswith(b"270 images in 3 shards")
+    assert b"pack" in shown and b"\x1b[" in shown

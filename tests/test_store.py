@@ -1,0 +1,191 @@
+"""Local files: whole under their names or not there, and errors that name the place."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cinic_shards.errors import OptionError, OutputError, StoreError
+from cinic_shards.store import TEMPORARY_SUFFIX, LocalStore, open_store
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> LocalStore:
+    (tmp_path / "folder").mkdir()
+    return LocalStore(tmp_path / "folder")
+
+
+@pytest.mark.parametrize("kind", [str, Path])
+def test_a_place_is_a_folder(tmp_path: Path, kind: Callable[[object], str]) -> None:
+    store = open_store(kind(tmp_path / "x"))
+    assert store.root == tmp_path / "x" and str(store) == str(tmp_path / "x")
+
+
+@pytest.mark.parametrize(
+    "url", ["s3://bucket/x", "gs://b/x", "az://c/x", "https://host/x", "file:///x", "memory://"]
+)
+def test_a_url_is_refused(url: str) -> None:
+    with pytest.raises(OptionError, match=f"^{url}: only local folders"):
+        open_store(url)
+
+
+def test_names(store: LocalStore) -> None:
+    assert store.names() == []
+    for name in ("b", "a", ".hidden", "B"):
+        (store.root / name).touch()
+    (store.root / "folder").mkdir()
+    assert store.names() == [".hidden", "B", "a", "b", "folder"]
+
+
+def test_names_where_there_is_no_folder(tmp_path: Path) -> None:
+    assert LocalStore(tmp_path / "missing").names() == []
+    (tmp_path / "file").touch()
+    with pytest.raises(OutputError, match="file: a file, expected a folder"):
+        LocalStore(tmp_path / "file").names()
+
+
+def test_names_of_a_place_that_the_system_refuses(tmp_path: Path) -> None:
+    with pytest.raises((StoreError, OutputError), match="File name too long"):
+        LocalStore(tmp_path / ("x" * 300)).names()
+
+
+def test_a_file_appears_when_it_is_whole(store: LocalStore) -> None:
+    with store.create("x.tar") as file:
+        file.write(b"abc")
+        assert store.names() == ["x.tar" + TEMPORARY_SUFFIX]
+        file.write(b"def")
+    assert store.names() == ["x.tar"]
+    assert store.read("x.tar") == b"abcdef"
+
+
+def test_an_older_file_stays_until_the_new_one_is_whole(store: LocalStore) -> None:
+    (store.root / "x").write_bytes(b"old")
+    with store.create("x") as file:
+        file.write(b"newer")
+        assert store.read("x") == b"old"
+    assert store.read("x") == b"newer"
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, SystemExit, MemoryError])
+def test_an_error_leaves_nothing_and_passes(store: LocalStore, error: type[BaseException]) -> None:
+    (store.root / "x").write_bytes(b"old")
+    with pytest.raises(error, match="mine"), store.create("x") as file:
+        file.write(b"half")
+        raise error("mine")
+    assert store.names() == ["x"]
+    assert store.read("x") == b"old"
+
+
+def test_a_generator_that_is_dropped_leaves_nothing(store: LocalStore) -> None:
+    """As the one that a thread held when its process ends."""
+
+    def write_slowly():  # type: ignore[no-untyped-def]
+        with store.create("x") as file:
+            file.write(b"half")
+            yield
+
+    writing = write_slowly()
+    next(writing)
+    assert store.names() == ["x" + TEMPORARY_SUFFIX]
+    writing.close()
+    assert store.names() == []
+
+
+def test_leftovers_of_a_killed_process_are_written_over(store: LocalStore) -> None:
+    (store.root / ("x" + TEMPORARY_SUFFIX)).write_bytes(b"much longer than what comes")
+    with store.create("x") as file:
+        file.write(b"short")
+    assert store.names() == ["x"] and store.read("x") == b"short"
+
+
+@pytest.mark.parametrize(
+    "prepare, said",
+    [
+        (lambda root: root.rmdir(), "No such file or directory"),
+        (lambda root: (root / "x").mkdir(), "Is a directory"),
+        (lambda root: (root.rmdir(), root.write_bytes(b"")), "Not a directory"),
+    ],
+    ids=["no folder", "a folder of that name", "a file for a folder"],
+)
+def test_a_place_that_cannot_be_written(
+    store: LocalStore, prepare: Callable[[Path], object], said: str
+) -> None:
+    prepare(store.root)
+    with pytest.raises(OutputError, match=f"^{store.root}/x: {said}"), store.create("x") as file:
+        file.write(b"abc")
+    assert not (store.root / ("x" + TEMPORARY_SUFFIX)).exists()
+
+
+def test_a_full_disk(mount_disk: Callable[[int], Path]) -> None:
+    disk = mount_disk(16)
+    store = LocalStore(disk)
+    (disk / "x").write_bytes(b"old")
+    with (
+        pytest.raises(OutputError, match=r"/x: No space left on device; free some or write else"),
+        store.create("x") as file,
+    ):
+        for _ in range(100):
+            file.write(bytes(4096))
+    assert store.names() == ["x"] and store.read("x") == b"old"
+    assert store.free_bytes() == 15 * 4096
+
+
+@pytest.mark.parametrize("num_bytes", [10_000, 100_000])
+def test_one_write_larger_than_the_disk(mount_disk: Callable[[int], Path], num_bytes: int) -> None:
+    """The system takes a part of it without an error: nothing must pass for whole."""
+    disk = mount_disk(2)
+    with pytest.raises(OutputError, match="No space left"), LocalStore(disk).create("x") as file:
+        file.write(bytes(num_bytes))
+    assert os.listdir(disk) == []
+
+
+@pytest.mark.parametrize("size", [1, 4096, 10_001])
+def test_map(store: LocalStore, size: int) -> None:
+    data = np.random.default_rng(0).bytes(size)
+    (store.root / "x").write_bytes(data)
+    mapped = store.map("x", size)
+    assert mapped.dtype == np.uint8 and mapped.tobytes() == data
+    assert not mapped.flags.writeable
+    (store.root / "x").unlink()
+    assert mapped.tobytes() == data  # until nobody refers to it
+
+
+def test_map_of_nothing(store: LocalStore) -> None:
+    (store.root / "x").touch()
+    assert store.map("x", 0).shape == (0,)
+
+
+@pytest.mark.parametrize("size, expected", [(0, 1), (10, 9), (9, 10), (1_000_000, 2_000_000)])
+def test_map_of_another_size(store: LocalStore, size: int, expected: int) -> None:
+    (store.root / "x").write_bytes(bytes(size))
+    said = rf"/x: {size:,} bytes, the manifest says {expected:,}; .* fetch it again"
+    with pytest.raises(StoreError, match=said):
+        store.map("x", expected)
+
+
+@pytest.mark.parametrize("how", ["read", "map"])
+@pytest.mark.parametrize(
+    "prepare, said",
+    [
+        (lambda root: None, "No such file or directory"),
+        (lambda root: root.rmdir(), "No such file or directory"),
+        (lambda root: (root / "x").symlink_to("nowhere"), "No such file or directory"),
+        (lambda root: (root / "x").mkdir(), "Is a directory"),
+    ],
+    ids=["no file", "no folder", "dangling link", "a folder"],
+)
+def test_what_cannot_be_read(
+    store: LocalStore, prepare: Callable[[Path], object], said: str, how: str
+) -> None:
+    prepare(store.root)
+    with pytest.raises(StoreError, match=f"^{store.root}/x: {said}"):
+        store.read("x") if how == "read" else store.map("x", 3)
+
+
+def test_delete(store: LocalStore) -> None:
+    (store.root / "x").touch()
+    store.delete("x")
+    store.delete("x")
+    assert store.names() == []
