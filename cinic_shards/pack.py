@@ -244,7 +244,7 @@ def _check_space(tree: Tree, store: LocalStore, options: PackOptions) -> None:
     free = store.free_bytes()
     if free < needed:
         raise OutputError(
-            f"{store}: {free / 1e6:,.0f} MB free, the shards need about {needed / 1e6:,.0f} MB; "
+            f"{store}: {free / 1e6:,.1f} MB free, the shards need about {needed / 1e6:,.1f} MB; "
             "free some space or write elsewhere"
         )
 

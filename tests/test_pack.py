@@ -7,7 +7,9 @@ import os
 import shutil
 import struct
 import subprocess
+import sys
 import tarfile
+import textwrap
 import warnings
 import zlib
 from collections import Counter
@@ -482,15 +484,14 @@ def test_progress_counts_up_to_every_image(demo_tree: Path, out: Path) -> None:
 
 def test_progress_is_told_while_one_worker_works(demo_tree: Path, out: Path) -> None:
     """A bar that stands at nothing until all is done tells nothing."""
-    found: dict[int, int] = {}
+    found: list[int] = []
 
     def progress(doing: str, done: int, total: int) -> None:
-        if doing == "pack":
-            found[done] = len(list(out.rglob("*.tar")))
+        if doing == "pack" and done:
+            found.append(len(list(out.rglob("*.tar"))))
 
-    pack(demo_tree, out, PackOptions(shard_size=90), workers=1, progress=progress)
-    assert list(found) == [0, 90, 180, 270]
-    assert found[0] == 0 and found[90] < found[270] == 3
+    pack(demo_tree, out, PackOptions(shard_size=1), workers=1, progress=progress)
+    assert len(found) == 270 and 1 <= found[0] < 270
 
 
 # --- Options ----------------------------------------------------------------------------------
@@ -830,6 +831,29 @@ def test_files_of_others_survive_a_failure(small_tree: Path, out: Path) -> None:
     with pytest.raises(ZeroDivisionError):
         pack(small_tree, out, workers=1, warn=warn)
     assert files_of(out) == {"mine.txt": b"mine"}
+
+
+@pytest.mark.parametrize("old", [False, True])
+def test_a_killed_process_leaves_nothing_that_looks_whole(
+    demo_tree: Path, small_tree: Path, out: Path, old: bool
+) -> None:
+    if old:
+        pack(small_tree, out, workers=1, warn=lambda text: None)
+    before = digests(out)
+    script = f"""
+        import os
+        from cinic_shards.pack import PackOptions, pack
+        pack({str(demo_tree)!r}, {str(out)!r}, PackOptions(shard_size=7), workers=1, overwrite=True,
+             progress=lambda doing, done, total: doing == "pack" and done and os._exit(9))
+    """
+    result = subprocess.run([sys.executable, "-c", textwrap.dedent(script)])
+    assert result.returncode == 9
+    left = digests(out)
+    assert {path: digest for path, digest in left.items() if "/" not in path} == before
+    assert len(left) > len(before) and not any(path.endswith("/manifest.json") for path in left)
+    for overwrite in (False, True):
+        message = refused(demo_tree, out, OutputError, overwrite=overwrite)
+        assert f"{out}: packing did not finish there; remove {out}" in message
 
 
 # --- A dataset that is packed again from what it gives ----------------------------------------
