@@ -40,8 +40,15 @@ def main() -> None:
     try:
         app(prog_name="cinic-shard")
     except CinicShardsError as error:
-        _err.print(f"error: {error}")
+        _err.print(_printable(f"error: {error}"))
         sys.exit(2 if isinstance(error, OptionError) else 1)
+
+
+def _printable(text: str) -> str:
+    """Names come from strangers: what would steer a terminal is shown as an escape sequence."""
+    return "".join(
+        letter if letter.isprintable() or letter == "\n" else ascii(letter)[1:-1] for letter in text
+    )
 
 
 def _version(value: bool) -> None:
@@ -101,7 +108,7 @@ def pack(
     options = PackOptions(**{name: value for name, value in chosen.items() if value is not None})
 
     def warn(text: str) -> None:
-        _err.print(f"warning: {text}")
+        _err.print(_printable(f"warning: {text}"))
 
     start = time.perf_counter()
     try:
@@ -145,7 +152,7 @@ def info(
         return
     for name in ("encoding", "format_version", "fingerprint", "licence", "citation"):
         if summary[name]:
-            _out.print(f"{name.replace('_', ' ')}: {summary[name]}")
+            _out.print(_printable(f"{name.replace('_', ' ')}: {summary[name]}"))
     splits: dict[str, dict[str, Any]] = summary["splits"]
     rows: list[tuple[str, list[str]]] = [
         ("images", [f"{split['num_samples']:,}" for split in splits.values()]),
@@ -232,9 +239,9 @@ def bench(
 def _print_table(header: list[str], rows: list[list[str]]) -> None:
     table = Table(box=None)
     for name in header:
-        table.add_column(name, no_wrap=True)
+        table.add_column(_printable(name), no_wrap=True)
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*map(_printable, row))
     _out.print(table, crop=False)
 
 

@@ -195,7 +195,8 @@ def _pack_tree(
     except BaseException as error:
         # Every job has ended by now, so nothing writes behind our back.
         for name in reversed(moved):
-            store.delete(name)
+            with suppress(OSError):
+                store.delete(name)
         shutil.rmtree(workshop.root, ignore_errors=True)
         for folder in made_folders:
             with suppress(OSError):  # others may have put something there
@@ -255,10 +256,10 @@ def _run_jobs(
     """Run every job; by shard name. When one fails, the others are ended before it is raised."""
     jobs = [job for jobs in jobs_by_split.values() for job in jobs]
     total = sum(len(job.records) for job in jobs)
-    futures = {executor.submit(write_shard, job): job for job in jobs}
     shards = {}
     done = 0
     try:
+        futures = {executor.submit(write_shard, job): job for job in jobs}
         progress("pack", 0, total)
         for future in as_completed(futures):
             job = futures[future]

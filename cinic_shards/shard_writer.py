@@ -22,9 +22,10 @@ from cinic_shards.provenance import ORIGINS, Provenance, parse_stem
 from cinic_shards.store import LocalStore
 from cinic_shards.tree import Records
 
-# A chunk of samples is read, decoded and written at once: at most so many, and so many pixels.
+# A chunk of samples is read, decoded and written at once; this bounds a worker's memory.
 _CHUNK_SAMPLES = 1024
-_CHUNK_PIXELS = 2**23
+_CHUNK_BYTES = 2**25
+"""Of files and decoded pixels together."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +68,7 @@ def write_shard(job: ShardJob) -> PackedShard:
     size = 0
     offsets, checksums, hashes = [], [], []
     sums, square_sums = np.zeros(3, np.int64), np.zeros(3, np.int64)
-    problems: list[str] = []
+    problems: dict[str, str] = {}  # the first of each file
     with LocalStore(job.out).create(job.name) as file:
 
         def write(data: Any) -> None:
@@ -124,7 +125,8 @@ def write_shard(job: ShardJob) -> PackedShard:
     image_sizes = Counter(zip(records.heights.tolist(), records.widths.tolist(), strict=True))
     num_pixels = int((records.heights * records.widths).sum())
     pixels = PixelSums(num_pixels, _three(sums), _three(square_sums))
-    return PackedShard(info, index.fingerprint_input(), dict(image_sizes), pixels, tuple(problems))
+    told = tuple(f"{path}: {problem}" for path, problem in problems.items())
+    return PackedShard(info, index.fingerprint_input(), dict(image_sizes), pixels, told)
 
 
 def _three(values: NDArray[np.int64]) -> tuple[int, int, int]:
@@ -134,18 +136,19 @@ def _three(values: NDArray[np.int64]) -> tuple[int, int, int]:
 
 def _chunks(records: Records) -> Iterator[tuple[int, int]]:
     """Ranges of rows that bound the memory of a worker."""
-    start, pixels = 0, 0
-    for row, area in enumerate((records.heights * records.widths).tolist()):
-        if row > start and (row - start == _CHUNK_SAMPLES or pixels + area > _CHUNK_PIXELS):
+    start, taken = 0, 0
+    costs = records.sizes + 3 * records.heights * records.widths
+    for row, cost in enumerate(costs.tolist()):
+        if row > start and (row - start == _CHUNK_SAMPLES or taken + cost > _CHUNK_BYTES):
             yield start, row
-            start, pixels = row, 0
-        pixels += area
+            start, taken = row, 0
+        taken += cost
     if len(records):
         yield start, len(records)
 
 
 def _read_chunk(
-    job: ShardJob, records: Records, origins: list[Provenance], problems: list[str]
+    job: ShardJob, records: Records, origins: list[Provenance], problems: dict[str, str]
 ) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     """Read files straight to their places among the tar members of a chunk.
 
@@ -184,14 +187,14 @@ def _read_chunk(
         strict=True,
     ):
         if problem := _read_file(f"{job.root}/{path}", view[at : at + size], modified):
-            problems.append(f"{path}: {problem}")
+            problems.setdefault(path, problem)
     return buffer, np.ascontiguousarray(starts[:, 0])
 
 
 def _read_file(path: str, into: memoryview, modified: int) -> str:
     """Fill ``into`` with a file; say what is wrong where it is not the file that was scanned."""
     try:
-        with io.FileIO(path) as file:
+        with io.FileIO(path, opener=_open_at_once) as file:
             state = os.fstat(file.fileno())
             unchanged = state.st_size == len(into) and state.st_mtime_ns == modified
             if unchanged and file.readinto(into) == len(into):
@@ -201,8 +204,13 @@ def _read_file(path: str, into: memoryview, modified: int) -> str:
     return "changed while it was packed; leave the tree alone and run again"
 
 
+def _open_at_once(path: str, flags: int) -> int:
+    """Not even a named pipe that took the file's place is waited for."""
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+
+
 def _decode_by_size(
-    records: Records, payloads: Payloads, problems: list[str]
+    records: Records, payloads: Payloads, problems: dict[str, str]
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.uint8]]]:
     """Decode a chunk, the images of each size together: their rows and uint8 (n, H, W, 3)."""
     extents, group_of = np.unique(
@@ -210,15 +218,18 @@ def _decode_by_size(
     )
     for group, (height, width) in enumerate(extents.tolist()):
         rows = np.flatnonzero(group_of.ravel() == group)
-        while len(rows):
-            chosen = Payloads(payloads.addresses[rows], payloads.lengths[rows], payloads)
-            images = np.empty((len(rows), height, width, 3), np.uint8)
-            try:
-                decode_png(chosen, images)
-                yield rows, images
-                break
-            except DecodeError as error:
-                path = records.files[rows[error.position]]
-                if not any(problem.startswith(f"{path}: ") for problem in problems):
-                    problems.append(f"{path}: {error.reason}")
-                rows = np.delete(rows, error.position)
+        images = np.empty((len(rows), height, width, 3), np.uint8)
+        try:
+            decode_png(_choose(payloads, rows), images)
+            yield rows, images
+        except DecodeError:
+            # The shard will not be used: all that is left to do is to find what else is damaged.
+            for row in rows.tolist():
+                try:
+                    decode_png(_choose(payloads, np.array([row])), images[:1])
+                except DecodeError as error:
+                    problems.setdefault(records.files[row], error.reason)
+
+
+def _choose(payloads: Payloads, rows: NDArray[np.int64]) -> Payloads:
+    return Payloads(payloads.addresses[rows], payloads.lengths[rows], payloads)

@@ -12,12 +12,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cinic_shards.errors import TreeError
-from cinic_shards.format import MAX_MEMBER_BYTES, MAX_NAME_BYTES, MAX_PIXELS, SPLIT_NAME
+from cinic_shards.format import MAX_NAME_BYTES, MAX_PIXELS, SPLIT_NAME
 from cinic_shards.workers import make_executor
 
 # The first bytes of any PNG: signature, IHDR chunk's length and type; then width and height.
 _PNG_HEAD = b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR"
 _HEAD_BYTES = len(_PNG_HEAD) + 8
+
+MAX_FILE_BYTES = 2**30
+"""Of one image: it is read whole."""
 
 # Without O_NONBLOCK, a named pipe would be waited for. O_BINARY is Windows's.
 _OPEN_FLAGS = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
@@ -74,7 +77,7 @@ class Tree:
     classes: tuple[str, ...]
     """Class names of all splits, sorted: a class's place here is its label, as in ImageFolder."""
     splits: dict[str, Records]
-    """Split name -> its images sorted by path; splits in name order."""
+    """Split name -> its images sorted by class and file name; splits in name order."""
     warnings: tuple[str, ...]
     """What a user should know and packing can live with."""
 
@@ -252,14 +255,16 @@ def _read_head(path: str) -> tuple[bytes, int, int] | str:
             return "not an ordinary file"
         if state.st_size == 0:
             return "an empty file"
-        if state.st_size > MAX_MEMBER_BYTES:
-            return f"{state.st_size:,} bytes; a tar member holds {MAX_MEMBER_BYTES:,}"
+        if state.st_size > MAX_FILE_BYTES:
+            return f"{state.st_size:,} bytes, expected at most {MAX_FILE_BYTES:,}"
         head = os.read(descriptor, _HEAD_BYTES)
     except OSError as error:
         return f"cannot be read: {error.strerror}"
     finally:
         os.close(descriptor)
-    return head.ljust(_HEAD_BYTES, b"\0"), state.st_size, state.st_mtime_ns
+    if len(head) < _HEAD_BYTES:
+        return f"not a PNG: it has only {len(head)} bytes"
+    return head, state.st_size, state.st_mtime_ns
 
 
 def _stem_problem(stem: str, stems: set[str]) -> str:

@@ -19,7 +19,6 @@ from cinic_shards.format.fields import (
 from cinic_shards.format.index import PIXEL_HASH_BYTES, Index, pixel_hashes
 from cinic_shards.format.manifest import Manifest, PixelSums, ShardInfo, SplitInfo
 from cinic_shards.format.tar import (
-    MAX_MEMBER_BYTES,
     TAR_BLOCK,
     TAR_END,
     lay_out_members,
@@ -33,7 +32,6 @@ __all__ = [
     "INDEX_NAME",
     "MANIFEST_NAME",
     "MAX_INTEGER",
-    "MAX_MEMBER_BYTES",
     "MAX_NAME_BYTES",
     "MAX_PIXELS",
     "PIXEL_HASH_BYTES",
