@@ -36,6 +36,10 @@ class Payloads:
         """A copy of one payload."""
         return ctypes.string_at(int(self.addresses[position]), int(self.lengths[position]))
 
+    def take(self, positions: NDArray[np.int64]) -> "Payloads":
+        """The payloads at these positions, in this order."""
+        return Payloads(self.addresses[positions], self.lengths[positions], self.owners)
+
     @classmethod
     def in_buffer(
         cls, buffer: NDArray[np.uint8], offsets: NDArray[np.int64], lengths: NDArray[np.int64]

@@ -1,11 +1,12 @@
 """A tree of PNGs -> a dataset of shards."""
 
 import hashlib
+import itertools
 import os
 import shutil
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import BrokenExecutor, Executor, as_completed
 from contextlib import suppress
 from dataclasses import dataclass
@@ -26,8 +27,6 @@ from cinic_shards.tree import Tree, scan_tree
 from cinic_shards.workers import make_executor, usable_cores
 
 SIDECARS = ("cls", "json")
-PACKING_FOLDER = "_packing"
-"""In the output, while it is made."""
 
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, how many images are done, and of how many (0: not known yet)."""
@@ -128,9 +127,9 @@ def _old_files(store: LocalStore, overwrite: bool) -> list[str]:
     names = store.names()
     if not names:
         return []
-    if PACKING_FOLDER in names:
+    if fmt.PACKING_FOLDER in names:
         raise OutputError(
-            f"{store}: packing did not finish there; remove {store.root / PACKING_FOLDER} and, "
+            f"{store}: packing did not finish there; remove {store.root / fmt.PACKING_FOLDER} and, "
             f"where there is no {fmt.MANIFEST_NAME}, the shards beside it, and run again"
         )
     if fmt.MANIFEST_NAME not in names:
@@ -169,26 +168,25 @@ def _pack_tree(
     So an older dataset stays until the new one is whole; the manifest comes last.
     """
     made_folders = [one for one in (store.root, *store.root.parents) if not os.path.lexists(one)]
-    workshop = LocalStore(store.root / PACKING_FOLDER)
-    jobs_by_split = {
-        split: list(_shard_jobs(tree, split, workshop.root, options)) for split in tree.splits
-    }
-    names = [job.name for jobs in jobs_by_split.values() for job in jobs]
+    workshop = LocalStore(store.root / fmt.PACKING_FOLDER)
     moved = []
     try:
         workshop.root.mkdir(parents=True)
         _check_space(tree, store, options)
-        shards = _run_jobs(jobs_by_split, executor, progress)
-        if problems := [problem for shard in shards.values() for problem in shard.problems]:
+        jobs = (
+            job for split in tree.splits for job in _shard_jobs(tree, split, workshop.root, options)
+        )
+        shards = _run_jobs(jobs, executor, progress, total=len(tree))
+        if problems := [problem for shard in shards for problem in shard.problems]:
             raise TreeError(str(tree.root), sorted(problems))
-        manifest = _make_manifest(tree, jobs_by_split, shards, options)
-        if unknown := sum(shard.info.origins.get("unknown", 0) for shard in shards.values()):
+        manifest = _make_manifest(tree, shards, options)
+        if unknown := sum(shard.info.origins.get("unknown", 0) for shard in shards):
             warn(f"{unknown:,} images have names that tell no CINIC-10 origin; kept as 'unknown'")
         with workshop.create(fmt.MANIFEST_NAME) as file:
             file.write(manifest.to_bytes())
         for name in old_files:
             store.delete(name)
-        for name in [*names, fmt.MANIFEST_NAME]:
+        for name in [*(shard.info.name for shard in shards), fmt.MANIFEST_NAME]:
             moved.append(name)
             os.replace(workshop.root / name, store.root / name)
         workshop.root.rmdir()
@@ -216,6 +214,7 @@ def _shard_jobs(tree: Tree, split: str, out: Path, options: PackOptions) -> Iter
         yield ShardJob(
             tree.root,
             out,
+            split,
             fmt.shard_name(split, shard_index, num_shards),
             records.take(order[start : start + options.shard_size]),
             tree.classes,
@@ -241,7 +240,7 @@ def _check_space(tree: Tree, store: LocalStore, options: PackOptions) -> None:
         int((-(-records.sizes // fmt.TAR_BLOCK)).sum()) + len(records)
         for records in tree.splits.values()
     )
-    needed = (blocks + 2 * len(options.sidecars) * len(tree)) * fmt.TAR_BLOCK + 64 * len(tree)
+    needed = (blocks + 2 * len(options.sidecars) * len(tree)) * fmt.TAR_BLOCK + 128 * len(tree)
     free = store.free_bytes()
     if free < needed:
         raise OutputError(
@@ -251,49 +250,40 @@ def _check_space(tree: Tree, store: LocalStore, options: PackOptions) -> None:
 
 
 def _run_jobs(
-    jobs_by_split: dict[str, list[ShardJob]], executor: Executor, progress: Progress
-) -> dict[str, PackedShard]:
-    """Run every job; by shard name. When one fails, the others are ended before it is raised."""
-    jobs = [job for jobs in jobs_by_split.values() for job in jobs]
-    total = sum(len(job.records) for job in jobs)
-    shards = {}
-    done = 0
+    jobs: Iterable[ShardJob], executor: Executor, progress: Progress, *, total: int
+) -> list[PackedShard]:
+    """Run every job, in order. When one fails, the others are ended before it is raised."""
     try:
-        futures = {executor.submit(write_shard, job): job for job in jobs}
-        progress("pack", 0, total)
+        # Workers begin with the first jobs while the next ones are made.
+        futures = [executor.submit(write_shard, job) for job in jobs]
+        done = 0
+        progress("pack", done, total)
         for future in as_completed(futures):
-            job = futures[future]
-            shards[job.name] = future.result()
-            done += len(job.records)
+            done += future.result().info.num_samples
             progress("pack", done, total)
+        return [future.result() for future in futures]
     except BaseException:
         executor.shutdown(wait=True, cancel_futures=True)
         raise
-    return shards
 
 
-def _make_manifest(
-    tree: Tree,
-    jobs_by_split: dict[str, list[ShardJob]],
-    shards: dict[str, PackedShard],
-    options: PackOptions,
-) -> Manifest:
+def _make_manifest(tree: Tree, shards: list[PackedShard], options: PackOptions) -> Manifest:
     fingerprint = hashlib.blake2b(digest_size=32)
     splits = []
     first_id = 0
-    for split, jobs in jobs_by_split.items():
-        packed = [shards[job.name] for job in jobs]
+    for split, group in itertools.groupby(shards, key=lambda shard: shard.split):
         sizes: Counter[tuple[int, int]] = Counter()
         pixels = PixelSums(0, (0, 0, 0), (0, 0, 0))
-        for shard in packed:
+        infos = []
+        for shard in group:
             fingerprint.update(shard.fingerprint_input)
             sizes.update(shard.image_sizes)
             pixels += shard.pixels
-        infos = tuple(shard.info for shard in packed)
+            infos.append(shard.info)
         num_samples = len(tree.splits[split])
-        splits.append(SplitInfo(split, first_id, num_samples, dict(sizes), pixels, infos))
+        splits.append(SplitInfo(split, first_id, num_samples, dict(sizes), pixels, tuple(infos)))
         first_id += num_samples
-    is_cinic10 = not any("unknown" in shard.info.origins for shard in shards.values())
+    is_cinic10 = not any("unknown" in shard.info.origins for shard in shards)
     return Manifest(
         encoding="png",
         block_size=fmt.BLOCK_SIZE,

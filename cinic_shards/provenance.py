@@ -6,7 +6,7 @@ ImageNet's synset n02691156. Any other name has the origin ``unknown``.
 """
 
 import re
-from dataclasses import dataclass
+from typing import NamedTuple
 
 ORIGINS = ("unknown", "cifar10-train", "cifar10-test", "imagenet")
 """Origin names; a name's place here is its code in an index (docs/format.md)."""
@@ -19,8 +19,7 @@ _CIFAR10 = re.compile(r"cifar-?10-(train|test)-([0-9]{1,18})", re.ASCII)
 _IMAGENET = re.compile(r"n((?!00000000)[0-9]{8})_([0-9]{1,18})", re.ASCII)
 
 
-@dataclass(frozen=True, slots=True)
-class Provenance:
+class Provenance(NamedTuple):
     """The origin of one image."""
 
     origin: str

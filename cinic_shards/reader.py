@@ -15,6 +15,9 @@ from cinic_shards.errors import DecodeError, FormatError, OptionError, StoreErro
 from cinic_shards.format import Index, Manifest, ShardInfo, SplitInfo
 from cinic_shards.store import LocalStore, open_store
 
+_READ_AHEAD_BYTES = 2**32
+"""A split of at most so many bytes is read ahead as a whole: it is likely to stay in memory."""
+
 
 class Dataset:
     """A packed dataset: its manifest, and a reader for each split.
@@ -29,6 +32,8 @@ class Dataset:
         names = self.store.names()
         if fmt.MANIFEST_NAME not in names:
             found = f"holds {names[0]}, but no {fmt.MANIFEST_NAME}" if names else "no dataset"
+            if fmt.PACKING_FOLDER in names:
+                found = "packing did not finish there"
             raise StoreError(
                 f"{self.store}: {found}; give a folder that cinic-shard pack has finished"
             )
@@ -93,7 +98,10 @@ class SplitReader:
 
     def __init__(self, store: LocalStore, manifest: Manifest, info: SplitInfo) -> None:
         self.info = info
-        self._maps = [store.map(shard.name, shard.size) for shard in info.shards]
+        read_ahead = sum(shard.size for shard in info.shards) <= _READ_AHEAD_BYTES
+        self._maps = [
+            store.map(shard.name, shard.size, read_ahead=read_ahead) for shard in info.shards
+        ]
         self._indexes = [
             _read_index(memory, shard, f"{store}/{shard.name}", len(manifest.classes))
             for memory, shard in zip(self._maps, info.shards, strict=True)

@@ -1,26 +1,26 @@
 """One shard: PNG files -> a tar file. A pure job, the same bytes wherever it runs."""
 
 import hashlib
-import io
 import os
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import deflate
 import numpy as np
 from numpy.typing import NDArray
 
 import cinic_shards.format as fmt
-from cinic_shards import kernels
-from cinic_shards.codec import Payloads, decode_png
 from cinic_shards.errors import DecodeError
 from cinic_shards.format import Index, PixelSums, ShardInfo
 from cinic_shards.provenance import ORIGINS, Provenance, parse_stem
 from cinic_shards.store import LocalStore
-from cinic_shards.tree import Records
+from cinic_shards.tree import OPEN_FLAGS, Records
+
+if TYPE_CHECKING:
+    from cinic_shards.codec import Payloads
 
 # A chunk of samples is read, decoded and written at once; this bounds a worker's memory.
 _CHUNK_SAMPLES = 1024
@@ -34,6 +34,7 @@ class ShardJob:
 
     root: Path
     out: Path
+    split: str
     name: str
     records: Records
     classes: tuple[str, ...]
@@ -44,6 +45,7 @@ class ShardJob:
 class PackedShard:
     """What the manifest is made from, and what was wrong with the shard's images."""
 
+    split: str
     info: ShardInfo
     fingerprint_input: bytes
     image_sizes: dict[tuple[int, int], int]
@@ -61,6 +63,10 @@ def write_shard(job: ShardJob) -> PackedShard:
     Raises:
         OutputError: the shard cannot be written; nothing of it is left.
     """
+    # Numba takes its time to load: the process that only hands out jobs does without.
+    from cinic_shards import kernels
+    from cinic_shards.codec import Payloads
+
     records = job.records
     num_samples = len(records)
     origins = [parse_stem(key.rpartition("/")[2]) for key in records.keys]
@@ -78,11 +84,11 @@ def write_shard(job: ShardJob) -> PackedShard:
             size += file.write(view)
 
         for start, stop in _chunks(records):
-            rows = np.arange(start, stop)
-            buffer, starts = _read_chunk(job, records.take(rows), origins[start:stop], problems)
-            payloads = Payloads.in_buffer(buffer, starts, records.sizes[start:stop])
+            chunk = records.take(np.arange(start, stop))
+            buffer, starts = _read_chunk(job, chunk, origins[start:stop], problems)
+            payloads = Payloads.in_buffer(buffer, starts, chunk.sizes)
             hashes.append(np.zeros((stop - start, fmt.PIXEL_HASH_BYTES), np.uint8))
-            for group, images in _decode_by_size(records.take(rows), payloads, problems):
+            for group, images in _decode_by_size(chunk, payloads, problems):
                 hashes[-1][group] = fmt.pixel_hashes(images)
                 kernels.add_channel_sums(images.reshape(-1, 3), sums, square_sums)
             view = buffer.data
@@ -126,7 +132,7 @@ def write_shard(job: ShardJob) -> PackedShard:
     num_pixels = int((records.heights * records.widths).sum())
     pixels = PixelSums(num_pixels, _three(sums), _three(square_sums))
     told = tuple(f"{path}: {problem}" for path, problem in problems.items())
-    return PackedShard(info, index.fingerprint_input(), dict(image_sizes), pixels, told)
+    return PackedShard(job.split, info, index.fingerprint_input(), dict(image_sizes), pixels, told)
 
 
 def _three(values: NDArray[np.int64]) -> tuple[int, int, int]:
@@ -194,25 +200,26 @@ def _read_chunk(
 def _read_file(path: str, into: memoryview, modified: int) -> str:
     """Fill ``into`` with a file; say what is wrong where it is not the file that was scanned."""
     try:
-        with io.FileIO(path, opener=_open_at_once) as file:
-            state = os.fstat(file.fileno())
-            unchanged = state.st_size == len(into) and state.st_mtime_ns == modified
-            if unchanged and file.readinto(into) == len(into):
-                return ""
+        descriptor = os.open(path, OPEN_FLAGS)
+        try:
+            state = os.fstat(descriptor)
+            data = os.read(descriptor, len(into) + 1)
+        finally:
+            os.close(descriptor)
     except OSError as error:
         return f"cannot be read: {error.strerror}"
-    return "changed while it was packed; leave the tree alone and run again"
-
-
-def _open_at_once(path: str, flags: int) -> int:
-    """Not even a named pipe that took the file's place is waited for."""
-    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+    if len(data) != len(into) or state.st_mtime_ns != modified:
+        return "changed while it was packed; leave the tree alone and run again"
+    into[:] = data
+    return ""
 
 
 def _decode_by_size(
-    records: Records, payloads: Payloads, problems: dict[str, str]
+    records: Records, payloads: "Payloads", problems: dict[str, str]
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.uint8]]]:
     """Decode a chunk, the images of each size together: their rows and uint8 (n, H, W, 3)."""
+    from cinic_shards.codec import decode_png
+
     extents, group_of = np.unique(
         np.stack([records.heights, records.widths], axis=1), axis=0, return_inverse=True
     )
@@ -220,16 +227,12 @@ def _decode_by_size(
         rows = np.flatnonzero(group_of.ravel() == group)
         images = np.empty((len(rows), height, width, 3), np.uint8)
         try:
-            decode_png(_choose(payloads, rows), images)
+            decode_png(payloads.take(rows), images)
             yield rows, images
         except DecodeError:
             # The shard will not be used: all that is left to do is to find what else is damaged.
             for row in rows.tolist():
                 try:
-                    decode_png(_choose(payloads, np.array([row])), images[:1])
+                    decode_png(payloads.take(np.array([row])), images[:1])
                 except DecodeError as error:
                     problems.setdefault(records.files[row], error.reason)
-
-
-def _choose(payloads: Payloads, rows: NDArray[np.int64]) -> Payloads:
-    return Payloads(payloads.addresses[rows], payloads.lengths[rows], payloads)

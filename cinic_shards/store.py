@@ -65,8 +65,13 @@ class LocalStore:
         except OSError as error:
             raise StoreError(f"{self.root / name}: {error.strerror}") from error
 
-    def map(self, name: str, expected_size: int) -> NDArray[np.uint8]:
+    def map(self, name: str, expected_size: int, *, read_ahead: bool = False) -> NDArray[np.uint8]:
         """A whole file as an array that is read when it is touched.
+
+        Args:
+            name: the file's name.
+            expected_size: its bytes.
+            read_ahead: let the system begin to read all of it now, in its order.
 
         Raises:
             StoreError: it cannot be read, or has another size.
@@ -85,6 +90,8 @@ class LocalStore:
                 memory = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         except OSError as error:
             raise StoreError(f"{path}: {error.strerror}") from error
+        if read_ahead and hasattr(memory, "madvise"):
+            memory.madvise(mmap.MADV_WILLNEED)
         return np.frombuffer(memory, np.uint8)
 
     def free_bytes(self) -> int:

@@ -3,7 +3,7 @@
 import os
 import re
 import stat
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,11 +19,14 @@ from cinic_shards.workers import make_executor
 _PNG_HEAD = b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR"
 _HEAD_BYTES = len(_PNG_HEAD) + 8
 
+_PLAIN_NAME = re.compile(rf"[A-Za-z0-9_-]{{1,{MAX_NAME_BYTES}}}\.png", re.ASCII)
+"""A name with which nothing can be wrong."""
+
 MAX_FILE_BYTES = 2**30
 """Of one image: it is read whole."""
 
 # Without O_NONBLOCK, a named pipe would be waited for. O_BINARY is Windows's.
-_OPEN_FLAGS = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+OPEN_FLAGS = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
 
 _BAD_CHARACTER = re.compile(r"[\x00-\x1f\x7f\\]")
 _MAX_LISTED = 20
@@ -197,32 +200,15 @@ def _scan_folder(root: str, split: str, name: str) -> _Folder:
 
     heads = []
     times_and_sizes = []
-    stems: set[str] = set()
-    for file_name in names:
+    for file_name in _image_names(root, base, names, folder):
         path = f"{base}/{file_name}"
-        stem, suffix = os.path.splitext(file_name)
-        if file_name.startswith("."):
-            folder.strays.append(path)
-        elif suffix.lower() != ".png":
-            if os.path.isdir(f"{root}/{path}"):
-                folder.problems.append(
-                    f"{path}/: a folder inside a class; images must lie in <split>/<class>/"
-                )
-            elif suffix.lower() in _OTHER_IMAGES:
-                folder.problems.append(f"{path}: an image, but no PNG; convert it or remove it")
-            else:
-                folder.strays.append(path)
-        elif problem := _stem_problem(stem, stems):
-            folder.problems.append(f"{path}: {problem}")
+        head = _read_head(f"{root}/{path}")
+        if isinstance(head, str):
+            folder.problems.append(f"{path}: {head}")
         else:
-            stems.add(stem)
-            head = _read_head(f"{root}/{path}")
-            if isinstance(head, str):
-                folder.problems.append(f"{path}: {head}")
-            else:
-                heads.append(head[0])
-                times_and_sizes.append(head[1:])
-                folder.files.append(path)
+            heads.append(head[0])
+            times_and_sizes.append(head[1:])
+            folder.files.append(path)
 
     # All headers are checked at once: per file, only the system calls are left.
     table = np.frombuffer(b"".join(heads), np.uint8).reshape(len(heads), _HEAD_BYTES)
@@ -243,10 +229,44 @@ def _scan_folder(root: str, split: str, name: str) -> _Folder:
     return folder
 
 
+def _image_names(root: str, base: str, names: list[str], folder: _Folder) -> Iterator[str]:
+    """Those of the names that are images'; what is wrong or stray goes to ``folder``."""
+    stems: set[str] = set()
+    for name in names:
+        path = f"{base}/{name}"
+        stem = name[:-4]
+        if not _PLAIN_NAME.fullmatch(name):
+            stem, suffix = os.path.splitext(name)
+            if name.startswith("."):
+                folder.strays.append(path)
+                continue
+            if suffix.lower() != ".png":
+                if os.path.isdir(f"{root}/{path}"):
+                    folder.problems.append(
+                        f"{path}/: a folder inside a class; images must lie in <split>/<class>/"
+                    )
+                elif suffix.lower() in _OTHER_IMAGES:
+                    folder.problems.append(f"{path}: an image, but no PNG; convert it or remove it")
+                else:
+                    folder.strays.append(path)
+                continue
+            if problem := _stem_problem(stem):
+                folder.problems.append(f"{path}: {problem}")
+                continue
+        if stem in stems:
+            folder.problems.append(
+                f"{path}: the same key twice: another file differs only in the case of .png; "
+                "rename one"
+            )
+            continue
+        stems.add(stem)
+        yield name
+
+
 def _read_head(path: str) -> tuple[bytes, int, int] | str:
     """First bytes, size and modification time of a file; or what is wrong with it."""
     try:
-        descriptor = os.open(path, _OPEN_FLAGS)
+        descriptor = os.open(path, OPEN_FLAGS)
     except OSError as error:
         return f"cannot be read: {error.strerror}"
     try:
@@ -267,11 +287,9 @@ def _read_head(path: str) -> tuple[bytes, int, int] | str:
     return head, state.st_size, state.st_mtime_ns
 
 
-def _stem_problem(stem: str, stems: set[str]) -> str:
+def _stem_problem(stem: str) -> str:
     if "." in stem:
         return "a dot in the name before .png (webdataset would cut the key there); rename it"
-    if stem in stems:
-        return "the same key twice: another file differs only in the case of .png; rename one"
     return _key_problem(stem)
 
 

@@ -5,6 +5,8 @@ import warnings
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 from odd_pngs import GREY, RGB, chunk, damaged_pngs, encode_png, odd_pngs
 from PIL import Image
@@ -62,6 +64,23 @@ def test_any_size(size: tuple[int, int], both_ways: None) -> None:
 
 def test_an_empty_batch(both_ways: None) -> None:
     assert decode([]).shape == (0, 32, 32, 3)
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    size=st.tuples(st.integers(1, 40), st.integers(1, 40)),
+    filters=st.lists(st.integers(0, 4), min_size=1, max_size=5),
+    parts=st.integers(1, 9),
+    seed=st.integers(0, 2**32 - 1),
+    values=st.sampled_from([2, 16, 256]),
+)
+def test_the_pixels_are_those_that_were_encoded(
+    size: tuple[int, int], filters: list[int], parts: int, seed: int, values: int
+) -> None:
+    rgb = np.random.default_rng(seed).integers(0, values, (*size, 3))
+    np.testing.assert_array_equal(
+        decode([encode_png(rgb, RGB, 8, filters=filters, parts=parts)], *size)[0], rgb
+    )
 
 
 @pytest.mark.parametrize("name", DAMAGED)

@@ -291,6 +291,12 @@ def test_images_of_several_sizes(tree: Path, tmp_path: Path) -> None:
         ShardLoader(tmp_path / "shards")
 
 
+def test_a_packing_that_did_not_finish(tmp_path: Path) -> None:
+    (tmp_path / "_packing").mkdir()
+    with pytest.raises(StoreError, match=r"packing did not finish there; give a folder that"):
+        ShardLoader(tmp_path)
+
+
 def test_no_dataset(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="no dataset; give a folder that cinic-shard pack"):
         ShardLoader(tmp_path / "nothing")

@@ -2,6 +2,8 @@
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from cinic_shards.errors import OptionError
@@ -36,6 +38,32 @@ def test_golden_vectors() -> None:
 def test_every_row_exactly_once(num_samples: int) -> None:
     rows = epoch_rows(num_samples, 7, tail="short", seed=3)
     np.testing.assert_array_equal(np.sort(rows), np.arange(num_samples))
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    num_samples=st.integers(1, 5000),
+    batch=st.integers(1, 600),
+    seed=st.integers(0, 2**64 - 1),
+    epoch=st.integers(0, 2**64 - 1),
+    world_size=st.integers(1, 9),
+)
+def test_all_ranks_together_visit_every_row_once(
+    num_samples: int, batch: int, seed: int, epoch: int, world_size: int
+) -> None:
+    rows = [
+        epoch_rows(
+            num_samples,
+            batch,
+            seed=seed,
+            epoch=epoch,
+            tail="short",
+            rank=rank,
+            world_size=world_size,
+        )
+        for rank in range(world_size)
+    ]
+    np.testing.assert_array_equal(np.sort(np.concatenate(rows)), np.arange(num_samples))
 
 
 def test_seeds_and_epochs_give_other_orders() -> None:

@@ -10,6 +10,8 @@ KNOWN_FEATURES: frozenset[str] = frozenset()
 ENCODINGS = ("png",)
 MANIFEST_NAME = "manifest.json"
 INDEX_NAME = "__index__"
+PACKING_FOLDER = "_packing"
+"""In a dataset's folder while it is packed; readers pass it over."""
 BLOCK_SIZE = 1024
 """Samples a block: for ``png``, a run of so many consecutive samples of a shard."""
 
