@@ -3,6 +3,7 @@
 Needs torchvision for ImageFolder (``pip install cinic-shards[bench]``).
 """
 
+import glob
 import importlib
 import os
 import statistics
@@ -32,6 +33,8 @@ class Contender:
     name: str
     setting: str
     """What was chosen for it, such as its number of workers."""
+    data: str
+    """A glob pattern of the files that an epoch reads."""
     open: Callable[[], Iterable[Any]]
     """Makes an object that yields one epoch of (images, labels) each time it is iterated."""
 
@@ -59,6 +62,7 @@ def measure(
     """Time ``epochs`` epochs of each contender after one that does not count.
 
     The contenders take turns epoch by epoch, so that a machine that slows down slows all of them.
+    Before each epoch all of its files are read once: some systems empty their page cache by and by.
     """
     rates: list[list[float]] = [[] for _ in contenders]
     with warnings.catch_warnings():
@@ -68,11 +72,21 @@ def measure(
         for epoch in range(epochs + 1):
             for contender, batches, rate in zip(contenders, opened, rates, strict=True):
                 progress(f"{contender.name} ({contender.setting}), epoch {epoch} of {epochs}")
+                warm(contender.data)
                 rate.append(images_per_second(batches))
     return [
         Result(contender.name, contender.setting, tuple(rate[1:]))
         for contender, rate in zip(contenders, rates, strict=True)
     ]
+
+
+def warm(pattern: str) -> None:
+    """Read the files that a glob pattern names, so that the page cache holds them."""
+    buffer = bytearray(2**20)
+    for path in glob.iglob(pattern):
+        with open(path, "rb", buffering=0) as file:
+            while file.readinto(buffer):
+                pass
 
 
 def images_per_second(batches: Iterable[Any]) -> float:
@@ -99,7 +113,12 @@ def cinic_shards(
     def open_loader() -> ShardLoader:
         return ShardLoader(shards, split=split, batch_size=batch_size, normalize=normalize)
 
-    return Contender("cinic-shards", "default threads", open_loader)
+    return Contender("cinic-shards", "default threads", shards_of(shards, split), open_loader)
+
+
+def shards_of(shards: str | os.PathLike[str], split: str) -> str:
+    """A glob pattern of one split's shards."""
+    return os.path.join(glob.escape(os.fspath(shards)), f"{glob.escape(split)}-*.tar")
 
 
 def imagefolder(
@@ -114,6 +133,7 @@ def imagefolder(
 
     uint8 images by PILToTensor; with ``normalize``, float32 by ToTensor and Normalize.
     """
+    folder = os.path.join(tree, split)
 
     def open_loader() -> Iterable[Any]:
         import_torchvision()
@@ -127,7 +147,7 @@ def imagefolder(
                 transforms.Normalize(*normalize),
             ])  # fmt: skip
         return torch.utils.data.DataLoader(
-            datasets.ImageFolder(os.path.join(tree, split), transform),
+            datasets.ImageFolder(folder, transform),
             batch_size,
             shuffle=True,
             num_workers=workers,
@@ -135,7 +155,8 @@ def imagefolder(
             drop_last=True,
         )
 
-    return Contender("imagefolder", f"{workers} workers", open_loader)
+    pattern = os.path.join(glob.escape(folder), "*", "*")
+    return Contender("imagefolder", f"{workers} workers", pattern, open_loader)
 
 
 def import_torchvision() -> ModuleType:

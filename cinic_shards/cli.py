@@ -3,16 +3,22 @@
 import json
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from cinic_shards import __version__
 from cinic_shards.errors import CinicShardsError, OptionError
+from cinic_shards.progress import ProgressReport
+
+if TYPE_CHECKING:
+    from cinic_shards.duplicates import Duplicates
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -32,7 +38,10 @@ _AS_IT_IS: dict[str, Any] = {
 _out = Console(width=None if sys.stdout.isatty() else 200, **_AS_IT_IS)
 _err = Console(stderr=True, **_AS_IT_IS)
 
-_QUIET_LINE_SECONDS = 10.0
+Workers = Annotated[
+    int | None, typer.Option(help="Processes; default: the cores this process may use.")
+]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print only errors.")]
 
 
 def main() -> None:
@@ -81,17 +90,16 @@ def pack(
         str | None,
         typer.Option(help="Members beside each PNG: `cls` (default), `cls,json`, `json`, `none`."),
     ] = None,
-    workers: Annotated[
-        int | None, typer.Option(help="Processes; default: the cores this process may use.")
-    ] = None,
+    workers: Workers = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace the dataset that OUT holds.")
     ] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print only errors.")] = False,
+    quiet: Quiet = False,
 ) -> None:
     """Pack a tree of PNGs into tar shards, every byte and name kept.
 
-    The same tree and options give the same bytes, with any number of workers.
+    The same tree and options give the same bytes, with any number of workers. Where the process
+    was killed, the same command goes on with what was finished.
 
     **Examples**
 
@@ -111,20 +119,16 @@ def pack(
         _err.print(_printable(f"warning: {text}"))
 
     start = time.perf_counter()
-    try:
-        with _ProgressReport(quiet) as report:
-            manifest = pack_tree(
-                tree,
-                out,
-                options,
-                workers=workers,
-                overwrite=overwrite,
-                progress=report.update,
-                warn=(lambda text: None) if quiet else warn,
-            )
-    except KeyboardInterrupt:
-        _err.print("interrupted: nothing was packed")
-        raise typer.Exit(130) from None
+    with _interruptible("nothing was packed"), ProgressReport(_err, quiet=quiet) as report:
+        manifest = pack_tree(
+            tree,
+            out,
+            options,
+            workers=workers,
+            overwrite=overwrite,
+            progress=report.update,
+            warn=(lambda text: None) if quiet else warn,
+        )
     if not quiet:
         seconds = time.perf_counter() - start
         shards = [shard for split in manifest.splits for shard in split.shards]
@@ -138,15 +142,30 @@ def pack(
 @app.command()
 def info(
     shards: Annotated[str, typer.Argument(help="Folder that `pack` wrote.")],
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    duplicates: Annotated[
+        bool,
+        typer.Option("--duplicates", help="Images with the same pixels, within and across splits."),
+    ] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print JSON; of duplicates, their keys too.")
+    ] = False,
 ) -> None:
     """Show what a dataset holds: shards, and counts by split, class and origin.
 
-    **Example:** `cinic-shard info ./shards`
+    **Examples**
+
+    `cinic-shard info ./shards`
+
+    `cinic-shard info ./shards --duplicates`
     """
+    from cinic_shards.duplicates import find_duplicates
     from cinic_shards.reader import Dataset
 
-    summary = Dataset(shards).summary()
+    dataset = Dataset(shards)
+    if duplicates:
+        _print_duplicates(find_duplicates(dataset.store, dataset.manifest), as_json)
+        return
+    summary = dataset.summary()
     if as_json:
         print(json.dumps(summary, indent=1, ensure_ascii=False))
         return
@@ -169,8 +188,158 @@ def info(
     _print_table(["", *splits], [[label, *cells] for label, cells in rows])
 
 
+def _print_duplicates(found: "Duplicates", as_json: bool) -> None:
+    counts = found.counts
+    if as_json:
+        print(json.dumps({"counts": counts, "groups": found.groups}, indent=1, ensure_ascii=False))
+        return
+    _out.print(f"{len(found.groups):,} images are there more than once")
+    where = sorted({place for row in counts.values() for place in row})
+    total = {place: sum(row.get(place, 0) for row in counts.values()) for place in where}
+    if found.groups:
+        # An image under two classes is in the row of its first one; "other class" counts it again.
+        for place in where:
+            total[place] -= counts.get("other class", {}).get(place, 0)
+        rows = {**counts, "all": total}
+        _print_table(
+            ["class", *where],
+            [[name, *(f"{row.get(place, 0):,}" for place in where)] for name, row in rows.items()],
+        )
+
+
 def _floats(values: list[float]) -> str:
     return " ".join(f"{value:.4f}" for value in values)
+
+
+@app.command()
+def verify(
+    shards: Annotated[str, typer.Argument(help="Folder that `pack` wrote.")],
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Sizes, SHA-256 and indexes alone; decode no image.")
+    ] = False,
+    against: Annotated[
+        Path | None, typer.Option(help="A tree to compare with, byte for byte.", metavar="TREE")
+    ] = None,
+    workers: Workers = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    quiet: Quiet = False,
+) -> None:
+    """Check every byte of a dataset, and list every fault. Exit status 1 if there is any.
+
+    **Examples**
+
+    `cinic-shard verify ./shards`
+
+    `cinic-shard verify ./shards --against ./cinic && rm -r ./cinic`
+    """
+    from cinic_shards.verify import verify as verify_dataset
+
+    start = time.perf_counter()
+    with (
+        _interruptible("verifying did not finish"),
+        ProgressReport(_err, quiet=quiet or as_json) as report,
+    ):
+        found = verify_dataset(
+            shards, quick=quick, against=against, workers=workers, progress=report.update
+        )
+    seconds = time.perf_counter() - start
+    if as_json:
+        print(json.dumps({"is_whole": found.is_whole, **asdict(found)}, indent=1))
+    else:
+        for fault in found.faults:
+            _out.print(_printable(str(fault)))
+        if found.num_more_faults:
+            _out.print(f"and {found.num_more_faults:,} more faults in these shards")
+        if found.strays and not quiet:
+            strays = ", ".join(found.strays[:5]) + (", ..." if len(found.strays) > 5 else "")
+            _err.print(_printable(f"warning: not part of the dataset: {strays}"))
+        if found.is_whole and not quiet:
+            like = f", like {against}" if against else ""
+            what = "digests and indexes" if quick else "every byte and image"
+            _out.print(
+                _printable(
+                    f"whole{like}: {what} of {found.num_samples:,} samples in {found.num_shards} "
+                    f"shards, {seconds:.1f} s"
+                )
+            )
+    if not found.is_whole:
+        if not as_json:
+            num_faults = len(found.faults) + found.num_more_faults
+            _err.print(_printable(f"error: {shards}: {num_faults:,} faults"))
+        raise typer.Exit(1)
+
+
+@app.command()
+def unpack(
+    shards: Annotated[str, typer.Argument(help="Folder that `pack` wrote.")],
+    out: Annotated[Path, typer.Argument(help="Folder for the tree of PNGs.")],
+    split: Annotated[list[str] | None, typer.Option(help="Only this split; repeatable.")] = None,
+    class_name: Annotated[
+        list[str] | None, typer.Option("--class", help="Only this class; repeatable.")
+    ] = None,
+    origin: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Only this origin: `cifar10`, `cifar10-train`, `cifar10-test`, `imagenet`, "
+            "`unknown`; repeatable."
+        ),
+    ] = None,
+    workers: Workers = None,
+    quiet: Quiet = False,
+) -> None:
+    """Write the PNGs back, byte for byte. Where it was stopped, the same command goes on.
+
+    **Examples**
+
+    `cinic-shard unpack ./shards ./cinic`
+
+    `cinic-shard unpack ./shards ./cifar-part --origin cifar10 --split train`
+    """
+    from cinic_shards.unpack import unpack as unpack_dataset
+
+    start = time.perf_counter()
+    stopped = "unpacking did not finish; the same command goes on"
+    with _interruptible(stopped), ProgressReport(_err, quiet=quiet) as report:
+        done = unpack_dataset(
+            shards,
+            out,
+            splits=split,
+            classes=class_name,
+            origins=origin,
+            workers=workers,
+            progress=report.update,
+        )
+    if not quiet:
+        kept = f", {done.num_kept:,} were there already" if done.num_kept else ""
+        seconds = time.perf_counter() - start
+        _out.print(_printable(f"{done.num_written:,} files written{kept}, {seconds:.1f} s: {out}"))
+
+
+@app.command()
+def reindex(
+    shards: Annotated[str, typer.Argument(help="Folder with all shards of a dataset.")],
+    workers: Workers = None,
+    quiet: Quiet = False,
+) -> None:
+    """Make a lost or damaged manifest anew from the shards, each of which is checked.
+
+    **Example:** `cinic-shard reindex ./shards`
+    """
+    from cinic_shards.verify import reindex as make_manifest
+
+    with _interruptible("no manifest was made"), ProgressReport(_err, quiet=quiet) as report:
+        manifest = make_manifest(shards, workers=workers, progress=report.update)
+    if not quiet:
+        _out.print(_printable(f"{manifest.num_samples:,} samples: {shards}/manifest.json"))
+
+
+@contextmanager
+def _interruptible(what_it_means: str) -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt:
+        _err.print(f"interrupted: {what_it_means}")
+        raise typer.Exit(130) from None
 
 
 @app.command()
@@ -243,49 +412,3 @@ def _print_table(header: list[str], rows: list[list[str]]) -> None:
     for row in rows:
         table.add_row(*map(_printable, row))
     _out.print(table, crop=False)
-
-
-class _ProgressReport:
-    """A bar with rate and time left on a terminal; elsewhere a line now and then."""
-
-    def __init__(self, quiet: bool) -> None:
-        self._quiet = quiet
-        self._bar: Progress | None = None
-        if not quiet and _err.is_terminal:
-            self._bar = Progress(
-                TextColumn("{task.description:<6}"),
-                BarColumn(),
-                MofNCompleteColumn(),
-                TextColumn("{task.fields[rate]}"),
-                TimeRemainingColumn(),
-                console=_err,
-                transient=True,
-            )
-        self._tasks: dict[str, Any] = {}
-        self._starts: dict[str, float] = {}
-        self._last_line = time.perf_counter()
-
-    def __enter__(self) -> "_ProgressReport":
-        if self._bar:
-            self._bar.start()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        if self._bar:
-            self._bar.stop()
-
-    def update(self, doing: str, done: int, total: int) -> None:
-        """Show that ``done`` of ``total`` images (0: not known yet) are done."""
-        now = time.perf_counter()
-        rate = done / max(now - self._starts.setdefault(doing, now), 1e-3)
-        rate_text = f"{rate:,.0f} images/s" if rate < 1e8 and now > self._starts[doing] else ""
-        if self._bar:
-            if doing not in self._tasks:
-                self._tasks[doing] = self._bar.add_task(doing, total=None, rate="")
-            self._bar.update(
-                self._tasks[doing], completed=done, total=total or None, rate=rate_text
-            )
-        elif not self._quiet and now - self._last_line >= _QUIET_LINE_SECONDS:
-            self._last_line = now
-            of = f" of {total:,}" if total else ""
-            _err.print(f"{doing}: {done:,}{of} images, {rate_text}")

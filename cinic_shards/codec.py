@@ -56,12 +56,15 @@ class Payloads:
         return cls(buffer.ctypes.data + offsets, lengths, buffer)
 
 
-def decode_png(payloads: Payloads, out: NDArray[np.uint8]) -> None:
+def decode_png(
+    payloads: Payloads, out: NDArray[np.uint8], errors: list[DecodeError] | None = None
+) -> None:
     """Decode N PNG files into ``out``, as Pillow's ``convert("RGB")`` would.
 
     Args:
         payloads: N encoded files.
         out: uint8, shape (N, H, W, 3), RGB, C-contiguous; overwritten in payload order.
+        errors: where given, errors are added to it and not raised, and the other payloads decoded.
 
     Raises:
         DecodeError: a payload is not a PNG of H x W; names its position and why.
@@ -69,25 +72,46 @@ def decode_png(payloads: Payloads, out: NDArray[np.uint8]) -> None:
     done = np.zeros(len(payloads), np.bool_)
     functions = _libdeflate()
     if functions is not None:
-        kernels.decode_png_batch(*functions, payloads.addresses, payloads.lengths, out, done)
+        kernels.decode_png_batch(*functions[:3], payloads.addresses, payloads.lengths, out, done)
     else:
         _decode_png_stepwise(payloads, out, done)
     for position in np.flatnonzero(~done).tolist():
-        _decode_with_pillow(payloads[position], position, out[position])
+        try:
+            _decode_with_pillow(payloads[position], position, out[position])
+        except DecodeError as error:
+            if errors is None:
+                raise
+            errors.append(error)
+
+
+def checksums(payloads: Payloads) -> NDArray[np.uint32]:
+    """The CRC-32 of each payload, shape (N,)."""
+    functions = _libdeflate()
+    out = np.empty(len(payloads), np.uint32)
+    if functions is not None:
+        kernels.crc32_batch(functions[3], payloads.addresses, payloads.lengths, out)
+    else:
+        out[:] = [zlib.crc32(payloads[position]) for position in range(len(payloads))]
+    return out
 
 
 @cache
-def _libdeflate() -> tuple[int, int, int] | None:
-    """Addresses of libdeflate's inflate, allocate and release; None where no library shows them."""
-    names = "zlib_decompress", "alloc_decompressor", "free_decompressor"
+def _libdeflate() -> tuple[int, int, int, int] | None:
+    """Addresses of libdeflate's inflate, allocate, release and CRC-32; None where none shows them.
+
+    They are found in the library that the package ``deflate`` brings, or in the system's.
+    """
+    names = "zlib_decompress", "alloc_decompressor", "free_decompressor", "crc32"
     for path in (deflate._deflate.__file__, ctypes.util.find_library("deflate")):
         try:
             library = ctypes.CDLL(path) if path else None
             found = [getattr(library, f"libdeflate_{name}") for name in names]
         except (OSError, AttributeError):
             continue
-        inflate, allocate, release = (ctypes.cast(f, ctypes.c_void_p).value or 0 for f in found)
-        return inflate, allocate, release
+        inflate, allocate, release, crc32 = (
+            ctypes.cast(function, ctypes.c_void_p).value or 0 for function in found
+        )
+        return inflate, allocate, release, crc32
     warnings.warn(
         "no shared library offers libdeflate's functions: PNGs are inflated one by one, which "
         "threads do not speed up; reinstall the package 'deflate' or install the system's "
@@ -122,17 +146,32 @@ def _decode_png_stepwise(
     kernels.unfilter_batch(filtered, out, done)
 
 
+_TILE = 512
+"""Pixels a side."""
+
+
+def _check_size(image: Image.Image, position: int, height: int, width: int) -> None:
+    if image.size != (width, height):
+        found = f"{image.height}x{image.width} (height x width)"
+        raise DecodeError(position, f"the image is {found}, expected {height}x{width}")
+
+
 def _decode_with_pillow(data: bytes, position: int, out: NDArray[np.uint8]) -> None:
     """Decode one file of any colour type, or say what is wrong with it."""
     height, width, _ = out.shape
     try:
         with Image.open(io.BytesIO(data), formats=["PNG"]) as image:
-            if image.size != (width, height):  # before any memory is taken for the pixels
-                found = f"{image.height}x{image.width} (height x width)"
-                raise DecodeError(position, f"the image is {found}, expected {height}x{width}")
-            if image.mode == "P":  # RGB has no transparency: Pillow would only warn of that
-                image.info.pop("transparency", None)
-            out[:] = np.asarray(image.convert("RGB"))
+            _check_size(image, position, height, width)  # before memory is taken for the pixels
+            image.load()
+            _check_size(image, position, height, width)  # a second header may have changed it
+            # RGB has none: Pillow would warn of it, or fail to convert one that cannot be.
+            image.info.pop("transparency", None)
+            # Tile by tile: of a large image every step would make another copy.
+            for top in range(0, height, _TILE):
+                for left in range(0, width, _TILE):
+                    bottom, right = min(top + _TILE, height), min(left + _TILE, width)
+                    tile = image.crop((left, top, right, bottom)).convert("RGB")
+                    out[top:bottom, left:right] = np.asarray(tile)
     except (
         OSError, SyntaxError, ValueError, EOFError, IndexError, OverflowError,
         struct.error, zlib.error, Image.DecompressionBombError,

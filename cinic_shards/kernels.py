@@ -71,6 +71,11 @@ def _call_1(typing_context, function, a):
 
 
 @intrinsic
+def _call_3(typing_context, function, a, b, c):
+    return _call_address(3)
+
+
+@intrinsic
 def _call_6(typing_context, function, a, b, c, d, e, f):
     return _call_address(6)
 
@@ -96,6 +101,13 @@ def _crc32(address, length):
         index = (np.int64(crc) ^ _load_byte(address + i)) & 0xFF
         crc = _CRC_TABLE[index] ^ (crc >> np.uint32(8))
     return np.int64(crc ^ np.uint32(0xFFFFFFFF))
+
+
+@kernel
+def crc32_batch(crc32, addresses, lengths, out):
+    """CRC-32 of N payloads; ``crc32`` is the address of libdeflate_crc32."""
+    for i in range(len(addresses)):
+        out[i] = np.uint32(_call_3(crc32, 0, addresses[i], np.int64(lengths[i])) & 0xFFFFFFFF)
 
 
 # --- PNG -------------------------------------------------------------------------------------

@@ -1,35 +1,29 @@
 """A tree of PNGs -> a dataset of shards."""
 
-import hashlib
-import itertools
 import os
-import shutil
 import warnings
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import BrokenExecutor, Executor, as_completed
+from collections.abc import Callable, Iterator
+from concurrent.futures import BrokenExecutor, Executor
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import PIL
 from numpy.typing import NDArray
 
 import cinic_shards.format as fmt
-from cinic_shards import __version__
 from cinic_shards.errors import OptionError, OutputError, TreeError
-from cinic_shards.format import Manifest, PixelSums, SplitInfo
-from cinic_shards.provenance import CINIC10_CITATION, CINIC10_LICENCE
+from cinic_shards.facts import ShardFacts, make_manifest, packing_digests
+from cinic_shards.format import Manifest
+from cinic_shards.journal import FinishedShard, Journal, reopen_shard
+from cinic_shards.listing import changes, folders_changed, list_tree
 from cinic_shards.shard_writer import PackedShard, ShardJob, write_shard
 from cinic_shards.store import LocalStore, open_store
 from cinic_shards.tree import Tree, scan_tree
-from cinic_shards.workers import make_executor, usable_cores
+from cinic_shards.workers import Progress, make_executor, run_jobs, usable_cores
 
 SIDECARS = ("cls", "json")
-
-Progress = Callable[[str, int, int], None]
-"""Called with what is being done, how many images are done, and of how many (0: not known yet)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,6 +50,14 @@ class PackOptions:
         in_order = tuple(name for name in SIDECARS if name in self.sidecars)
         object.__setattr__(self, "sidecars", in_order)
 
+    def as_json(self) -> dict[str, Any]:
+        """As manifest and journal state them."""
+        return {
+            "seed": self.seed,
+            "shard_size": self.shard_size,
+            "sidecars": list(self.sidecars),
+        }
+
 
 def pack(
     root: str | os.PathLike[str],
@@ -78,7 +80,7 @@ def pack(
         workers: processes; by default the cores that this process may use. With more than one,
             call from under ``if __name__ == "__main__":``, as for any spawned process.
         overwrite: replace the dataset that ``out`` holds (the files that its manifest names).
-        progress: see ``Progress``.
+        progress: see ``workers.Progress``.
         warn: called with each thing that a user should know and packing can live with.
 
     Returns:
@@ -96,17 +98,20 @@ def pack(
     root, store = Path(root), open_store(out)
     if Path(os.path.realpath(store.root)).is_relative_to(os.path.realpath(root)):
         raise OptionError(f"{out}: lies inside the tree {root}; write the shards elsewhere")
-    old_files = _old_files(store, overwrite)
+    store.names()  # an output that cannot be, before the tree is read
+    if not (store.root / fmt.PACKING_FOLDER).exists():
+        _old_files(store, overwrite)
     try:
         with make_executor(workers) as executor:
             tree = scan_tree(root, executor=executor, progress=_scan_progress(progress))
             for warning in tree.warnings:
                 warn(warning)
-            return _pack_tree(tree, store, old_files, options, executor, progress, warn)
+            return _pack_tree(tree, store, overwrite, options, executor, progress, warn)
     except BrokenExecutor as error:
         raise OutputError(
-            f"{out}: nothing was packed, a worker process died: it was killed, or memory ran out "
-            "(try fewer workers), or the program that calls pack() does so outside "
+            f"{out}: packing did not finish, a worker process died: it was killed (run the same "
+            "command again: it goes on with what was finished), or memory ran out (try fewer "
+            "workers), or the program that calls pack() does so outside "
             "'if __name__ == \"__main__\":'"
         ) from error
 
@@ -123,15 +128,10 @@ def _scan_progress(progress: Progress) -> Callable[[int], None]:
 
 
 def _old_files(store: LocalStore, overwrite: bool) -> list[str]:
-    """The files to delete from the output, its manifest first; refuse any other file."""
-    names = store.names()
+    """The files of the dataset that is to be replaced; refuse any other file."""
+    names = [name for name in store.names() if name != fmt.PACKING_FOLDER]
     if not names:
         return []
-    if fmt.PACKING_FOLDER in names:
-        raise OutputError(
-            f"{store}: packing did not finish there; remove {store.root / fmt.PACKING_FOLDER} and, "
-            f"where there is no {fmt.MANIFEST_NAME}, the shards beside it, and run again"
-        )
     if fmt.MANIFEST_NAME not in names:
         raise OutputError(
             f"{store}: holds {names[0]} and {len(names) - 1} more, but no dataset; "
@@ -151,13 +151,13 @@ def _old_files(store: LocalStore, overwrite: bool) -> list[str]:
     for name in old:
         if (store.root / name).is_dir():
             raise OutputError(f"{store}: {name} is a folder, expected a shard; remove it")
-    return [fmt.MANIFEST_NAME, *old]
+    return old
 
 
 def _pack_tree(
     tree: Tree,
     store: LocalStore,
-    old_files: list[str],
+    overwrite: bool,
     options: PackOptions,
     executor: Executor,
     progress: Progress,
@@ -165,37 +165,30 @@ def _pack_tree(
 ) -> Manifest:
     """Make all files in a folder inside the output, then move them to their places.
 
-    So an older dataset stays until the new one is whole; the manifest comes last.
+    So an older dataset stays until the new one is whole; the manifest comes last. A journal in that
+    folder lets the same command go on where this process is killed.
     """
     made_folders = [one for one in (store.root, *store.root.parents) if not os.path.lexists(one)]
-    workshop = LocalStore(store.root / fmt.PACKING_FOLDER)
-    moved = []
     try:
-        workshop.root.mkdir(parents=True)
-        _check_space(tree, store, options)
-        jobs = (
-            job for split in tree.splits for job in _shard_jobs(tree, split, workshop.root, options)
-        )
-        shards = _run_jobs(jobs, executor, progress, total=len(tree))
-        if problems := [problem for shard in shards for problem in shard.problems]:
-            raise TreeError(str(tree.root), sorted(problems))
-        manifest = _make_manifest(tree, shards, options)
-        if unknown := sum(shard.info.origins.get("unknown", 0) for shard in shards):
-            warn(f"{unknown:,} images have names that tell no CINIC-10 origin; kept as 'unknown'")
-        with workshop.create(fmt.MANIFEST_NAME) as file:
-            file.write(manifest.to_bytes())
-        for name in old_files:
-            store.delete(name)
-        for name in [*(shard.info.name for shard in shards), fmt.MANIFEST_NAME]:
-            moved.append(name)
-            os.replace(workshop.root / name, store.root / name)
-        workshop.root.rmdir()
+        with Journal(store.root) as journal:
+            is_anothers = journal.start is not None
+            try:
+                if journal.old_files is None:
+                    old_files = _old_files(store, overwrite)
+                else:  # an earlier process has begun to move files
+                    old_files = journal.old_files
+                journal.begin(tree, options.as_json())
+                is_anothers = False
+                manifest = _make_files(tree, store, journal, options, executor, progress, warn)
+                _move_files(store, journal, manifest, old_files)
+            except BaseException as error:
+                # Every job has ended by now, so nothing writes behind our back.
+                is_moving = journal.old_files is not None
+                if not (is_anothers or is_moving or isinstance(error, BrokenExecutor)):
+                    journal.remove()
+                raise
+            journal.remove()
     except BaseException as error:
-        # Every job has ended by now, so nothing writes behind our back.
-        for name in reversed(moved):
-            with suppress(OSError):
-                store.delete(name)
-        shutil.rmtree(workshop.root, ignore_errors=True)
         for folder in made_folders:
             with suppress(OSError):  # others may have put something there
                 folder.rmdir()
@@ -203,6 +196,76 @@ def _pack_tree(
             raise OutputError(f"{store}: {error.strerror}") from error
         raise
     return manifest
+
+
+def _make_files(
+    tree: Tree,
+    store: LocalStore,
+    journal: Journal,
+    options: PackOptions,
+    executor: Executor,
+    progress: Progress,
+    warn: Callable[[str], None],
+) -> Manifest:
+    """Make every shard and the manifest in the journal's folder."""
+    finished = _reopen(store, journal, executor)
+    done = sum(facts.info.num_samples for facts in finished.values())
+    _check_space(tree, store, options, done)
+    jobs = (
+        job
+        for split in tree.splits
+        for job in _shard_jobs(tree, split, journal.folder, options)
+        if job.name not in finished
+    )
+    progress("pack", done, len(tree))
+
+    def shard_done(shard: PackedShard) -> None:
+        nonlocal done
+        if not shard.problems:
+            journal.shard_done(shard.facts)
+        done += shard.facts.info.num_samples
+        progress("pack", done, len(tree))
+
+    made = run_jobs(executor, write_shard, jobs, done=shard_done)
+    problems = [problem for shard in made for problem in shard.problems]
+    if not problems and folders_changed(tree):
+        problems = list(changes(list_tree(tree), list_tree(scan_tree(tree.root))))
+    if problems:
+        raise TreeError(str(tree.root), sorted(problems))
+    by_name = finished | {shard.facts.info.name: shard.facts for shard in made}
+    shards = [
+        by_name[fmt.shard_name(split, shard_index, num_shards)]
+        for split, records in tree.splits.items()
+        for num_shards in [-(-len(records) // options.shard_size)]
+        for shard_index in range(num_shards)
+    ]
+    manifest = make_manifest(shards, tree.classes, options.as_json())
+    if unknown := sum(shard.info.origins.get("unknown", 0) for shard in shards):
+        warn(f"{unknown:,} images have names that tell no CINIC-10 origin; kept as 'unknown'")
+    with LocalStore(journal.folder).create(fmt.MANIFEST_NAME) as file:
+        file.write(manifest.to_bytes())
+    return manifest
+
+
+def _reopen(store: LocalStore, journal: Journal, executor: Executor) -> dict[str, ShardFacts]:
+    """The shards that an earlier process finished, and that still have the bytes it noted."""
+    moved = () if journal.old_files is None else (store.root,)
+    jobs = [FinishedShard((journal.folder, *moved), noted) for noted in journal.shards]
+    found = run_jobs(executor, reopen_shard, jobs)
+    return {facts.info.name: facts for facts in found if facts is not None}
+
+
+def _move_files(
+    store: LocalStore, journal: Journal, manifest: Manifest, old_files: list[str]
+) -> None:
+    """Put the new dataset in the place of the old one. Where it is stopped, it can begin again."""
+    names = [shard.name for split in manifest.splits for shard in split.shards]
+    journal.moving(old_files)
+    for name in [fmt.MANIFEST_NAME, *(name for name in old_files if name not in names)]:
+        store.delete(name)
+    for name in [*names, fmt.MANIFEST_NAME]:
+        with suppress(FileNotFoundError):  # it was moved before
+            os.replace(journal.folder / name, store.root / name)
 
 
 def _shard_jobs(tree: Tree, split: str, out: Path, options: PackOptions) -> Iterator[ShardJob]:
@@ -217,89 +280,28 @@ def _shard_jobs(tree: Tree, split: str, out: Path, options: PackOptions) -> Iter
             split,
             fmt.shard_name(split, shard_index, num_shards),
             records.take(order[start : start + options.shard_size]),
-            tree.classes,
             options.sidecars,
         )
 
 
 def packing_order(keys: list[str], seed: int) -> NDArray[np.int64]:
-    """Rows sorted by BLAKE2b-128 of their keys, the seed (8 bytes, little-endian) as its key."""
-    keyed = hashlib.blake2b(key=seed.to_bytes(8, "little"), digest_size=16)
-    digests = []
-    for key in keys:
-        state = keyed.copy()
-        state.update(key.encode())
-        digests.append(state.digest())
+    """Rows sorted by their ``packing_digests``."""
+    digests = packing_digests(keys, seed)
     halves = np.frombuffer(b"".join(digests), ">u8").reshape(-1, 2)
     return np.lexsort((halves[:, 1], halves[:, 0]))
 
 
-def _check_space(tree: Tree, store: LocalStore, options: PackOptions) -> None:
-    """Refuse before writing where the shards cannot fit."""
+def _check_space(tree: Tree, store: LocalStore, options: PackOptions, num_done: int) -> None:
+    """Refuse before writing where the shards that are not done yet cannot fit."""
     blocks = sum(
         int((-(-records.sizes // fmt.TAR_BLOCK)).sum()) + len(records)
         for records in tree.splits.values()
     )
     needed = (blocks + 2 * len(options.sidecars) * len(tree)) * fmt.TAR_BLOCK + 128 * len(tree)
+    needed = needed * (len(tree) - num_done) // len(tree)
     free = store.free_bytes()
     if free < needed:
         raise OutputError(
             f"{store}: {free / 1e6:,.1f} MB free, the shards need about {needed / 1e6:,.1f} MB; "
             "free some space or write elsewhere"
         )
-
-
-def _run_jobs(
-    jobs: Iterable[ShardJob], executor: Executor, progress: Progress, *, total: int
-) -> list[PackedShard]:
-    """Run every job, in order. When one fails, the others are ended before it is raised."""
-    try:
-        # Workers begin with the first jobs while the next ones are made.
-        futures = [executor.submit(write_shard, job) for job in jobs]
-        done = 0
-        progress("pack", done, total)
-        for future in as_completed(futures):
-            done += future.result().info.num_samples
-            progress("pack", done, total)
-        return [future.result() for future in futures]
-    except BaseException:
-        executor.shutdown(wait=True, cancel_futures=True)
-        raise
-
-
-def _make_manifest(tree: Tree, shards: list[PackedShard], options: PackOptions) -> Manifest:
-    fingerprint = hashlib.blake2b(digest_size=32)
-    splits = []
-    first_id = 0
-    for split, group in itertools.groupby(shards, key=lambda shard: shard.split):
-        sizes: Counter[tuple[int, int]] = Counter()
-        pixels = PixelSums(0, (0, 0, 0), (0, 0, 0))
-        infos = []
-        for shard in group:
-            fingerprint.update(shard.fingerprint_input)
-            sizes.update(shard.image_sizes)
-            pixels += shard.pixels
-            infos.append(shard.info)
-        num_samples = len(tree.splits[split])
-        splits.append(SplitInfo(split, first_id, num_samples, dict(sizes), pixels, tuple(infos)))
-        first_id += num_samples
-    is_cinic10 = not any("unknown" in shard.info.origins for shard in shards)
-    return Manifest(
-        encoding="png",
-        block_size=fmt.BLOCK_SIZE,
-        classes=tree.classes,
-        splits=tuple(splits),
-        fingerprint=f"blake2b:{fingerprint.hexdigest()}",
-        options={
-            "seed": options.seed,
-            "shard_size": options.shard_size,
-            "sidecars": list(options.sidecars),
-        },
-        libraries={
-            "cinic-shards": __version__,
-            "numpy": np.__version__,
-            "pillow": PIL.__version__,
-        },
-        licence=CINIC10_LICENCE if is_cinic10 else "",
-        citation=CINIC10_CITATION if is_cinic10 else "",
-    )

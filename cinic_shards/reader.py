@@ -1,6 +1,5 @@
 """A dataset in a store -> its columns, and payloads by row."""
 
-import hashlib
 import os
 from collections import Counter
 from functools import cached_property
@@ -10,11 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 import cinic_shards.format as fmt
-from cinic_shards.codec import Payloads, decode_png
-from cinic_shards.errors import DecodeError, FormatError, OptionError, StoreError
-from cinic_shards.format import Index, Manifest, ShardInfo, SplitInfo
-from cinic_shards.store import LocalStore, open_store
+from cinic_shards.codec import Payloads, checksums, decode_png
+from cinic_shards.errors import DecodeError, FormatError, OptionError
+from cinic_shards.format import Manifest, SplitInfo
+from cinic_shards.store import LocalStore, open_shard, open_store, read_manifest
 
+CHECKS = ("first", "always", "off")
 _READ_AHEAD_BYTES = 2**32
 """A split of at most so many bytes is read ahead as a whole: it is likely to stay in memory."""
 
@@ -29,20 +29,14 @@ class Dataset:
 
     def __init__(self, place: str | os.PathLike[str]) -> None:
         self.store = open_store(place)
-        names = self.store.names()
-        if fmt.MANIFEST_NAME not in names:
-            found = f"holds {names[0]}, but no {fmt.MANIFEST_NAME}" if names else "no dataset"
-            if fmt.PACKING_FOLDER in names:
-                found = "packing did not finish there"
-            raise StoreError(
-                f"{self.store}: {found}; give a folder that cinic-shard pack has finished"
-            )
-        self.manifest = Manifest.from_bytes(
-            self.store.read(fmt.MANIFEST_NAME), place=f"{self.store}/{fmt.MANIFEST_NAME}"
-        )
+        self.manifest = read_manifest(self.store)
 
-    def split(self, name: str) -> "SplitReader":
+    def split(self, name: str, *, check: str = "first") -> "SplitReader":
         """A reader of one split.
+
+        Args:
+            name: the split's name.
+            check: see ``SplitReader``.
 
         Raises:
             OptionError: there is no such split.
@@ -53,7 +47,7 @@ class Dataset:
         if info is None:
             known = ", ".join(split.name for split in self.manifest.splits)
             raise OptionError(f"{self.store}: no split {name!r}; there is {known}")
-        return SplitReader(self.store, self.manifest, info)
+        return SplitReader(self.store, self.manifest, info, check=check)
 
     def summary(self) -> dict[str, Any]:
         """What ``cinic-shard info`` shows, ready for JSON."""
@@ -94,18 +88,28 @@ class SplitReader:
     """One split's N samples, in packing order; a row is a sample's place in the split.
 
     The shards are memory-mapped: bytes are read when a kernel touches them.
+
+    Args:
+        store: where the dataset lies.
+        manifest: the dataset's.
+        info: the split's part of it.
+        check: compare a payload's CRC-32 with the index when it is read: for the ``first`` time,
+            ``always``, or never (``off``).
     """
 
-    def __init__(self, store: LocalStore, manifest: Manifest, info: SplitInfo) -> None:
+    def __init__(
+        self, store: LocalStore, manifest: Manifest, info: SplitInfo, *, check: str = "first"
+    ) -> None:
+        if check not in CHECKS:
+            raise OptionError(f"check={check!r}: expected one of {', '.join(CHECKS)}")
         self.info = info
         read_ahead = sum(shard.size for shard in info.shards) <= _READ_AHEAD_BYTES
-        self._maps = [
-            store.map(shard.name, shard.size, read_ahead=read_ahead) for shard in info.shards
+        opened = [
+            open_shard(store, shard, len(manifest.classes), read_ahead=read_ahead)
+            for shard in info.shards
         ]
-        self._indexes = [
-            _read_index(memory, shard, f"{store}/{shard.name}", len(manifest.classes))
-            for memory, shard in zip(self._maps, info.shards, strict=True)
-        ]
+        self._maps = [memory for memory, _ in opened]
+        self._indexes = [index for _, index in opened]
         self.labels: NDArray[np.int64] = np.concatenate(
             [index.label for index in self._indexes], dtype=np.int64
         )
@@ -115,6 +119,10 @@ class SplitReader:
             memory.ctypes.data + index.offset.astype(np.int64)
             for memory, index in zip(self._maps, self._indexes, strict=True)
         ])  # fmt: skip
+        self._crc32 = np.concatenate([index.crc32 for index in self._indexes])
+        self._checks_always = check == "always"
+        # Written by several threads: at worst a payload is checked twice.
+        self._is_checked = np.full(len(self.labels), check == "off")
         self._shard_starts = np.cumsum([0, *(len(index) for index in self._indexes)])
 
     def __len__(self) -> int:
@@ -161,29 +169,37 @@ class SplitReader:
         """The payloads of these rows."""
         return Payloads(self._addresses[rows], self._lengths[rows], self._maps)
 
-    def read_images(self, rows: NDArray[np.int64], out: NDArray[np.uint8]) -> None:
+    def read_images(self, rows: NDArray[np.int64], out: NDArray[np.uint8]) -> list[DecodeError]:
         """Decode these rows into ``out``, uint8 (len(rows), H, W, 3).
 
-        Raises:
-            DecodeError: a payload is damaged; names shard and sample.
+        Returns:
+            An error for each damaged payload, in the order of ``rows``: it names shard and sample,
+            ``position`` is the place in ``rows``. What ``out`` holds there means nothing.
         """
-        try:
-            decode_png(self.payloads(rows), out)
-        except DecodeError as error:
-            place = self.locate(int(rows[error.position]))
-            hint = "the file is damaged, fetch it again"
-            raise DecodeError(error.position, f"{error.reason}; {hint}", place) from error
+        payloads = self.payloads(rows)
+        reasons = self._check(rows, payloads)
+        errors: list[DecodeError] = []
+        decode_png(payloads, out, errors)
+        for error in errors:
+            reasons.setdefault(error.position, error.reason)
+        hint = "the file is damaged, fetch it again"
+        return [
+            DecodeError(position, f"{reason}; {hint}", self.locate(int(rows[position])))
+            for position, reason in sorted(reasons.items())
+        ]
 
-
-def _read_index(memory: NDArray[np.uint8], shard: ShardInfo, place: str, num_classes: int) -> Index:
-    data = memory[shard.index_offset : shard.index_offset + shard.index_length].tobytes()
-    if (found := hashlib.sha256(data).hexdigest()) != shard.index_sha256:
-        raise FormatError(
-            f"{place}: its index has SHA-256 {found}, the manifest says {shard.index_sha256}; "
-            "the file is damaged, fetch it again"
-        )
-    place = f"{place}: index"
-    index = Index.from_bytes(data, place=place, end=shard.index_offset, num_classes=num_classes)
-    if len(index) != shard.num_samples or len(index.offset) != shard.num_samples:
-        raise FormatError(f"{place}: {len(index)} samples, the manifest says {shard.num_samples}")
-    return index
+    def _check(self, rows: NDArray[np.int64], payloads: Payloads) -> dict[int, str]:
+        """What is wrong with the CRC-32 of payloads that are to be checked, by position."""
+        if self._checks_always:
+            positions = np.arange(len(rows))
+        else:
+            positions = np.flatnonzero(~self._is_checked[rows])
+        if len(positions) == 0:
+            return {}
+        found, stated = checksums(payloads.take(positions)), self._crc32[rows[positions]]
+        is_right = found == stated
+        self._is_checked[rows[positions[is_right]]] = True
+        return {
+            int(positions[i]): f"CRC-32 is {found[i]:08x}, the index says {stated[i]:08x}"
+            for i in np.flatnonzero(~is_right)
+        }

@@ -2,30 +2,19 @@
 
 import hashlib
 import os
-from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import deflate
 import numpy as np
 from numpy.typing import NDArray
 
 import cinic_shards.format as fmt
-from cinic_shards.errors import DecodeError
-from cinic_shards.format import Index, PixelSums, ShardInfo
+from cinic_shards.facts import ImageMeter, ShardFacts, chunks, shard_facts
+from cinic_shards.format import Index
 from cinic_shards.provenance import ORIGINS, Provenance, parse_stem
 from cinic_shards.store import LocalStore
 from cinic_shards.tree import OPEN_FLAGS, Records
-
-if TYPE_CHECKING:
-    from cinic_shards.codec import Payloads
-
-# A chunk of samples is read, decoded and written at once; this bounds a worker's memory.
-_CHUNK_SAMPLES = 1024
-_CHUNK_BYTES = 2**25
-"""Of files and decoded pixels together."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,20 +26,14 @@ class ShardJob:
     split: str
     name: str
     records: Records
-    classes: tuple[str, ...]
     sidecars: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class PackedShard:
-    """What the manifest is made from, and what was wrong with the shard's images."""
+    """What a shard holds, and what was wrong with its images."""
 
-    split: str
-    info: ShardInfo
-    fingerprint_input: bytes
-    image_sizes: dict[tuple[int, int], int]
-    """(height, width) -> number of images."""
-    pixels: PixelSums
+    facts: ShardFacts
     problems: tuple[str, ...]
     """With any, the shard must not be used."""
 
@@ -63,18 +46,16 @@ def write_shard(job: ShardJob) -> PackedShard:
     Raises:
         OutputError: the shard cannot be written; nothing of it is left.
     """
-    # Numba takes its time to load: the process that only hands out jobs does without.
-    from cinic_shards import kernels
-    from cinic_shards.codec import Payloads
+    from cinic_shards.codec import Payloads, checksums
 
     records = job.records
     num_samples = len(records)
     origins = [parse_stem(key.rpartition("/")[2]) for key in records.keys]
+    meter = ImageMeter()
     digest = hashlib.sha256()
     size = 0
-    offsets, checksums, hashes = [], [], []
-    sums, square_sums = np.zeros(3, np.int64), np.zeros(3, np.int64)
-    problems: dict[str, str] = {}  # the first of each file
+    offsets, crc32, hashes = [], [], []
+    problems: dict[int, str] = {}  # the first of each row
     with LocalStore(job.out).create(job.name) as file:
 
         def write(data: Any) -> None:
@@ -83,19 +64,14 @@ def write_shard(job: ShardJob) -> PackedShard:
             digest.update(view)
             size += file.write(view)
 
-        for start, stop in _chunks(records):
+        for start, stop in chunks(records.sizes):
             chunk = records.take(np.arange(start, stop))
-            buffer, starts = _read_chunk(job, chunk, origins[start:stop], problems)
+            buffer, starts, unread = _read_chunk(job, chunk, origins[start:stop])
             payloads = Payloads.in_buffer(buffer, starts, chunk.sizes)
-            hashes.append(np.zeros((stop - start, fmt.PIXEL_HASH_BYTES), np.uint8))
-            for group, images in _decode_by_size(chunk, payloads, problems):
-                hashes[-1][group] = fmt.pixel_hashes(images)
-                kernels.add_channel_sums(images.reshape(-1, 3), sums, square_sums)
-            view = buffer.data
-            checksums += [
-                deflate.crc32(view[at : at + length])
-                for at, length in zip(starts.tolist(), payloads.lengths.tolist(), strict=True)
-            ]
+            chunk_hashes, bad = meter.add(payloads, buffer, starts)
+            problems.update((start + row, problem) for row, problem in (bad | unread).items())
+            hashes.append(chunk_hashes)
+            crc32.append(checksums(payloads))
             offsets.append(size + starts)
             write(buffer)
 
@@ -108,7 +84,7 @@ def write_shard(job: ShardJob) -> PackedShard:
             pixel_hash=np.concatenate(hashes),
             offset=np.concatenate(offsets).astype(np.uint64),
             length=records.sizes.astype(np.uint64),
-            crc32=np.array(checksums, np.uint32),
+            crc32=np.concatenate(crc32),
             first_row=np.arange(num_samples, dtype=np.uint64),
         )
         index_bytes = index.to_bytes()
@@ -116,123 +92,53 @@ def write_shard(job: ShardJob) -> PackedShard:
         write(fmt.one_member(fmt.INDEX_NAME, index_bytes))
         write(fmt.TAR_END)
 
-    labels = Counter(records.labels.tolist())
-    info = ShardInfo(
+    facts = shard_facts(
+        split=job.split,
         name=job.name,
         size=size,
         sha256=digest.hexdigest(),
+        index=index,
+        index_bytes=index_bytes,
         index_offset=index_offset,
-        index_length=len(index_bytes),
-        index_sha256=hashlib.sha256(index_bytes).hexdigest(),
-        num_samples=num_samples,
-        classes={job.classes[label]: count for label, count in sorted(labels.items())},
-        origins=dict(sorted(Counter(p.origin for p in origins).items())),
+        meter=meter,
     )
-    image_sizes = Counter(zip(records.heights.tolist(), records.widths.tolist(), strict=True))
-    num_pixels = int((records.heights * records.widths).sum())
-    pixels = PixelSums(num_pixels, _three(sums), _three(square_sums))
-    told = tuple(f"{path}: {problem}" for path, problem in problems.items())
-    return PackedShard(job.split, info, index.fingerprint_input(), dict(image_sizes), pixels, told)
-
-
-def _three(values: NDArray[np.int64]) -> tuple[int, int, int]:
-    r, g, b = values.tolist()
-    return r, g, b
-
-
-def _chunks(records: Records) -> Iterator[tuple[int, int]]:
-    """Ranges of rows that bound the memory of a worker."""
-    start, taken = 0, 0
-    costs = records.sizes + 3 * records.heights * records.widths
-    for row, cost in enumerate(costs.tolist()):
-        if row > start and (row - start == _CHUNK_SAMPLES or taken + cost > _CHUNK_BYTES):
-            yield start, row
-            start, taken = row, 0
-        taken += cost
-    if len(records):
-        yield start, len(records)
+    told = tuple(f"{records.files[row]}: {problem}" for row, problem in problems.items())
+    return PackedShard(facts, told)
 
 
 def _read_chunk(
-    job: ShardJob, records: Records, origins: list[Provenance], problems: dict[str, str]
-) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    job: ShardJob, records: Records, origins: list[Provenance]
+) -> tuple[NDArray[np.uint8], NDArray[np.int64], dict[int, str]]:
     """Read files straight to their places among the tar members of a chunk.
 
     Returns:
-        The members' bytes, and where in them each PNG begins.
+        The members' bytes, where in them each PNG begins, and what was wrong, by row.
     """
-    keys = records.keys
-    labels = records.labels.tolist()
-    names = [[key.encode() + b".png" for key in keys]]
-    sizes = [records.sizes]
-    contents: list[list[bytes]] = []
-    for sidecar in job.sidecars:
-        if sidecar == "cls":
-            contents.append([str(label).encode() for label in labels])
-        else:
-            contents.append([
-                fmt.sidecar_json(key, job.classes[label], label, provenance)
-                for key, label, provenance in zip(keys, labels, origins, strict=True)
-            ])  # fmt: skip
-        names.append([key.encode() + b"." + sidecar.encode() for key in keys])
-        sizes.append(np.array([len(content) for content in contents[-1]], np.int64))
-
-    # Members lie sample by sample: the PNG, then its sidecars.
-    member_names = [name for sample in zip(*names, strict=True) for name in sample]
-    buffer, starts = fmt.lay_out_members(member_names, np.stack(sizes, axis=1).ravel())
-    starts = starts.reshape(len(records), -1)
+    buffer, starts = fmt.lay_out_samples(
+        records.keys, records.sizes, records.labels.tolist(), origins, job.sidecars
+    )
     view = buffer.data
-    for column, sidecar_contents in enumerate(contents, 1):
-        for at, content in zip(starts[:, column].tolist(), sidecar_contents, strict=True):
-            view[at : at + len(content)] = content
-    for path, at, size, modified in zip(
+    problems = {}
+    places = zip(
         records.files,
-        starts[:, 0].tolist(),
+        starts.tolist(),
         records.sizes.tolist(),
         records.modified.tolist(),
         strict=True,
-    ):
-        if problem := _read_file(f"{job.root}/{path}", view[at : at + size], modified):
-            problems.setdefault(path, problem)
-    return buffer, np.ascontiguousarray(starts[:, 0])
-
-
-def _read_file(path: str, into: memoryview, modified: int) -> str:
-    """Fill ``into`` with a file; say what is wrong where it is not the file that was scanned."""
-    try:
-        descriptor = os.open(path, OPEN_FLAGS)
-        try:
-            state = os.fstat(descriptor)
-            data = os.read(descriptor, len(into) + 1)
-        finally:
-            os.close(descriptor)
-    except OSError as error:
-        return f"cannot be read: {error.strerror}"
-    if len(data) != len(into) or state.st_mtime_ns != modified:
-        return "changed while it was packed; leave the tree alone and run again"
-    into[:] = data
-    return ""
-
-
-def _decode_by_size(
-    records: Records, payloads: "Payloads", problems: dict[str, str]
-) -> Iterator[tuple[NDArray[np.int64], NDArray[np.uint8]]]:
-    """Decode a chunk, the images of each size together: their rows and uint8 (n, H, W, 3)."""
-    from cinic_shards.codec import decode_png
-
-    extents, group_of = np.unique(
-        np.stack([records.heights, records.widths], axis=1), axis=0, return_inverse=True
     )
-    for group, (height, width) in enumerate(extents.tolist()):
-        rows = np.flatnonzero(group_of.ravel() == group)
-        images = np.empty((len(rows), height, width, 3), np.uint8)
+    for row, (path, at, size, modified) in enumerate(places):
         try:
-            decode_png(payloads.take(rows), images)
-            yield rows, images
-        except DecodeError:
-            # The shard will not be used: all that is left to do is to find what else is damaged.
-            for row in rows.tolist():
-                try:
-                    decode_png(payloads.take(np.array([row])), images[:1])
-                except DecodeError as error:
-                    problems.setdefault(records.files[row], error.reason)
+            descriptor = os.open(f"{job.root}/{path}", OPEN_FLAGS)
+            try:
+                state = os.fstat(descriptor)
+                data = os.read(descriptor, size + 1)
+            finally:
+                os.close(descriptor)
+        except OSError as error:
+            problems[row] = f"cannot be read: {error.strerror}"
+            continue
+        if len(data) == size and state.st_mtime_ns == modified:
+            view[at : at + size] = data
+        else:
+            problems[row] = "changed while it was packed; leave the tree alone and run again"
+    return buffer, starts, problems

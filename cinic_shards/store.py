@@ -4,9 +4,11 @@ A store is a place that holds a dataset's files under plain names. Only local fo
 """
 
 import errno
+import hashlib
 import mmap
 import os
 import shutil
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -15,7 +17,17 @@ from typing import BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from cinic_shards.errors import OptionError, OutputError, StoreError
+import cinic_shards.format as fmt
+from cinic_shards.errors import FormatError, OptionError, OutputError, StoreError
+from cinic_shards.format import Index, Manifest, ShardInfo
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
+MAX_READ_BYTES = 2**26
+"""Of a file that is read whole, as the manifest is."""
 
 TEMPORARY_SUFFIX = ".partial"
 
@@ -29,6 +41,65 @@ def open_store(place: str | os.PathLike[str]) -> "LocalStore":
     if "://" in (text := os.fspath(place)):
         raise OptionError(f"{text}: only local folders can be read or written so far")
     return LocalStore(Path(text))
+
+
+def read_manifest(store: "LocalStore") -> Manifest:
+    """The manifest of the dataset that a store holds.
+
+    Raises:
+        StoreError: it holds none.
+        FormatError: it is damaged or needs a newer release.
+    """
+    names = store.names()
+    if fmt.MANIFEST_NAME not in names:
+        if fmt.PACKING_FOLDER in names:
+            raise StoreError(f"{store}: packing did not finish; run the same command again")
+        found = f"holds {names[0]}, but no {fmt.MANIFEST_NAME}" if names else "no dataset"
+        hint = "give a folder that cinic-shard pack has written"
+        if any(fmt.parse_shard_name(name) for name in names):
+            hint = "cinic-shard reindex makes it anew from the shards"
+        raise StoreError(f"{store}: {found}; {hint}")
+    return Manifest.from_bytes(store.read(fmt.MANIFEST_NAME), place=f"{store}/{fmt.MANIFEST_NAME}")
+
+
+def open_shard(
+    store: "LocalStore", shard: ShardInfo, num_classes: int, *, read_ahead: bool = False
+) -> tuple[NDArray[np.uint8], Index]:
+    """A shard's bytes, read when they are touched, and its index.
+
+    Raises:
+        StoreError: it cannot be read, or has another size.
+        FormatError: its index is damaged, or not what the manifest says.
+    """
+    place = f"{store}/{shard.name}"
+    memory = store.map(shard.name, shard.size, read_ahead=read_ahead)
+    data = memory[shard.index_offset : shard.index_offset + shard.index_length].tobytes()
+    if (found := hashlib.sha256(data).hexdigest()) != shard.index_sha256:
+        raise FormatError(
+            f"{place}: its index has SHA-256 {found}, the manifest says {shard.index_sha256}; "
+            "the file is damaged, fetch it again"
+        )
+    place = f"{place}: index"
+    index = Index.from_bytes(data, place=place, end=shard.index_offset, num_classes=num_classes)
+    if len(index) != shard.num_samples or len(index.offset) != shard.num_samples:
+        raise FormatError(f"{place}: {len(index)} samples, the manifest says {shard.num_samples}")
+    return memory, index
+
+
+def lock_file(path: Path) -> BinaryIO | None:
+    """Open a file that one process at a time can hold; None where another one does.
+
+    Closing it, or the end of the process, lets it go. Where the system has no such locks, every
+    process can hold it.
+    """
+    file = open(path, "ab")  # noqa: SIM115
+    if fcntl is not None:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.close()
+            return None
+    return file
 
 
 class LocalStore:
@@ -55,13 +126,39 @@ class LocalStore:
             raise OutputError(f"{self.root}: {found}; give another place") from error
 
     def read(self, name: str) -> bytes:
-        """A whole file.
+        """A whole file of at most 64 MiB.
+
+        Raises:
+            StoreError: it cannot be read, or is larger.
+        """
+        try:
+            with self._open(name) as file:
+                data = file.read(MAX_READ_BYTES + 1)
+        except OSError as error:
+            raise StoreError(f"{self.root / name}: {error.strerror}") from error
+
+        if len(data) > MAX_READ_BYTES:
+            raise StoreError(f"{self.root / name}: more than {MAX_READ_BYTES:,} bytes")
+        return data
+
+    def _open(self, name: str) -> BinaryIO:
+        """An ordinary file: a named pipe would be waited for, a device may have no end."""
+        path = self.root / name
+        flags = getattr(os, "O_NONBLOCK", 0)
+        file = open(path, "rb", opener=lambda path, mode: os.open(path, mode | flags))  # noqa: SIM115
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            file.close()
+            raise StoreError(f"{path}: not an ordinary file")
+        return file
+
+    def size(self, name: str) -> int:
+        """A file's bytes.
 
         Raises:
             StoreError: it cannot be read.
         """
         try:
-            return (self.root / name).read_bytes()
+            return (self.root / name).stat().st_size
         except OSError as error:
             raise StoreError(f"{self.root / name}: {error.strerror}") from error
 
@@ -78,7 +175,7 @@ class LocalStore:
         """
         path = self.root / name
         try:
-            with open(path, "rb") as file:
+            with self._open(name) as file:
                 size = os.fstat(file.fileno()).st_size
                 if size != expected_size:
                     raise StoreError(

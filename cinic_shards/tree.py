@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +18,8 @@ from cinic_shards.workers import make_executor
 
 # The first bytes of any PNG: signature, IHDR chunk's length and type; then width and height.
 _PNG_HEAD = b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR"
-_HEAD_BYTES = len(_PNG_HEAD) + 8
+HEAD_BYTES = len(_PNG_HEAD) + 8
+"""Of a file, as many as ``check_heads`` looks at."""
 
 _PLAIN_NAME = re.compile(rf"[A-Za-z0-9_-]{{1,{MAX_NAME_BYTES}}}\.png", re.ASCII)
 """A name with which nothing can be wrong."""
@@ -35,6 +37,9 @@ _OTHER_IMAGES = frozenset(
 )
 
 
+T = TypeVar("T")
+
+
 @dataclass(frozen=True, slots=True)
 class Records:
     """The images of one split, as columns of N rows."""
@@ -47,10 +52,6 @@ class Records:
     """File size in bytes."""
     modified: NDArray[np.int64]
     """Time of last modification, in nanoseconds."""
-    heights: NDArray[np.int64]
-    """Pixel rows, as the PNG's header states them."""
-    widths: NDArray[np.int64]
-    """Pixel columns, as the PNG's header states them."""
 
     def __len__(self) -> int:
         return len(self.files)
@@ -67,8 +68,6 @@ class Records:
             self.labels[rows],
             self.sizes[rows],
             self.modified[rows],
-            self.heights[rows],
-            self.widths[rows],
         )
 
 
@@ -83,6 +82,8 @@ class Tree:
     """Split name -> its images sorted by class and file name; splits in name order."""
     warnings: tuple[str, ...]
     """What a user should know and packing can live with."""
+    folders: dict[str, int]
+    """Every folder's path below the root -> time of its last modification, in nanoseconds."""
 
     def __len__(self) -> int:
         return sum(len(records) for records in self.splits.values())
@@ -92,9 +93,10 @@ class Tree:
 class _Folder:
     """What one ``<split>/<class>`` folder holds."""
 
+    modified_itself: int = 0
     files: list[str] = field(default_factory=list)
-    numbers: NDArray[np.int64] = field(default_factory=lambda: np.empty((0, 4), np.int64))
-    """Size, modification time, height, width of each file."""
+    sizes: list[int] = field(default_factory=list)
+    modified: list[int] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     strays: list[str] = field(default_factory=list)
 
@@ -105,10 +107,11 @@ def scan_tree(
     executor: Executor | None = None,
     progress: Callable[[int], None] = lambda num_images: None,
 ) -> Tree:
-    """Find and check the images below ``root``, without decoding them.
+    """Find the images below ``root``, and check their names and sizes.
 
-    Each file is opened and its header read. The result does not depend on the order in which
-    the file system lists names.
+    No file is opened where all is well: packing reads each one once, and checks it then. Where
+    something is wrong, every file's head is looked at, so that what is wrong there is told too. The
+    result does not depend on the order in which the file system lists names.
 
     Args:
         root: a folder with ``<split>/<class>/*.png``; any split names, any number of classes.
@@ -123,13 +126,14 @@ def scan_tree(
             return scan_tree(root, executor=executor, progress=progress)
     root = Path(root)
     if not os.path.isdir(root):
-        found = "not a folder" if os.path.exists(root) else "no such folder"
-        raise TreeError(str(root), [f"{root}: {found}; give a folder of <split>/<class>/*.png"])
+        what = "not a folder" if os.path.exists(root) else "no such folder"
+        raise TreeError(str(root), [f"{root}: {what}; give a folder of <split>/<class>/*.png"])
 
     problems: list[str] = []
     strays: list[str] = []
+    dates: dict[str, int] = {}
     folders: list[tuple[str, str]] = []
-    split_names = _subfolders(root, "", problems, strays)
+    split_names = _subfolders(root, "", dates, problems, strays)
     for split in split_names:
         if not SPLIT_NAME.fullmatch(split):
             problems.append(
@@ -137,37 +141,54 @@ def scan_tree(
                 "with none of the last two and not with '__'; rename it"
             )
             continue
-        folders += [(split, name) for name in _subfolders(root, split, problems, strays)]
+        folders += [(split, name) for name in _subfolders(root, split, dates, problems, strays)]
 
-    jobs = [executor.submit(_scan_folder, str(root), split, name) for split, name in folders]
+    found: list[_Folder] = []
+    for folder in _in_turn(executor, _scan_folder, [(str(root), *one) for one in folders]):
+        found.append(folder)
+        problems += folder.problems
+        strays += folder.strays
+        progress(len(folder.files))
+    if not any(folder.files for folder in found) and not problems:
+        problems.append(f"{root}: no .png file in any <split>/<class>/ folder")
+    if problems:
+        named = [(str(root), folder.files, folder.sizes) for folder in found]
+        for more in _in_turn(executor, _look_into, named):
+            problems += more
+        raise TreeError(str(root), sorted(problems))
+
     found_by_split: dict[str, list[tuple[str, _Folder]]] = {}
+    for (split, name), folder in zip(folders, found, strict=True):
+        if folder.files:
+            found_by_split.setdefault(split, []).append((name, folder))
+    classes = tuple(sorted({name for named in found_by_split.values() for name, _ in named}))
+    splits = {split: _join(named, classes) for split, named in sorted(found_by_split.items())}
+    warnings = _warnings(split_names, folders, found_by_split, classes, strays)
+    for (split, name), folder in zip(folders, found, strict=True):
+        dates[f"{split}/{name}"] = folder.modified_itself
+    return Tree(root, classes, splits, tuple(warnings), dates)
+
+
+def _in_turn(
+    executor: Executor, function: Callable[..., T], arguments: Iterable[tuple[Any, ...]]
+) -> Iterator[T]:
+    """Run jobs side by side; their results in the order of the arguments."""
+    jobs = [executor.submit(function, *one) for one in arguments]
     try:
-        for (split, name), job in zip(folders, jobs, strict=True):
-            folder = job.result()
-            problems += folder.problems
-            strays += folder.strays
-            if folder.files:
-                found_by_split.setdefault(split, []).append((name, folder))
-            progress(len(folder.files))
+        for job in jobs:
+            yield job.result()
     finally:
         for job in jobs:
             job.cancel()
 
-    if not found_by_split and not problems:
-        problems.append(f"{root}: no .png file in any <split>/<class>/ folder")
-    if problems:
-        raise TreeError(str(root), sorted(problems))
 
-    classes = tuple(sorted({name for named in found_by_split.values() for name, _ in named}))
-    splits = {split: _join(named, classes) for split, named in sorted(found_by_split.items())}
-    warnings = _warnings(split_names, folders, found_by_split, classes, strays)
-    return Tree(root, classes, splits, tuple(warnings))
-
-
-def _subfolders(root: Path, below: str, problems: list[str], strays: list[str]) -> list[str]:
-    """Names of the folders in ``root/below``; images and stray files there are told."""
+def _subfolders(
+    root: Path, below: str, dates: dict[str, int], problems: list[str], strays: list[str]
+) -> list[str]:
+    """Names of the folders in ``root/below``; its date, and what else is there, are told."""
     folders = []
     try:
+        dates[below] = os.stat(root / below).st_mtime_ns  # before it is listed
         entries = sorted(os.scandir(root / below), key=lambda entry: entry.name)
     except OSError as error:
         problems.append(f"{below or root}/: cannot be listed: {error.strerror}")
@@ -193,98 +214,115 @@ def _scan_folder(root: str, split: str, name: str) -> _Folder:
         folder.problems.append(f"{base}/: {problem}")
         return folder
     try:
+        folder.modified_itself = os.stat(f"{root}/{base}").st_mtime_ns  # before it is listed
         names = sorted(os.listdir(f"{root}/{base}"))
     except OSError as error:
         folder.problems.append(f"{base}/: cannot be listed: {error.strerror}")
         return folder
 
-    heads = []
-    times_and_sizes = []
     for file_name in _image_names(root, base, names, folder):
         path = f"{base}/{file_name}"
-        head = _read_head(f"{root}/{path}")
-        if isinstance(head, str):
-            folder.problems.append(f"{path}: {head}")
+        try:
+            state = os.stat(f"{root}/{path}")
+        except OSError as error:
+            folder.problems.append(f"{path}: cannot be read: {error.strerror}")
+            continue
+        if not stat.S_ISREG(state.st_mode):
+            folder.problems.append(f"{path}: not an ordinary file")
+        elif not 0 < state.st_size <= MAX_FILE_BYTES:
+            problem = f"{state.st_size:,} bytes, expected at most {MAX_FILE_BYTES:,}"
+            folder.problems.append(f"{path}: {problem if state.st_size else 'an empty file'}")
         else:
-            heads.append(head[0])
-            times_and_sizes.append(head[1:])
             folder.files.append(path)
-
-    # All headers are checked at once: per file, only the system calls are left.
-    table = np.frombuffer(b"".join(heads), np.uint8).reshape(len(heads), _HEAD_BYTES)
-    expected = np.frombuffer(_PNG_HEAD, np.uint8)
-    is_png = (table[:, : len(_PNG_HEAD)] == expected).all(axis=1)
-    extent = table[:, len(_PNG_HEAD) :].copy().view(">u4").astype(np.int64)
-    area = extent.prod(axis=1)
-    for row in np.flatnonzero(~is_png | (area < 1) | (area > MAX_PIXELS)).tolist():
-        if not is_png[row]:
-            problem = f"not a PNG: it begins with {heads[row][:16]!r}"
-        else:
-            width, height = extent[row].tolist()
-            problem = f"it declares {height}x{width} pixels, expected 1 to {MAX_PIXELS:,} in all"
-        folder.problems.append(f"{folder.files[row]}: {problem}")
-    folder.numbers = np.empty((len(heads), 4), np.int64)
-    folder.numbers[:, :2] = np.array(times_and_sizes, np.int64).reshape(-1, 2)
-    folder.numbers[:, 2:] = extent[:, ::-1]
+            folder.sizes.append(state.st_size)
+            folder.modified.append(state.st_mtime_ns)
     return folder
 
 
-def _image_names(root: str, base: str, names: list[str], folder: _Folder) -> Iterator[str]:
-    """Those of the names that are images'; what is wrong or stray goes to ``folder``."""
-    stems: set[str] = set()
+def _image_names(root: str, base: str, names: list[str], folder: _Folder) -> list[str]:
+    """Those of the sorted names that are images'; what is wrong or stray goes to ``folder``."""
+    images = list(filter(_PLAIN_NAME.fullmatch, names))
+    if len(images) == len(names):
+        return images
+    stems = {name[:-4] for name in images}
     for name in names:
         path = f"{base}/{name}"
-        stem = name[:-4]
-        if not _PLAIN_NAME.fullmatch(name):
-            stem, suffix = os.path.splitext(name)
-            if name.startswith("."):
+        stem, suffix = os.path.splitext(name)
+        if _PLAIN_NAME.fullmatch(name):
+            continue
+        if name.startswith("."):
+            folder.strays.append(path)
+        elif suffix.lower() != ".png":
+            if os.path.isdir(f"{root}/{path}"):
+                folder.problems.append(
+                    f"{path}/: a folder inside a class; images must lie in <split>/<class>/"
+                )
+            elif suffix.lower() in _OTHER_IMAGES:
+                folder.problems.append(f"{path}: an image, but no PNG; convert it or remove it")
+            else:
                 folder.strays.append(path)
-                continue
-            if suffix.lower() != ".png":
-                if os.path.isdir(f"{root}/{path}"):
-                    folder.problems.append(
-                        f"{path}/: a folder inside a class; images must lie in <split>/<class>/"
-                    )
-                elif suffix.lower() in _OTHER_IMAGES:
-                    folder.problems.append(f"{path}: an image, but no PNG; convert it or remove it")
-                else:
-                    folder.strays.append(path)
-                continue
-            if problem := _stem_problem(stem):
-                folder.problems.append(f"{path}: {problem}")
-                continue
-        if stem in stems:
+        elif problem := _stem_problem(stem):
+            folder.problems.append(f"{path}: {problem}")
+        elif stem in stems:
             folder.problems.append(
                 f"{path}: the same key twice: another file differs only in the case of .png; "
                 "rename one"
             )
-            continue
-        stems.add(stem)
-        yield name
+        else:
+            stems.add(stem)
+            images.append(name)
+    return sorted(images)
 
 
-def _read_head(path: str) -> tuple[bytes, int, int] | str:
-    """First bytes, size and modification time of a file; or what is wrong with it."""
-    try:
-        descriptor = os.open(path, OPEN_FLAGS)
-    except OSError as error:
-        return f"cannot be read: {error.strerror}"
-    try:
-        state = os.fstat(descriptor)
-        if not stat.S_ISREG(state.st_mode):
-            return "not an ordinary file"
-        if state.st_size == 0:
-            return "an empty file"
-        if state.st_size > MAX_FILE_BYTES:
-            return f"{state.st_size:,} bytes, expected at most {MAX_FILE_BYTES:,}"
-        head = os.read(descriptor, _HEAD_BYTES)
-    except OSError as error:
-        return f"cannot be read: {error.strerror}"
-    finally:
-        os.close(descriptor)
-    if len(head) < _HEAD_BYTES:
-        return f"not a PNG: it has only {len(head)} bytes"
-    return head, state.st_size, state.st_mtime_ns
+def _look_into(root: str, files: list[str], sizes: list[int]) -> list[str]:
+    """What is wrong with the heads of these files. Runs in any process."""
+    unreadable: dict[int, str] = {}
+    heads = np.zeros((len(files), HEAD_BYTES), np.uint8)
+    for row, file in enumerate(files):
+        try:
+            descriptor = os.open(f"{root}/{file}", OPEN_FLAGS)
+            try:
+                head = os.read(descriptor, HEAD_BYTES)
+            finally:
+                os.close(descriptor)
+        except OSError as error:
+            unreadable[row] = f"cannot be read: {error.strerror}"
+        else:
+            heads[row, : len(head)] = np.frombuffer(head, np.uint8)
+    problems = check_heads(np.array(sizes), heads)[1] | unreadable
+    return [f"{files[row]}: {problem}" for row, problem in problems.items()]
+
+
+def check_heads(
+    sizes: NDArray[np.int64], heads: NDArray[np.uint8]
+) -> tuple[NDArray[np.int64], dict[int, str]]:
+    """What the first bytes of N files say.
+
+    Args:
+        sizes: the files' bytes, shape (N,).
+        heads: their first bytes, uint8, shape (N, HEAD_BYTES); anything behind a shorter file.
+
+    Returns:
+        Height and width, shape (N, 2), 0 where the file cannot be used; and why it cannot, by row.
+    """
+    expected = np.frombuffer(_PNG_HEAD, np.uint8)
+    is_png = (heads[:, : len(_PNG_HEAD)] == expected).all(axis=1)
+    extents = heads[:, len(_PNG_HEAD) :].copy().view(">u4").astype(np.int64)[:, ::-1]
+    # Of two 32-bit numbers, a product beyond 63 bits comes out negative.
+    area = extents.prod(axis=1)
+    bad = ~is_png | (sizes < HEAD_BYTES) | (area < 1) | (area > MAX_PIXELS)
+    problems = {}
+    for row in np.flatnonzero(bad).tolist():
+        if sizes[row] < HEAD_BYTES:
+            problem = f"not a PNG: it has only {sizes[row]} bytes"
+        elif not is_png[row]:
+            problem = f"not a PNG: it begins with {heads[row, :16].tobytes()!r}"
+        else:
+            height, width = extents[row].tolist()
+            problem = f"it declares {height}x{width} pixels, expected 1 to {MAX_PIXELS:,} in all"
+        problems[row] = problem
+    extents[bad] = 0
+    return extents, problems
 
 
 def _stem_problem(stem: str) -> str:
@@ -308,14 +346,17 @@ def _key_problem(text: str) -> str:
 
 def _join(named: list[tuple[str, _Folder]], classes: tuple[str, ...]) -> Records:
     """One split's folders as records, sorted by path."""
-    files = [file for _, folder in named for file in folder.files]
-    numbers = np.concatenate([folder.numbers for _, folder in named])
+    folders = [folder for _, folder in named]
     labels = np.repeat(
         np.array([classes.index(name) for name, _ in named], np.int32),
-        [len(folder.files) for _, folder in named],
+        [len(folder.files) for folder in folders],
     )
-    columns = (np.ascontiguousarray(column) for column in numbers.T)
-    return Records(files, labels, *columns)
+    return Records(
+        [file for folder in folders for file in folder.files],
+        labels,
+        np.array([size for folder in folders for size in folder.sizes], np.int64),
+        np.array([modified for folder in folders for modified in folder.modified], np.int64),
+    )
 
 
 def _warnings(

@@ -1,10 +1,20 @@
 """How many workers there may be, and the pool of processes that packing runs on."""
 
+import atexit
 import gc
 import multiprocessing
 import os
 import signal
-from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
+import threading
+from collections.abc import Callable, Iterable
+from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor, as_completed
+from typing import TypeVar
+
+Progress = Callable[[str, int, int], None]
+"""Called with what is being done, how many images are done, and of how many (0: not known yet)."""
+
+J = TypeVar("J")
+R = TypeVar("R")
 
 
 def usable_cores() -> int:
@@ -26,8 +36,46 @@ def make_executor(workers: int) -> Executor:
     )
 
 
+def run_jobs(
+    executor: Executor,
+    function: Callable[[J], R],
+    jobs: Iterable[J],
+    *,
+    done: Callable[[R], None] = lambda result: None,
+) -> list[R]:
+    """Run all jobs, and give their results in the jobs' order.
+
+    When one fails, the others have ended or been taken back before its exception is raised.
+
+    Args:
+        executor: see ``make_executor``; it takes no more jobs after a failure.
+        function: of one job; importable, for other processes.
+        jobs: workers begin with the first ones while the next ones are made.
+        done: called with each result as it comes.
+    """
+    try:
+        futures = [executor.submit(function, job) for job in jobs]
+        for future in as_completed(futures):
+            done(future.result())
+        return [future.result() for future in futures]
+    except BaseException:
+        executor.shutdown(wait=True, cancel_futures=True)
+        raise
+
+
 def _start_worker() -> None:
     # Ctrl-C reaches every process of a terminal; the parent alone decides what it ends.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     # Jobs make many objects and no cycles: looking for some is a tenth of their time.
     gc.disable()
+    # Nor when the worker ends: that would be a tenth of a second for what numba has loaded.
+    atexit.register(gc.freeze)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """A parent that is killed takes its workers along: they would wait for jobs for ever."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)

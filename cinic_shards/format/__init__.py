@@ -15,14 +15,18 @@ from cinic_shards.format.fields import (
     PACKING_FOLDER,
     SPLIT_NAME,
     VERSION,
+    key_problem,
+    parse_shard_name,
     shard_name,
+    shown,
 )
 from cinic_shards.format.index import PIXEL_HASH_BYTES, Index, pixel_hashes
 from cinic_shards.format.manifest import Manifest, PixelSums, ShardInfo, SplitInfo
 from cinic_shards.format.tar import (
     TAR_BLOCK,
     TAR_END,
-    lay_out_members,
+    find_index,
+    lay_out_samples,
     one_member,
     sidecar_json,
 )
@@ -46,9 +50,13 @@ __all__ = [
     "PixelSums",
     "ShardInfo",
     "SplitInfo",
-    "lay_out_members",
+    "find_index",
+    "key_problem",
+    "lay_out_samples",
     "one_member",
+    "parse_shard_name",
     "pixel_hashes",
     "shard_name",
+    "shown",
     "sidecar_json",
 ]

@@ -1,6 +1,7 @@
 """Names and version of the format, and the checks that index and manifest share."""
 
 import re
+import reprlib
 from typing import Any
 
 from cinic_shards.errors import FormatError
@@ -25,9 +26,52 @@ MAX_INTEGER = 2**53 - 1
 """Of a number in the manifest: any JSON parser keeps it."""
 
 
+_BAD_CHARACTER = re.compile(r"[\x00-\x1f\x7f\\]")
+
+
+def key_problem(key: str, split: str) -> str:
+    """Why this cannot be the key of a sample of ``split``, or an empty string."""
+    parts = key.split("/")
+    if len(parts) != 3 or parts[0] != split:
+        return f"expected {split}/<class>/<stem>"
+    if _BAD_CHARACTER.search(key):
+        return "a control character or backslash"
+    if not parts[1] or parts[1].startswith(".") or not parts[2] or "." in parts[2]:
+        return "a class that begins with a dot, a stem with a dot, or an empty name"
+    try:
+        sizes = len(f"{parts[0]}/{parts[1]}".encode()), len(parts[2].encode())
+    except UnicodeEncodeError:
+        return "not UTF-8"
+    if max(sizes) > MAX_NAME_BYTES:
+        return f"a name of more than {MAX_NAME_BYTES} bytes"
+    return ""
+
+
 def shard_name(split: str, shard_index: int, num_shards: int) -> str:
     """File name of a split's shard: ``train-00000-of-00009.tar``."""
     return f"{split}-{shard_index:05d}-of-{num_shards:05d}.tar"
+
+
+_SHARD_NAME = re.compile(rf"({SPLIT_NAME.pattern})-([0-9]{{5,9}})-of-([0-9]{{5,9}})\.tar", re.ASCII)
+
+
+def parse_shard_name(name: str) -> tuple[str, int, int] | None:
+    """Split, position and number of shards that ``shard_name`` made a name of, or None."""
+    match = _SHARD_NAME.fullmatch(name)
+    if match is None:
+        return None
+    place = match[1], int(match[2]), int(match[3])
+    return place if place[1] < place[2] and shard_name(*place) == name else None
+
+
+_short = reprlib.Repr()
+_short.maxstring = _short.maxother = 100
+_short.maxdict = _short.maxlist = _short.maxtuple = 20
+
+
+def shown(value: object) -> str:
+    """A value for a message: a stranger's may be long, or too deep for ``repr``."""
+    return _short.repr(value)
 
 
 def check_version(place: str, version: object) -> None:
@@ -35,7 +79,7 @@ def check_version(place: str, version: object) -> None:
     major = VERSION.partition(".")[0]
     if not isinstance(version, str) or version.partition(".")[0] != major:
         raise FormatError(
-            f"{place}: format version {version!r}; this release reads {major}.x, "
+            f"{place}: format version {shown(version)}; this release reads {major}.x, "
             "upgrade cinic-shards"
         )
 
@@ -47,7 +91,7 @@ def get_integers(value: object, count: int, place: str) -> Any:
         or len(value) != count
         or not all(type(item) is int and 0 <= item <= MAX_INTEGER for item in value)
     ):
-        raise FormatError(f"{place}: {value!r}, expected {count} integers")
+        raise FormatError(f"{place}: {shown(value)}, expected {count} integers")
     return tuple(value)
 
 
@@ -55,5 +99,5 @@ def get_field(content: dict[str, Any], place: str, name: str, expected: type) ->
     """A field of the expected type; an integer is from 0 to ``MAX_INTEGER``."""
     value = content.get(name)
     if type(value) is not expected or (type(value) is int and not 0 <= value <= MAX_INTEGER):
-        raise FormatError(f"{place}: {name} is {value!r}, expected {expected.__name__}")
+        raise FormatError(f"{place}: {name} is {shown(value)}, expected {expected.__name__}")
     return value

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cinic_shards.errors import FormatError
-from cinic_shards.format.fields import VERSION, check_version, get_field
+from cinic_shards.format.fields import MAX_NAME_BYTES, VERSION, check_version, get_field, shown
 from cinic_shards.provenance import ORIGINS, Provenance
 
 PIXEL_HASH_BYTES = 16
@@ -28,9 +28,11 @@ def pixel_hashes(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
     shape = struct.pack("<3I", *images.shape[1:])
     seeded = hashlib.blake2b(shape, digest_size=PIXEL_HASH_BYTES)
     digests = []
-    for pixels in images.reshape(num_images, -1):
+    size = images[0].size if num_images else 0
+    pixels = images.reshape(-1).data
+    for start in range(0, num_images * size, size or 1):
         state = seeded.copy()
-        state.update(pixels.data)
+        state.update(pixels[start : start + size])
         digests.append(state.digest())
     return np.frombuffer(b"".join(digests), np.uint8).reshape(num_images, PIXEL_HASH_BYTES)
 
@@ -137,6 +139,8 @@ class Index:
         keys = get_field(content, place, "keys", list)
         if len(keys) != counts["sample"] or not all(isinstance(key, str) for key in keys):
             raise FormatError(f"{place}: {len(keys)} keys for {counts['sample']} samples")
+        if (longest := max(map(len, keys), default=0)) > 2 * MAX_NAME_BYTES + 1:
+            raise FormatError(f"{place}: a key of {longest:,} letters; fetch the file again")
         stored = get_field(content, place, "columns", dict)
         columns = {}
         for name, dtype, per in _COLUMNS:
@@ -146,7 +150,7 @@ class Index:
             if column.get("dtype") != dtype or len(values) != expected_bytes:
                 raise FormatError(
                     f"{place}: column {name} has {len(values)} bytes of "
-                    f"{column.get('dtype')!r}, expected {counts[per]} values of {dtype!r}"
+                    f"{shown(column.get('dtype'))}, expected {counts[per]} values of {dtype!r}"
                 )
             array = np.frombuffer(values, _item(dtype))
             columns[name] = array.reshape(-1, PIXEL_HASH_BYTES) if dtype == "|V16" else array

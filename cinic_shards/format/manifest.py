@@ -12,12 +12,14 @@ from cinic_shards.errors import FormatError
 from cinic_shards.format.fields import (
     ENCODINGS,
     KNOWN_FEATURES,
+    MAX_NAME_BYTES,
     MAX_PIXELS,
     SPLIT_NAME,
     VERSION,
     check_version,
     get_field,
     get_integers,
+    shown,
 )
 
 _SHARD_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*\.tar", re.ASCII)
@@ -163,18 +165,31 @@ class Manifest:
             raise FormatError(f"{place}: not a manifest of cinic-shards")
         check_version(place, content.get("version"))
         features = get_field(content, place, "required_features", list)
-        if unknown := sorted({str(name) for name in features} - KNOWN_FEATURES):
+        needed = {name if isinstance(name, str) else shown(name) for name in features}
+        if unknown := sorted(needed - KNOWN_FEATURES):
             raise FormatError(
-                f"{place}: needs {', '.join(unknown)}, which this release cannot read; "
+                f"{place}: needs {', '.join(unknown)[:200]}, which this release cannot read; "
                 f"upgrade cinic-shards to one that reads format {content['version']}"
             )
         _check_digest(data, place, get_field(content, place, "digest", str))
+        try:  # half of a surrogate pair, or what is too deep, can be read and not be written
+            json.dumps(content, ensure_ascii=False, indent=1).encode()
+        except (ValueError, RecursionError) as error:
+            raise FormatError(f"{place}: holds what cannot be written ({error})") from error
         encoding = get_field(content, place, "encoding", str)
         if encoding not in ENCODINGS:
-            raise FormatError(f"{place}: encoding {encoding!r} is unknown; upgrade cinic-shards")
+            raise FormatError(
+                f"{place}: encoding {shown(encoding)} is unknown; upgrade cinic-shards"
+            )
         splits = tuple(
             _split_from_json(split, place) for split in get_field(content, place, "splits", list)
         )
+        for names_of, names in (
+            ("splits", [split.name for split in splits]),
+            ("shards", [shard.name for split in splits for shard in split.shards]),
+        ):
+            if len(set(names)) < len(names):
+                raise FormatError(f"{place}: two of its {names_of} have the same name")
         next_id = 0
         for split in splits:
             if split.first_id != next_id:
@@ -197,14 +212,14 @@ class Manifest:
 def _class_names(content: dict[str, Any], place: str) -> tuple[str, ...]:
     names = get_field(content, place, "classes", list)
     if not all(isinstance(name, str) for name in names) or len(set(names)) < len(names):
-        raise FormatError(f"{place}: classes are {names!r}, expected names, each once")
+        raise FormatError(f"{place}: classes are {shown(names)}, expected names, each once")
     return tuple(names)
 
 
 def _check_digest(data: bytes, place: str, stated: str) -> None:
     """The digest is over the file's own bytes, with zeros where the digest's digits stand."""
     if not _DIGEST.fullmatch(stated):
-        raise FormatError(f"{place}: digest is {stated!r}, expected 'sha256:' and 64 digits")
+        raise FormatError(f"{place}: digest is {shown(stated)}, expected 'sha256:' and 64 digits")
     digits = stated.removeprefix("sha256:").encode()
     blank = data.replace(b'"sha256:' + digits, b'"sha256:' + b"0" * len(digits), 1)
     found = hashlib.sha256(blank).hexdigest()
@@ -242,8 +257,8 @@ def _split_from_json(value: object, place: str) -> SplitInfo:
     if not isinstance(value, dict):
         raise FormatError(f"{place}: a split is {type(value).__name__}, expected an object")
     name = get_field(value, place, "name", str)
-    if not SPLIT_NAME.fullmatch(name):
-        raise FormatError(f"{place}: {name!r} is no split's name")
+    if not SPLIT_NAME.fullmatch(name) or len(name) > MAX_NAME_BYTES:
+        raise FormatError(f"{place}: {shown(name)} is no split's name")
     place = f"{place}: split {name}"
     shards = tuple(
         _shard_from_json(shard, place) for shard in get_field(value, place, "shards", list)
@@ -279,9 +294,11 @@ def _shard_from_json(value: object, place: str) -> ShardInfo:
         **{name: get_field(value, place, name, kind) for name, kind in _SHARD_FIELDS.items()}
     )
     if not _SHARD_NAME.fullmatch(shard.name):
-        raise FormatError(f"{place}: {shard.name!r} is no shard's name")
+        raise FormatError(f"{place}: {shown(shard.name)} is no shard's name")
     if not (_SHA256.fullmatch(shard.sha256) and _SHA256.fullmatch(shard.index_sha256)):
         raise FormatError(f"{place}: {shard.name} has a SHA-256 that is not 64 hexadecimal digits")
+    for counts in (shard.classes, shard.origins):
+        get_integers(list(counts.values()), len(counts), f"{place}: {shard.name}: counts")
     if shard.index_offset + shard.index_length > shard.size:
         raise FormatError(f"{place}: {shard.name} has its index outside the file")
     return shard

@@ -1,6 +1,7 @@
 """The tar layout: USTAR members whose bytes depend on their names and contents alone."""
 
 import json
+import re
 import struct
 from collections.abc import Sequence
 
@@ -8,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cinic_shards.errors import FormatError
+from cinic_shards.format.fields import INDEX_NAME
 from cinic_shards.provenance import Provenance
 
 TAR_BLOCK = 512
@@ -28,6 +30,7 @@ _HEADER_TEMPLATE = struct.pack(
 _SIZE_FIELD = slice(124, 135)
 _CHECKSUM_FIELD = slice(148, 154)
 _PREFIX_FIELD = slice(345, 500)
+_OCTAL = re.compile(rb"[0-7]{11}")
 _OCTAL_11 = 8 ** np.arange(10, -1, -1, dtype=np.int64)
 _OCTAL_6 = 8 ** np.arange(5, -1, -1, dtype=np.int64)
 
@@ -74,6 +77,70 @@ def _headers(names: Sequence[bytes], sizes: NDArray[np.int64]) -> NDArray[np.uin
     return headers
 
 
+def lay_out_samples(
+    keys: Sequence[str],
+    sizes: NDArray[np.int64],
+    labels: Sequence[int],
+    provenances: Sequence[Provenance],
+    sidecars: Sequence[str],
+) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """Room for N samples one behind another: for each its PNG, then its sidecars.
+
+    Args:
+        keys: ``split/class/stem``.
+        sizes: each PNG's bytes, shape (N,).
+        labels: class indices.
+        provenances: of each sample.
+        sidecars: ``cls``, ``json``, both in this order, or none.
+
+    Returns:
+        A uint8 buffer, complete but for the PNGs' bytes, and the place of each PNG in it.
+    """
+    names = [[key.encode() + b".png" for key in keys]]
+    all_sizes = [sizes]
+    contents: list[list[bytes]] = []
+    for sidecar in sidecars:
+        if sidecar == "cls":
+            contents.append([str(label).encode() for label in labels])
+        else:
+            contents.append([
+                sidecar_json(key, label, provenance)
+                for key, label, provenance in zip(keys, labels, provenances, strict=True)
+            ])  # fmt: skip
+        names.append([key.encode() + b"." + sidecar.encode() for key in keys])
+        all_sizes.append(np.array([len(content) for content in contents[-1]], np.int64))
+
+    member_names = [name for sample in zip(*names, strict=True) for name in sample]
+    buffer, starts = lay_out_members(member_names, np.stack(all_sizes, axis=1).ravel())
+    starts = starts.reshape(len(keys), -1)
+    view = buffer.data
+    for column, sidecar_contents in enumerate(contents, 1):
+        for at, content in zip(starts[:, column].tolist(), sidecar_contents, strict=True):
+            view[at : at + len(content)] = content
+    return buffer, np.ascontiguousarray(starts[:, 0])
+
+
+def find_index(shard: NDArray[np.uint8], place: str) -> tuple[int, int]:
+    """Offset and length of the index's content, found from header to header.
+
+    Raises:
+        FormatError: the file is not such a tar, or has no index.
+    """
+    at = 0
+    name = f"{INDEX_NAME}\0".encode()
+    while at + TAR_BLOCK <= len(shard):
+        header = shard[at : at + TAR_BLOCK].tobytes()
+        if not _OCTAL.fullmatch(header[_SIZE_FIELD]):
+            break
+        size = int(header[_SIZE_FIELD], 8)
+        if header.startswith(name):
+            if at + TAR_BLOCK + size > len(shard):
+                raise FormatError(f"{place}: its index, at offset {at}, ends behind the file")
+            return at + TAR_BLOCK, size
+        at += TAR_BLOCK - (-size // TAR_BLOCK) * TAR_BLOCK
+    raise FormatError(f"{place}: no member {INDEX_NAME} up to offset {at}; the file is damaged")
+
+
 def one_member(name: str, content: bytes) -> bytes:
     """A tar member with its header and padding."""
     buffer, starts = lay_out_members([name.encode()], np.array([len(content)]))
@@ -82,11 +149,11 @@ def one_member(name: str, content: bytes) -> bytes:
     return buffer.tobytes()
 
 
-def sidecar_json(key: str, class_name: str, label: int, provenance: Provenance) -> bytes:
+def sidecar_json(key: str, label: int, provenance: Provenance) -> bytes:
     """A sample's ``.json`` sidecar: the same keys and types in every sample."""
     values = {
         "key": key,
-        "class": class_name,
+        "class": key.split("/")[1],
         "label": label,
         "origin": provenance.origin,
         "synset": provenance.synset,
