@@ -52,7 +52,7 @@ def test_contenders_take_turns_and_the_first_epoch_does_not_count() -> None:
             epochs.append(self.name)
             return iter([(None, range(10)), (None, range(5))])
 
-    contenders = [bench.Contender(name, "", lambda name=name: Batches(name)) for name in "ab"]  # type: ignore[misc]
+    contenders = [bench.Contender(name, "", "", lambda name=name: Batches(name)) for name in "ab"]  # type: ignore[misc]
     results = bench.measure(contenders, epochs=2)
     assert epochs == ["a", "b", "a", "b", "a", "b"]
     assert [len(result.rates) for result in results] == [2, 2]

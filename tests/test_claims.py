@@ -32,10 +32,21 @@ def tree_options(
     return ["--tree", str(folder)]
 
 
-@pytest.mark.parametrize("name", ["round_trip", "stock_readers", "pixels", "bad_input"])
+@pytest.mark.parametrize(
+    "name", ["round_trip", "stock_readers", "pixels", "bad_input", "nothing_lost"]
+)
 def test_a_claim_holds(name: str, tree_options: list[str], tmp_path: Path) -> None:
+    run_claim(name, tree_options, tmp_path)
+
+
+@pytest.mark.parametrize("name", ["damage", "resume"])
+def test_a_claim_on_its_own_tree_holds(name: str, tmp_path: Path) -> None:
+    run_claim(name, [], tmp_path)
+
+
+def run_claim(name: str, options: list[str], tmp_path: Path) -> None:
     command = [sys.executable, ROOT / "tools" / "claims" / f"{name}.py", "--scratch", tmp_path]
-    result = subprocess.run([*command, *tree_options], stdout=subprocess.PIPE, text=True)
+    result = subprocess.run([*command, *options], stdout=subprocess.PIPE, text=True)
     line = json.loads(result.stdout.splitlines()[-1])
     assert line["claim"] == name
     assert line["holds"] and result.returncode == 0, line

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from cinic_shards import __version__, cli
+from cinic_shards import __version__, cli, progress
 from cinic_shards.pack import PackOptions, pack
 from cinic_shards.reader import Dataset
 
@@ -130,7 +130,7 @@ def test_a_run_of_minutes_prints_a_line_now_and_then(
     run: Run, demo_tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Not on a terminal there is no bar; with no seconds between lines, each report is one."""
-    monkeypatch.setattr(cli, "_QUIET_LINE_SECONDS", 0.0)
+    monkeypatch.setattr(progress, "_LINE_SECONDS", 0.0)
     found = run("pack", demo_tree, tmp_path / "out", "--workers", "1", "--shard-size", "90")
     assert found.status == 0
     lines = found.err.splitlines()
@@ -217,7 +217,10 @@ USAGE = [
     ("pack a b c", "unexpected extra argument"),
     ("pack a b --shard-size many", "Invalid value for --shard-size"),
     ("pack a b --shards 3", "No such option"),
-    ("unpack a b", "No such command"),
+    ("convert a b", "No such command"),
+    ("verify", "Missing argument"),
+    ("unpack a", "Missing argument"),
+    ("reindex", "Missing argument"),
     ("--wrong", "No such option"),
     ("info", "Missing argument"),
     ("bench a b --batch-size 0", "Invalid value for --batch-size"),
@@ -332,7 +335,7 @@ def test_help_names_every_command(run: Run) -> None:
     commands = {
         command.name or command.callback.__name__ for command in cli.app.registered_commands
     }
-    assert commands == {"pack", "info", "bench"}
+    assert commands == {"pack", "info", "verify", "unpack", "reindex", "bench"}
     found = run("--help")
     assert all(name in found.out for name in commands)
 
@@ -340,6 +343,90 @@ def test_help_names_every_command(run: Run) -> None:
 def test_no_arguments_show_the_help(run: Run) -> None:
     found = run()
     assert "Usage: cinic-shard" in found.out + found.err and found.status in (0, 2)
+
+
+# --- verify, unpack, reindex, duplicates ------------------------------------------------------
+
+
+@pytest.fixture
+def shards(demo_shards: Path, tmp_path: Path) -> Path:
+    """A copy of ``demo_shards`` to damage."""
+    return Path(shutil.copytree(demo_shards, tmp_path / "shards"))
+
+
+def damage(shards: Path) -> Path:
+    path = sorted(shards.glob("train-*.tar"))[0]
+    data = bytearray(path.read_bytes())
+    data[600] ^= 1
+    path.write_bytes(data)
+    return path
+
+
+def test_a_whole_dataset(run: Run, demo_tree: Path, shards: Path) -> None:
+    found = run("verify", shards)
+    assert (found.status, found.err) == (0, "")
+    assert re.fullmatch(
+        r"whole: every byte and image of 270 samples in 9 shards, .* s\n", found.out
+    )
+    assert "digests and indexes of" in run("verify", shards, "--quick").out
+    assert run("verify", shards, "--quiet") == Outcome(0, "", "")
+    assert f"whole, like {demo_tree}: " in run("verify", shards, "--against", demo_tree).out
+
+
+def test_every_fault_is_a_line(run: Run, shards: Path) -> None:
+    path = damage(shards)
+    found = run("verify", shards, "--workers", "1")
+    assert found.status == 1 and found.err == f"error: {shards}: 2 faults\n"
+    assert [line.partition(":")[0].partition(",")[0] for line in found.out.splitlines()] == [
+        path.name,
+        path.name,
+    ]
+    assert ", offset 512, sample 0 (train/" in found.out
+    content = json.loads(run("verify", shards, "--json", "--workers", "1").out)
+    assert not content["is_whole"] and len(content["faults"]) == 2
+    assert content["faults"][1]["sample"] == 0 and content["faults"][1]["offset"] == 512
+
+
+def test_what_is_not_part_of_the_dataset(run: Run, shards: Path) -> None:
+    (shards / "notes.txt").touch()
+    found = run("verify", shards)
+    assert found.status == 0 and found.err == "warning: not part of the dataset: notes.txt\n"
+
+
+def test_unpack(run: Run, demo_tree: Path, shards: Path, tmp_path: Path) -> None:
+    found = run("unpack", shards, tmp_path / "out")
+    assert found.status == 0 and found.out.startswith("270 files written, ")
+    assert subprocess.run(["diff", "-r", demo_tree, tmp_path / "out"]).returncode == 0
+    again = run("unpack", shards, tmp_path / "out").out
+    assert again.startswith("0 files written, 270 were there already, ")
+    part = run("unpack", shards, tmp_path / "part", "--class", "cat", "--class", "dog")
+    assert part.out.startswith("54 files written, ")
+    wrong = run("unpack", shards, tmp_path / "part", "--split", "dev")
+    assert is_one_message(wrong, 2) and "no split 'dev'; there is test, train, valid" in wrong.err
+
+
+def test_reindex(run: Run, shards: Path) -> None:
+    (shards / "manifest.json").unlink()
+    assert "cinic-shard reindex" in run("info", shards).err
+    assert run("reindex", shards).out == f"270 samples: {shards}/manifest.json\n"
+    assert run("verify", shards).status == 0
+    damage(shards)
+    assert is_one_message(run("reindex", shards), 1)
+
+
+def test_duplicates(run: Run, demo_tree: Path, shards: Path, tmp_path: Path) -> None:
+    found = run("info", shards, "--duplicates")
+    assert (found.status, found.out) == (0, "0 images are there more than once\n")
+    tree = Path(shutil.copytree(demo_tree, tmp_path / "tree"))
+    for path in sorted(tree.glob("train/*/*.png"))[:3]:
+        shutil.copy(path, tree / "test" / "cat" / f"copy_of_{path.name}")
+    run("pack", tree, tmp_path / "out", "--quiet")
+    lines = run("info", tmp_path / "out", "--duplicates").out.splitlines()
+    assert lines[0] == "3 images are there more than once"
+    assert lines[1].split() == ["class", "test", "&", "train"]
+    assert lines[-1].split() == ["all", "3"]
+    content = json.loads(run("info", tmp_path / "out", "--duplicates", "--json").out)
+    assert [len(group) for group in content["groups"]] == [2, 2, 2]
 
 
 # --- What is imported -------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 import io
 import warnings
+import zlib
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from odd_pngs import GREY, RGB, chunk, damaged_pngs, encode_png, odd_pngs
 from PIL import Image
 
 from cinic_shards import codec
-from cinic_shards.codec import Payloads, decode_png
+from cinic_shards.codec import Payloads, checksums, decode_png
 from cinic_shards.errors import DecodeError
 
 ODD = odd_pngs()
@@ -147,6 +148,12 @@ def test_payloads_outside_their_buffer_are_refused() -> None:
 
 def test_payload_copy() -> None:
     assert payloads_of([b"abc", b"de"])[1] == b"de"
+
+
+@pytest.mark.usefixtures("both_ways")
+def test_checksums() -> None:
+    files = [b"", b"a", bytes(2**16), *ODD.values()]
+    assert checksums(payloads_of(files)).tolist() == [zlib.crc32(file) for file in files]
 
 
 def test_libdeflate_is_found_here() -> None:

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 import cinic_shards.format as fmt
 from cinic_shards.errors import FormatError
 from cinic_shards.format import Index, Manifest, PixelSums, ShardInfo, SplitInfo
+from cinic_shards.format.tar import lay_out_members
 from cinic_shards.provenance import UNKNOWN, Provenance
 
 # Tar
@@ -120,7 +121,7 @@ def test_a_name_that_no_header_holds(name: str) -> None:
 @pytest.mark.parametrize("sizes", [[], [0], [5], [512, 0, 513, 1], [0, 0, 10_000]])
 def test_members_one_behind_another(sizes: list[int]) -> None:
     names = [f"train/cat/{number}.png" for number in range(len(sizes))]
-    buffer, starts = fmt.lay_out_members([name.encode() for name in names], np.array(sizes, int))
+    buffer, starts = lay_out_members([name.encode() for name in names], np.array(sizes, int))
     expected = [fmt.one_member(name, bytes(size)) for name, size in zip(names, sizes, strict=True)]
     assert buffer.tobytes() == b"".join(expected)
     assert starts.tolist() == [
@@ -144,7 +145,7 @@ def test_members_one_behind_another(sizes: list[int]) -> None:
 )
 def test_json_sidecar(provenance: Provenance, expected: str) -> None:
     start = '{"key":"train/ü \\"x/1","class":"ü \\"x","label":3,'
-    found = fmt.sidecar_json('train/ü "x/1', 'ü "x', 3, provenance)
+    found = fmt.sidecar_json('train/ü "x/1', 3, provenance)
     assert found == (start + expected).encode()
 
 

@@ -141,7 +141,7 @@ def test_the_index_tables() -> None:
 
 
 def test_the_sidecar_table() -> None:
-    sidecar = json.loads(sidecar_json("a/b/c", "b", 0, UNKNOWN))
+    sidecar = json.loads(sidecar_json("a/b/c", 0, UNKNOWN))
     assert [cells[0] for cells in table_of("field", "type", "value", row="key")] == list(sidecar)
 
 

@@ -25,10 +25,18 @@ from numpy.typing import NDArray
 from odd_pngs import RGB, damaged_pngs, encode_png, odd_pngs
 from PIL import Image
 
-from cinic_shards.errors import CinicShardsError, FormatError, OptionError, OutputError, TreeError
+from cinic_shards.errors import (
+    CinicShardsError,
+    FormatError,
+    OptionError,
+    OutputError,
+    StoreError,
+    TreeError,
+)
 from cinic_shards.format import INDEX_NAME, MANIFEST_NAME, Index, Manifest, ShardInfo
 from cinic_shards.pack import PackOptions, pack, packing_order
 from cinic_shards.provenance import ORIGINS, parse_stem
+from cinic_shards.reader import Dataset
 
 PNG = encode_png(np.zeros((2, 3, 3), np.int64), RGB, 8)
 
@@ -617,6 +625,45 @@ def test_a_file_that_changes_between_scan_and_write(
     assert not out.exists()
 
 
+APPEARANCES: dict[str, tuple[Callable[[Path], object], str]] = {
+    "a file": (lambda tree: write(tree, "train/b/new.png"), "train/b/new.png: new since"),
+    "a class": (lambda tree: write(tree, "train/new/x.png"), "train/new/x.png: new since"),
+    "a split": (lambda tree: write(tree, "new/a/x.png"), "new/a/x.png: new since"),
+    "a bad name": (lambda tree: write(tree, "train/b/x.y.png"), "train/b/x.y.png: a dot in"),
+    "a file that is replaced": (
+        lambda tree: os.replace(tree / "train/b/1.png", tree / "train/b/7.png"),
+        "train/b/1.png: cannot be read: No such file",
+    ),
+}
+
+
+@pytest.mark.parametrize("appearance", APPEARANCES)
+def test_what_appears_between_scan_and_write(small_tree: Path, out: Path, appearance: str) -> None:
+    make, said = APPEARANCES[appearance]
+    write(small_tree, "notes.txt")  # so that something is said between the two
+    with pytest.raises(TreeError) as caught:
+        pack(small_tree, out, workers=1, warn=lambda text: make(small_tree) and None)
+    assert any(problem.startswith(said) for problem in caught.value.problems)
+    assert not out.exists()
+
+
+def test_what_goes_after_it_was_read(small_tree: Path, out: Path) -> None:
+    def progress(doing: str, done: int, total: int) -> None:
+        if doing == "pack" and done == total:
+            (small_tree / "train/b/1.png").unlink(missing_ok=True)
+
+    with pytest.raises(TreeError, match=r"train/b/1\.png: gone since packing began"):
+        pack(small_tree, out, workers=1, progress=progress, warn=lambda text: None)
+
+
+def test_a_stray_file_that_appears_is_no_matter(small_tree: Path, out: Path) -> None:
+    def progress(doing: str, done: int, total: int) -> None:
+        write(small_tree, "train/b/notes.txt")
+
+    pack(small_tree, out, workers=1, progress=progress, warn=lambda text: None)
+    assert (out / MANIFEST_NAME).exists()
+
+
 # --- Outputs that cannot be written -----------------------------------------------------------
 
 
@@ -854,9 +901,11 @@ def test_a_killed_process_leaves_nothing_that_looks_whole(
     left = digests(out)
     assert {path: digest for path, digest in left.items() if "/" not in path} == before
     assert len(left) > len(before) and not any(path.endswith("/manifest.json") for path in left)
-    for overwrite in (False, True):
-        message = refused(demo_tree, out, OutputError, overwrite=overwrite)
-        assert f"{out}: packing did not finish there; remove {out}" in message
+    if old:
+        assert "--overwrite replaces it" in refused(demo_tree, out, OutputError)
+    else:
+        with pytest.raises(StoreError, match="packing did not finish; run the same command again"):
+            Dataset(out)
 
 
 # --- A dataset that is packed again from what it gives ----------------------------------------

@@ -1,0 +1,247 @@
+"""Going on: a packing job that was killed at any moment ends as if it had never been."""
+
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+from test_pack import digests, files_of, write
+
+from cinic_shards.errors import OutputError, StoreError, TreeError
+from cinic_shards.format import PACKING_FOLDER
+from cinic_shards.journal import Journal
+from cinic_shards.pack import PackOptions, pack
+from cinic_shards.reader import Dataset
+
+OPTIONS = PackOptions(shard_size=20)
+
+
+@pytest.fixture
+def tree(demo_tree: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(demo_tree, tmp_path / "tree"))
+
+
+@pytest.fixture
+def expected(demo_tree: Path, tmp_path: Path) -> dict[str, str]:
+    """The files of an undisturbed job."""
+    pack(demo_tree, tmp_path / "undisturbed", OPTIONS, workers=1)
+    return digests(tmp_path / "undisturbed")
+
+
+def die_at(tree: Path, out: Path, where: str, *, overwrite: bool = False) -> None:
+    """Pack in a process that ends at once, without any cleaning up, where Python code says so."""
+    script = f"""
+        import os
+        from cinic_shards import journal, pack, store
+        die = lambda *args, **options: os._exit(9)
+        progress = lambda doing, done, total: None
+        {where}
+        pack.pack({str(tree)!r}, {str(out)!r}, pack.PackOptions(shard_size=20), workers=1,
+                  overwrite={overwrite}, progress=progress)
+    """
+    result = subprocess.run([sys.executable, "-c", textwrap.dedent(script)])
+    assert result.returncode == 9
+
+
+MOMENTS = {
+    "before the listing": "journal.np.savez = die",
+    "before the first line": "journal.Journal._write = die",
+    "before the first shard": "pack.write_shard = die",
+    "after some shards": (
+        "progress = lambda doing, done, total: doing == 'pack' and done >= 100 and die()"
+    ),
+    "a shard is renamed but not noted": "journal.Journal.shard_done = die",
+    "between write and rename": (
+        "replace = os.replace; os.replace = lambda a, b: "
+        "die() if str(b).endswith('00002-of-00005.tar') else replace(a, b)"
+    ),
+    "before the manifest": "pack.make_manifest = die",
+    "before moving": "journal.Journal.moving = die",
+    "after noting that files move": (
+        "moving = journal.Journal.moving; "
+        "journal.Journal.moving = lambda *args: (moving(*args), die())"
+    ),
+    "after some moves": (
+        "replace = os.replace; os.replace = lambda a, b: "
+        "die() if '_packing' not in str(b) and '00003-of' in str(b) else replace(a, b)"
+    ),
+    "before the manifest moves": (
+        "replace = os.replace; os.replace = lambda a, b: "
+        "die() if '_packing' not in str(b) and 'manifest' in str(b) else replace(a, b)"
+    ),
+    "before the journal goes": "journal.Journal.remove = die",
+}
+
+
+@pytest.mark.parametrize("old", ["no older dataset", "an older dataset"])
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_the_same_command_goes_on(
+    tree: Path, tmp_path: Path, expected: dict[str, str], moment: str, old: str
+) -> None:
+    out = tmp_path / "out"
+    overwrite = old == "an older dataset"
+    if overwrite:
+        write(tmp_path / "old", *(f"train/a/{number}.png" for number in range(30)))
+        pack(tmp_path / "old", out, PackOptions(shard_size=6), workers=1, warn=lambda text: None)
+    before = digests(out)
+    die_at(tree, out, MOMENTS[moment], overwrite=overwrite)
+    left = {path: d for path, d in digests(out).items() if not path.startswith(PACKING_FOLDER)}
+    if "manifest.json" in left:  # a dataset that looks whole is whole: the old or the new one
+        assert left in (before, expected)
+    else:
+        with pytest.raises(StoreError, match="packing did not finish; run the same command again"):
+            Dataset(out)
+    pack(tree, out, OPTIONS, workers=1, overwrite=overwrite)
+    assert digests(out) == expected
+
+
+def test_finished_shards_are_not_made_again(
+    tree: Path, tmp_path: Path, expected: dict[str, str]
+) -> None:
+    out = tmp_path / "out"
+    die_at(tree, out, MOMENTS["after some shards"])
+    made = {path.name: path.stat().st_ino for path in (out / PACKING_FOLDER).glob("*.tar")}
+    assert len(made) >= 5
+    seen: list[tuple[str, int, int]] = []
+    pack(tree, out, OPTIONS, workers=1, progress=lambda *state: seen.append(state))
+    assert next(state for state in seen if state[0] == "pack")[1] >= 100
+    kept = [name for name, inode in made.items() if (out / name).stat().st_ino == inode]
+    assert len(kept) >= 5
+    assert digests(out) == expected
+
+
+def test_a_finished_shard_that_changed_is_made_again(
+    tree: Path, tmp_path: Path, expected: dict[str, str]
+) -> None:
+    out = tmp_path / "out"
+    die_at(tree, out, MOMENTS["after some shards"])
+    first, second, third, *_ = sorted((out / PACKING_FOLDER).glob("*.tar"))
+    os.truncate(first, 1000)
+    second.write_bytes(second.read_bytes()[:-1] + b"x")
+    third.unlink()
+    pack(tree, out, OPTIONS, workers=2)
+    assert digests(out) == expected
+
+
+CHANGES: dict[str, tuple[Callable[[Path], object], str]] = {
+    "changed": (lambda path: os.utime(path, (1, 1)), "changed since packing began"),
+    "longer": (lambda path: path.write_bytes(path.read_bytes() + b"x"), "changed since packing"),
+    "gone": (lambda path: path.unlink(), "gone since packing began"),
+    "new": (lambda path: shutil.copy(path, path.with_name("new.png")), "new since packing began"),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_tree_that_changed_meanwhile_is_refused(tree: Path, tmp_path: Path, change: str) -> None:
+    out = tmp_path / "out"
+    die_at(tree, out, MOMENTS["after some shards"])
+    make, said = CHANGES[change]
+    path = sorted(tree.glob("valid/cat/*.png"))[0]
+    make(path)
+    before = files_of(out)
+    with pytest.raises(TreeError) as caught:
+        pack(tree, out, OPTIONS, workers=1)
+    name = "new.png" if change == "new" else path.name
+    assert caught.value.problems[0] == f"valid/cat/{name}: {said}" or (
+        caught.value.problems[0].startswith(f"valid/cat/{name}: {said}")
+    )
+    assert "to pack anew" in caught.value.problems[-1]
+    assert files_of(out) == before
+
+
+def test_many_changes_are_counted(tree: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    die_at(tree, out, MOMENTS["after some shards"])
+    for path in tree.glob("valid/*/*.png"):
+        os.utime(path, (1, 1))
+    with pytest.raises(TreeError, match="and 70 more"):
+        pack(tree, out, OPTIONS, workers=1)
+
+
+@pytest.mark.parametrize("options", [PackOptions(), PackOptions(shard_size=20, seed=1)])
+def test_another_command_is_refused(tree: Path, tmp_path: Path, options: PackOptions) -> None:
+    out = tmp_path / "out"
+    die_at(tree, out, MOMENTS["after some shards"])
+    before = files_of(out)
+    with pytest.raises(OutputError, match="run it as it began, or remove that folder"):
+        pack(tree, out, options, workers=1)
+    assert files_of(out) == before
+
+
+def test_one_process_at_a_time(tree: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    with Journal(out):
+        with pytest.raises(OutputError, match="another process is packing there"):
+            pack(tree, out, OPTIONS, workers=1)
+        assert os.listdir(out) == [PACKING_FOLDER]
+
+
+def test_a_line_that_was_cut_short(tree: Path, tmp_path: Path, expected: dict[str, str]) -> None:
+    out = tmp_path / "out"
+    die_at(tree, out, MOMENTS["after some shards"])
+    path = out / PACKING_FOLDER / "journal.jsonl"
+    path.write_bytes(path.read_bytes()[:-30])
+    pack(tree, out, OPTIONS, workers=1)
+    assert digests(out) == expected
+
+
+def test_a_damaged_journal_is_refused(tree: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    die_at(tree, out, MOMENTS["after some shards"])
+    path = out / PACKING_FOLDER / "journal.jsonl"
+    path.write_bytes(b"?" + path.read_bytes()[1:])
+    with pytest.raises(OutputError, match=r"journal\.jsonl: damaged; remove .*_packing and run"):
+        pack(tree, out, OPTIONS, workers=1)
+
+
+def test_a_full_disk_after_going_on_leaves_nothing(
+    tree: Path, mount_disk: Callable[[int], Path]
+) -> None:
+    disk = mount_disk(400)
+    die_at(tree, disk / "out", MOMENTS["after some shards"])
+    with open(disk / "filler", "wb") as file:
+        file.write(bytes(4096 * (os.statvfs(disk).f_bavail - 2)))
+    with pytest.raises(OutputError):
+        pack(tree, disk / "out", OPTIONS, workers=1)
+    assert os.listdir(disk) == ["filler"] or os.listdir(disk / "out") == []
+
+
+def children_of(process_id: int) -> list[int]:
+    path = Path(f"/proc/{process_id}/task/{process_id}/children")
+    return [int(number) for number in path.read_text().split()] if path.exists() else []
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="finds workers in /proc")
+@pytest.mark.parametrize("seed", range(6))
+def test_killed_at_any_moment(
+    tree: Path, tmp_path: Path, expected: dict[str, str], seed: int
+) -> None:
+    """The command or one of its workers, by SIGKILL."""
+    out = tmp_path / "out"
+    command = [sys.executable, "-m", "cinic_shards", "pack", tree, out, "--shard-size", "20", "-q"]
+    chance = random.Random(seed)
+    process = subprocess.Popen([*command, "--workers", "2"], stderr=subprocess.DEVNULL)
+    time.sleep(chance.uniform(0.3, 1.5))
+    workers = children_of(process.pid)
+    victim = chance.choice([process.pid, *workers[-2:]])
+    with suppress(ProcessLookupError):
+        os.kill(victim, signal.SIGKILL)
+    process.wait()
+    deadline = time.monotonic() + 5
+    while any(Path(f"/proc/{number}").exists() for number in workers):
+        assert time.monotonic() < deadline, "a worker outlives its parent"
+        time.sleep(0.01)
+    again = [*command, "--workers", str(chance.choice([1, 2, 3]))]
+    if (out / "manifest.json").exists() and not (out / PACKING_FOLDER).exists():
+        assert digests(out) == expected  # it had finished
+        return
+    subprocess.run(again, check=True)
+    assert digests(out) == expected
