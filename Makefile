@@ -32,7 +32,9 @@ demo: $(INSTALLED)
 	@echo "--- pack it"
 	$(BIN)/cinic-shard pack $(DEMO)/cinic $(DEMO)/shards
 	$(BIN)/cinic-shard info $(DEMO)/shards
-	@echo "--- verify: tar alone gives every file back"
+	@echo "--- verify it: every byte, beside the tree"
+	$(BIN)/cinic-shard verify $(DEMO)/shards --against $(DEMO)/cinic
+	@echo "--- tar alone gives every file back"
 	@mkdir $(DEMO)/unpacked
 	for shard in $(DEMO)/shards/*.tar; do \
 	  tar xf $$shard -C $(DEMO)/unpacked --exclude=__index__ --exclude='*.cls' || exit 1; done

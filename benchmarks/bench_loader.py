@@ -6,9 +6,9 @@ shuffled epochs of uint8 images, or of float32 normalised ones; start and end of
 
 Method: one process; the contenders take turns, epoch by epoch, so that a machine that slows down
 slows all of them; the first epoch of each is not counted; the median of the others is. Workers
-stay alive between epochs. Cold: each contender in a process of its own, the page cache dropped
-when it has delivered a batch of another split (so its libraries are loaded: it is the data that is
-cold); one epoch, with the opening of the dataset.
+stay alive between epochs. Warm: all files of an epoch are read once before it. Cold: each epoch in
+a process of its own, the page cache dropped when it has delivered a batch of another split (so its
+libraries are loaded: it is the data that is cold); the opening of the dataset counts.
 
     python benchmarks/bench_loader.py --tree ./cinic --shards ./shards --out loader.jsonl
     python benchmarks/plot_loader.py loader.jsonl loader.png
@@ -37,6 +37,7 @@ from cinic_shards.bench import (
     images_per_second,
     import_torchvision,
     measure,
+    shards_of,
 )
 from cinic_shards.reader import Dataset
 
@@ -66,7 +67,7 @@ def webdataset(
         import webdataset as wds
         from torchvision import transforms
 
-        urls = sorted(glob.glob(os.path.join(shards, f"{split}-*.tar")))
+        urls = sorted(glob.glob(shards_of(shards, split)))
         dataset = wds.WebDataset(urls, shardshuffle=len(urls), empty_check=False).shuffle(1000)
         steps: list[Any] = []
         if decoder == "pil":
@@ -84,7 +85,8 @@ def webdataset(
             dataset, batch_size=None, num_workers=workers, persistent_workers=workers > 0
         )
 
-    return Contender("webdataset", f"{workers} workers, {decoder}", open_loader)
+    setting = f"{workers} workers, {decoder}"
+    return Contender("webdataset", setting, shards_of(shards, split), open_loader)
 
 
 def all_contenders(
@@ -192,18 +194,21 @@ def main() -> None:
         say("cold epochs: skipped, as asked")
         return
     for position, contender in enumerate(contenders("uint8")):
-        say(f"{contender.name} ({contender.setting}), cold")
         command = [
             *(sys.executable, __file__, "--cold-one", str(position)),
             *("--tree", args.tree, "--shards", args.shards, "--split", args.split),
             *("--batch-size", str(args.batch_size)),
         ]
-        output = subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout
-        rate = json.loads(output.splitlines()[-1])
-        if rate is None:
-            say("cold epochs: skipped, this user may not drop the page cache")
-            return
-        result = Result(contender.name, contender.setting, (rate,))
+        rates = []
+        for epoch in range(args.epochs):
+            say(f"{contender.name} ({contender.setting}), cold, {epoch + 1} of {args.epochs}")
+            output = subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout
+            rate = json.loads(output.splitlines()[-1])
+            if rate is None:
+                say("cold epochs: skipped, this user may not drop the page cache")
+                return
+            rates.append(rate)
+        result = Result(contender.name, contender.setting, tuple(rates))
         print(json.dumps(row(result, cache="cold", dtype="uint8")), file=args.out, flush=True)
 
 
