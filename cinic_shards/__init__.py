@@ -6,9 +6,10 @@
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-__all__ = ["Batch", "ShardLoader", "__version__"]
+__all__ = ["Augment", "Batch", "ShardLoader", "__version__"]
 
 if TYPE_CHECKING:
+    from cinic_shards.augment import Augment
     from cinic_shards.loader import Batch, ShardLoader
 
 
@@ -17,4 +18,8 @@ def __getattr__(name: str) -> Any:
         from cinic_shards import loader
 
         return getattr(loader, name)
+    if name == "Augment":
+        from cinic_shards.augment import Augment
+
+        return Augment
     raise AttributeError(f"module 'cinic_shards' has no attribute {name!r}")

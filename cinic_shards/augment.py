@@ -1,6 +1,12 @@
-"""What is done to the pixels of a batch, on the CPU or batched on a device."""
+"""What is done to the pixels of a batch: in one pass on the CPU, or batched on a device.
 
+Chance is keyed by (seed, epoch, sample id): a sample is cropped alike on any number of ranks and
+threads, on the CPU and on a device, and after a resume.
+"""
+
+import hashlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -9,43 +15,220 @@ from numpy.typing import NDArray
 from cinic_shards import kernels
 from cinic_shards.errors import OptionError
 
+Statistics = tuple[Sequence[float], Sequence[float]]
+"""Mean and standard deviation of each channel, on the scale 0 to 1."""
 
-def normalize_table(mean: Sequence[float], std: Sequence[float]) -> NDArray[np.float32]:
-    """The normalised value of each channel's 256 values: float32, shape (3, 256).
+CINIC10_STATISTICS: Statistics = (
+    (0.47889522, 0.47227842, 0.43047404),
+    (0.24205776, 0.23828046, 0.25874835),
+)
+"""As CINIC-10's authors publish them (https://github.com/BayesWatch/cinic-10)."""
 
-    ``(value / 255 - mean) / std`` in double precision, rounded once. CPU and device look values
-    up in the same table, so they agree to the bit.
+_DTYPES = {
+    "uint8": torch.uint8,
+    "float32": torch.float32,
+    "float16": torch.float16,
+    "bfloat16": torch.bfloat16,
+}
+_AUGMENT_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Augment:
+    """Random crop, flip and cutout, then normalising, as one step.
+
+    As torchvision's ``RandomCrop(size, padding)``, ``RandomHorizontalFlip``, ``ToTensor`` and
+    ``Normalize`` in this order.
+    """
+
+    crop_padding: int = 4
+    """Black pixels on each side before the image is cropped to its old size; 0 for no crop."""
+    flip: bool = True
+    """Flip left and right with probability 1/2."""
+    cutout: int = 0
+    """Side of a square of the mean colour at a random place, cut at the border; 0 for none."""
+    normalize: bool | str | Statistics | None = None
+    """Subtract the mean and divide by the deviation: by default unless ``dtype`` is uint8. True
+    takes the dataset's, ``"cinic10"`` those that CINIC-10's authors publish, a pair is (mean, std)
+    on the scale 0 to 1; False gives floats from 0 to 1."""
+    dtype: str | torch.dtype = "float32"
+    """``float32``, ``float16``, ``bfloat16`` or ``uint8``."""
+
+    def __post_init__(self) -> None:
+        if type(self.crop_padding) is not int or not 0 <= self.crop_padding <= 1024:
+            raise OptionError(f"crop_padding={self.crop_padding}: expected 0 to 1024 pixels")
+        if type(self.cutout) is not int or self.cutout < 0:
+            raise OptionError(f"cutout={self.cutout}: expected the side of a square in pixels")
+        if isinstance(self.normalize, str) and self.normalize != "cinic10":
+            raise OptionError(f"normalize={self.normalize!r}: the only name is 'cinic10'")
+        if self.torch_dtype == torch.uint8 and self.normalize not in (None, False):
+            raise OptionError("dtype uint8 cannot be normalised; choose a float dtype")
+
+    @property
+    def torch_dtype(self) -> torch.dtype:
+        """``dtype`` as torch's."""
+        name = str(self.dtype).removeprefix("torch.")
+        if name not in _DTYPES:
+            raise OptionError(f"dtype={self.dtype!r}: expected one of {', '.join(_DTYPES)}")
+        return _DTYPES[name]
+
+
+PLAIN = Augment(crop_padding=0, flip=False, dtype="uint8")
+"""uint8 images as they are."""
+
+
+def value_table(statistics: Statistics | None, dtype: torch.dtype) -> torch.Tensor | None:
+    """What each channel's 256 values become: shape (3, 256); None where uint8 stays.
+
+    ``(value / 255 - mean) / std`` in double precision, rounded once. CPU and device look values up
+    in the same table, so they agree to the bit.
 
     Args:
-        mean: of each channel, on the scale 0 to 1.
-        std: of each channel, on the scale 0 to 1; above 0.
+        statistics: None for mean 0 and deviation 1.
+        dtype: of the values.
     """
-    means, stds = np.asarray(mean, np.float64), np.asarray(std, np.float64)
+    if dtype == torch.uint8:
+        return None
+    means, stds = (
+        np.asarray(values, np.float64) for values in statistics or ((0, 0, 0), (1, 1, 1))
+    )
     if means.shape != (3,) or stds.shape != (3,) or not (stds > 0).all():
         raise OptionError(
-            f"mean {mean} and std {std}: expected three channels each, and deviations above 0"
+            f"mean {means.tolist()} and std {stds.tolist()}: expected three channels each, and "
+            "deviations above 0"
         )
-    values = np.arange(256) / 255
-    return ((values - means[:, None]) / stds[:, None]).astype(np.float32)
+    values = (np.arange(256) / 255 - means[:, None]) / stds[:, None]
+    return torch.from_numpy(values).to(dtype)
 
 
-def normalize(
-    images: NDArray[np.uint8], table: NDArray[np.float32], out: NDArray[np.float32]
-) -> None:
-    """Look up every value of ``images`` (N, H, W, 3) in ``table``, into ``out`` of that shape."""
-    kernels.normalize_batch(images.reshape(-1, 3), table, out.reshape(-1, 3))
-
-
-def normalize_on_device(images: torch.Tensor, table: torch.Tensor) -> torch.Tensor:
-    """``normalize`` as torch operations, where ``images`` lie.
+class Transform:
+    """An ``Augment`` for one dataset, one seed and one place.
 
     Args:
-        images: uint8, shape (N, 3, H, W), in channels-last memory order.
-        table: float32, shape (3, 256), on the same device.
-
-    Returns:
-        float32, shape (N, 3, H, W), in channels-last memory order.
+        augment: what to do.
+        measured: the dataset's statistics.
+        image_shape: (H, W, 3).
+        seed: of all chance.
+        device: where ``on_device`` runs; None for none.
     """
-    first = torch.arange(0, 3 * 256, 256, dtype=torch.int64, device=images.device)
-    places = images.permute(0, 2, 3, 1).to(torch.int64) + first
-    return torch.take(table, places).permute(0, 3, 1, 2)
+
+    def __init__(
+        self,
+        augment: Augment,
+        measured: Statistics,
+        image_shape: tuple[int, int, int],
+        *,
+        seed: int,
+        device: torch.device | None = None,
+    ) -> None:
+        self.augment = augment
+        self.dtype = augment.torch_dtype
+        self._height, self._width, _ = image_shape
+        self._seed = seed
+        statistics: Statistics | None
+        if augment.normalize is False or self.dtype == torch.uint8:
+            statistics = None
+        elif augment.normalize is True or augment.normalize is None:
+            statistics = measured
+        elif augment.normalize == "cinic10":
+            statistics = CINIC10_STATISTICS
+        else:
+            assert not isinstance(augment.normalize, str)
+            statistics = augment.normalize
+        table = value_table(statistics, self.dtype)
+        mean = np.asarray((statistics or measured)[0], np.float64)
+        self._fill = np.clip(np.rint(255 * mean), 0, 255).astype(np.uint8)
+        # Numba has no half types: a value's bits are looked up.
+        self._table = None if table is None else _bits(table).numpy()
+        self._device_table = None if table is None or device is None else table.to(device)
+        self._device_fill = None if device is None else torch.from_numpy(self._fill).to(device)
+
+    @property
+    def moves_pixels(self) -> bool:
+        """Whether anything but the values changes."""
+        return self.augment.crop_padding > 0 or self.augment.flip or self.augment.cutout > 0
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether nothing changes at all."""
+        return self._table is None and not self.moves_pixels
+
+    def draw(self, ids: NDArray[np.int64], epoch: int) -> NDArray[np.int64]:
+        """What chance does to these samples in an epoch: ``kernels.draw_augmentations``."""
+        text = f"cinic-shards augment {_AUGMENT_VERSION} seed {self._seed} epoch {epoch}"
+        key = np.frombuffer(hashlib.blake2b(text.encode(), digest_size=8).digest(), "<u8")[0]
+        draws = np.empty((len(ids), 5), np.int64)
+        augment = self.augment
+        kernels.draw_augmentations(
+            ids, key, augment.crop_padding, augment.flip, self._height, self._width, draws
+        )
+        return draws
+
+    def on_cpu(
+        self, addresses: NDArray[np.int64], draws: NDArray[np.int64], out: torch.Tensor
+    ) -> None:
+        """Make a batch of the images at these addresses in one pass.
+
+        Args:
+            addresses: of N uint8 images (H, W, 3).
+            draws: from ``draw``.
+            out: of ``dtype``, shape (N, H, W, 3), contiguous; overwritten.
+        """
+        kernels.augment_images(
+            addresses,
+            draws,
+            self.augment.crop_padding,
+            self.augment.cutout,
+            self._fill,
+            self._table,
+            _bits(out).numpy(),
+        )
+
+    def on_device(
+        self, images: torch.Tensor, rows: torch.Tensor, draws: torch.Tensor
+    ) -> torch.Tensor:
+        """``on_cpu`` as batched torch operations, where ``images`` lie.
+
+        Args:
+            images: uint8, shape (M, H, W, 3).
+            rows: int64, shape (N,), which of them make the batch.
+            draws: from ``draw``, on the same device.
+
+        Returns:
+            ``dtype``, shape (N, H, W, 3).
+        """
+        if self.moves_pixels:
+            batch = self._move_pixels(images, rows, draws)
+        else:
+            batch = images.index_select(0, rows)
+        if self._device_table is None:
+            return batch
+        first = torch.arange(0, 3 * 256, 256, dtype=torch.int64, device=images.device)
+        return torch.take(self._device_table, batch.to(torch.int64) + first)
+
+    def _move_pixels(
+        self, images: torch.Tensor, rows: torch.Tensor, draws: torch.Tensor
+    ) -> torch.Tensor:
+        height, width, padding = self._height, self._width, self.augment.crop_padding
+        down = torch.arange(height, device=images.device)
+        right = torch.arange(width, device=images.device)
+        top, left, flip, cut_y, cut_x = draws.unbind(1)
+        y = down + (top - padding)[:, None]
+        x = torch.where(flip[:, None] == 1, width - 1 - right, right) + (left - padding)[:, None]
+        is_inside = ((y >= 0) & (y < height))[:, :, None] & ((x >= 0) & (x < width))[:, None, :]
+        batch = images[
+            rows[:, None, None], y.clamp(0, height - 1)[:, :, None], x.clamp(0, width - 1)[:, None]
+        ]
+        batch *= is_inside[..., None]
+        if side := self.augment.cutout:
+            assert self._device_fill is not None
+            start_y, start_x = (cut_y - side // 2)[:, None], (cut_x - side // 2)[:, None]
+            is_cut = ((down >= start_y) & (down < start_y + side))[:, :, None]
+            is_cut = is_cut & ((right >= start_x) & (right < start_x + side))[:, None, :]
+            batch = torch.where(is_cut[..., None], self._device_fill, batch)
+        return batch
+
+
+def _bits(values: torch.Tensor) -> torch.Tensor:
+    """Half types as integers of 16 bits, other types as they are."""
+    return values.view(torch.uint16) if values.dtype.itemsize == 2 else values

@@ -1,4 +1,4 @@
-"""Payload bytes -> pixels, a batch at a time."""
+"""Payload bytes -> pixels, a batch or a block at a time; and back."""
 
 import ctypes
 import ctypes.util
@@ -11,9 +11,11 @@ from functools import cache
 
 import deflate
 import numpy as np
+import zstandard
 from numpy.typing import NDArray
 from PIL import Image
 
+import cinic_shards.format as fmt
 from cinic_shards import kernels
 from cinic_shards.errors import DecodeError
 
@@ -36,6 +38,11 @@ class Payloads:
         """A copy of one payload."""
         return ctypes.string_at(int(self.addresses[position]), int(self.lengths[position]))
 
+    def memory(self, position: int) -> NDArray[np.uint8]:
+        """One payload where it lies, to be read only."""
+        pointer = ctypes.cast(int(self.addresses[position]), ctypes.POINTER(ctypes.c_uint8))
+        return np.ctypeslib.as_array(pointer, (int(self.lengths[position]),))
+
     def take(self, positions: NDArray[np.int64]) -> "Payloads":
         """The payloads at these positions, in this order."""
         return Payloads(self.addresses[positions], self.lengths[positions], self.owners)
@@ -54,6 +61,70 @@ class Payloads:
         ):
             raise ValueError(f"a payload lies outside the buffer of {len(buffer)} bytes")
         return cls(buffer.ctypes.data + offsets, lengths, buffer)
+
+
+ZSTD_LEVEL = 1
+"""Higher ones are no smaller: what the predictor leaves hardly repeats (docs/performance.md)."""
+
+
+def encode_png(image: NDArray[np.uint8]) -> bytes:
+    """One image, uint8 (H, W, 3), as a PNG; the bytes depend on Pillow's version."""
+    file = io.BytesIO()
+    Image.fromarray(image).save(file, "PNG")
+    return file.getvalue()
+
+
+def encode_block(images: NDArray[np.uint8], encoding: str) -> bytes:
+    """A block's payload.
+
+    Args:
+        images: uint8, shape (N, H, W, 3), C-contiguous.
+        encoding: ``raw`` or ``zstd``.
+    """
+    num_images, height, width, _ = images.shape
+    if encoding == "raw":
+        return fmt.npy_header("|u1", images.shape) + images.tobytes()
+    left_over = np.empty((3, num_images, height, width), np.uint8)
+    kernels.predict_batch(images, left_over)
+    content = fmt.npy_header("|u1", left_over.shape) + left_over.tobytes()
+    return zstandard.ZstdCompressor(level=ZSTD_LEVEL).compress(content)
+
+
+def decode_block(payload: NDArray[np.uint8], encoding: str, out: NDArray[np.uint8]) -> str:
+    """Decode a block into ``out``.
+
+    Args:
+        payload: its bytes.
+        encoding: ``raw`` or ``zstd``.
+        out: uint8, shape (N, H, W, 3), C-contiguous; overwritten.
+
+    Returns:
+        What is wrong with the payload, and then what ``out`` holds means nothing; or an empty text.
+    """
+    num_images, height, width, _ = out.shape
+    shape = out.shape if encoding == "raw" else (3, num_images, height, width)
+    header = fmt.npy_header("|u1", shape)
+    size = len(header) + out.size
+    if encoding == "zstd":
+        try:
+            # Before memory is taken: a few bytes can say that they hold any number of them.
+            stated = zstandard.frame_content_size(payload.data)
+            if stated != size:
+                return f"its zstd frame states {stated:,} bytes, expected {size:,}"
+            content = zstandard.ZstdDecompressor().decompress(payload.data, allow_extra_data=False)
+            payload = np.frombuffer(content, np.uint8)
+        except zstandard.ZstdError as error:
+            return f"not a readable zstd frame: {error}"
+    if len(payload) != size:
+        return f"{len(payload):,} bytes, expected {size:,}"
+    if payload[: len(header)].tobytes() != header:
+        return f"it begins with {payload[:48].tobytes()!r}, expected the npy header of {shape}"
+    pixels = payload[len(header) :]
+    if encoding == "raw":
+        out.reshape(-1)[:] = pixels
+    else:
+        kernels.unpredict_batch(pixels, out)
+    return ""
 
 
 def decode_png(

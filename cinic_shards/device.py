@@ -5,12 +5,13 @@ from typing import TypeVar
 
 import torch
 
+_S = TypeVar("_S")
 _T = TypeVar("_T")
 
 
 def copy_ahead(
-    batches: Iterator[_T],
-    move: Callable[[_T], _T],
+    batches: Iterator[_S],
+    move: Callable[[_S], _T],
     tensors: Callable[[_T], list[torch.Tensor]],
     device: torch.device,
 ) -> Iterator[_T]:
@@ -30,7 +31,7 @@ def copy_ahead(
         return
     side = torch.cuda.Stream(device)
 
-    def start(batch: _T) -> _T:
+    def start(batch: _S) -> _T:
         with torch.cuda.stream(side):
             return move(batch)
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import PIL
+import zstandard
 from numpy.typing import NDArray
 
 import cinic_shards.format as fmt
@@ -69,20 +70,31 @@ class ImageMeter:
         self._square_sums = np.zeros(3, np.int64)
 
     @property
+    def image_shape(self) -> tuple[int, int, int] | None:
+        """(H, W, 3) where all images so far have one size, else None."""
+        sizes = [size for size, count in self.image_sizes.items() if count]
+        return (*sizes[0], 3) if len(sizes) == 1 else None
+
+    @property
     def pixels(self) -> PixelSums:
         """The sums over all images so far."""
         count = sum(height * width * count for (height, width), count in self.image_sizes.items())
         return PixelSums(count, _three(self._sums), _three(self._square_sums))
 
-    def add(
-        self, payloads: "Payloads", buffer: NDArray[np.uint8], starts: NDArray[np.int64]
+    def add_pngs(
+        self,
+        payloads: "Payloads",
+        buffer: NDArray[np.uint8],
+        starts: NDArray[np.int64],
+        keep: NDArray[np.uint8] | None = None,
     ) -> tuple[NDArray[np.uint8], dict[int, str]]:
-        """Measure N images.
+        """Measure N PNGs.
 
         Args:
             payloads: the PNGs.
             buffer: uint8; the memory that they lie in.
             starts: the place of each PNG in ``buffer``, shape (N,).
+            keep: where the images of this size go, uint8, shape (N, H, W, 3).
 
         Returns:
             Pixel hashes, uint8, shape (N, 16), zeros for what is no image; and why, by row.
@@ -106,10 +118,17 @@ class ImageMeter:
                 if errors:
                     good = np.setdiff1d(np.arange(len(rows)), [e.position for e in errors])
                     rows, images = rows[good], images[good]
-                hashes[rows] = fmt.pixel_hashes(images)
-                self._add_channel_sums(images.reshape(-1, 3), self._sums, self._square_sums)
-                self.image_sizes[height, width] += len(rows)
+                hashes[rows] = self.add_images(images)
+                if keep is not None and images.shape[1:] == keep.shape[1:]:
+                    keep[rows] = images
         return hashes, problems
+
+    def add_images(self, images: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Measure N decoded images, uint8 (N, H, W, 3): their pixel hashes, uint8 (N, 16)."""
+        self._add_channel_sums(images.reshape(-1, 3), self._sums, self._square_sums)
+        _, height, width, _ = images.shape
+        self.image_sizes[height, width] += len(images)
+        return fmt.pixel_hashes(images)
 
 
 def packing_digests(keys: Sequence[str], seed: int) -> list[bytes]:
@@ -150,7 +169,12 @@ def shard_facts(
 
 
 def make_manifest(
-    shards: Sequence[ShardFacts], classes: tuple[str, ...], options: dict[str, Any]
+    shards: Sequence[ShardFacts],
+    classes: tuple[str, ...],
+    options: dict[str, Any],
+    *,
+    encoding: str,
+    block_size: int,
 ) -> Manifest:
     """The manifest of these shards, which are in dataset order.
 
@@ -158,6 +182,8 @@ def make_manifest(
         shards: all of them; splits in name order, and a split's shards in theirs.
         classes: class names, sorted.
         options: what determined the shards' bytes.
+        encoding: the shards'.
+        block_size: samples a block.
     """
     fingerprint = hashlib.blake2b(digest_size=32)
     splits = []
@@ -176,17 +202,25 @@ def make_manifest(
         first_id += num_samples
     is_cinic10 = not any("unknown" in shard.info.origins for shard in shards)
     return Manifest(
-        encoding="png",
-        block_size=fmt.BLOCK_SIZE,
+        encoding=encoding,
+        block_size=block_size,
         classes=classes,
         splits=tuple(splits),
         fingerprint=f"blake2b:{fingerprint.hexdigest()}",
         options=options,
-        libraries={
-            "cinic-shards": __version__,
-            "numpy": np.__version__,
-            "pillow": PIL.__version__,
-        },
+        libraries=_libraries(encoding),
         licence=CINIC10_LICENCE if is_cinic10 else "",
         citation=CINIC10_CITATION if is_cinic10 else "",
     )
+
+
+def _libraries(encoding: str) -> dict[str, str]:
+    """Library -> version, of what the shards and their facts were made with."""
+    libraries = {
+        "cinic-shards": __version__,
+        "numpy": np.__version__,
+        "pillow": PIL.__version__,
+    }
+    if encoding == "zstd":  # whose compressed bytes differ between versions
+        libraries["libzstd"] = ".".join(map(str, zstandard.ZSTD_VERSION))
+    return libraries

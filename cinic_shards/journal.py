@@ -2,7 +2,7 @@
 
 The journal lies in the folder ``_packing`` inside the output, with the shards until all of them are
 made. A line of JSON each: how the job began; every finished shard; and when the finished dataset
-began to move to its place. ``listing.npz`` beside it holds the tree's files, sizes and dates.
+began to move to its place. ``listing.npz`` beside it holds the source's files, sizes and dates.
 """
 
 import dataclasses
@@ -22,9 +22,8 @@ from cinic_shards import __version__
 from cinic_shards.errors import CinicShardsError, OutputError, TreeError
 from cinic_shards.facts import ShardFacts
 from cinic_shards.format import PixelSums, ShardInfo
-from cinic_shards.listing import changes, list_tree
+from cinic_shards.listing import Listing, changes
 from cinic_shards.store import LocalStore, lock_file, open_shard
-from cinic_shards.tree import Tree
 
 _JOURNAL = "journal.jsonl"
 _LISTING = "listing.npz"
@@ -87,14 +86,18 @@ class Journal:
                 raise OutputError(f"{path}: damaged; remove {self.folder} and run again")
             yield content
 
-    def begin(self, tree: Tree, options: dict[str, Any]) -> None:
-        """Start a new job, or go on with an earlier one of the same tree and options.
+    def begin(self, source: str, now: Listing, options: dict[str, Any]) -> None:
+        """Start a new job, or go on with an earlier one of the same source and options.
+
+        Args:
+            source: what to call the source in an error.
+            now: what is in it.
+            options: what else the output's bytes depend on.
 
         Raises:
             OutputError: the earlier job had other options.
-            TreeError: the tree has changed since; names the files.
+            TreeError: the source has changed since; names the files.
         """
-        now = list_tree(tree)
         if self.start is None:
             for name in os.listdir(self.folder):
                 if name != _LOCK:
@@ -114,7 +117,7 @@ class Journal:
             before = dict(listing.items())
         if problems := list(changes(before, now)):
             problems.append(f"undo these changes, or remove {self.folder} to pack anew")
-            raise TreeError(str(tree.root), problems)
+            raise TreeError(source, problems)
         noted = {shard["info"]["name"] for shard in self.shards}
         for name in set(os.listdir(self.folder)) - noted - {_JOURNAL, _LISTING, _LOCK}:
             (self.folder / name).unlink()  # not finished, or not noted

@@ -1,10 +1,10 @@
-"""Plan + reader + decoder -> batches, prefetched by threads."""
+"""Plan + source + augmentation -> batches, prefetched by threads."""
 
 import os
 import warnings
 import weakref
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -13,12 +13,17 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from cinic_shards.augment import normalize, normalize_on_device, normalize_table
+from cinic_shards.augment import PLAIN, Augment, Statistics, Transform
+from cinic_shards.cache import CACHES, BlockCache, DiskCache, cache_folder, cache_limit
 from cinic_shards.device import copy_ahead
 from cinic_shards.errors import DecodeError, OptionError
+from cinic_shards.kernels import gather_images
 from cinic_shards.plan import EpochPlan
 from cinic_shards.reader import Dataset
+from cinic_shards.source import BlockSource, EpochSource, MappedSource, RowSource
 from cinic_shards.workers import usable_cores
+
+BatchTransform = Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +31,8 @@ class Batch:
     """N samples; unpacks as ``images, labels``."""
 
     images: torch.Tensor
-    """uint8, or float32 where normalised; shape (N, 3, H, W), in channels-last memory order."""
+    """uint8, or the float type that was asked for; shape (N, 3, H, W), in channels-last memory
+    order."""
     labels: torch.Tensor
     """int64, shape (N,)."""
     indices: torch.Tensor
@@ -39,6 +45,18 @@ class Batch:
         return len(self.labels)
 
 
+@dataclass(frozen=True, slots=True)
+class _Work:
+    """A batch on its way to a device: what is still to be done there."""
+
+    images: torch.Tensor | None
+    """uint8, shape (N, H, W, 3); None where the device holds the dataset."""
+    rows: torch.Tensor
+    labels: torch.Tensor
+    indices: torch.Tensor
+    draws: torch.Tensor
+
+
 class ShardLoader:
     """Batches of one split, decoded by threads ahead of their use.
 
@@ -46,7 +64,7 @@ class ShardLoader:
     A batch stays valid for as long as anything refers to it.
 
     Example:
-        >>> loader = ShardLoader("shards", split="train", batch_size=512, normalize=True)
+        >>> loader = ShardLoader("shards", split="train", batch_size=512, augment=Augment())
         >>> for images, labels in loader:
         ...     loss = criterion(model(images), labels)
     """
@@ -61,8 +79,13 @@ class ShardLoader:
         seed: int = 0,
         workers: int | None = None,
         device: str | torch.device | None = None,
-        normalize: bool | tuple[Sequence[float], Sequence[float]] = False,
-        order: str = "full",
+        normalize: bool | str | Statistics = False,
+        augment: Augment | None = None,
+        batch_transform: BatchTransform | None = None,
+        order: str = "window",
+        cache: str = "none",
+        cache_bytes: int | None = None,
+        cache_dir: str | os.PathLike[str] | None = None,
         tail: str | None = None,
         check: str = "first",
         on_error: str = "raise",
@@ -76,17 +99,30 @@ class ShardLoader:
             split: the split to read.
             batch_size: samples a batch, on each rank.
             shuffle: visit the samples in a random order, another one each epoch.
-            seed: of that order.
+            seed: of that order, and of augmentation.
             workers: decoding threads; by default the usable cores divided by LOCAL_WORLD_SIZE.
             device: where batches go; by default they stay where they are decoded, on the CPU.
             normalize: float32 images: True subtracts the dataset's mean and divides by its
-                deviation (of the split ``train`` where there is one, else of this split), a pair
-                of (mean, std) on the scale 0 to 1 is used instead.
-            order: how ``shuffle`` mixes: ``full`` permutes the whole split.
+                deviation (of the split ``train`` where there is one, else of this split);
+                ``"cinic10"`` takes CINIC-10's published ones, a pair is (mean, std) on the scale
+                0 to 1.
+            augment: random crop, flip and cutout, and normalising, in one pass; replaces
+                ``normalize``.
+            batch_transform: your own, called with (images, labels) of each batch in order, behind
+                ``augment``, where the batches are consumed; gives both back.
+            order: how ``shuffle`` mixes: ``window`` permutes blocks, and the samples of some dozen
+                of them at a time (docs/order.md); ``full`` permutes the whole split.
+            cache: keep decoded pixels after an epoch: ``ram`` in this process, ``disk`` in a file
+                that all processes of this machine share, ``device`` on the device, where batches
+                are then gathered and augmented. It never changes the order.
+            cache_bytes: of ``ram`` and ``disk``: how much to keep; by default the whole split, or
+                what $CINIC_SHARDS_CACHE_BYTES says.
+            cache_dir: of ``disk``; by default $CINIC_SHARDS_CACHE_DIR, or the user's folder for
+                caches.
             tail: what becomes of a last batch that is not full: ``drop`` (default with shuffle)
                 or ``short`` (default without).
-            check: compare a PNG's CRC-32 with the index when it is read for the ``first`` time,
-                ``always``, or never (``off``). It runs at two million images a second and core.
+            check: compare the CRC-32 of what is read with the index: the ``first`` time, in every
+                epoch (``always``), or never (``off``).
             on_error: what a damaged sample does: ``raise`` a DecodeError that names it, or
                 ``skip``: its batch is shorter, ``skipped`` tells which and why, and an epoch with
                 any ends with a warning. The number of batches stays as it is.
@@ -115,19 +151,22 @@ class ShardLoader:
         """Id of each sample that was skipped -> what is wrong with it."""
         self.epoch = 0
         """The epoch that the next iteration runs."""
+        if cache not in CACHES:
+            raise OptionError(f"cache={cache!r}: expected one of {', '.join(CACHES)}")
+        self.cache = cache
         self.device = torch.device(device) if device is not None else None
+        if cache == "device" and self.device is None:
+            self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.batch_transform = batch_transform
         self.dataset = Dataset(path)
         self._reader = self.dataset.split(split, check=check)
         self._image_shape = self._reader.image_shape
-        self._table = self._normalize_table(normalize)
-        self._device_table = (
-            torch.from_numpy(self._table).to(self.device)
-            if self._table is not None and self.device is not None
-            else None
-        )
-        # uint8 until the device: a quarter of the bytes over PCIe.
-        self._normalize_on_cpu = self._table is not None and self.device is None
+        self._transform = self._make_transform(augment, normalize)
         self._buffers = _BufferPool(pinned=self.device is not None and self.device.type == "cuda")
+        self._cache = self._make_cache(split, cache_bytes, cache_dir)
+        self._resident: torch.Tensor | None = None
+        """The split's pixels on the device, uint8 (N, H, W, 3), with ``cache="device"``."""
+        self._resident_errors: dict[int, DecodeError] = {}
         if len(self._plan()) == 0:
             raise OptionError(
                 f"split {split} has {len(self._reader):,} samples, fewer than the {batch_size:,} "
@@ -151,10 +190,15 @@ class ShardLoader:
     def __iter__(self) -> Iterator[Batch]:
         plan = self._plan()
         self.epoch += 1
-        batches = self._cpu_batches(plan)
         if self.device is None:
+            batches: Iterator[Batch] = self._run(plan, self._make_batch)
+        else:
+            batches = copy_ahead(
+                self._run(plan, self._make_work), self._finish, _device_tensors, self.device
+            )
+        if self.batch_transform is None:
             return batches
-        return copy_ahead(batches, self._move, _device_tensors, self.device)
+        return map(self._apply_batch_transform, batches)
 
     def _plan(self) -> EpochPlan:
         return EpochPlan(
@@ -164,30 +208,89 @@ class ShardLoader:
             epoch=self.epoch,
             shuffle=self.shuffle,
             order=self.order,
+            block_starts=self._reader.block_starts,
             tail=self.tail,
             rank=self.rank,
             world_size=self.world_size,
         )
 
-    def _normalize_table(
-        self, option: bool | tuple[Sequence[float], Sequence[float]]
-    ) -> NDArray[np.float32] | None:
-        if option is False:
-            return None
-        if option is not True:
-            return normalize_table(*option)
-        measured = self.dataset.manifest.split("train") or self._reader.info
-        return normalize_table(measured.pixels.mean, measured.pixels.std)
+    def _make_transform(
+        self, augment: Augment | None, normalize: bool | str | Statistics
+    ) -> Transform:
+        if augment is not None and normalize is not False:
+            raise OptionError("give normalize to Augment, or to the loader without augment")
+        if augment is None:
+            augment = PLAIN
+            if normalize is not False:
+                augment = Augment(crop_padding=0, flip=False, normalize=normalize)
+        measured = (self.dataset.manifest.split("train") or self._reader.info).pixels
+        return Transform(
+            augment,
+            (measured.mean, measured.std),
+            self._image_shape,
+            seed=self.seed,
+            device=self.device,
+        )
 
-    def _cpu_batches(self, plan: EpochPlan) -> Iterator[Batch]:
-        """Batches in order, a bounded number of them under way."""
+    def _make_cache(
+        self, split: str, cache_bytes: int | None, cache_dir: str | os.PathLike[str] | None
+    ) -> BlockCache:
+        reader = self._reader
+        limit: int | None = 0
+        if self.cache in ("ram", "disk") and reader.encoding != "raw":
+            limit = cache_limit(cache_bytes)
+        if self.cache == "disk" and limit != 0:
+            folder = cache_folder(cache_dir, self.dataset.manifest.fingerprint, split)
+            made: BlockCache = DiskCache(reader.block_starts, self._image_shape, limit, folder)
+        else:
+            made = BlockCache(reader.block_starts, self._image_shape, limit)
+        if (
+            self.shuffle
+            and self.order == "full"
+            and reader.encoding == "zstd"
+            and self.cache != "device"
+            and not made.holds_all
+        ):
+            raise OptionError(
+                "order='full' would decode a block of the encoding zstd for nearly every sample: "
+                "use order='window', or a cache='ram', 'disk' or 'device' that holds the split"
+            )
+        return made
+
+    def _source(self, plan: EpochPlan, threads: ThreadPoolExecutor) -> EpochSource:
+        if self._reader.encoding == "raw":
+            return MappedSource(self._reader)
+        if self._reader.encoding == "png" and self.cache in ("none", "device"):
+            return RowSource(self._reader)
+        return BlockSource(self._reader, self._cache, plan, threads)
+
+    def _run(
+        self,
+        plan: EpochPlan,
+        make: Callable[[EpochPlan, EpochSource, NDArray[np.int64]], Any],
+    ) -> Iterator[Any]:
+        """What ``make`` makes of each step, in order, a bounded number of them under way."""
         threads = ThreadPoolExecutor(self.workers, thread_name_prefix="cinic-shards")
-        under_way: deque[Future[Batch]] = deque()
+        under_way: deque[Future[Any]] = deque()
+        wanted: deque[NDArray[np.int64]] = deque()
         try:
+            self._reader.start_epoch()
+            if self.cache == "device" and self._resident is None:
+                self._fill_device(threads)
+            source = self._source(plan, threads)
+            num_wanted = num_done = 0
             for step in range(len(plan)):
-                under_way.append(threads.submit(self._load, plan, step))
+                while num_wanted < min(step + 1 + source.steps_ahead, len(plan)):
+                    wanted.append(plan.rows(num_wanted))
+                    if self._resident is None:
+                        source.want(wanted[-1])
+                    num_wanted += 1
+                under_way.append(threads.submit(make, plan, source, wanted.popleft()))
                 if len(under_way) > 2 * self.workers:
-                    yield under_way.popleft().result()
+                    result = under_way.popleft().result()
+                    source.release(num_done)
+                    num_done += 1
+                    yield result
             while under_way:
                 yield under_way.popleft().result()
             if self.skipped:
@@ -199,46 +302,129 @@ class ShardLoader:
         finally:  # reached by break, by an exception and by Ctrl-C, too
             threads.shutdown(wait=True, cancel_futures=True)
 
-    def _load(self, plan: EpochPlan, step: int) -> Batch:
-        """Make one batch on the CPU. Runs in a thread."""
-        rows = plan.rows(step)
-        shape = (len(rows), *self._image_shape)
-        images = self._buffers.take(shape, torch.uint8)
-        if errors := self._reader.read_images(rows, images.numpy()):
-            rows, images = self._without(errors, rows, images)
-            shape = (len(rows), *self._image_shape)
-        if self._normalize_on_cpu:
-            assert self._table is not None
-            normalized = self._buffers.take(shape, torch.float32)
-            normalize(images.numpy(), self._table, normalized.numpy())
-            images = normalized
+    def _make_batch(self, plan: EpochPlan, source: EpochSource, rows: NDArray[np.int64]) -> Batch:
+        """A finished batch on the CPU. Runs in a thread."""
+        transform = self._transform
+        images: torch.Tensor | None = None
+
+        def scratch() -> NDArray[np.uint8]:
+            nonlocal images
+            images = self._buffers.take((len(rows), *self._image_shape), torch.uint8)
+            return images.numpy()
+
+        addresses, errors = source.fetch(rows, scratch)
+        if errors:
+            rows, good = self._without(errors, rows)
+            addresses = addresses[good]
+        ids = self._reader.ids(rows)
+        if images is None or errors or not transform.is_plain:
+            decoded = images  # stays until it is read
+            images = self._buffers.take((len(rows), *self._image_shape), transform.dtype)
+            transform.on_cpu(addresses, transform.draw(ids, plan.epoch), images)
+            del decoded
         return Batch(
             images.permute(0, 3, 1, 2),
             torch.from_numpy(self._reader.labels[rows]),
-            torch.from_numpy(self._reader.ids(rows)),
+            torch.from_numpy(ids),
+        )
+
+    def _make_work(self, plan: EpochPlan, source: EpochSource, rows: NDArray[np.int64]) -> _Work:
+        """The CPU's part of a batch for a device. Runs in a thread."""
+        images: torch.Tensor | None = None
+
+        def scratch() -> NDArray[np.uint8]:
+            # uint8 until the device: a quarter of the bytes over PCIe.
+            nonlocal images
+            images = self._buffers.take((len(rows), *self._image_shape), torch.uint8)
+            return images.numpy()
+
+        if self._resident is not None:
+            if self._resident_errors:
+                errors = [
+                    DecodeError(position, error.reason, error.place)
+                    for position, row in enumerate(rows.tolist())
+                    if (error := self._resident_errors.get(row))
+                ]
+                rows, _ = self._without(errors, rows)
+            places = rows
+        else:
+            addresses, errors = source.fetch(rows, scratch)
+            if errors:
+                rows, good = self._without(errors, rows)
+                addresses = addresses[good]
+            if images is None or errors:
+                decoded = images
+                images = self._buffers.take((len(rows), *self._image_shape), torch.uint8)
+                gather_images(addresses, images.numpy())
+                del decoded
+            places = np.arange(len(rows))
+        ids = self._reader.ids(rows)
+        return _Work(
+            images,
+            torch.from_numpy(places),
+            torch.from_numpy(self._reader.labels[rows]),
+            torch.from_numpy(ids),
+            torch.from_numpy(self._transform.draw(ids, plan.epoch)),
         )
 
     def _without(
-        self, errors: list[DecodeError], rows: NDArray[np.int64], images: torch.Tensor
-    ) -> tuple[NDArray[np.int64], torch.Tensor]:
-        """Rows and images that are not damaged; or raise what is wrong with the first one."""
-        if self.on_error == "raise":
+        self, errors: list[DecodeError], rows: NDArray[np.int64]
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Rows that are not damaged, and their positions; or raise what is wrong with the first."""
+        if errors and self.on_error == "raise":
             raise errors[0]
         bad = [error.position for error in errors]
         for error, sample_id in zip(errors, self._reader.ids(rows[bad]).tolist(), strict=True):
             self.skipped[sample_id] = str(error)
         good = np.setdiff1d(np.arange(len(rows)), bad)
-        return rows[good], images[torch.from_numpy(good)]
+        return rows[good], good
 
-    def _move(self, batch: Batch) -> Batch:
-        """Copy a batch to the device, and normalise it there."""
-        images = batch.images.to(self.device, non_blocking=True)
-        labels = batch.labels
-        if self._buffers.pinned:
-            labels = labels.pin_memory()
-        if self._device_table is not None:
-            images = normalize_on_device(images, self._device_table)
-        return Batch(images, labels.to(self.device, non_blocking=True), batch.indices)
+    def _fill_device(self, threads: ThreadPoolExecutor) -> None:
+        """Decode the whole split to the device."""
+        starts = self._reader.block_starts.tolist()
+        resident = torch.empty(
+            (len(self._reader), *self._image_shape), dtype=torch.uint8, device=self.device
+        )
+
+        def fill(block: int) -> list[DecodeError]:
+            start, stop = starts[block : block + 2]
+            images = np.empty((stop - start, *self._image_shape), np.uint8)
+            errors = self._reader.read_block(block, images)
+            resident[start:stop].copy_(torch.from_numpy(images))
+            return errors
+
+        blocks = range(self._reader.num_blocks)
+        for block, errors in zip(blocks, threads.map(fill, blocks), strict=True):
+            for error in errors:
+                if self.on_error == "raise":
+                    raise error
+                self._resident_errors[starts[block] + error.position] = error
+        self._resident = resident
+
+    def _finish(self, work: _Work) -> Batch:
+        """Copy what a batch is made of to the device, and make it there."""
+        assert self.device is not None
+        pinned = self._buffers.pinned
+
+        def move(tensor: torch.Tensor) -> torch.Tensor:
+            if pinned and not tensor.is_pinned():
+                tensor = tensor.pin_memory()
+            return tensor.to(self.device, non_blocking=True)
+
+        transform = self._transform
+        if self._resident is None:
+            assert work.images is not None
+            images = move(work.images)
+            if not transform.is_plain:
+                images = transform.on_device(images, move(work.rows), move(work.draws))
+        else:
+            images = transform.on_device(self._resident, move(work.rows), move(work.draws))
+        return Batch(images.permute(0, 3, 1, 2), move(work.labels), work.indices)
+
+    def _apply_batch_transform(self, batch: Batch) -> Batch:
+        assert self.batch_transform is not None
+        images, labels = self.batch_transform(batch.images, batch.labels)
+        return Batch(images, labels, batch.indices)
 
 
 def _device_tensors(batch: Batch) -> list[torch.Tensor]:
@@ -260,20 +446,20 @@ class _BufferPool:
 
     def __init__(self, *, pinned: bool) -> None:
         self.pinned = pinned
-        self._ended: dict[tuple[int, torch.dtype], list[_Lease]] = {}
+        self._ended: dict[int, list[_Lease]] = {}
         self._leases: dict[int, _Lease] = {}
 
     def take(self, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
         """A tensor of this shape, its content undefined."""
         if self.pinned:  # torch keeps and reuses pinned memory itself, when its copies are done
             return torch.empty(shape, dtype=dtype, pin_memory=True)
-        size = int(np.prod(shape))
-        ended = self._ended.setdefault((size, dtype), [])
+        size = int(np.prod(shape)) * dtype.itemsize
+        ended = self._ended.setdefault(size, [])
         try:
             lease = ended.pop()
         except IndexError:
             try:
-                buffer = torch.empty(size, dtype=dtype).numpy()
+                buffer = torch.empty(size, dtype=torch.uint8).numpy()
             except RuntimeError as error:
                 raise OptionError(
                     f"a batch of shape {shape} does not fit into memory; choose a smaller "
@@ -288,7 +474,7 @@ class _BufferPool:
         lease = _Lease(view, ended.append)
         lease.buffer = buffer
         self._leases[id(lease)] = lease
-        return torch.from_numpy(view).view(shape)
+        return torch.from_numpy(view).view(dtype).view(shape)
 
 
 def _default_workers() -> int:

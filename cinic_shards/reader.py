@@ -1,4 +1,4 @@
-"""A dataset in a store -> its columns, and payloads by row."""
+"""A dataset in a store -> its columns, and pixels by row or by block."""
 
 import os
 from collections import Counter
@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 import cinic_shards.format as fmt
-from cinic_shards.codec import Payloads, checksums, decode_png
+from cinic_shards.codec import Payloads, checksums, decode_block, decode_png
 from cinic_shards.errors import DecodeError, FormatError, OptionError
-from cinic_shards.format import Manifest, SplitInfo
+from cinic_shards.format import Index, Manifest, SplitInfo
 from cinic_shards.store import LocalStore, open_shard, open_store, read_manifest
 
 CHECKS = ("first", "always", "off")
@@ -94,7 +94,7 @@ class SplitReader:
         manifest: the dataset's.
         info: the split's part of it.
         check: compare a payload's CRC-32 with the index when it is read: for the ``first`` time,
-            ``always``, or never (``off``).
+            once an epoch (``always``), or never (``off``).
     """
 
     def __init__(
@@ -103,17 +103,28 @@ class SplitReader:
         if check not in CHECKS:
             raise OptionError(f"check={check!r}: expected one of {', '.join(CHECKS)}")
         self.info = info
+        self.encoding = manifest.encoding
         read_ahead = sum(shard.size for shard in info.shards) <= _READ_AHEAD_BYTES
-        opened = [
-            open_shard(store, shard, len(manifest.classes), read_ahead=read_ahead)
-            for shard in info.shards
-        ]
-        self._maps = [memory for memory, _ in opened]
-        self._indexes = [index for _, index in opened]
+        self._maps = []
+        self._indexes: list[Index] = []
+        for shard in info.shards:
+            memory, index = open_shard(store, shard, len(manifest.classes), read_ahead=read_ahead)
+            self._refuse_another(f"{store}/{shard.name}", manifest, index)
+            self._maps.append(memory)
+            self._indexes.append(index)
         self.labels: NDArray[np.int64] = np.concatenate(
             [index.label for index in self._indexes], dtype=np.int64
         )
         """Class of each row, shape (N,)."""
+        self._shard_starts = np.cumsum([0, *(len(index) for index in self._indexes)])
+        self.block_starts: NDArray[np.int64] = np.append(
+            np.concatenate([
+                start + index.block_starts[:-1]
+                for start, index in zip(self._shard_starts, self._indexes, strict=False)
+            ]),
+            len(self.labels),
+        )  # fmt: skip
+        """First row of each of B blocks, and N: shape (B + 1,)."""
         self._lengths = np.concatenate([index.length.astype(np.int64) for index in self._indexes])
         self._addresses = np.concatenate([
             memory.ctypes.data + index.offset.astype(np.int64)
@@ -121,12 +132,39 @@ class SplitReader:
         ])  # fmt: skip
         self._crc32 = np.concatenate([index.crc32 for index in self._indexes])
         self._checks_always = check == "always"
-        # Written by several threads: at worst a payload is checked twice.
-        self._is_checked = np.full(len(self.labels), check == "off")
-        self._shard_starts = np.cumsum([0, *(len(index) for index in self._indexes)])
+        # Of each payload. Written by several threads: at worst one is checked twice.
+        self._is_checked = np.full(len(self._crc32), check == "off")
+        self._bad_rows: dict[int, tuple[str, str]] = {}
+        """Of ``raw``: what is wrong with a row, and its place."""
+        if self.encoding == "raw":
+            self._row_addresses = self._addresses_of_pixels()
+
+    def _refuse_another(self, place: str, manifest: Manifest, index: Index) -> None:
+        """An index of another kind than the manifest says."""
+        found = index.encoding, index.block_size
+        stated = manifest.encoding, manifest.block_size
+        if found != stated:
+            raise FormatError(
+                f"{place}: encoding and block size are {found}, the manifest says {stated}; fetch "
+                "the file again"
+            )
+        if index.encoding != "png" and index.image_shape != self.image_shape:
+            raise FormatError(
+                f"{place}: images of {index.image_shape}, the manifest says {self.image_shape}; "
+                "fetch the file again"
+            )
+
+    def start_epoch(self) -> None:
+        """With ``check="always"``, check every payload anew."""
+        if self._checks_always:
+            self._is_checked[:] = False
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    @property
+    def num_blocks(self) -> int:
+        return len(self.block_starts) - 1
 
     @cached_property
     def image_shape(self) -> tuple[int, int, int]:
@@ -160,17 +198,29 @@ class SplitReader:
         shard, sample = self._place(row)
         return f"{self.info.shards[shard].name}: sample {sample} ({self.key(row)})"
 
+    def _locate_block(self, block: int) -> str:
+        shard, first = self._place(int(self.block_starts[block]))
+        number = first // self._indexes[shard].block_size
+        last = int(self.block_starts[block + 1] - self._shard_starts[shard]) - 1
+        return f"{self.info.shards[shard].name}: block {number} (samples {first} to {last})"
+
     def _place(self, row: int) -> tuple[int, int]:
         """The shard that holds a row, and the sample in it."""
         shard = int(np.searchsorted(self._shard_starts, row, side="right")) - 1
         return shard, row - int(self._shard_starts[shard])
 
-    def payloads(self, rows: NDArray[np.int64]) -> Payloads:
-        """The payloads of these rows."""
-        return Payloads(self._addresses[rows], self._lengths[rows], self._maps)
+    def blocks_of(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The block that each row is in."""
+        return np.searchsorted(self.block_starts, rows, side="right") - 1
+
+    def payloads(self, numbers: NDArray[np.int64]) -> Payloads:
+        """Payloads by number: of ``png``, a row's; else a block's."""
+        return Payloads(self._addresses[numbers], self._lengths[numbers], self._maps)
+
+    # Decoding
 
     def read_images(self, rows: NDArray[np.int64], out: NDArray[np.uint8]) -> list[DecodeError]:
-        """Decode these rows into ``out``, uint8 (len(rows), H, W, 3).
+        """Decode these rows of PNGs into ``out``, uint8 (len(rows), H, W, 3).
 
         Returns:
             An error for each damaged payload, in the order of ``rows``: it names shard and sample,
@@ -182,24 +232,91 @@ class SplitReader:
         decode_png(payloads, out, errors)
         for error in errors:
             reasons.setdefault(error.position, error.reason)
-        hint = "the file is damaged, fetch it again"
         return [
-            DecodeError(position, f"{reason}; {hint}", self.locate(int(rows[position])))
+            DecodeError(position, f"{reason}; {_HINT}", self.locate(int(rows[position])))
             for position, reason in sorted(reasons.items())
         ]
 
-    def _check(self, rows: NDArray[np.int64], payloads: Payloads) -> dict[int, str]:
+    def read_block(self, block: int, out: NDArray[np.uint8]) -> list[DecodeError]:
+        """Decode a block of any encoding into ``out``, uint8 (its rows, H, W, 3).
+
+        Returns:
+            As ``read_images``; ``position`` is the place in the block. Where a ``zstd`` block is
+            damaged, each of its samples is.
+        """
+        if self.encoding == "png":
+            return self.read_images(np.arange(*self.block_starts[block : block + 2]), out)
+        numbers = np.array([block])
+        payloads = self.payloads(numbers)
+        reasons = self._check(numbers, payloads)
+        payload = payloads.memory(0)
+        problem = decode_block(payload, self.encoding, out)
+        is_readable = self.encoding == "raw" and not problem
+        if reasons and is_readable and (errors := self._damaged_samples(block, out)):
+            return errors
+        if problem := reasons.get(0, problem):
+            place = self._locate_block(block)
+            return [
+                DecodeError(position, f"{problem}; {_HINT}", place) for position in range(len(out))
+            ]
+        return []
+
+    def _damaged_samples(self, block: int, images: NDArray[np.uint8]) -> list[DecodeError]:
+        """Those of a block whose pixels are not what the index says."""
+        start = int(self.block_starts[block])
+        shard, first = self._place(start)
+        stated = self._indexes[shard].pixel_hash[first : first + len(images)]
+        bad = np.flatnonzero((fmt.pixel_hashes(images) != stated).any(axis=1)).tolist()
+        reason = f"its pixels' hash is not the index's; {_HINT}"
+        return [DecodeError(position, reason, self.locate(start + position)) for position in bad]
+
+    def _check(self, numbers: NDArray[np.int64], payloads: Payloads) -> dict[int, str]:
         """What is wrong with the CRC-32 of payloads that are to be checked, by position."""
-        if self._checks_always:
-            positions = np.arange(len(rows))
-        else:
-            positions = np.flatnonzero(~self._is_checked[rows])
+        positions = np.flatnonzero(~self._is_checked[numbers])
         if len(positions) == 0:
             return {}
-        found, stated = checksums(payloads.take(positions)), self._crc32[rows[positions]]
+        found, stated = checksums(payloads.take(positions)), self._crc32[numbers[positions]]
         is_right = found == stated
-        self._is_checked[rows[positions[is_right]]] = True
+        self._is_checked[numbers[positions[is_right]]] = True
         return {
             int(positions[i]): f"CRC-32 is {found[i]:08x}, the index says {stated[i]:08x}"
             for i in np.flatnonzero(~is_right)
         }
+
+    # Pixels that lie in the shards as they are
+
+    def _addresses_of_pixels(self) -> NDArray[np.int64]:
+        """Where each row's pixels begin in this process's memory."""
+        block_rows = np.diff(self.block_starts)
+        in_block = np.arange(len(self)) - np.repeat(self.block_starts[:-1], block_rows)
+        size = int(np.prod(self.image_shape))
+        return np.repeat(self._addresses, block_rows) + fmt.NPY_HEADER_BYTES + in_block * size
+
+    def mapped_images(self, rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], list[DecodeError]]:
+        """Where the images of these rows lie in ``raw`` shards: nothing is copied.
+
+        Returns:
+            An address for each, and an error for each damaged one, as ``read_images``.
+        """
+        errors: list[DecodeError] = []
+        if not self._is_checked.all():
+            self._check_blocks(np.unique(self.blocks_of(rows)))
+        if self._bad_rows:
+            for position, row in enumerate(rows.tolist()):
+                if row in self._bad_rows:
+                    reason, place = self._bad_rows[row]
+                    errors.append(DecodeError(position, reason, place))
+        return self._row_addresses[rows], errors
+
+    def _check_blocks(self, blocks: NDArray[np.int64]) -> None:
+        """Note the damaged rows of blocks that are to be checked."""
+        for position in self._check(blocks, self.payloads(blocks)):
+            block = int(blocks[position])
+            start, stop = self.block_starts[block : block + 2].tolist()
+            images = np.empty((stop - start, *self.image_shape), np.uint8)
+            for error in self.read_block(block, images):
+                self._bad_rows[start + error.position] = (error.reason, error.place)
+            self._is_checked[block] = True
+
+
+_HINT = "the file is damaged, fetch it again"

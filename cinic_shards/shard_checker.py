@@ -1,7 +1,7 @@
 """One shard: is every byte of it what its index, its keys and its payloads make it?
 
-A shard follows from its index and its PNGs alone. So it is laid out anew and compared: whatever
-differs is a fault, and its place tells which sample it belongs to.
+A shard follows from its index and its payloads alone. So it is laid out anew and compared: whatever
+differs is a fault, and its place tells which sample or block it belongs to.
 """
 
 import errno
@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import cinic_shards.format as fmt
-from cinic_shards.errors import CinicShardsError, FormatError
+from cinic_shards.errors import CinicShardsError, DecodeError, FormatError
 from cinic_shards.facts import ImageMeter, ShardFacts, chunks, packing_digests, shard_facts
 from cinic_shards.format import Index, ShardInfo
 from cinic_shards.provenance import parse_stem
@@ -43,6 +43,8 @@ class Fault:
     """Which sample of the shard."""
     key: str = ""
     """That sample's key."""
+    block: int | None = None
+    """Which block of the shard, where no sample can be named."""
 
     def __str__(self) -> str:
         place = [self.file]
@@ -50,6 +52,8 @@ class Fault:
             place.append(f"offset {self.offset}")
         if self.sample is not None:
             place.append(f"sample {self.sample} ({self.key})")
+        if self.block is not None:
+            place.append(f"block {self.block}")
         return f"{', '.join(place)}: {self.problem}"
 
 
@@ -76,6 +80,8 @@ class CheckedShard:
     """What is wrong with a shard, and what it holds where that can be told."""
 
     facts: ShardFacts | None = None
+    encoding: str = ""
+    block_size: int = 0
     class_of_label: dict[int, str] | None = None
     sidecars: tuple[str, ...] = ()
     order: tuple[bytes, bytes] | None = None
@@ -88,25 +94,31 @@ class CheckedShard:
 
 
 class _Faults(list[Fault]):
-    """The faults of one shard; of one sample only the first, which the others follow from."""
+    """The faults of one shard; of a sample or block only the first: others follow from it."""
 
     def __init__(self, name: str) -> None:
         super().__init__()
         self._name = name
-        self._samples: set[int] = set()
+        self._told: set[tuple[str, int]] = set()
         self.num_more = 0
 
     def tell(
-        self, problem: str, offset: int | None = None, sample: int | None = None, key: str = ""
+        self,
+        problem: str,
+        offset: int | None = None,
+        sample: int | None = None,
+        key: str = "",
+        block: int | None = None,
     ) -> None:
-        if sample is not None:
-            if sample in self._samples:
-                return
-            self._samples.add(sample)
+        for kind, number in (("sample", sample), ("block", block)):
+            if number is not None:
+                if (kind, number) in self._told:
+                    return
+                self._told.add((kind, number))
         if len(self) >= _MAX_FAULTS:
             self.num_more += 1
         else:
-            self.append(Fault(self._name, problem, offset, sample, key))
+            self.append(Fault(self._name, problem, offset, sample, key, block))
 
 
 def check_shard(job: CheckJob) -> CheckedShard:
@@ -169,43 +181,22 @@ class _Check:
 
     def run(self, sha256: str) -> CheckedShard:
         """Everything that the index makes it possible to check."""
-        from cinic_shards.codec import Payloads, checksums
-
         index, job = self.index, self.job
         self._check_columns()
-        lengths = index.length.astype(np.int64)
-        offsets = index.offset.astype(np.int64)
-        sidecars = self._find_sidecars()
         meter = ImageMeter()
-        end = 0
-        for start, stop in chunks(lengths):
-            rows = slice(start, stop)
-            expected, starts = self._lay_out(rows, sidecars)
-            if not np.array_equal(offsets[rows], end + starts):
-                row = start + int(np.flatnonzero(offsets[rows] != end + starts)[0])
-                raise FormatError(
-                    f"the index puts sample {row} ({index.keys[row]}) at offset {offsets[row]}, "
-                    f"its place is {end + starts[row - start]}: the index is not this shard's"
-                )
-            found = self.memory[end : end + len(expected)]
-            if len(found) < len(expected):
-                raise FormatError(f"it ends inside its samples {start} to {stop - 1}")
-            payloads = Payloads.in_buffer(found, starts, lengths[rows])
-            for row in np.flatnonzero(checksums(payloads) != index.crc32[rows]).tolist():
-                crc = int(checksums(payloads.take(np.array([row])))[0])
-                problem = f"CRC-32 is {crc:08x}, the index says {index.crc32[start + row]:08x}"
-                self._tell(start + row, problem)
-            self._compare(start, end, expected, found, starts, lengths[rows])
-            hashes, bad = meter.add(payloads, found, starts)
-            for row, problem in bad.items():
-                self._tell(start + row, problem)
-            for row in np.flatnonzero((hashes != index.pixel_hash[rows]).any(axis=1)).tolist():
-                problem = f"its pixels' hash is {hashes[row].tobytes().hex()}, the index says "
-                self._tell(start + row, problem + index.pixel_hash[start + row].tobytes().hex())
-            if job.tree is not None:
-                self._compare_with_tree(job.tree, payloads, start)
-            end += len(expected)
+        if index.encoding == "png":
+            sidecars = self._find_sidecars()
+            end = self._check_pngs(meter, sidecars)
+        else:
+            sidecars = ()
+            end = self._check_blocks(meter)
         self._check_end(end)
+        if not self.faults and index.image_shape != meter.image_shape:
+            self.faults.tell(
+                f"its index states image_shape {index.image_shape}, its images' is "
+                f"{meter.image_shape}",
+                self.index_offset,
+            )
         facts = shard_facts(
             split=job.split,
             name=job.name,
@@ -220,18 +211,128 @@ class _Check:
             label: key.split("/")[1]
             for label, key in zip(index.label.tolist(), index.keys, strict=True)
         }
-        keys = tuple(index.keys) if job.tree is not None else ()
-        return CheckedShard(facts, class_of_label, sidecars, self._check_order(), keys)
+        return CheckedShard(
+            facts=facts,
+            encoding=index.encoding,
+            block_size=index.block_size,
+            class_of_label=class_of_label,
+            sidecars=sidecars,
+            order=self._check_order(),
+            keys=tuple(index.keys) if job.tree is not None else (),
+        )
+
+    def _check_pngs(self, meter: ImageMeter, sidecars: tuple[str, ...]) -> int:
+        """Every PNG and its sidecars; gives where they end."""
+        from cinic_shards.codec import Payloads, checksums
+
+        index = self.index
+        lengths = index.length.astype(np.int64)
+        offsets = index.offset.astype(np.int64)
+        end = 0
+        for start, stop in chunks(lengths):
+            rows = slice(start, stop)
+            expected, starts = self._lay_out(rows, sidecars)
+            if not np.array_equal(offsets[rows], end + starts):
+                row = start + int(np.flatnonzero(offsets[rows] != end + starts)[0])
+                raise FormatError(
+                    f"the index puts sample {row} ({index.keys[row]}) at offset {offsets[row]}, "
+                    f"its place is {end + starts[row - start]}: the index is not this shard's"
+                )
+            found = self.memory[end : end + len(expected)]
+            if len(found) < len(expected):
+                raise FormatError(f"it ends inside its samples {start} to {stop - 1}")
+            payloads = Payloads.in_buffer(found, starts, lengths[rows])
+            crcs = checksums(payloads)
+            for row in np.flatnonzero(crcs != index.crc32[rows]).tolist():
+                problem = f"CRC-32 is {crcs[row]:08x}, the index says "
+                self._tell(start + row, problem + f"{index.crc32[start + row]:08x}")
+            self._compare(start, end, expected, found, starts, lengths[rows])
+            hashes, bad = meter.add_pngs(payloads, found, starts)
+            for row, problem in bad.items():
+                self._tell(start + row, problem)
+            self._compare_hashes(start, hashes)
+            if self.job.tree is not None:
+                self._compare_with_tree(self.job.tree, payloads, start)
+            end += len(expected)
+        return end
+
+    def _check_blocks(self, meter: ImageMeter) -> int:
+        """Every block and its labels; gives where they end."""
+        from cinic_shards.codec import Payloads, checksums, decode_block
+
+        index = self.index
+        assert index.image_shape is not None
+        end = 0
+        rows = itertools.pairwise(index.block_starts.tolist())
+        for block, (start, stop) in enumerate(rows):
+            length = int(index.length[block])
+            name = fmt.block_name(self.job.name, block)
+            expected, at = fmt.lay_out_block(name, index.encoding, length, index.label[start:stop])
+            if index.offset[block] != end + at:
+                raise FormatError(
+                    f"the index puts block {block} at offset {index.offset[block]}, its place is "
+                    f"{end + at}: the index is not this shard's"
+                )
+            found = self.memory[end : end + len(expected)]
+            if len(found) < len(expected):
+                raise FormatError(f"it ends inside its block {block}")
+            payload = found[at : at + length]
+            images = np.empty((stop - start, *index.image_shape), np.uint8)
+            problem = decode_block(payload, index.encoding, images)
+            crc = int(checksums(Payloads.in_buffer(found, np.array([at]), np.array([length])))[0])
+            if crc != index.crc32[block]:
+                told = len(self.faults)
+                if not problem and index.encoding == "raw":  # a pixel belongs to a sample
+                    self._compare_hashes(start, fmt.pixel_hashes(images))
+                if len(self.faults) == told:
+                    says = f"{index.crc32[block]:08x}"
+                    problem = f"CRC-32 is {crc:08x}, the index says {says}"
+            elif not problem:
+                self._compare_hashes(start, meter.add_images(images))
+                if self.job.tree is not None:
+                    self._compare_with_tree_pixels(self.job.tree, images, start)
+            expected[at : at + length] = payload
+            if problem:
+                self.faults.tell(problem, end + at, block=block)
+            elif not np.array_equal(found, expected):
+                place = int(np.flatnonzero(found != expected)[0])
+                self.faults.tell(
+                    f"a tar header, its labels or padding have the byte 0x{found[place]:02x}, "
+                    f"expected 0x{expected[place]:02x}",
+                    end + place,
+                    block=block,
+                )
+            end += len(expected)
+        return end
+
+    def _compare_hashes(self, start: int, hashes: NDArray[np.uint8]) -> None:
+        """Pixel hashes of samples from row ``start`` on."""
+        stated = self.index.pixel_hash[start : start + len(hashes)]
+        for row in np.flatnonzero((hashes != stated).any(axis=1)).tolist():
+            problem = f"its pixels' hash is {hashes[row].tobytes().hex()}, the index says "
+            self._tell(start + row, problem + stated[row].tobytes().hex())
 
     def _tell(self, row: int, problem: str, offset: int | None = None) -> None:
-        at = int(self.index.offset[row]) if offset is None else offset
+        if offset is not None:
+            at = offset
+        elif self.index.encoding == "png":
+            at = int(self.index.offset[row])
+        else:
+            at = self._place_in_block(row)
         self.faults.tell(problem, at, row, self.index.keys[row])
+
+    def _place_in_block(self, row: int) -> int:
+        """Where a sample's pixels lie in the file; of a ``zstd`` one, its block."""
+        block, row_in_block = divmod(row, self.index.block_size)
+        at = int(self.index.offset[block])
+        if self.index.encoding == "zstd":
+            return at
+        assert self.index.image_shape is not None
+        return at + fmt.NPY_HEADER_BYTES + row_in_block * int(np.prod(self.index.image_shape))
 
     def _check_columns(self) -> None:
         """Keys, and what follows from them."""
         index = self.index
-        if len(index.offset) != len(index):
-            raise FormatError(f"its index has {len(index.offset)} payloads, {len(index)} samples")
         for row, key in enumerate(index.keys):
             if problem := fmt.key_problem(key, self.job.split):
                 # What is written nowhere as a name cannot be laid out.
@@ -349,6 +450,23 @@ class _Check:
                     f"its {len(data)} bytes differ from byte {at} on from the {len(file)} of "
                     f"{tree}/{key}.png",
                 )
+
+    def _compare_with_tree_pixels(self, tree: Path, images: NDArray[np.uint8], first: int) -> None:
+        from cinic_shards.codec import Payloads, decode_png
+
+        for position, image in enumerate(images):
+            key = self.index.keys[first + position]
+            try:
+                file = np.frombuffer(_read_png(f"{tree}/{key}"), np.uint8)
+                payload = Payloads.in_buffer(file, np.array([0]), np.array([len(file)]))
+                out = np.empty((1, *image.shape), np.uint8)
+                decode_png(payload, out)
+            except (OSError, DecodeError) as error:
+                reason = error.reason if isinstance(error, DecodeError) else error.strerror
+                self._tell(first + position, f"{tree}/{key}.png: {reason}")
+                continue
+            if not np.array_equal(out[0], image):
+                self._tell(first + position, f"its pixels differ from those of {tree}/{key}.png")
 
 
 def _fill(expected: NDArray[np.uint8], found: NDArray[np.uint8], starts: Any, lengths: Any) -> None:

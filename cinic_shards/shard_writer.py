@@ -1,32 +1,58 @@
-"""One shard: PNG files -> a tar file. A pure job, the same bytes wherever it runs."""
+"""One shard: samples -> a tar file. A pure job, the same bytes wherever it runs."""
 
 import hashlib
-import os
-from dataclasses import dataclass
+import itertools
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
 import cinic_shards.format as fmt
-from cinic_shards.facts import ImageMeter, ShardFacts, chunks, shard_facts
-from cinic_shards.format import Index
-from cinic_shards.provenance import ORIGINS, Provenance, parse_stem
+from cinic_shards.facts import ImageMeter, ShardFacts, shard_facts
+from cinic_shards.format import Index, ShardInfo
+from cinic_shards.provenance import ORIGINS
 from cinic_shards.store import LocalStore
-from cinic_shards.tree import OPEN_FLAGS, Records
+from cinic_shards.tree import Records
+
+if TYPE_CHECKING:
+    from cinic_shards.shard_source import ShardSource
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShardLayout:
+    """How all shards of a dataset are laid out."""
+
+    encoding: str
+    block_size: int
+    image_shape: tuple[int, int, int] | None
+    """(H, W, 3) of every image, where the encoding needs them alike."""
+    sidecars: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ShardJob:
     """All that one shard is made from. Its bytes do not depend on where or when it is made."""
 
-    root: Path
     out: Path
     split: str
     name: str
-    records: Records
-    sidecars: tuple[str, ...]
+    layout: ShardLayout
+    root: Path
+    """Of the tree or the dataset that the samples are in."""
+    samples: Records | ShardInfo
+    """Files of a tree, or a shard of a dataset."""
+    num_classes: int
+
+    def open_source(self) -> "ShardSource":
+        """The samples, ready to be read."""
+        # Numba takes its time to load: the process that only hands out jobs does without.
+        from cinic_shards.shard_source import TreeSource, open_packed
+
+        if isinstance(self.samples, Records):
+            return TreeSource(self.root, self.samples)
+        return open_packed(self.root, self.split, self.samples, self.num_classes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,100 +71,144 @@ def write_shard(job: ShardJob) -> PackedShard:
 
     Raises:
         OutputError: the shard cannot be written; nothing of it is left.
+        StoreError, FormatError: the shard that it is made from cannot be read.
     """
-    from cinic_shards.codec import Payloads, checksums
-
-    records = job.records
-    num_samples = len(records)
-    origins = [parse_stem(key.rpartition("/")[2]) for key in records.keys]
-    meter = ImageMeter()
-    digest = hashlib.sha256()
-    size = 0
-    offsets, crc32, hashes = [], [], []
-    problems: dict[int, str] = {}  # the first of each row
+    source = job.open_source()
     with LocalStore(job.out).create(job.name) as file:
+        shard = _Shard(job, source, file)
+        if job.layout.encoding == "png":
+            shard.write_pngs()
+        else:
+            shard.write_blocks()
+        return shard.finish()
 
-        def write(data: Any) -> None:
-            nonlocal size
-            view = memoryview(data)
-            digest.update(view)
-            size += file.write(view)
 
-        for start, stop in chunks(records.sizes):
-            chunk = records.take(np.arange(start, stop))
-            buffer, starts, unread = _read_chunk(job, chunk, origins[start:stop])
-            payloads = Payloads.in_buffer(buffer, starts, chunk.sizes)
-            chunk_hashes, bad = meter.add(payloads, buffer, starts)
-            problems.update((start + row, problem) for row, problem in (bad | unread).items())
-            hashes.append(chunk_hashes)
-            crc32.append(checksums(payloads))
-            offsets.append(size + starts)
-            write(buffer)
+@dataclass(slots=True)
+class _Shard:
+    """A shard that is being written."""
 
+    job: ShardJob
+    source: "ShardSource"
+    file: BinaryIO
+    meter: ImageMeter = field(default_factory=ImageMeter)
+    size: int = 0
+    problems: dict[int, str] = field(default_factory=dict)
+    """The first of each row."""
+    digest: Any = field(default_factory=hashlib.sha256)
+    offset: list[NDArray[np.int64]] = field(default_factory=list)
+    length: list[NDArray[np.int64]] = field(default_factory=list)
+    crc32: list[NDArray[np.uint32]] = field(default_factory=list)
+    pixel_hash: list[NDArray[np.uint8]] = field(default_factory=list)
+
+    def write(self, data: Any) -> None:
+        """Append to the file."""
+        view = memoryview(data)
+        self.digest.update(view)
+        self.size += self.file.write(view)
+
+    def _tell(self, start: int, problems: dict[int, str]) -> None:
+        for row, problem in problems.items():
+            self.problems.setdefault(start + row, problem)
+
+    def _add_payloads(
+        self, buffer: NDArray[np.uint8], starts: NDArray[np.int64], lengths: NDArray[np.int64]
+    ) -> None:
+        """Note and write payloads that lie in a buffer of whole members."""
+        from cinic_shards.codec import Payloads, checksums
+
+        self.crc32.append(checksums(Payloads.in_buffer(buffer, starts, lengths)))
+        self.offset.append(self.size + starts)
+        self.length.append(lengths)
+        self.write(buffer)
+
+    def write_pngs(self) -> None:
+        """A member for each PNG, and its sidecars."""
+        from cinic_shards.codec import Payloads
+
+        source = self.source
+        for start, stop in source.chunks():
+            sizes = source.png_sizes(start, stop)
+            buffer, starts = fmt.lay_out_samples(
+                source.keys[start:stop],
+                sizes,
+                source.labels[start:stop].tolist(),
+                source.provenances[start:stop],
+                self.job.layout.sidecars,
+            )
+            unread = source.read_pngs(start, stop, buffer, starts)
+            payloads = Payloads.in_buffer(buffer, starts, sizes)
+            hashes, bad = self.meter.add_pngs(payloads, buffer, starts)
+            self._tell(start, bad | unread)
+            self.pixel_hash.append(hashes)
+            self._add_payloads(buffer, starts, sizes)
+
+    def write_blocks(self) -> None:
+        """Two members for each block."""
+        from cinic_shards.codec import encode_block
+
+        layout, source = self.job.layout, self.source
+        assert layout.image_shape is not None
+        starts = fmt.block_starts(len(source.keys), layout.block_size).tolist()
+        for block, (first, end) in enumerate(itertools.pairwise(starts)):
+            images = np.zeros((end - first, *layout.image_shape), np.uint8)
+            for start, stop in _within(source.chunks(), first, end):
+                part = images[start - first : stop - first]
+                hashes, bad = source.read_images(start, stop, part, self.meter)
+                self._tell(start, bad)
+                self.pixel_hash.append(hashes)
+            payload = encode_block(images, layout.encoding)
+            buffer, at = fmt.lay_out_block(
+                fmt.block_name(self.job.name, block),
+                layout.encoding,
+                len(payload),
+                source.labels[first:end],
+            )
+            buffer[at : at + len(payload)] = np.frombuffer(payload, np.uint8)
+            self._add_payloads(buffer, np.array([at]), np.array([len(payload)]))
+
+    def finish(self) -> PackedShard:
+        """Write the index and the end."""
+        layout, source = self.job.layout, self.source
+        offset = np.concatenate(self.offset)
+        provenances = source.provenances
+        payload_rows = 1 if layout.encoding == "png" else layout.block_size
+        num_samples = len(source.keys)
         index = Index(
-            keys=records.keys,
-            label=records.labels,
-            origin=np.array([ORIGINS.index(p.origin) for p in origins], np.uint8),
-            synset=np.array([int(p.synset[1:] or 0) for p in origins], np.uint32),
-            number=np.array([p.number for p in origins], np.int64),
-            pixel_hash=np.concatenate(hashes),
-            offset=np.concatenate(offsets).astype(np.uint64),
-            length=records.sizes.astype(np.uint64),
-            crc32=np.concatenate(crc32),
-            first_row=np.arange(num_samples, dtype=np.uint64),
+            encoding=layout.encoding,
+            block_size=layout.block_size,
+            image_shape=self.meter.image_shape,
+            keys=source.keys,
+            label=source.labels,
+            origin=np.array([ORIGINS.index(p.origin) for p in provenances], np.uint8),
+            synset=np.array([int(p.synset[1:] or 0) for p in provenances], np.uint32),
+            number=np.array([p.number for p in provenances], np.int64),
+            pixel_hash=np.concatenate(self.pixel_hash),
+            offset=offset.astype(np.uint64),
+            length=np.concatenate(self.length).astype(np.uint64),
+            crc32=np.concatenate(self.crc32),
+            first_row=np.arange(0, num_samples, payload_rows).astype(np.uint64),
         )
         index_bytes = index.to_bytes()
-        index_offset = size + fmt.TAR_BLOCK
-        write(fmt.one_member(fmt.INDEX_NAME, index_bytes))
-        write(fmt.TAR_END)
+        index_offset = self.size + fmt.TAR_BLOCK
+        self.write(fmt.one_member(fmt.INDEX_NAME, index_bytes))
+        self.write(fmt.TAR_END)
+        self._tell(0, source.other_pixels(index.pixel_hash))
+        facts = shard_facts(
+            split=self.job.split,
+            name=self.job.name,
+            size=self.size,
+            sha256=self.digest.hexdigest(),
+            index=index,
+            index_bytes=index_bytes,
+            index_offset=index_offset,
+            meter=self.meter,
+        )
+        told = tuple(f"{source.place(row)}: {text}" for row, text in self.problems.items())
+        return PackedShard(facts, told)
 
-    facts = shard_facts(
-        split=job.split,
-        name=job.name,
-        size=size,
-        sha256=digest.hexdigest(),
-        index=index,
-        index_bytes=index_bytes,
-        index_offset=index_offset,
-        meter=meter,
-    )
-    told = tuple(f"{records.files[row]}: {problem}" for row, problem in problems.items())
-    return PackedShard(facts, told)
 
-
-def _read_chunk(
-    job: ShardJob, records: Records, origins: list[Provenance]
-) -> tuple[NDArray[np.uint8], NDArray[np.int64], dict[int, str]]:
-    """Read files straight to their places among the tar members of a chunk.
-
-    Returns:
-        The members' bytes, where in them each PNG begins, and what was wrong, by row.
-    """
-    buffer, starts = fmt.lay_out_samples(
-        records.keys, records.sizes, records.labels.tolist(), origins, job.sidecars
-    )
-    view = buffer.data
-    problems = {}
-    places = zip(
-        records.files,
-        starts.tolist(),
-        records.sizes.tolist(),
-        records.modified.tolist(),
-        strict=True,
-    )
-    for row, (path, at, size, modified) in enumerate(places):
-        try:
-            descriptor = os.open(f"{job.root}/{path}", OPEN_FLAGS)
-            try:
-                state = os.fstat(descriptor)
-                data = os.read(descriptor, size + 1)
-            finally:
-                os.close(descriptor)
-        except OSError as error:
-            problems[row] = f"cannot be read: {error.strerror}"
-            continue
-        if len(data) == size and state.st_mtime_ns == modified:
-            view[at : at + size] = data
-        else:
-            problems[row] = "changed while it was packed; leave the tree alone and run again"
-    return buffer, starts, problems
+def _within(chunks: Any, first: int, end: int) -> Any:
+    """The parts of ranges that lie in [first, end)."""
+    for start, stop in chunks:
+        if start < end and stop > first:
+            yield max(start, first), min(stop, end)

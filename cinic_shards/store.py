@@ -81,7 +81,7 @@ def open_shard(
         )
     place = f"{place}: index"
     index = Index.from_bytes(data, place=place, end=shard.index_offset, num_classes=num_classes)
-    if len(index) != shard.num_samples or len(index.offset) != shard.num_samples:
+    if len(index) != shard.num_samples:
         raise FormatError(f"{place}: {len(index)} samples, the manifest says {shard.num_samples}")
     return memory, index
 
@@ -100,6 +100,19 @@ def lock_file(path: Path) -> BinaryIO | None:
             file.close()
             return None
     return file
+
+
+@contextmanager
+def lock_range(file: BinaryIO, position: int) -> Iterator[None]:
+    """Hold one byte of a file, which need not be there: one process at a time, others wait."""
+    if fcntl is None:
+        yield
+        return
+    fcntl.lockf(file, fcntl.LOCK_EX, 1, position)
+    try:
+        yield
+    finally:
+        fcntl.lockf(file, fcntl.LOCK_UN, 1, position)
 
 
 class LocalStore:

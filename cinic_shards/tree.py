@@ -325,6 +325,25 @@ def check_heads(
     return extents, problems
 
 
+def read_image_shape(tree: Tree) -> tuple[int, int, int]:
+    """(H, W, 3) of the tree's first image, as its head states; 1 x 1 where no file has such a head.
+
+    What is wrong with a file is told when it is packed.
+    """
+    for file in (file for records in tree.splits.values() for file in records.files):
+        try:
+            with open(tree.root / file, "rb") as opened:
+                head = opened.read(HEAD_BYTES).ljust(HEAD_BYTES, b"\0")
+        except OSError:
+            continue
+        heads = np.frombuffer(head, np.uint8)[np.newaxis]
+        extents, problems = check_heads(np.array([HEAD_BYTES]), heads)
+        if not problems:
+            height, width = extents[0].tolist()
+            return height, width, 3
+    return 1, 1, 3
+
+
 def _stem_problem(stem: str) -> str:
     if "." in stem:
         return "a dot in the name before .png (webdataset would cut the key there); rename it"

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import cinic_shards.format as fmt
-from cinic_shards.errors import FormatError, OptionError, OutputError
+from cinic_shards.errors import DecodeError, FormatError, OptionError, OutputError
 from cinic_shards.format import Index, Manifest, ShardInfo
 from cinic_shards.provenance import ORIGINS
 from cinic_shards.store import LocalStore, open_shard, open_store, read_manifest
@@ -59,10 +59,11 @@ def unpack(
     workers: int | None = None,
     progress: Progress = lambda doing, done, total: None,
 ) -> Unpacked:
-    """Write the PNGs of a dataset back to ``out/<split>/<class>/<stem>.png``, byte for byte.
+    """Write the PNGs of a dataset back to ``out/<split>/<class>/<stem>.png``.
 
-    Files that are there already with the same bytes are kept, so the same call goes on where an
-    earlier one was stopped. A file with other bytes is never replaced.
+    From ``png`` shards byte for byte; from blocks encoded anew, with the same pixels. A file that
+    is there already is kept where it is the same, so the same call goes on where an earlier one was
+    stopped; where it is another one, it is never replaced.
 
     Args:
         place: the dataset's folder.
@@ -163,32 +164,21 @@ _CIFAR10 = ("cifar10-train", "cifar10-test")
 
 def _unpack_shard(job: _Job) -> _Done:
     """Write the wanted samples of one shard. Runs in any process."""
-    from cinic_shards.codec import Payloads, checksums
-
     memory, index = open_shard(LocalStore(job.root), job.info, job.num_classes)
     rows = _wanted(job, index)
-    if len(rows) == 0:
-        return _Done(len(index), 0, 0, ())
-    payloads = Payloads.in_buffer(
-        memory, index.offset[rows].astype(np.int64), index.length[rows].astype(np.int64)
-    )
-    intact = checksums(payloads) == index.crc32[rows]
+    read = _read_pngs if index.encoding == "png" else _read_blocks
     partial = job.out / _WORKSHOP / job.info.name
     folders: set[str] = set()
     num_written = num_kept = 0
     problems = []
-    for position, row in enumerate(rows.tolist()):
+    for row, data, problem in read(memory, index, rows):
         key = index.keys[row]
+        if key_problem := fmt.key_problem(key, job.split):
+            problems.append(f"{job.info.name}: sample {row} ({key!r}): {key_problem}")
+            continue
         place = f"{job.info.name}: sample {row} ({key})"
-        if problem := fmt.key_problem(key, job.split):
-            problems.append(f"{job.info.name}: sample {row} ({key!r}): {problem}")
-            continue
-        if not intact[position]:
-            problems.append(f"{place}: its CRC-32 is not the index's; fetch the file again")
-            continue
-        data = payloads[position]
-        if not data.startswith(_PNG_SIGNATURE):
-            problems.append(f"{place}: not a PNG: it begins with {data[:16]!r}")
+        if problem:
+            problems.append(f"{place}: {problem}")
             continue
         folder = key.rpartition("/")[0]
         if folder not in folders:
@@ -197,18 +187,79 @@ def _unpack_shard(job: _Job) -> _Done:
         path = f"{job.out}/{key}.png"
         try:
             with open(path, "rb", buffering=0) as file:
-                same = file.read() == data
+                found = file.read()
         except FileNotFoundError:
             with open(partial, "wb") as file:
                 file.write(data)
             os.replace(partial, path)
             num_written += 1
             continue
-        if same:
+        if found == data or (index.encoding != "png" and _has_same_pixels(found, data)):
             num_kept += 1
         else:
             problems.append(f"{place}: {path} is there with other bytes; move it away")
     return _Done(len(index), num_written, num_kept, tuple(problems))
+
+
+def _read_pngs(
+    memory: NDArray[np.uint8], index: Index, rows: NDArray[np.int64]
+) -> Iterator[tuple[int, bytes, str]]:
+    """Row, PNG as it was packed, and what is wrong with it."""
+    from cinic_shards.codec import Payloads, checksums
+
+    payloads = Payloads.in_buffer(
+        memory, index.offset[rows].astype(np.int64), index.length[rows].astype(np.int64)
+    )
+    intact = checksums(payloads) == index.crc32[rows]
+    for position, row in enumerate(rows.tolist()):
+        data = payloads[position]
+        problem = ""
+        if not intact[position]:
+            problem = "its CRC-32 is not the index's; fetch the file again"
+        elif not data.startswith(_PNG_SIGNATURE):
+            problem = f"not a PNG: it begins with {data[:16]!r}"
+        yield row, data, problem
+
+
+def _read_blocks(
+    memory: NDArray[np.uint8], index: Index, rows: NDArray[np.int64]
+) -> Iterator[tuple[int, bytes, str]]:
+    """Row, PNG encoded anew from a block's pixels, and what is wrong with it."""
+    from cinic_shards.codec import Payloads, checksums, decode_block, encode_png
+
+    assert index.image_shape is not None
+    starts = index.block_starts
+    for block in np.unique(rows // index.block_size).tolist():
+        offset, length = int(index.offset[block]), int(index.length[block])
+        payloads = Payloads.in_buffer(memory, np.array([offset]), np.array([length]))
+        images = np.empty((starts[block + 1] - starts[block], *index.image_shape), np.uint8)
+        if checksums(payloads)[0] == index.crc32[block]:
+            problem = decode_block(memory[offset : offset + length], index.encoding, images)
+        else:
+            problem = f"the CRC-32 of its block {block} is not the index's; fetch the file again"
+        for row in rows[rows // index.block_size == block].tolist():
+            yield row, b"" if problem else encode_png(images[row - starts[block]]), problem
+
+
+def _has_same_pixels(one: bytes, other: bytes) -> bool:
+    """Whether two PNGs show the same: their bytes depend on who wrote them."""
+    from cinic_shards.codec import Payloads, decode_png
+    from cinic_shards.tree import HEAD_BYTES, check_heads
+
+    files = np.frombuffer(one + other, np.uint8)
+    sizes = np.array([len(one), len(other)])
+    heads = np.zeros((2, HEAD_BYTES), np.uint8)
+    for row, data in enumerate((one, other)):
+        heads[row, : len(data[:HEAD_BYTES])] = np.frombuffer(data[:HEAD_BYTES], np.uint8)
+    extents, problems = check_heads(sizes, heads)
+    if problems or not np.array_equal(extents[0], extents[1]):
+        return False
+    images = np.empty((2, *extents[0], 3), np.uint8)
+    try:
+        decode_png(Payloads.in_buffer(files, np.cumsum(sizes) - sizes, sizes), images)
+    except DecodeError:
+        return False
+    return np.array_equal(images[0], images[1])
 
 
 def _wanted(job: _Job, index: Index) -> NDArray[np.int64]:

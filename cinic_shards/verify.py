@@ -47,7 +47,7 @@ def verify(
     Args:
         place: the dataset's folder.
         quick: sizes, SHA-256 and indexes alone; no image is decoded.
-        against: a tree to compare with: the same images, byte for byte.
+        against: a tree to compare with: the same images, byte for byte; of blocks, the same pixels.
         workers: processes; by default the cores that this process may use.
         progress: see ``workers.Progress``.
 
@@ -150,7 +150,14 @@ def _compare(manifest: Manifest, checked: Sequence[CheckedShard]) -> Iterator[Fa
             and before.order[1] >= after.order[0]
         ):
             yield Fault(after.facts.info.name, f"belongs before {before.facts.info.name}")
-    rebuilt = make_manifest(facts, manifest.classes, manifest.options)
+    kinds = {(shard.encoding, shard.block_size) for shard in checked}
+    if len(kinds) > 1:
+        yield fault(f"its shards have several encodings or block sizes: {sorted(kinds)}")
+        return
+    encoding, block_size = kinds.pop() if kinds else (manifest.encoding, manifest.block_size)
+    rebuilt = make_manifest(
+        facts, manifest.classes, manifest.options, encoding=encoding, block_size=block_size
+    )
     for name in ("encoding", "block_size", "fingerprint"):
         yield from _differences(fault, "its", manifest, rebuilt, [name])
     names = [split.name for split in manifest.splits]
@@ -237,11 +244,17 @@ def reindex(
         raise FormatError(f"{store}: the shards' labels {labels} are not of one dataset")
     if len(sidecars := {shard.sidecars for shard in checked}) > 1:
         raise FormatError(f"{store}: shards with the sidecars {sidecars} are not of one dataset")
+    if len(kinds := {(shard.encoding, shard.block_size) for shard in checked}) > 1:
+        raise FormatError(
+            f"{store}: shards of several encodings or block sizes, {sorted(kinds)}, are not of one "
+            "dataset"
+        )
+    encoding, block_size = kinds.pop()
     facts = [shard.facts for shard in checked if shard.facts is not None]
     options: dict[str, Any] = {} if jobs[0].seed is None else {"seed": jobs[0].seed}
     options["shard_size"] = max(shard.info.num_samples for shard in facts)
     options["sidecars"] = list(sidecars.pop())
-    manifest = make_manifest(facts, classes, options)
+    manifest = make_manifest(facts, classes, options, encoding=encoding, block_size=block_size)
     with store.create(fmt.MANIFEST_NAME) as file:
         file.write(manifest.to_bytes())
     return manifest

@@ -1,50 +1,158 @@
-"""Normalising: one table, the same bits on the CPU and as torch operations."""
+"""Augmentation: one definition, the same bits on the CPU and as torch operations."""
 
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 
-from cinic_shards.augment import normalize, normalize_on_device, normalize_table
+from cinic_shards.augment import CINIC10_STATISTICS, PLAIN, Augment, Transform, value_table
 from cinic_shards.errors import OptionError
 
 MEAN, STD = (0.47, 0.46, 0.41), (0.24, 0.25, 0.26)
+SHAPE = (6, 5, 3)
+CPU = torch.device("cpu")
+IMAGES = np.random.default_rng(0).integers(0, 256, (40, *SHAPE), np.uint8)
+IDS = np.arange(1000, 1040)
+
+AUGMENTS = {
+    "nothing": PLAIN,
+    "crop": Augment(crop_padding=2, flip=False, dtype="uint8"),
+    "flip": Augment(crop_padding=0, dtype="uint8"),
+    "cutout": Augment(crop_padding=0, flip=False, cutout=3, dtype="uint8"),
+    "all, uint8": Augment(cutout=2, dtype="uint8"),
+    "normalise": Augment(crop_padding=0, flip=False),
+    "all": Augment(cutout=4),
+    "all, from 0 to 1": Augment(normalize=False),
+    "all, published": Augment(normalize="cinic10"),
+    "all, own": Augment(normalize=((0.5, 0.4, 0.3), (0.1, 0.2, 0.3))),
+    "all, float16": Augment(cutout=4, dtype="float16"),
+    "all, bfloat16": Augment(cutout=4, dtype=torch.bfloat16),
+}
 
 
-def test_the_table_is_the_definition_rounded_once() -> None:
-    table = normalize_table(MEAN, STD)
-    assert table.dtype == np.float32
+def transform_of(augment: Augment, seed: int = 7) -> Transform:
+    return Transform(augment, (MEAN, STD), SHAPE, seed=seed, device=CPU)
+
+
+def addresses_of(images: NDArray[np.uint8]) -> NDArray[np.int64]:
+    return images.ctypes.data + np.arange(len(images)) * images[0].size
+
+
+def moved_as_defined(augment: Augment, draws: NDArray[np.int64]) -> NDArray[np.uint8]:
+    """Crop, flip and cut out step by step, in plain numpy; the mean colour is that of MEAN."""
+    statistics = {"cinic10": CINIC10_STATISTICS}.get(str(augment.normalize), (MEAN, STD))
+    if isinstance(augment.normalize, tuple):
+        statistics = augment.normalize
+    fill = np.rint(255 * np.array(statistics[0])).astype(np.uint8)
+    height, width, _ = SHAPE
+    out = []
+    for image, (top, left, flip, cut_y, cut_x) in zip(IMAGES, draws.tolist(), strict=True):
+        pad = augment.crop_padding
+        padded = np.pad(image, ((pad, pad), (pad, pad), (0, 0)))
+        moved = padded[top : top + height, left : left + width].copy()
+        if flip:
+            moved = moved[:, ::-1].copy()
+        if side := augment.cutout:
+            y, x = cut_y - side // 2, cut_x - side // 2
+            moved[max(y, 0) : max(y + side, 0), max(x, 0) : max(x + side, 0)] = fill
+        out.append(moved)
+    return np.stack(out)
+
+
+@pytest.mark.parametrize("name", AUGMENTS)
+def test_cpu_and_device_are_the_definition_to_the_bit(name: str) -> None:
+    augment = AUGMENTS[name]
+    transform = transform_of(augment)
+    draws = transform.draw(IDS, epoch=3)
+    out = torch.empty((len(IMAGES), *SHAPE), dtype=transform.dtype)
+    transform.on_cpu(addresses_of(IMAGES), draws, out)
+    on_device = transform.on_device(
+        torch.from_numpy(IMAGES), torch.arange(len(IMAGES)), torch.from_numpy(draws)
+    )
+    moved = moved_as_defined(augment, draws)
+    expected: torch.Tensor
+    if transform.dtype == torch.uint8:
+        expected = torch.from_numpy(moved)
+    else:
+        statistics = {"all, own": augment.normalize, "all, published": CINIC10_STATISTICS}.get(
+            name, None if augment.normalize is False else (MEAN, STD)
+        )
+        table = value_table(statistics, transform.dtype)  # type: ignore[arg-type]
+        assert table is not None
+        expected = table[torch.arange(3), torch.from_numpy(moved).to(torch.int64)]
+    assert out.dtype == on_device.dtype == expected.dtype
+    assert torch.equal(out, expected)
+    assert torch.equal(on_device, expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_the_table_is_the_definition_rounded_once(dtype: torch.dtype) -> None:
+    table = value_table((MEAN, STD), dtype)
+    assert table is not None and table.dtype == dtype
     for channel in range(3):
         for value in (0, 1, 127, 255):
             exact = (value / 255 - MEAN[channel]) / STD[channel]
-            assert table[channel, value] == np.float32(exact)
+            assert table[channel, value] == torch.tensor(exact, dtype=torch.float64).to(dtype)
 
 
 def test_within_rounding_of_torchvisions_order_of_operations() -> None:
+    table = value_table((MEAN, STD), torch.float32)
+    assert table is not None
     values = torch.arange(256, dtype=torch.uint8).to(torch.float32).div(255)
     for channel in range(3):
         expected = values.sub(MEAN[channel]).div(STD[channel])
-        np.testing.assert_allclose(
-            normalize_table(MEAN, STD)[channel], expected.numpy(), rtol=0, atol=3e-7
-        )
+        torch.testing.assert_close(table[channel], expected, rtol=0, atol=3e-7)
 
 
-def test_device_and_cpu_agree_to_the_bit_and_keep_channels_last() -> None:
-    images = np.random.default_rng(0).integers(0, 256, (5, 4, 6, 3), np.uint8)
-    table = normalize_table(MEAN, STD)
-    out = np.empty(images.shape, np.float32)
-    normalize(images, table, out)
-    on_device = normalize_on_device(
-        torch.from_numpy(images).permute(0, 3, 1, 2), torch.from_numpy(table)
-    )
-    assert on_device.shape == (5, 3, 4, 6)
-    assert on_device.is_contiguous(memory_format=torch.channels_last)
-    np.testing.assert_array_equal(on_device.permute(0, 2, 3, 1).numpy(), out)
-    np.testing.assert_array_equal(out[..., 1], table[1][images[..., 1]])
+GOLDEN_DRAWS = [[3, 1, 1, 3, 3], [4, 1, 1, 2, 0], [1, 1, 0, 3, 0], [4, 2, 0, 2, 0]]
+
+
+def test_golden_draws() -> None:
+    """These numbers pin what chance does: a resumed epoch must go on as it began."""
+    draws = transform_of(Augment(crop_padding=2, cutout=1)).draw(np.arange(4), epoch=0)
+    assert draws.tolist() == GOLDEN_DRAWS
+
+
+def test_chance_depends_on_seed_epoch_and_id_alone() -> None:
+    transform = transform_of(Augment(cutout=1))
+    draws = transform.draw(IDS, epoch=1)
+    order = np.random.default_rng(1).permutation(len(IDS))
+    np.testing.assert_array_equal(transform.draw(IDS[order], epoch=1), draws[order])
+    assert not np.array_equal(transform.draw(IDS, epoch=2), draws)
+    assert not np.array_equal(transform_of(Augment(cutout=1), seed=8).draw(IDS, epoch=1), draws)
+
+
+def test_every_place_is_about_as_frequent() -> None:
+    """90,000 draws: five standard deviations around the expected counts."""
+    draws = transform_of(Augment(crop_padding=4, cutout=1)).draw(np.arange(90_000), epoch=0)
+    for column, choices in enumerate((9, 9, 2, SHAPE[0], SHAPE[1])):
+        counts = np.bincount(draws[:, column], minlength=choices)
+        assert len(counts) == choices
+        expected = len(draws) / choices
+        assert np.abs(counts - expected).max() < 5 * np.sqrt(expected)
+    pairs = np.bincount(draws[:, 0] * 9 + draws[:, 1], minlength=81)
+    assert np.abs(pairs - 90_000 / 81).max() < 5 * np.sqrt(90_000 / 81)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"crop_padding": -1}, "crop_padding=-1"),
+        ({"crop_padding": 1.5}, "crop_padding=1.5"),
+        ({"cutout": -2}, "cutout=-2"),
+        ({"normalize": "imagenet"}, "the only name is 'cinic10'"),
+        ({"dtype": "float64"}, "dtype='float64': expected one of uint8, float32"),
+        ({"dtype": "uint8", "normalize": True}, "dtype uint8 cannot be normalised"),
+    ],
+)
+def test_options_that_cannot_be(options: dict[str, object], message: str) -> None:
+    with pytest.raises(OptionError, match=message):
+        Augment(**options)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
     ("mean", "std"), [((0.5,), (0.5,)), (MEAN, (0.2, 0.0, 0.2)), (MEAN, (0.2, -1, 0.2))]
 )
 def test_statistics_that_cannot_be(mean: tuple[float, ...], std: tuple[float, ...]) -> None:
-    with pytest.raises(OptionError):
-        normalize_table(mean, std)
+    with pytest.raises(OptionError, match="three channels each"):
+        value_table((mean, std), torch.float32)

@@ -226,6 +226,9 @@ def make_index(num_samples: int = 4) -> Index:
     length = rng.integers(0, 90, num_samples).astype(np.uint64)
     gaps = rng.integers(0, 9, num_samples).astype(np.uint64)
     return Index(
+        encoding="png",
+        block_size=1024,
+        image_shape=None,
         keys=[f"train/ü{number}/{number}" for number in range(num_samples)],
         label=rng.integers(0, NUM_CLASSES, num_samples, np.int32),
         origin=rng.integers(0, 4, num_samples, np.uint8),
@@ -244,8 +247,9 @@ def parse_index(data: bytes, end: int = END) -> Index:
 
 
 def assert_same(one: Index, other: Index) -> None:
-    assert one.keys == other.keys
-    for field in fields(Index)[1:]:
+    for name in ("encoding", "block_size", "image_shape", "keys"):
+        assert getattr(one, name) == getattr(other, name)
+    for field in fields(Index)[4:]:
         left, right = getattr(one, field.name), getattr(other, field.name)
         assert left.dtype == right.dtype and left.shape == right.shape
         np.testing.assert_array_equal(left, right)
@@ -262,9 +266,11 @@ def test_index_round_trip(num_samples: int) -> None:
 
 
 def test_a_payload_of_several_samples() -> None:
-    """As the block encodings will have it."""
     index = replace(
         make_index(4),
+        encoding="zstd",
+        block_size=3,
+        image_shape=(5, 6, 3),
         offset=np.array([0, 100], np.uint64),
         length=np.array([100, 50], np.uint64),
         crc32=np.zeros(2, np.uint32),

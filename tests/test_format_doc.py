@@ -22,7 +22,7 @@ from cinic_shards.provenance import ORIGINS, UNKNOWN
 
 DOCUMENT = (Path(__file__).parent.parent / "docs" / "format.md").read_text(encoding="utf-8")
 SHOWN = dict(re.findall(r"^```\w+ (\w+)\n(.*?)^```$", DOCUMENT, re.MULTILINE | re.DOTALL))
-NAMES = "order members header payload index pixels fingerprint manifest".split()
+NAMES = "order members header payload index pixels fingerprint raw left manifest".split()
 TABLES = [
     [[cell.strip().replace("\\|", "|") for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
      for line in table.splitlines()]
@@ -85,7 +85,7 @@ def test_a_block_is_what_the_package_writes(shards: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "place", "size"), [("header", 0, 512), ("payload", 512, 82), ("index", 4608, 472)]
+    ("name", "place", "size"), [("header", 0, 512), ("payload", 512, 82), ("index", 4608, 515)]
 )
 def test_the_hex_is_in_the_shard(shard: bytes, name: str, place: int, size: int) -> None:
     offset, data = shown_bytes(name)

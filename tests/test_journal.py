@@ -40,7 +40,7 @@ def die_at(tree: Path, out: Path, where: str, *, overwrite: bool = False) -> Non
     """Pack in a process that ends at once, without any cleaning up, where Python code says so."""
     script = f"""
         import os
-        from cinic_shards import journal, pack, store
+        from cinic_shards import dataset_writer, journal, pack, store
         die = lambda *args, **options: os._exit(9)
         progress = lambda doing, done, total: None
         {where}
@@ -54,7 +54,7 @@ def die_at(tree: Path, out: Path, where: str, *, overwrite: bool = False) -> Non
 MOMENTS = {
     "before the listing": "journal.np.savez = die",
     "before the first line": "journal.Journal._write = die",
-    "before the first shard": "pack.write_shard = die",
+    "before the first shard": "dataset_writer.write_shard = die",
     "after some shards": (
         "progress = lambda doing, done, total: doing == 'pack' and done >= 100 and die()"
     ),
@@ -63,7 +63,7 @@ MOMENTS = {
         "replace = os.replace; os.replace = lambda a, b: "
         "die() if str(b).endswith('00002-of-00005.tar') else replace(a, b)"
     ),
-    "before the manifest": "pack.make_manifest = die",
+    "before the manifest": "dataset_writer.make_manifest = die",
     "before moving": "journal.Journal.moving = die",
     "after noting that files move": (
         "moving = journal.Journal.moving; "

@@ -13,23 +13,25 @@ PACKAGE = Path(cinic_shards.__file__).parent
 # Reading order: a file imports only from files before it.
 ORDER = """
     errors provenance workers
-    format.fields format.tar format.index format.manifest format
-    tree kernels codec store facts shard_writer listing journal pack
+    format.fields format.tar format.blocks format.index format.manifest format
+    tree kernels.base kernels.png kernels.blocks kernels.images kernels codec store facts
+    shard_source shard_writer listing journal dataset_writer pack convert
     shard_checker verify unpack duplicates
-    plan reader augment device loader bench progress cli __main__
+    plan reader cache source augment device loader bench progress cli __main__
 """.split()
 
 FIRST_WITH_TORCH = "augment"
 
 MAY_IMPORT = {
     "msgpack": {"format.index"},
-    "struct": {"format.tar", "format.index", "codec"},
+    "struct": {"format.tar", "format.blocks", "format.index", "codec"},
     "torch": set(ORDER[ORDER.index(FIRST_WITH_TORCH) :]),
     "torchvision": {"bench"},
     "typer": {"cli"},
     "rich": {"cli", "progress"},
-    "numba": {"kernels"},
-    "llvmlite": {"kernels"},
+    "numba": {"kernels.base", "kernels.images"},
+    "llvmlite": {"kernels.base"},
+    "zstandard": {"codec", "facts"},
     "mmap": {"store"},
     "tarfile": set(),
     "pickle": set(),
@@ -112,11 +114,14 @@ def test_the_package_imports_nothing_of_itself_at_once() -> None:
     """``ShardLoader`` comes with torch: only when it is asked for."""
     at_once = [node for node in ROOT.body if isinstance(node, ast.Import | ast.ImportFrom)]
     assert {full for node in at_once for full in imported(node)} == {"typing"}
-    assert {full for full in imported(ROOT) if full != "typing"} == {"cinic_shards.loader"}
+    assert {full for full in imported(ROOT) if full != "typing"} == {
+        "cinic_shards.augment",
+        "cinic_shards.loader",
+    }
 
 
 def test_public_names() -> None:
-    assert cinic_shards.__all__ == ["Batch", "ShardLoader", "__version__"]
+    assert cinic_shards.__all__ == ["Augment", "Batch", "ShardLoader", "__version__"]
     assert all(getattr(cinic_shards, name) for name in cinic_shards.__all__)
     with pytest.raises(AttributeError, match="module 'cinic_shards' has no attribute 'Loader'"):
         cinic_shards.Loader  # noqa: B018

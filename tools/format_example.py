@@ -23,9 +23,12 @@ from typing import Any, NamedTuple
 
 import msgpack
 import numpy as np
+import zstandard
+from numpy.typing import NDArray
 from PIL import Image
 
 import cinic_shards.format as fmt
+from cinic_shards.codec import encode_block
 from cinic_shards.format import Manifest
 from cinic_shards.pack import pack, packing_order
 
@@ -118,6 +121,8 @@ def blocks(shards: Path) -> dict[str, str]:
         "index": _dump(0, _index_pieces(content)),
         "pixels": _dump(0, _pixel_hash_pieces(PNGS[content["keys"][0]])),
         "fingerprint": _dump(0, _fingerprint_pieces(content)),
+        "raw": _dump(0, _raw_pieces(_images(content))),
+        "left": _dump(0, _left_pieces(_images(content))),
         "manifest": manifest_bytes.decode(),
     }
 
@@ -160,7 +165,9 @@ def _index_pieces(content: dict[str, Any]) -> Iterable[Piece]:
     """The index, its items packed one by one."""
     packer = msgpack.Packer()
     yield Piece(packer.pack_map_header(len(content)), f"map of {len(content)} fields")
-    for name in ("format", "version", "num_samples", "num_payloads"):
+    for name in content:
+        if name == "keys":
+            break
         yield Piece(packer.pack(name), f'"{name}"')
         value = content[name]
         yield Piece(packer.pack(value), f'"{value}"' if isinstance(value, str) else f"{value}")
@@ -194,6 +201,30 @@ def _fingerprint_pieces(content: dict[str, Any]) -> Iterable[Piece]:
         yield Piece(key.encode() + b"\0", "key and a zero")
         yield Piece(labels[4 * row : 4 * row + 4], "label")
         yield Piece(hashes[16 * row : 16 * row + 16], "pixel hash")
+
+
+def _images(content: dict[str, Any]) -> NDArray[np.uint8]:
+    pngs = [Image.open(io.BytesIO(PNGS[key])) for key in content["keys"]]
+    return np.stack([np.asarray(png.convert("RGB")) for png in pngs])
+
+
+def _raw_pieces(images: NDArray[np.uint8]) -> Iterable[Piece]:
+    payload = encode_block(images, "raw")
+    yield Piece(payload[:8], "npy, version 1.0")
+    yield Piece(payload[8:10], "118 bytes follow")
+    yield Piece(payload[10 : fmt.NPY_HEADER_BYTES], "dtype and shape")
+    for row, pixels in enumerate(images):
+        yield Piece(pixels.tobytes(), f"pixels of row {row}")
+
+
+def _left_pieces(images: NDArray[np.uint8]) -> Iterable[Piece]:
+    content = zstandard.ZstdDecompressor().decompress(encode_block(images, "zstd"))
+    yield Piece(content[:10], "npy, version 1.0, 118 bytes follow")
+    yield Piece(content[10 : fmt.NPY_HEADER_BYTES], "dtype and shape")
+    size = images[..., 0].size
+    for plane, name in enumerate(("red less green", "green", "blue less green")):
+        start = fmt.NPY_HEADER_BYTES + plane * size
+        yield Piece(content[start : start + size], f"what is left of {name}")
 
 
 def _dump(offset: int, pieces: Iterable[Piece]) -> str:

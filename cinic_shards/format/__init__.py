@@ -4,11 +4,23 @@ It reads and writes bytes that others hold; it opens nothing. What it parses may
 stranger: every size, offset and name is checked before use.
 """
 
+from cinic_shards.format.blocks import (
+    BLOCK_SUFFIXES,
+    LABELS_SUFFIX,
+    MAX_BLOCK_BYTES,
+    NPY_HEADER_BYTES,
+    block_name,
+    block_starts,
+    check_block_bytes,
+    lay_out_block,
+    npy_header,
+)
 from cinic_shards.format.fields import (
     BLOCK_SIZE,
     ENCODINGS,
     INDEX_NAME,
     MANIFEST_NAME,
+    MAX_BLOCK_SIZE,
     MAX_INTEGER,
     MAX_NAME_BYTES,
     MAX_PIXELS,
@@ -33,12 +45,17 @@ from cinic_shards.format.tar import (
 
 __all__ = [
     "BLOCK_SIZE",
+    "BLOCK_SUFFIXES",
     "ENCODINGS",
     "INDEX_NAME",
+    "LABELS_SUFFIX",
     "MANIFEST_NAME",
+    "MAX_BLOCK_BYTES",
+    "MAX_BLOCK_SIZE",
     "MAX_INTEGER",
     "MAX_NAME_BYTES",
     "MAX_PIXELS",
+    "NPY_HEADER_BYTES",
     "PACKING_FOLDER",
     "PIXEL_HASH_BYTES",
     "SPLIT_NAME",
@@ -50,9 +67,14 @@ __all__ = [
     "PixelSums",
     "ShardInfo",
     "SplitInfo",
+    "block_name",
+    "block_starts",
+    "check_block_bytes",
     "find_index",
     "key_problem",
+    "lay_out_block",
     "lay_out_samples",
+    "npy_header",
     "one_member",
     "parse_shard_name",
     "pixel_hashes",

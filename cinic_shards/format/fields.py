@@ -6,15 +6,16 @@ from typing import Any
 
 from cinic_shards.errors import FormatError
 
-VERSION = "0.1"
+VERSION = "0.2"
 KNOWN_FEATURES: frozenset[str] = frozenset()
-ENCODINGS = ("png",)
+ENCODINGS = ("png", "zstd", "raw")
 MANIFEST_NAME = "manifest.json"
 INDEX_NAME = "__index__"
 PACKING_FOLDER = "_packing"
 """In a dataset's folder while it is packed; readers pass it over."""
 BLOCK_SIZE = 1024
-"""Samples a block: for ``png``, a run of so many consecutive samples of a shard."""
+"""Samples a block where nothing else is asked for."""
+MAX_BLOCK_SIZE = 2**20
 
 
 SPLIT_NAME = re.compile(r"(?!__)[A-Za-z0-9_][A-Za-z0-9_.-]*", re.ASCII)

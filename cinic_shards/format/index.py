@@ -9,7 +9,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cinic_shards.errors import FormatError
-from cinic_shards.format.fields import MAX_NAME_BYTES, VERSION, check_version, get_field, shown
+from cinic_shards.format.blocks import (
+    NPY_HEADER_BYTES,
+    block_starts,
+    check_block_bytes,
+)
+from cinic_shards.format.fields import (
+    ENCODINGS,
+    MAX_BLOCK_SIZE,
+    MAX_NAME_BYTES,
+    MAX_PIXELS,
+    VERSION,
+    check_version,
+    get_field,
+    get_integers,
+    shown,
+)
 from cinic_shards.provenance import ORIGINS, Provenance
 
 PIXEL_HASH_BYTES = 16
@@ -55,6 +70,10 @@ _COLUMNS = (
 class Index:
     """The columns of one shard's index: N samples in P payloads."""
 
+    encoding: str
+    block_size: int
+    image_shape: tuple[int, int, int] | None
+    """(H, W, 3) where all of the shard's images have one size."""
     keys: list[str]
     """``split/class/stem`` of each sample."""
     label: NDArray[np.int32]
@@ -104,6 +123,9 @@ class Index:
         content = {
             "format": "cinic-shards-index",
             "version": VERSION,
+            "encoding": self.encoding,
+            "block_size": self.block_size,
+            "image_shape": self.image_shape,
             "num_samples": len(self.keys),
             "num_payloads": len(self.offset),
             "keys": self.keys,
@@ -132,6 +154,15 @@ class Index:
         if not isinstance(content, dict) or content.get("format") != "cinic-shards-index":
             raise FormatError(f"{place}: not an index of cinic-shards; fetch the file again")
         check_version(place, content.get("version"))
+        encoding = get_field(content, place, "encoding", str)
+        if encoding not in ENCODINGS:
+            raise FormatError(
+                f"{place}: encoding {shown(encoding)} is unknown; upgrade cinic-shards"
+            )
+        block_size = get_field(content, place, "block_size", int)
+        image_shape = content.get("image_shape")
+        if image_shape is not None:
+            image_shape = get_integers(image_shape, 3, f"{place}: image_shape")
         counts = {
             "sample": get_field(content, place, "num_samples", int),
             "payload": get_field(content, place, "num_payloads", int),
@@ -154,13 +185,17 @@ class Index:
                 )
             array = np.frombuffer(values, _item(dtype))
             columns[name] = array.reshape(-1, PIXEL_HASH_BYTES) if dtype == "|V16" else array
-        index = cls(keys, **columns)
+        index = cls(encoding, block_size, image_shape, keys, **columns)
         index._check(place, end, num_classes)
         return index
 
+    @property
+    def block_starts(self) -> NDArray[np.int64]:
+        """First row of each block, and N: shape (number of blocks + 1,)."""
+        return block_starts(len(self), self.block_size)
+
     def _check(self, place: str, end: int, num_classes: int) -> None:
         problem = ""
-        num_payloads, num_samples = len(self.offset), len(self.keys)
         # Unsigned numbers: the lengths are tested first, so that no difference wraps.
         if (self.length > end).any() or (self.offset > np.uint64(end) - self.length).any():
             problem = f"a payload lies outside the shard's first {end} bytes"
@@ -170,17 +205,32 @@ class Index:
             problem = f"a label is not below {num_classes}, the number of classes"
         elif (self.origin >= len(ORIGINS)).any():
             problem = "an origin code is unknown"
-        elif bool(num_payloads) != bool(num_samples) or (
-            num_payloads
-            and (
-                self.first_row[0] != 0
-                or (self.first_row[1:] <= self.first_row[:-1]).any()
-                or self.first_row[-1] >= num_samples
-            )
+        elif not 1 <= self.block_size <= MAX_BLOCK_SIZE:
+            problem = f"block_size is {self.block_size}, expected 1 to {MAX_BLOCK_SIZE:,}"
+        elif self.image_shape is not None and not (
+            self.image_shape[2] == 3
+            and 1 <= self.image_shape[0] * self.image_shape[1] <= MAX_PIXELS
         ):
-            problem = "the payloads' first rows do not divide the samples"
+            problem = f"image_shape is {self.image_shape}"
+        else:
+            is_png = self.encoding == "png"
+            starts = np.arange(len(self)) if is_png else self.block_starts[:-1]
+            if not np.array_equal(self.first_row, starts):
+                problem = "the payloads' first rows do not divide the samples"
+            elif not is_png:
+                problem = self._block_problem(place)
         if problem:
             raise FormatError(f"{place}: {problem}; fetch the file again")
+
+    def _block_problem(self, place: str) -> str:
+        """What is wrong with the blocks' sizes, or an empty string."""
+        if self.image_shape is None:
+            return "it has blocks, and no image_shape"
+        check_block_bytes(min(self.block_size, len(self)), self.image_shape, place)
+        pixels = np.diff(self.block_starts) * int(np.prod(self.image_shape))
+        if self.encoding == "raw" and not np.array_equal(self.length, NPY_HEADER_BYTES + pixels):
+            return "a block has another length than its pixels and their header"
+        return ""
 
 
 def _item(dtype: str) -> str:

@@ -4,14 +4,15 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from cinic_shards.errors import FormatError
+from cinic_shards.format.blocks import check_block_bytes
 from cinic_shards.format.fields import (
     ENCODINGS,
     KNOWN_FEATURES,
+    MAX_BLOCK_SIZE,
     MAX_NAME_BYTES,
     MAX_PIXELS,
     SPLIT_NAME,
@@ -116,6 +117,15 @@ class Manifest:
     citation: str
 
     @property
+    def image_shape(self) -> tuple[int, int, int] | None:
+        """(H, W, 3) where every image has one size, else None."""
+        sizes = {size for split in self.splits for size in split.image_sizes}
+        if len(sizes) != 1:
+            return None
+        ((height, width),) = sizes
+        return height, width, 3
+
+    @property
     def num_samples(self) -> int:
         return sum(split.num_samples for split in self.splits)
 
@@ -132,7 +142,7 @@ class Manifest:
             "required_features": [],
             "encoding": self.encoding,
             "block_size": self.block_size,
-            "image_shape": _image_shape(self.splits),
+            "image_shape": self.image_shape,
             "num_samples": self.num_samples,
             "fingerprint": self.fingerprint,
             "classes": list(self.classes),
@@ -196,9 +206,14 @@ class Manifest:
                 raise FormatError(f"{place}: split {split.name} begins at id {split.first_id}, "
                                   f"expected {next_id}")  # fmt: skip
             next_id += split.num_samples
-        return cls(
+        block_size = get_field(content, place, "block_size", int)
+        if not 1 <= block_size <= MAX_BLOCK_SIZE:
+            raise FormatError(
+                f"{place}: block_size is {block_size}, expected 1 to {MAX_BLOCK_SIZE:,}"
+            )
+        manifest = cls(
             encoding,
-            get_field(content, place, "block_size", int),
+            block_size,
             _class_names(content, place),
             splits,
             get_field(content, place, "fingerprint", str),
@@ -207,6 +222,12 @@ class Manifest:
             get_field(content, place, "licence", str),
             get_field(content, place, "citation", str),
         )
+        if encoding != "png":
+            if (shape := manifest.image_shape) is None:
+                raise FormatError(f"{place}: encoding {encoding}, and images of several sizes")
+            largest = max(shard.num_samples for split in splits for shard in split.shards)
+            check_block_bytes(min(block_size, largest), shape, place)
+        return manifest
 
 
 def _class_names(content: dict[str, Any], place: str) -> tuple[str, ...]:
@@ -228,12 +249,6 @@ def _check_digest(data: bytes, place: str, stated: str) -> None:
             f"{place}: its content has SHA-256 {found}, its digest says {stated}; "
             "the file is damaged or was edited, fetch it again"
         )
-
-
-def _image_shape(splits: Sequence[SplitInfo]) -> list[int] | None:
-    """``[H, W, 3]`` where every image has one size, else None."""
-    sizes = {size for split in splits for size in split.image_sizes}
-    return [*sizes.pop(), 3] if len(sizes) == 1 else None
 
 
 def _split_to_json(split: SplitInfo) -> dict[str, Any]:

@@ -169,7 +169,10 @@ class Draft:
         self.columns(columns)
         content = {
             "format": "cinic-shards-index",
-            "version": "0.1",
+            "version": "0.2",
+            "encoding": "png",
+            "block_size": 1024,
+            "image_shape": [*self.shape, 3],
             "num_samples": len(images),
             "num_payloads": len(images),
             "keys": [image.key for image in images],
@@ -196,7 +199,7 @@ class Draft:
             fingerprint.update(_pixel_hash(image, self.shape))
         content: Content = {
             "format": "cinic-shards",
-            "version": "0.1",
+            "version": "0.2",
             "digest": "sha256:" + "0" * 64,
             "required_features": [],
             "encoding": "png",

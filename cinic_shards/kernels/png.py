@@ -1,86 +1,14 @@
-"""The numba kernels: compiled loops over a whole batch that run without the GIL.
+"""PNG: the chunks, the inflate call and the row filters of a whole batch, in one kernel.
 
-Every kernel is cached on disk after its first compilation. Where no cache folder is writable the
-kernels are compiled anew in each process, and one warning says so.
-
-Memory that Python does not own as an array (a memory-mapped shard, a C library's functions) is
-passed as an integer address. Each caller keeps the memory alive and has checked its bounds.
+The fast path takes what nearly every file is: 8-bit RGB, not interlaced, no chunk that changes
+pixels. It only ever says "these are the pixels" or "not mine"; Pillow then decides what an
+unusual or damaged file means, so the package and Pillow agree on every file by construction.
 """
 
-import warnings
-from collections.abc import Callable
-from typing import Any
-
-import numba
 import numpy as np
-from llvmlite import ir
-from numba.core import types
-from numba.extending import intrinsic
 from numpy.typing import NDArray
 
-_cache_works = True
-
-
-def kernel(function: Callable[..., Any]) -> Callable[..., Any]:
-    """``numba.njit(nogil=True, cache=True)``, without the cache where none can be written."""
-    global _cache_works
-    if _cache_works:
-        try:
-            return numba.njit(nogil=True, cache=True)(function)
-        except RuntimeError as error:  # numba: "no locator available"
-            _cache_works = False
-            warnings.warn(
-                f"kernels are compiled anew in every process: {error}; "
-                "set NUMBA_CACHE_DIR to a folder that can be written",
-                stacklevel=2,
-            )
-    return numba.njit(nogil=True)(function)
-
-
-@intrinsic
-def _load_byte(typing_context, address):
-    """The byte at an address, as int64."""
-
-    def generate(context, builder, signature, arguments):
-        pointer = builder.inttoptr(arguments[0], ir.IntType(8).as_pointer())
-        return builder.zext(builder.load(pointer), ir.IntType(64))
-
-    return types.int64(types.int64), generate
-
-
-def _call_address(num_arguments: int) -> Any:
-    """An intrinsic that calls a C function by address: 64-bit arguments, 64-bit result."""
-
-    def generate(context, builder, signature, arguments):
-        word = ir.IntType(64)
-        function_type = ir.FunctionType(word, [word] * num_arguments)
-        function = builder.inttoptr(arguments[0], function_type.as_pointer())
-        return builder.call(function, arguments[1:])
-
-    return types.int64(*[types.int64] * (num_arguments + 1)), generate
-
-
-@intrinsic
-def _call_0(typing_context, function):
-    return _call_address(0)
-
-
-@intrinsic
-def _call_1(typing_context, function, a):
-    return _call_address(1)
-
-
-@intrinsic
-def _call_3(typing_context, function, a, b, c):
-    return _call_address(3)
-
-
-@intrinsic
-def _call_6(typing_context, function, a, b, c, d, e, f):
-    return _call_address(6)
-
-
-# --- CRC-32 ----------------------------------------------------------------------------------
+from cinic_shards.kernels.base import call_0, call_1, call_3, call_6, kernel, load_byte
 
 
 def _crc_table() -> NDArray[np.uint32]:
@@ -98,7 +26,7 @@ def _crc32(address, length):
     """CRC-32 a byte at a time: for the few bytes of a PNG's small chunks."""
     crc = np.uint32(0xFFFFFFFF)
     for i in range(length):
-        index = (np.int64(crc) ^ _load_byte(address + i)) & 0xFF
+        index = (np.int64(crc) ^ load_byte(address + i)) & 0xFF
         crc = _CRC_TABLE[index] ^ (crc >> np.uint32(8))
     return np.int64(crc ^ np.uint32(0xFFFFFFFF))
 
@@ -107,14 +35,7 @@ def _crc32(address, length):
 def crc32_batch(crc32, addresses, lengths, out):
     """CRC-32 of N payloads; ``crc32`` is the address of libdeflate_crc32."""
     for i in range(len(addresses)):
-        out[i] = np.uint32(_call_3(crc32, 0, addresses[i], np.int64(lengths[i])) & 0xFFFFFFFF)
-
-
-# --- PNG -------------------------------------------------------------------------------------
-#
-# The fast path takes what nearly every file is: 8-bit RGB, not interlaced, no chunk that changes
-# pixels. It only ever says "these are the pixels" or "not mine"; Pillow then decides what an
-# unusual or damaged file means, so the package and Pillow agree on every file by construction.
+        out[i] = np.uint32(call_3(crc32, 0, addresses[i], np.int64(lengths[i])) & 0xFFFFFFFF)
 
 
 def _chunk_type(name: bytes) -> int:
@@ -139,10 +60,10 @@ _SIGNATURE = int.from_bytes(b"\x89PNG\r\n\x1a\n", "big", signed=True)
 def _load_u32(address):
     """The big-endian 32-bit word at an address."""
     return (
-        (_load_byte(address) << 24)
-        | (_load_byte(address + 1) << 16)
-        | (_load_byte(address + 2) << 8)
-        | _load_byte(address + 3)
+        (load_byte(address) << 24)
+        | (load_byte(address + 1) << 16)
+        | (load_byte(address + 2) << 8)
+        | load_byte(address + 3)
     )
 
 
@@ -177,7 +98,7 @@ def _find_png_data(address, length, height, width, joined):
     if _load_u32(header + 8) != width or _load_u32(header + 12) != height:
         return address, 0
     # Bit depth 8, colour type 2 (RGB), compression 0, filter method 0, no interlace.
-    if _load_u32(header + 16) != 0x08020000 or _load_byte(header + 20) != 0:
+    if _load_u32(header + 16) != 0x08020000 or load_byte(header + 20) != 0:
         return address, 0
     if _crc32(header + 4, 17) != _load_u32(header + 21):
         return address, 0
@@ -202,10 +123,10 @@ def _find_png_data(address, length, height, width, joined):
                 return address, 0
             if num_parts == 1:
                 for i in range(data_length):
-                    joined[i] = _load_byte(data + i)
+                    joined[i] = load_byte(data + i)
             if num_parts >= 1:
                 for i in range(chunk_length):
-                    joined[data_length + i] = _load_byte(body + i)
+                    joined[data_length + i] = load_byte(body + i)
                 data = joined.ctypes.data
                 data_length += chunk_length
             else:
@@ -326,7 +247,7 @@ def decode_png_batch(inflate, allocate, release, addresses, lengths, out, done):
     filtered = np.empty(height * (1 + 3 * width), np.uint8)
     pixels = out.reshape(-1)
     joined = np.empty(lengths.max() if num_images else 0, np.uint8)
-    decompressor = _call_0(allocate)
+    decompressor = call_0(allocate)
     for i in range(num_images):
         done[i] = False
         data, data_length = _find_png_data(
@@ -335,13 +256,13 @@ def decode_png_batch(inflate, allocate, release, addresses, lengths, out, done):
         if data_length == 0 or decompressor == 0:
             continue
         # With no place for the actual size, anything but exactly filtered.size bytes fails.
-        status = _call_6(
+        status = call_6(
             inflate, decompressor, data, data_length, filtered.ctypes.data, filtered.size, 0
         )
         if status & 0xFFFFFFFF == 0:
             done[i] = _unfilter_rgb(filtered, pixels, i * height * width * 3, height, width)
     if decompressor != 0:
-        _call_1(release, decompressor)
+        call_1(release, decompressor)
 
 
 @kernel
@@ -363,31 +284,3 @@ def unfilter_batch(filtered, out, done):
     for i in range(num_images):
         if done[i]:
             done[i] = _unfilter_rgb(filtered[i], pixels, i * height * width * 3, height, width)
-
-
-# --- Pixels ----------------------------------------------------------------------------------
-
-
-@kernel
-def normalize_batch(images, table, out):
-    """Look every channel value up: ``images`` uint8 (P, 3), ``table`` (3, 256), ``out`` (P, 3)."""
-    for i in range(len(images)):
-        for channel in range(3):
-            out[i, channel] = table[channel, images[i, channel]]
-
-
-@kernel
-def add_channel_sums(images, sums, square_sums):
-    """Add the values and squared values of ``images`` uint8 (P, 3) to int64 sums of shape (3,)."""
-    values = images.reshape(-1)
-    # A lane always sees the same channel, for 96 is a multiple of 3; so the loop vectorises.
-    lane_sums = np.zeros(96, np.uint64)
-    lane_squares = np.zeros(96, np.uint64)
-    for start in range(np.uint64(0), np.uint64(len(values)), np.uint64(96)):
-        for lane in range(min(np.uint64(96), np.uint64(len(values)) - start)):
-            value = np.uint64(values[start + lane])
-            lane_sums[lane] += value
-            lane_squares[lane] += value * value
-    for lane in range(96):
-        sums[lane % 3] += np.int64(lane_sums[lane])
-        square_sums[lane % 3] += np.int64(lane_squares[lane])

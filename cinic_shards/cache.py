@@ -1,0 +1,196 @@
+"""Decoded blocks that stay: in this process's memory, or in a file that a node's processes share.
+
+Either holds the first blocks of a split, as many as fit, at the places of their rows. It changes
+where pixels come from and never the order.
+"""
+
+import os
+import shutil
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cinic_shards.errors import DecodeError, OptionError
+from cinic_shards.store import lock_range
+
+CACHES = ("none", "ram", "disk", "device")
+
+CACHE_DIR_VARIABLE = "CINIC_SHARDS_CACHE_DIR"
+CACHE_BYTES_VARIABLE = "CINIC_SHARDS_CACHE_BYTES"
+
+Decode = Callable[[NDArray[np.uint8]], list[DecodeError]]
+"""Decodes a block into an array; tells what is damaged."""
+
+
+class BlockCache:
+    """Decoded blocks in this process's memory.
+
+    Args:
+        block_starts: first row of each of B blocks, and their end: shape (B + 1,).
+        image_shape: (H, W, 3).
+        cache_bytes: how many bytes of pixels to keep; by default all.
+    """
+
+    def __init__(
+        self,
+        block_starts: NDArray[np.int64],
+        image_shape: tuple[int, int, int],
+        cache_bytes: int | None,
+    ) -> None:
+        self._starts = block_starts
+        self.image_bytes = int(np.prod(image_shape))
+        ends = block_starts[1:] * self.image_bytes
+        num_bytes = int(ends[-1]) if cache_bytes is None else cache_bytes
+        self.num_blocks = int(np.searchsorted(ends, num_bytes, side="right"))
+        """How many of the split's first blocks there is room for."""
+        self.memory = self._take_memory((int(block_starts[self.num_blocks]), *image_shape))
+        """Their pixels, uint8, shape (rows, H, W, 3)."""
+        self._is_ready = np.zeros(self.num_blocks, np.bool_)
+        self._errors: dict[int, list[DecodeError]] = {}
+
+    def _take_memory(self, shape: tuple[int, ...]) -> NDArray[np.uint8]:
+        size = int(np.prod(shape))
+        if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
+            physical = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+            if size > physical:
+                raise OptionError(
+                    f"cache='ram': the split's pixels are {size / 1e9:,.1f} GB, this machine has "
+                    f"{physical / 1e9:,.1f}; set cache_bytes, or use cache='disk'"
+                )
+        return np.empty(shape, np.uint8)
+
+    @property
+    def holds_all(self) -> bool:
+        """Whether there is room for every block."""
+        return self.num_blocks == len(self._starts) - 1
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether every block is there, and can be read at ``addresses``."""
+        return self.holds_all and bool(self._is_ready.all())
+
+    def addresses(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Where these rows' pixels are, or will be."""
+        return self.memory.ctypes.data + rows * self.image_bytes
+
+    def images(self, block: int) -> NDArray[np.uint8] | None:
+        """A block's place, or None where there is no room for it."""
+        if block >= self.num_blocks:
+            return None
+        return self.memory[self._starts[block] : self._starts[block + 1]]
+
+    def has(self, block: int) -> bool:
+        """Whether a block is there."""
+        return block < self.num_blocks and bool(self._is_ready[block])
+
+    def fill(self, block: int, decode: Decode) -> list[DecodeError]:
+        """Put a block to its place; what is damaged in it."""
+        images = self.images(block)
+        assert images is not None
+        if not self._is_ready[block]:
+            if errors := decode(images):
+                self._errors[block] = errors
+            self._is_ready[block] = True
+        return self.errors(block)
+
+    def errors(self, block: int) -> list[DecodeError]:
+        """What is damaged in a block that is there."""
+        return self._errors.get(block, [])
+
+
+class DiskCache(BlockCache):
+    """Decoded blocks in one memory-mapped file of a node, filled by whoever comes first.
+
+    Beside the pixels lies a state of 8 bytes a block: 1 and the CRC-32 of its pixels once it is
+    whole, both little-endian. A process compares them when it first meets the block: what a crash
+    left half written is decoded again. Whoever fills a block holds a lock on its state, which ends
+    with the process.
+
+    Args:
+        folder: of this split of this dataset.
+    """
+
+    def __init__(
+        self,
+        block_starts: NDArray[np.int64],
+        image_shape: tuple[int, int, int],
+        cache_bytes: int | None,
+        folder: Path,
+    ) -> None:
+        self._folder = folder
+        super().__init__(block_starts, image_shape, cache_bytes)
+
+    def _take_memory(self, shape: tuple[int, ...]) -> NDArray[np.uint8]:
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            size = int(np.prod(shape))
+            path = self._folder / "pixels"
+            missing = size - (path.stat().st_size if path.exists() else 0)
+            free = shutil.disk_usage(self._folder).free
+            if missing > free:
+                raise OptionError(
+                    f"cache='disk': {self._folder}: the split's pixels need {missing / 1e6:,.1f} "
+                    f"MB, {free / 1e6:,.1f} MB are free; set cache_bytes, or cache_dir to another "
+                    f"disk (${CACHE_BYTES_VARIABLE} and ${CACHE_DIR_VARIABLE} do the same)"
+                )
+            self._state_file = open(self._folder / "state", "a+b")  # noqa: SIM115
+            with open(path, "a+b") as file, lock_range(self._state_file, 2**40):
+                for one, length in ((file, size), (self._state_file, 8 * self.num_blocks)):
+                    if os.fstat(one.fileno()).st_size < length:
+                        # Space is taken now: a full disk would end a process that writes to a map.
+                        os.posix_fallocate(one.fileno(), 0, length)
+            self._state = (
+                np.memmap(self._folder / "state", np.uint32, "r+", 0, (self.num_blocks, 2))
+                if self.num_blocks
+                else np.zeros((0, 2), np.uint32)
+            )
+            return np.memmap(path, np.uint8, "r+", 0, shape) if size else np.empty(shape, np.uint8)
+        except OSError as error:
+            raise OptionError(
+                f"cache='disk': {self._folder}: {error.strerror}; set cache_dir to a folder that "
+                "can be written"
+            ) from error
+
+    def fill(self, block: int, decode: Decode) -> list[DecodeError]:
+        images = self.images(block)
+        assert images is not None
+        if self._is_ready[block]:
+            return self.errors(block)
+        with lock_range(self._state_file, block):
+            is_whole, crc32 = self._state[block].tolist()
+            if not (is_whole == 1 and zlib.crc32(images.data) == crc32):
+                if errors := decode(images):
+                    self._errors[block] = errors
+                else:  # a damaged block is never called whole: each process tells of it
+                    self._state[block, 1] = zlib.crc32(images.data)
+                    self._state[block, 0] = 1
+            self._is_ready[block] = True
+        return self.errors(block)
+
+
+def cache_folder(cache_dir: str | os.PathLike[str] | None, fingerprint: str, split: str) -> Path:
+    """Where a split's decoded blocks lie: a fingerprint stands for its pixels and their order.
+
+    By default below ``$CINIC_SHARDS_CACHE_DIR``, else the user's folder for caches.
+    """
+    root = cache_dir or os.environ.get(CACHE_DIR_VARIABLE)
+    if root is None:
+        user = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+        root = Path(user) / "cinic-shards"
+    return Path(root) / fingerprint.removeprefix("blake2b:")[:32] / split
+
+
+def cache_limit(cache_bytes: int | None) -> int | None:
+    """The quota: as given, else ``$CINIC_SHARDS_CACHE_BYTES``, else none."""
+    text = os.environ.get(CACHE_BYTES_VARIABLE)
+    if cache_bytes is None and text is not None:
+        try:
+            cache_bytes = int(text)
+        except ValueError as error:
+            raise OptionError(f"${CACHE_BYTES_VARIABLE} is {text!r}, expected bytes") from error
+    if cache_bytes is not None and cache_bytes < 0:
+        raise OptionError(f"cache_bytes={cache_bytes}: expected at least 0")
+    return cache_bytes

@@ -1,0 +1,235 @@
+"""Shards and a manifest, made side by side in a folder of their own and moved when all is whole.
+
+So an older dataset stays until the new one is whole; the manifest comes last. A journal in that
+folder lets the same command go on where this process is killed.
+"""
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import BrokenExecutor, Executor
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cinic_shards.format as fmt
+from cinic_shards.errors import OutputError, TreeError
+from cinic_shards.facts import ShardFacts, make_manifest
+from cinic_shards.format import Manifest
+from cinic_shards.journal import FinishedShard, Journal, reopen_shard
+from cinic_shards.listing import Listing
+from cinic_shards.shard_writer import PackedShard, ShardJob, write_shard
+from cinic_shards.store import LocalStore
+from cinic_shards.workers import Progress, run_jobs
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recipe:
+    """What a dataset is made from, and how."""
+
+    source: str
+    """What to call what it is made from."""
+    listing: Listing
+    """What is in it."""
+    classes: tuple[str, ...]
+    options: dict[str, Any]
+    """As the manifest states them."""
+    encoding: str
+    block_size: int
+    shard_names: tuple[str, ...]
+    """In dataset order."""
+    jobs: Callable[[Path], Iterator[ShardJob]]
+    """Gives the job of each shard, in that order, for a folder to write to."""
+    num_samples: int
+    needed_bytes: int
+    """About what the shards take."""
+    changes: Callable[[], Sequence[str]] = lambda: ()
+    """What in the source has changed since it was listed."""
+
+
+def old_files(store: LocalStore, overwrite: bool) -> list[str]:
+    """The files of the dataset that is to be replaced; refuse any other file."""
+    names = [name for name in store.names() if name != fmt.PACKING_FOLDER]
+    if not names:
+        return []
+    if fmt.MANIFEST_NAME not in names:
+        raise OutputError(
+            f"{store}: holds {names[0]} and {len(names) - 1} more, but no dataset; "
+            "give an empty folder, or remove them"
+        )
+    if not overwrite:
+        raise OutputError(f"{store}: holds a dataset already; --overwrite replaces it")
+    manifest = Manifest.from_bytes(
+        store.read(fmt.MANIFEST_NAME), place=f"{store}/{fmt.MANIFEST_NAME}"
+    )
+    old = [shard.name for split in manifest.splits for shard in split.shards]
+    if others := sorted(set(names) - set(old) - {fmt.MANIFEST_NAME}):
+        raise OutputError(
+            f"{store}: holds {others[0]}, which its manifest does not name; "
+            "give an empty folder, or remove it"
+        )
+    for name in old:
+        if (store.root / name).is_dir():
+            raise OutputError(f"{store}: {name} is a folder, expected a shard; remove it")
+    return old
+
+
+def check_output(store: LocalStore, overwrite: bool) -> None:
+    """Refuse an output that cannot be, before anything is read for it."""
+    store.names()
+    if not (store.root / fmt.PACKING_FOLDER).exists():
+        old_files(store, overwrite)
+
+
+def write_dataset(
+    store: LocalStore,
+    recipe: Recipe,
+    *,
+    overwrite: bool,
+    executor: Executor,
+    doing: str,
+    progress: Progress,
+    warn: Callable[[str], None],
+) -> Manifest:
+    """Make a dataset, or go on with one that an earlier process began.
+
+    Raises:
+        TreeError: what it is made from cannot be used, or has changed.
+        OutputError: it cannot be written; or a worker died, and the same command goes on.
+    """
+    made_folders = [one for one in (store.root, *store.root.parents) if not os.path.lexists(one)]
+    try:
+        with Journal(store.root) as journal:
+            is_anothers = journal.start is not None
+            try:
+                if journal.old_files is None:
+                    old = old_files(store, overwrite)
+                else:  # an earlier process has begun to move files
+                    old = journal.old_files
+                options = recipe.options | {
+                    "encoding": recipe.encoding,
+                    "block_size": recipe.block_size,
+                }
+                journal.begin(recipe.source, recipe.listing, options)
+                is_anothers = False
+                manifest = _make_files(store, recipe, journal, executor, doing, progress, warn)
+                _move_files(store, journal, manifest, old)
+            except BaseException as error:
+                # Every job has ended by now, so nothing writes behind our back.
+                is_moving = journal.old_files is not None
+                if not (is_anothers or is_moving or isinstance(error, BrokenExecutor)):
+                    journal.remove()
+                raise
+            journal.remove()
+    except BaseException as error:
+        for folder in made_folders:
+            with suppress(OSError):  # others may have put something there
+                folder.rmdir()
+        if isinstance(error, BrokenExecutor):
+            raise worker_died(store) from error
+        if isinstance(error, OSError):
+            raise OutputError(f"{store}: {error.strerror}") from error
+        raise
+    return manifest
+
+
+def worker_died(store: LocalStore) -> OutputError:
+    """What to say when a worker process has ended before its time."""
+    return OutputError(
+        f"{store}: packing did not finish, a worker process died: it was killed (run the same "
+        "command again: it goes on with what was finished), or memory ran out (try fewer "
+        "workers), or the program that calls pack() does so outside "
+        "'if __name__ == \"__main__\":'"
+    )
+
+
+def _make_files(
+    store: LocalStore,
+    recipe: Recipe,
+    journal: Journal,
+    executor: Executor,
+    doing: str,
+    progress: Progress,
+    warn: Callable[[str], None],
+) -> Manifest:
+    """Make every shard and the manifest in the journal's folder."""
+    by_name = _reopen(store, journal, executor)
+    done = sum(facts.info.num_samples for facts in by_name.values())
+    _check_space(store, recipe, done)
+    jobs = (job for job in recipe.jobs(journal.folder) if job.name not in by_name)
+    progress(doing, done, recipe.num_samples)
+
+    def shard_done(shard: PackedShard) -> None:
+        nonlocal done
+        if not shard.problems:
+            journal.shard_done(shard.facts)
+        done += shard.facts.info.num_samples
+        progress(doing, done, recipe.num_samples)
+
+    made = run_jobs(executor, write_shard, jobs, done=shard_done)
+    by_name |= {shard.facts.info.name: shard.facts for shard in made}
+    shards = [by_name[name] for name in recipe.shard_names]
+    problems = sorted(problem for shard in made for problem in shard.problems)
+    problems = problems or list(recipe.changes())
+    if recipe.encoding != "png":
+        problems += _size_problems(shards)
+    if problems:
+        raise TreeError(recipe.source, problems)
+    manifest = make_manifest(
+        shards,
+        recipe.classes,
+        recipe.options,
+        encoding=recipe.encoding,
+        block_size=recipe.block_size,
+    )
+    if unknown := sum(shard.info.origins.get("unknown", 0) for shard in shards):
+        warn(f"{unknown:,} images have names that tell no CINIC-10 origin; kept as 'unknown'")
+    with LocalStore(journal.folder).create(fmt.MANIFEST_NAME) as file:
+        file.write(manifest.to_bytes())
+    return manifest
+
+
+def _size_problems(shards: Sequence[ShardFacts]) -> Iterator[str]:
+    """Blocks hold images of one size."""
+    counts: dict[tuple[int, int], int] = {}
+    for shard in shards:
+        for size, count in shard.image_sizes.items():
+            counts[size] = counts.get(size, 0) + count
+    if len(counts) > 1:
+        by_count = sorted(counts.items(), key=lambda item: -item[1])
+        listed = ", ".join(f"{h}x{w} ({count:,})" for (h, w), count in by_count[:5])
+        yield (
+            f"images of {len(counts)} sizes (height x width): {listed}"
+            f"{', ...' if len(counts) > 5 else ''}; a block holds one size: resize them, or choose "
+            "--encoding png"
+        )
+
+
+def _reopen(store: LocalStore, journal: Journal, executor: Executor) -> dict[str, ShardFacts]:
+    """The shards that an earlier process finished, and that still have the bytes it noted."""
+    moved = () if journal.old_files is None else (store.root,)
+    jobs = [FinishedShard((journal.folder, *moved), noted) for noted in journal.shards]
+    found = run_jobs(executor, reopen_shard, jobs)
+    return {facts.info.name: facts for facts in found if facts is not None}
+
+
+def _move_files(store: LocalStore, journal: Journal, manifest: Manifest, old: list[str]) -> None:
+    """Put the new dataset in the place of the old one. Where it is stopped, it can begin again."""
+    names = [shard.name for split in manifest.splits for shard in split.shards]
+    journal.moving(old)
+    for name in [fmt.MANIFEST_NAME, *(name for name in old if name not in names)]:
+        store.delete(name)
+    for name in [*names, fmt.MANIFEST_NAME]:
+        with suppress(FileNotFoundError):  # it was moved before
+            os.replace(journal.folder / name, store.root / name)
+
+
+def _check_space(store: LocalStore, recipe: Recipe, num_done: int) -> None:
+    """Refuse before writing where the shards that are not done yet cannot fit."""
+    needed = recipe.needed_bytes * (recipe.num_samples - num_done) // recipe.num_samples
+    free = store.free_bytes()
+    if free < needed:
+        raise OutputError(
+            f"{store}: {free / 1e6:,.1f} MB free, the shards need about {needed / 1e6:,.1f} MB; "
+            "free some space or write elsewhere"
+        )

@@ -1,0 +1,35 @@
+"""The numba kernels: compiled loops over a whole batch that run without the GIL.
+
+Every kernel is cached on disk after its first compilation. Where no cache folder is writable the
+kernels are compiled anew in each process, and one warning says so.
+"""
+
+from cinic_shards.kernels.base import kernel, mix
+from cinic_shards.kernels.blocks import predict_batch, unpredict_batch
+from cinic_shards.kernels.images import (
+    add_channel_sums,
+    augment_images,
+    draw_augmentations,
+    gather_images,
+)
+from cinic_shards.kernels.png import (
+    crc32_batch,
+    decode_png_batch,
+    find_png_data_batch,
+    unfilter_batch,
+)
+
+__all__ = [
+    "add_channel_sums",
+    "augment_images",
+    "crc32_batch",
+    "decode_png_batch",
+    "draw_augmentations",
+    "find_png_data_batch",
+    "gather_images",
+    "kernel",
+    "mix",
+    "predict_batch",
+    "unfilter_batch",
+    "unpredict_batch",
+]

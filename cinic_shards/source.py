@@ -1,0 +1,191 @@
+"""Where the pixels of batches come from, as addresses that a kernel reads.
+
+``png``
+    Each row is decoded when it is wanted.
+``raw``
+    The rows lie in the shards as they are.
+``zstd``, or any encoding with a cache
+    Blocks are decoded ahead of their first use, and kept until their last one in the epoch or, in a
+    cache, for good.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cinic_shards.cache import BlockCache
+from cinic_shards.errors import DecodeError
+from cinic_shards.plan import EpochPlan
+from cinic_shards.reader import SplitReader
+
+Scratch = Callable[[], NDArray[np.uint8]]
+"""Gives memory for a batch of images, uint8 (N, H, W, 3)."""
+
+
+class EpochSource(Protocol):
+    """The pixels of one epoch. ``want`` and ``release`` are called in the order of the steps."""
+
+    steps_ahead: int
+    """How many steps before its use a step's rows should be wanted."""
+
+    def want(self, rows: NDArray[np.int64]) -> None:
+        """Begin to get these rows."""
+
+    def fetch(
+        self, rows: NDArray[np.int64], scratch: Scratch
+    ) -> tuple[NDArray[np.int64], list[DecodeError]]:
+        """Each row's address and, by position, what is damaged. Called from any thread.
+
+        The addresses hold until the step is released, or as long as ``scratch``'s memory.
+        """
+
+    def release(self, step: int) -> None:
+        """A step is done, and so are those before it."""
+
+
+class RowSource:
+    """PNGs, decoded row by row."""
+
+    steps_ahead = 0
+
+    def __init__(self, reader: SplitReader) -> None:
+        self._reader = reader
+        self._image_bytes = int(np.prod(reader.image_shape))
+
+    def want(self, rows: NDArray[np.int64]) -> None:
+        """Nothing is done ahead."""
+
+    def fetch(
+        self, rows: NDArray[np.int64], scratch: Scratch
+    ) -> tuple[NDArray[np.int64], list[DecodeError]]:
+        images = scratch()
+        errors = self._reader.read_images(rows, images)
+        return images.ctypes.data + np.arange(len(rows)) * self._image_bytes, errors
+
+    def release(self, step: int) -> None:
+        """Nothing is held."""
+
+
+class MappedSource:
+    """The rows of ``raw`` shards, where they lie."""
+
+    steps_ahead = 0
+
+    def __init__(self, reader: SplitReader) -> None:
+        self._reader = reader
+
+    def want(self, rows: NDArray[np.int64]) -> None:
+        """Nothing is done ahead."""
+
+    def fetch(
+        self, rows: NDArray[np.int64], scratch: Scratch
+    ) -> tuple[NDArray[np.int64], list[DecodeError]]:
+        return self._reader.mapped_images(rows)
+
+    def release(self, step: int) -> None:
+        """Nothing is held."""
+
+
+class BlockSource:
+    """Decoded blocks.
+
+    Args:
+        reader: of the split.
+        cache: of decoded blocks; one without room where none are to stay.
+        plan: the epoch's.
+        threads: where blocks are decoded.
+    """
+
+    def __init__(
+        self, reader: SplitReader, cache: BlockCache, plan: EpochPlan, threads: ThreadPoolExecutor
+    ) -> None:
+        self._reader = reader
+        self._cache = cache
+        self._threads = threads
+        self._is_complete = cache.is_complete
+        self.steps_ahead = 0 if self._is_complete else 16
+        self._last_steps = plan.last_steps()
+        self._addresses = np.zeros(reader.num_blocks, np.int64)
+        self._blocks: dict[int, Future[NDArray[np.uint8]]] = {}
+        self._last_used: defaultdict[int, list[int]] = defaultdict(list)
+        """Step -> the blocks that nobody needs after it."""
+        self._free: list[NDArray[np.uint8]] = []
+        self._errors: dict[int, list[DecodeError]] = {}
+
+    def want(self, rows: NDArray[np.int64]) -> None:
+        """Begin to decode the blocks of these rows."""
+        if self._is_complete:
+            return
+        for block in np.unique(self._reader.blocks_of(rows)).tolist():
+            if block not in self._blocks:
+                self._blocks[block] = self._threads.submit(self._decode, block)
+                if self._cache.images(block) is None:
+                    self._last_used[int(self._last_steps[block])].append(block)
+
+    def _decode(self, block: int) -> NDArray[np.uint8]:
+        """A block's images."""
+
+        def decode(images: NDArray[np.uint8]) -> list[DecodeError]:
+            return self._reader.read_block(block, images)
+
+        images = self._cache.images(block)
+        if images is not None:
+            errors = self._cache.fill(block, decode)
+        else:
+            start, stop = self._reader.block_starts[block : block + 2].tolist()
+            images = self._memory(stop - start)
+            errors = decode(images)
+        if errors:
+            self._errors[block] = errors
+        return images
+
+    def _memory(self, num_images: int) -> NDArray[np.uint8]:
+        """Memory of a released block, or new memory: it costs a page fault every 4 KiB."""
+        try:
+            memory = self._free.pop()
+        except IndexError:
+            largest = int(np.diff(self._reader.block_starts).max())
+            memory = np.empty((largest, *self._reader.image_shape), np.uint8)
+        return memory[:num_images]
+
+    def fetch(
+        self, rows: NDArray[np.int64], scratch: Scratch
+    ) -> tuple[NDArray[np.int64], list[DecodeError]]:
+        blocks = self._reader.blocks_of(rows)
+        if self._is_complete:
+            addresses = self._cache.addresses(rows)
+        else:
+            for block in np.unique(blocks[self._addresses[blocks] == 0]).tolist():
+                self._addresses[block] = self._blocks[block].result().ctypes.data
+            in_block = rows - self._reader.block_starts[blocks]
+            addresses = self._addresses[blocks] + in_block * self._cache.image_bytes
+        return addresses, self._damaged(rows, blocks)
+
+    def _damaged(self, rows: NDArray[np.int64], blocks: NDArray[np.int64]) -> list[DecodeError]:
+        if self._is_complete:
+            with_errors = {b: e for b in set(blocks.tolist()) if (e := self._cache.errors(b))}
+        else:
+            with_errors = {b: e for b, e in self._errors.items() if b in blocks}
+        if not with_errors:
+            return []
+        by_row = {
+            int(self._reader.block_starts[block]) + error.position: error
+            for block, errors in with_errors.items()
+            for error in errors
+        }
+        return [
+            DecodeError(position, by_row[row].reason, by_row[row].place)
+            for position, row in enumerate(rows.tolist())
+            if row in by_row
+        ]
+
+    def release(self, step: int) -> None:
+        for block in self._last_used.pop(step, ()):
+            images = self._blocks.pop(block).result()
+            self._addresses[block] = 0
+            if images.base is not None:
+                self._free.append(images.base)
