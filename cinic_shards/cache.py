@@ -6,15 +6,16 @@ where pixels come from and never the order.
 
 import os
 import shutil
-import zlib
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from cinic_shards.codec import checksum
 from cinic_shards.errors import DecodeError, OptionError
-from cinic_shards.store import lock_range
+from cinic_shards.store import lock_byte
 
 CACHES = ("none", "ram", "disk", "device")
 
@@ -136,12 +137,16 @@ class DiskCache(BlockCache):
                     f"MB, {free / 1e6:,.1f} MB are free; set cache_bytes, or cache_dir to another "
                     f"disk (${CACHE_BYTES_VARIABLE} and ${CACHE_DIR_VARIABLE} do the same)"
                 )
-            self._state_file = open(self._folder / "state", "a+b")  # noqa: SIM115
-            with open(path, "a+b") as file, lock_range(self._state_file, 2**40):
-                for one, length in ((file, size), (self._state_file, 8 * self.num_blocks)):
-                    if os.fstat(one.fileno()).st_size < length:
+            self._state_file = os.open(self._folder / "state", os.O_RDWR | os.O_CREAT, 0o644)
+            weakref.finalize(self, os.close, self._state_file)
+            with open(path, "a+b") as file, lock_byte(self._state_file, 2**40):
+                for one, length in (
+                    (file.fileno(), size),
+                    (self._state_file, 8 * self.num_blocks),
+                ):
+                    if os.fstat(one).st_size < length:
                         # Space is taken now: a full disk would end a process that writes to a map.
-                        os.posix_fallocate(one.fileno(), 0, length)
+                        os.posix_fallocate(one, 0, length)
             self._state = (
                 np.memmap(self._folder / "state", np.uint32, "r+", 0, (self.num_blocks, 2))
                 if self.num_blocks
@@ -159,13 +164,13 @@ class DiskCache(BlockCache):
         assert images is not None
         if self._is_ready[block]:
             return self.errors(block)
-        with lock_range(self._state_file, block):
+        with lock_byte(self._state_file, block):
             is_whole, crc32 = self._state[block].tolist()
-            if not (is_whole == 1 and zlib.crc32(images.data) == crc32):
+            if not (is_whole == 1 and checksum(images) == crc32):
                 if errors := decode(images):
                     self._errors[block] = errors
                 else:  # a damaged block is never called whole: each process tells of it
-                    self._state[block, 1] = zlib.crc32(images.data)
+                    self._state[block, 1] = checksum(images)
                     self._state[block, 0] = 1
             self._is_ready[block] = True
         return self.errors(block)

@@ -19,6 +19,7 @@ from cinic_shards.progress import ProgressReport
 
 if TYPE_CHECKING:
     from cinic_shards.duplicates import Duplicates
+    from cinic_shards.format import Manifest
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -82,8 +83,18 @@ def _main(
 def pack(
     tree: Annotated[Path, typer.Argument(help="Folder of `<split>/<class>/*.png`.")],
     out: Annotated[str, typer.Argument(help="Folder for the shards; empty or new.")],
+    encoding: Annotated[
+        str | None,
+        typer.Option(
+            help="`png` (default): the files as they are; `zstd`: blocks of pixels, the smallest, "
+            "for object storage; `raw`: blocks as they lie in memory, the fastest from a disk."
+        ),
+    ] = None,
     shard_size: Annotated[
         int | None, typer.Option(help="Samples a shard; default: 10 blocks, 10240.")
+    ] = None,
+    block_size: Annotated[
+        int | None, typer.Option(help="Samples that are decoded and mixed together; default: 1024.")
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of the packing order; default: 0.")] = None,
     sidecars: Annotated[
@@ -96,7 +107,7 @@ def pack(
     ] = False,
     quiet: Quiet = False,
 ) -> None:
-    """Pack a tree of PNGs into tar shards, every byte and name kept.
+    """Pack a tree of PNGs into tar shards: every byte and name kept, or every pixel and name.
 
     The same tree and options give the same bytes, with any number of workers. Where the process
     was killed, the same command goes on with what was finished.
@@ -105,18 +116,21 @@ def pack(
 
     `cinic-shard pack ./cinic ./shards`
 
+    `cinic-shard pack ./cinic ./shards --encoding raw`
+
     `cinic-shard pack ./cinic ./shards --sidecars cls,json --shard-size 5000`
     """
     from cinic_shards.pack import PackOptions
     from cinic_shards.pack import pack as pack_tree
 
-    chosen: dict[str, Any] = {"shard_size": shard_size, "seed": seed}
-    if sidecars is not None:
-        chosen["sidecars"] = () if sidecars == "none" else tuple(sidecars.split(","))
+    chosen: dict[str, Any] = {
+        "encoding": encoding,
+        "shard_size": shard_size,
+        "block_size": block_size,
+        "seed": seed,
+        "sidecars": _sidecars(sidecars),
+    }
     options = PackOptions(**{name: value for name, value in chosen.items() if value is not None})
-
-    def warn(text: str) -> None:
-        _err.print(_printable(f"warning: {text}"))
 
     start = time.perf_counter()
     with _interruptible("nothing was packed"), ProgressReport(_err, quiet=quiet) as report:
@@ -127,16 +141,72 @@ def pack(
             workers=workers,
             overwrite=overwrite,
             progress=report.update,
-            warn=(lambda text: None) if quiet else warn,
+            warn=(lambda text: None) if quiet else _warn,
         )
     if not quiet:
-        seconds = time.perf_counter() - start
-        shards = [shard for split in manifest.splits for shard in split.shards]
-        size = sum(shard.size for shard in shards)
-        _out.print(
-            f"{manifest.num_samples:,} images in {len(shards)} shards, {size / 1e6:,.1f} MB, "
-            f"{seconds:.1f} s ({manifest.num_samples / seconds:,.0f} images/s): {out}"
+        _print_written(manifest, time.perf_counter() - start, out)
+
+
+def _sidecars(text: str | None) -> tuple[str, ...] | None:
+    if text is None:
+        return None
+    return () if text == "none" else tuple(text.split(","))
+
+
+def _warn(text: str) -> None:
+    _err.print(_printable(f"warning: {text}"))
+
+
+def _print_written(manifest: "Manifest", seconds: float, out: str) -> None:
+    shards = [shard for split in manifest.splits for shard in split.shards]
+    size = sum(shard.size for shard in shards)
+    _out.print(
+        f"{manifest.num_samples:,} images in {len(shards)} shards, {size / 1e6:,.1f} MB, "
+        f"{seconds:.1f} s ({manifest.num_samples / seconds:,.0f} images/s): {out}"
+    )
+
+
+@app.command()
+def convert(
+    shards: Annotated[str, typer.Argument(help="Folder that `pack` wrote.")],
+    out: Annotated[str, typer.Argument(help="Folder for the new shards; empty or new.")],
+    encoding: Annotated[str, typer.Option(help="`png`, `zstd` or `raw`: see `pack`.")],
+    block_size: Annotated[
+        int | None, typer.Option(help="Samples a block; default: as it is.")
+    ] = None,
+    sidecars: Annotated[
+        str | None, typer.Option(help="Of `png`: `cls` (default), `cls,json`, `json`, `none`.")
+    ] = None,
+    workers: Workers = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace the dataset that OUT holds.")
+    ] = False,
+    quiet: Quiet = False,
+) -> None:
+    """Write a dataset anew in another encoding, without the tree: the same samples and order.
+
+    From `png` the shards are those that packing the tree would give. To `png` from blocks the files
+    are encoded anew, with the same pixels. Where it was killed, the same command goes on.
+
+    **Example:** `cinic-shard convert ./shards ./shards-raw --encoding raw`
+    """
+    from cinic_shards.convert import convert as convert_dataset
+
+    start = time.perf_counter()
+    with _interruptible("nothing was converted"), ProgressReport(_err, quiet=quiet) as report:
+        manifest = convert_dataset(
+            shards,
+            out,
+            encoding=encoding,
+            block_size=block_size,
+            sidecars=_sidecars(sidecars),
+            workers=workers,
+            overwrite=overwrite,
+            progress=report.update,
+            warn=(lambda text: None) if quiet else _warn,
         )
+    if not quiet:
+        _print_written(manifest, time.perf_counter() - start, out)
 
 
 @app.command()
@@ -169,7 +239,7 @@ def info(
     if as_json:
         print(json.dumps(summary, indent=1, ensure_ascii=False))
         return
-    for name in ("encoding", "format_version", "fingerprint", "licence", "citation"):
+    for name in ("encoding", "block_size", "format_version", "fingerprint", "licence", "citation"):
         if summary[name]:
             _out.print(_printable(f"{name.replace('_', ' ')}: {summary[name]}"))
     splits: dict[str, dict[str, Any]] = summary["splits"]
@@ -218,7 +288,10 @@ def verify(
         bool, typer.Option("--quick", help="Sizes, SHA-256 and indexes alone; decode no image.")
     ] = False,
     against: Annotated[
-        Path | None, typer.Option(help="A tree to compare with, byte for byte.", metavar="TREE")
+        Path | None,
+        typer.Option(
+            help="A tree to compare with: byte for byte, blocks by their pixels.", metavar="TREE"
+        ),
     ] = None,
     workers: Workers = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
@@ -287,7 +360,9 @@ def unpack(
     workers: Workers = None,
     quiet: Quiet = False,
 ) -> None:
-    """Write the PNGs back, byte for byte. Where it was stopped, the same command goes on.
+    """Write the PNGs back: byte for byte, or from blocks encoded anew with the same pixels.
+
+    Where it was stopped, the same command goes on.
 
     **Examples**
 
@@ -331,6 +406,20 @@ def reindex(
         manifest = make_manifest(shards, workers=workers, progress=report.update)
     if not quiet:
         _out.print(_printable(f"{manifest.num_samples:,} samples: {shards}/manifest.json"))
+
+
+@app.command()
+def warmup() -> None:
+    """Compile every kernel now, so that no job waits for it: in an image, a container, a node.
+
+    Compiled kernels are kept beside the package, or in NUMBA_CACHE_DIR.
+    """
+    from cinic_shards.warmup import warm_up
+
+    start = time.perf_counter()
+    with _err.status("compiling the kernels"):
+        warm_up()
+    _out.print(f"every kernel is compiled, {time.perf_counter() - start:.1f} s")
 
 
 @contextmanager

@@ -166,6 +166,12 @@ def checksums(payloads: Payloads) -> NDArray[np.uint32]:
     return out
 
 
+def checksum(memory: NDArray[np.uint8]) -> int:
+    """The CRC-32 of contiguous memory."""
+    size = np.array([memory.size])
+    return int(checksums(Payloads.in_buffer(memory.reshape(-1), np.zeros(1, np.int64), size))[0])
+
+
 @cache
 def _libdeflate() -> tuple[int, int, int, int] | None:
     """Addresses of libdeflate's inflate, allocate, release and CRC-32; None where none shows them.

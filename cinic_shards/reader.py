@@ -54,6 +54,7 @@ class Dataset:
         manifest = self.manifest
         return {
             "encoding": manifest.encoding,
+            "block_size": manifest.block_size,
             "format_version": fmt.VERSION,
             "fingerprint": manifest.fingerprint,
             "licence": manifest.licence,

@@ -103,16 +103,19 @@ def lock_file(path: Path) -> BinaryIO | None:
 
 
 @contextmanager
-def lock_range(file: BinaryIO, position: int) -> Iterator[None]:
-    """Hold one byte of a file, which need not be there: one process at a time, others wait."""
+def lock_byte(descriptor: int, position: int) -> Iterator[None]:
+    """Hold one byte of a file, which need not be there: one process at a time, others wait.
+
+    A process that closes any descriptor of the file lets all of its bytes go.
+    """
     if fcntl is None:
         yield
         return
-    fcntl.lockf(file, fcntl.LOCK_EX, 1, position)
+    fcntl.lockf(descriptor, fcntl.LOCK_EX, 1, position)
     try:
         yield
     finally:
-        fcntl.lockf(file, fcntl.LOCK_UN, 1, position)
+        fcntl.lockf(descriptor, fcntl.LOCK_UN, 1, position)
 
 
 class LocalStore:

@@ -16,8 +16,8 @@ ORDER = """
     format.fields format.tar format.blocks format.index format.manifest format
     tree kernels.base kernels.png kernels.blocks kernels.images kernels codec store facts
     shard_source shard_writer listing journal dataset_writer pack convert
-    shard_checker verify unpack duplicates
-    plan reader cache source augment device loader bench progress cli __main__
+    shard_checker verify unpack duplicates interop
+    plan reader cache source augment device loader warmup bench progress cli __main__
 """.split()
 
 FIRST_WITH_TORCH = "augment"
@@ -31,7 +31,7 @@ MAY_IMPORT = {
     "rich": {"cli", "progress"},
     "numba": {"kernels.base", "kernels.images"},
     "llvmlite": {"kernels.base"},
-    "zstandard": {"codec", "facts"},
+    "zstandard": {"codec", "facts", "interop"},
     "mmap": {"store"},
     "tarfile": set(),
     "pickle": set(),

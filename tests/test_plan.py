@@ -13,6 +13,8 @@ GOLDEN_10 = [0, 7, 9, 5, 1, 2, 8, 3, 6, 4]
 GOLDEN_10_SEED_1 = [6, 0, 8, 7, 5, 2, 1, 3, 4, 9]
 GOLDEN_10_EPOCH_1 = [8, 2, 1, 5, 9, 0, 6, 7, 4, 3]
 GOLDEN_90000 = [42243, 19420, 43365, 69753]
+GOLDEN_WINDOW = [[9, 2, 0, 3], [7, 1, 4, 5], [8, 6]]
+GOLDEN_WINDOW_90000 = [10443, 10833, 10267, 10632, 10554, 10240]
 GOLDEN_10_BILLION = [357228572, 8371812144, 7084973271, 8196526571]
 
 
@@ -157,3 +159,99 @@ def test_options_that_cannot_be(options: dict[str, object]) -> None:
         plan(10, 5, **options)
     with pytest.raises(OptionError):
         plan(10, 0)
+
+
+# --- The order "window" -----------------------------------------------------------------------
+
+
+def window(num_samples: int, batch: int, block_size: int, **options: object) -> EpochPlan:
+    starts = np.append(np.arange(0, num_samples, block_size), num_samples)
+    return plan(num_samples, batch, order="window", block_starts=starts, **options)
+
+
+def rows_of(one: EpochPlan) -> NDArray[np.int64]:
+    return np.concatenate([one.rows(step) for step in range(len(one))])
+
+
+def test_golden_vectors_of_window() -> None:
+    one = window(10, 4, 3, tail="short")
+    assert [one.rows(step).tolist() for step in range(3)] == GOLDEN_WINDOW
+    one = window(90_000, 512, 1024)
+    assert one.num_lanes == 64
+    assert one.rows(7)[:6].tolist() == GOLDEN_WINDOW_90000
+
+
+def test_window_is_a_bijection_for_every_size_up_to_64() -> None:
+    """Every number of samples and batch size, and blocks of 1 (so L up to 64), 3 and 64 samples."""
+    for block_size in (1, 3, 64):
+        for num_samples in range(1, 65):
+            for batch in range(1, 65):
+                one = window(num_samples, batch, block_size, tail="short")
+                assert one.num_lanes == min(-(-num_samples // block_size), batch)
+                assert np.bincount(rows_of(one)).tolist() == [1] * num_samples
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    sizes=st.lists(st.integers(1, 40), min_size=1, max_size=30),
+    batch=st.integers(1, 700),
+    world_size=st.integers(1, 9),
+    epoch=st.integers(0, 5),
+)
+def test_window_on_uneven_blocks(sizes: list[int], batch: int, world_size: int, epoch: int) -> None:
+    starts = np.cumsum([0, *sizes])
+    num_samples = int(starts[-1])
+    options = {"order": "window", "block_starts": starts, "tail": "short", "epoch": epoch}
+    alone = plan(num_samples, batch, **options)
+    ranks = [
+        plan(num_samples, batch, rank=rank, world_size=world_size, **options)
+        for rank in range(world_size)
+    ]
+    last = np.full(len(sizes), -1)
+    for step in range(len(alone)):
+        rows = alone.rows(step)
+        np.testing.assert_array_equal(np.concatenate([one.rows(step) for one in ranks]), rows)
+        last[np.searchsorted(starts, rows, side="right") - 1] = step
+    assert np.bincount(rows_of(alone)).tolist() == [1] * num_samples
+    np.testing.assert_array_equal(alone.last_steps(), last)
+
+
+def test_window_does_not_depend_on_the_world_and_changes_each_epoch() -> None:
+    assert len({tuple(rows_of(window(100, 8, 7, epoch=epoch))) for epoch in range(20)}) == 20
+    assert len({tuple(rows_of(window(100, 8, 7, seed=seed))) for seed in range(20)}) == 20
+
+
+@pytest.mark.parametrize("num_blocks", [100, 264])
+def test_a_block_is_in_use_for_one_stretch_and_a_reader_holds_about_a_lane_each(
+    num_blocks: int,
+) -> None:
+    one = window(1024 * num_blocks, 512, 1024)
+    assert one.num_lanes == 64
+    first = np.full(num_blocks, -1)
+    for step in range(len(one)):
+        blocks = np.unique(one.rows(step) // 1024)
+        assert len(blocks) <= 64
+        first[blocks[first[blocks] < 0]] = step
+    last = one.last_steps()
+    in_use = [int(((first <= step) & (step <= last)).sum()) for step in range(len(one))]
+    assert max(in_use) <= 66  # L lanes, and a lane that goes from one block to the next
+    assert in_use[0] <= 42  # two lanes begin in most of them
+
+
+def test_the_first_and_the_last_step_share_blocks_between_lanes() -> None:
+    """Half as many as lanes, but for those that begin within 8 samples of a block's end."""
+    one = window(200_001, 512, 1024)
+    assert len(np.unique(one.rows(0) // 1024)) <= 34
+    assert len(np.unique(one.rows(len(one) - 1) // 1024)) <= 40
+
+
+def test_a_window_batch_mixes_as_many_blocks_as_lanes() -> None:
+    one = window(90_000, 512, 1024)
+    counts = [len(np.unique(one.rows(step) // 1024)) for step in range(20, 140)]
+    assert np.median(counts) >= 60
+
+
+@pytest.mark.parametrize("starts", [None, [], [0, 5], [1, 10], [0, 5, 5, 10], [0, 10, 5]])
+def test_blocks_that_cannot_be(starts: list[int] | None) -> None:
+    with pytest.raises(OptionError, match="block_starts"):
+        plan(10, 5, order="window", block_starts=None if starts is None else np.array(starts))

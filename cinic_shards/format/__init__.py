@@ -14,6 +14,8 @@ from cinic_shards.format.blocks import (
     check_block_bytes,
     lay_out_block,
     npy_header,
+    parse_npy,
+    parse_npy_shape,
 )
 from cinic_shards.format.fields import (
     BLOCK_SIZE,
@@ -76,6 +78,8 @@ __all__ = [
     "lay_out_samples",
     "npy_header",
     "one_member",
+    "parse_npy",
+    "parse_npy_shape",
     "parse_shard_name",
     "pixel_hashes",
     "shard_name",

@@ -1,7 +1,9 @@
 """Members that hold a block: the pixels of many samples, and their labels."""
 
+import re
 import struct
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,6 +35,25 @@ def npy_header(descr: str, shape: Sequence[int]) -> bytes:
 def images_header(num_images: int, image_shape: Sequence[int]) -> bytes:
     """What stands before the pixels of a ``raw`` block."""
     return npy_header("|u1", (num_images, *image_shape))
+
+
+def parse_npy_shape(data: bytes, descr: str, num_dimensions: int) -> tuple[int, ...] | None:
+    """The shape that an npy header written by ``npy_header`` states; None where it is no such."""
+    numbers = re.findall(rb"[0-9]+", data[len(_NPY_MAGIC) + 2 + 50 : NPY_HEADER_BYTES])
+    shape = tuple(int(number) for number in numbers[:num_dimensions])
+    is_one = len(shape) == num_dimensions and max(shape, default=0) < 2**31
+    return shape if is_one and npy_header(descr, shape) == data[:NPY_HEADER_BYTES] else None
+
+
+def parse_npy(data: bytes, descr: str, num_dimensions: int) -> NDArray[Any] | None:
+    """The array of an npy file as it stands in a shard; None where it is no such."""
+    shape = parse_npy_shape(data, descr, num_dimensions)
+    if shape is None:
+        return None
+    dtype = np.dtype(descr)
+    if len(data) != NPY_HEADER_BYTES + dtype.itemsize * int(np.prod(shape, dtype=object)):
+        return None
+    return np.frombuffer(data, dtype, offset=NPY_HEADER_BYTES).reshape(shape)
 
 
 def block_starts(num_samples: int, block_size: int) -> NDArray[np.int64]:

@@ -1,0 +1,197 @@
+"""Caches change where pixels come from, and nothing else; what fits is decoded once."""
+
+import os
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from cinic_shards import reader as reader_module
+from cinic_shards.errors import OptionError
+from cinic_shards.loader import ShardLoader
+from cinic_shards.pack import PackOptions, pack
+
+ENCODINGS = ("png", "zstd", "raw")
+NUM_BLOCKS = 7
+"""Of the split train: 90 samples in shards of 40, blocks of 16."""
+
+
+@pytest.fixture(scope="module", params=ENCODINGS)
+def shards(request: pytest.FixtureRequest, demo_tree: Path) -> Path:
+    out = demo_tree.parent / f"cache-{request.param}"
+    options = PackOptions(encoding=request.param, block_size=16, shard_size=40)
+    pack(demo_tree, out, options, workers=1)
+    return out
+
+
+@pytest.fixture
+def decoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The blocks that are decoded, one by one."""
+    blocks: list[int] = []
+    read_block = reader_module.SplitReader.read_block
+
+    def count(self: Any, block: int, out: Any) -> Any:
+        blocks.append(block)
+        return read_block(self, block, out)
+
+    monkeypatch.setattr(reader_module.SplitReader, "read_block", count)
+    return blocks
+
+
+def epochs(loader: ShardLoader, count: int = 2) -> list[tuple[bytes, list[int]]]:
+    return [
+        (batch.images.contiguous().numpy().tobytes(), batch.indices.tolist())
+        for _ in range(count)
+        for batch in loader
+    ]
+
+
+@pytest.mark.parametrize("order", ["window", "full"])
+@pytest.mark.parametrize("cache", ["ram", "disk", "device"])
+def test_a_cache_never_changes_a_batch(
+    shards: Path, tmp_path: Path, cache: str, order: str
+) -> None:
+    plain = ShardLoader(shards, batch_size=7, cache="ram", order=order)
+    other = ShardLoader(shards, batch_size=7, cache=cache, cache_dir=tmp_path, order=order)
+    assert epochs(plain) == epochs(other)
+
+
+@pytest.mark.parametrize("cache", ["ram", "disk", "device"])
+def test_a_second_epoch_decodes_nothing(
+    shards: Path, tmp_path: Path, cache: str, decoded: list[int]
+) -> None:
+    loader = ShardLoader(shards, batch_size=7, tail="short", cache=cache, cache_dir=tmp_path)
+    epochs(loader, 1)
+    if "raw" in shards.name and cache != "device":
+        assert decoded == []  # the shards are the cache
+    else:
+        assert sorted(decoded) == list(range(NUM_BLOCKS))
+    del decoded[:]
+    epochs(loader, 2)
+    assert decoded == []
+
+
+def test_without_a_cache_each_block_is_decoded_once_an_epoch(
+    demo_tree: Path, tmp_path: Path, decoded: list[int]
+) -> None:
+    """As long as the lanes are longer than the blocks, and one rank reads all."""
+    pack(demo_tree, tmp_path, PackOptions(encoding="zstd", block_size=5), workers=1)
+    loader = ShardLoader(tmp_path, batch_size=4, tail="short")
+    for _ in range(3):
+        del decoded[:]
+        epochs(loader, 1)
+        assert sorted(decoded) == list(range(18))
+
+
+def test_a_cache_with_room_for_some_blocks(shards: Path, decoded: list[int]) -> None:
+    some = ShardLoader(shards, batch_size=7, tail="short", cache="ram", cache_bytes=100_000)
+    assert epochs(some) == epochs(ShardLoader(shards, batch_size=7, tail="short"))
+    del decoded[:]
+    epochs(some, 1)
+    if "raw" not in shards.name:
+        assert set(decoded) == set(range(2, NUM_BLOCKS))  # 32 images of 3,072 bytes fit
+
+
+def test_blocks_that_nobody_needs_are_let_go(demo_tree: Path, tmp_path: Path) -> None:
+    pack(demo_tree, tmp_path, PackOptions(encoding="zstd", block_size=3), workers=1)
+    loader = ShardLoader(tmp_path, batch_size=3, workers=1, shuffle=False)
+    made: list[int] = []
+    empty = np.empty
+
+    class Counting:
+        def __getattr__(self, name: str) -> Any:
+            return getattr(np, name)
+
+        @staticmethod
+        def empty(*args: Any, **options: Any) -> Any:
+            made.append(1)
+            return empty(*args, **options)
+
+    from cinic_shards import source
+
+    patch = pytest.MonkeyPatch()
+    patch.setattr(source, "np", Counting())
+    try:
+        assert len(epochs(loader, 1)) == 30
+    finally:
+        patch.undo()
+    assert len(made) <= 22  # 16 steps ahead, and a few under way
+
+
+def test_another_process_finds_the_blocks_on_disk(
+    shards: Path, tmp_path: Path, decoded: list[int]
+) -> None:
+    script = f"""
+        from cinic_shards import ShardLoader
+        loader = ShardLoader({str(shards)!r}, batch_size=7, cache="disk", tail="short")
+        for _ in loader:
+            pass
+    """
+    environment = os.environ | {"CINIC_SHARDS_CACHE_DIR": str(tmp_path)}
+    command = [sys.executable, "-c", textwrap.dedent(script)]
+    two = [subprocess.Popen(command, env=environment) for _ in range(2)]
+    assert [process.wait() for process in two] == [0, 0]
+    loader = ShardLoader(shards, batch_size=7, tail="short", cache="disk", cache_dir=tmp_path)
+    assert epochs(loader, 1)
+    assert decoded == []
+
+
+def test_what_was_left_half_written_is_decoded_again(
+    shards: Path, tmp_path: Path, decoded: list[int]
+) -> None:
+    if "raw" in shards.name:
+        pytest.skip("raw shards need no cache on disk")
+    options: dict[str, Any] = {"batch_size": 7, "tail": "short", "cache": "disk"}
+    expected = epochs(ShardLoader(shards, cache_dir=tmp_path, **options), 1)
+    (path,) = tmp_path.glob("*/train/pixels")
+    with open(path, "r+b") as file:
+        file.seek(20 * 3072)
+        file.write(bytes(3072))
+    del decoded[:]
+    assert epochs(ShardLoader(shards, cache_dir=tmp_path, **options), 1) == expected
+    assert decoded == [1]
+
+
+def test_caches_that_cannot_be(
+    shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def load(**options: Any) -> ShardLoader:
+        return ShardLoader(shards, batch_size=7, **options)
+
+    with pytest.raises(OptionError, match="cache='gpu': expected one of none, ram, disk, device"):
+        load(cache="gpu")
+    if "raw" in shards.name:
+        return
+    with pytest.raises(OptionError, match="cache_bytes=-1: expected at least 0"):
+        load(cache="ram", cache_bytes=-1)
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(OptionError, match=r"cache='disk': .*set cache_dir to a folder that can"):
+        load(cache="disk", cache_dir=tmp_path / "file")
+    monkeypatch.setenv("CINIC_SHARDS_CACHE_BYTES", "1 GB")
+    with pytest.raises(OptionError, match=r"\$CINIC_SHARDS_CACHE_BYTES is '1 GB', expected bytes"):
+        load(cache="ram")
+
+
+def test_a_full_disk(shards: Path, mount_disk: Any) -> None:
+    if "raw" in shards.name:
+        pytest.skip("raw shards need no cache on disk")
+    disk = mount_disk(20)
+    with pytest.raises(OptionError, match=r"the split's pixels need 0\.3 MB, 0\.\d MB are free"):
+        ShardLoader(shards, batch_size=7, cache="disk", cache_dir=disk)
+
+
+def test_full_order_of_uncached_zstd(shards: Path) -> None:
+    options: dict[str, Any] = {"batch_size": 7, "order": "full"}
+    if "zstd" not in shards.name:
+        ShardLoader(shards, **options)
+        return
+    with pytest.raises(OptionError, match="order='full' would decode a block of the encoding zstd"):
+        ShardLoader(shards, **options)
+    with pytest.raises(OptionError, match="order='full'"):
+        ShardLoader(shards, cache="ram", cache_bytes=1000, **options)
+    ShardLoader(shards, cache="ram", **options)
+    ShardLoader(shards, shuffle=False, batch_size=7, order="full")
