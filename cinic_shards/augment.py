@@ -155,6 +155,8 @@ class Transform:
 
     def draw(self, ids: NDArray[np.int64], epoch: int) -> NDArray[np.int64]:
         """What chance does to these samples in an epoch: ``kernels.draw_augmentations``."""
+        if not self.moves_pixels:
+            return np.zeros((len(ids), 5), np.int64)
         text = f"cinic-shards augment {_AUGMENT_VERSION} seed {self._seed} epoch {epoch}"
         key = np.frombuffer(hashlib.blake2b(text.encode(), digest_size=8).digest(), "<u8")[0]
         draws = np.empty((len(ids), 5), np.int64)

@@ -101,6 +101,10 @@ class BlockCache:
         """What is damaged in a block that is there."""
         return self._errors.get(block, [])
 
+    def all_errors(self) -> dict[int, list[DecodeError]]:
+        """What is damaged in each block that is there, where anything is."""
+        return dict(self._errors)
+
 
 class DiskCache(BlockCache):
     """Decoded blocks in one memory-mapped file of a node, filled by whoever comes first.

@@ -1,5 +1,6 @@
 """Plan + source + augmentation -> batches, prefetched by threads."""
 
+import itertools
 import os
 import warnings
 import weakref
@@ -164,6 +165,7 @@ class ShardLoader:
         self._transform = self._make_transform(augment, normalize)
         self._buffers = _BufferPool(pinned=self.device is not None and self.device.type == "cuda")
         self._cache = self._make_cache(split, cache_bytes, cache_dir)
+        self._block_memory: list[NDArray[np.uint8]] = []
         self._resident: torch.Tensor | None = None
         """The split's pixels on the device, uint8 (N, H, W, 3), with ``cache="device"``."""
         self._resident_errors: dict[int, DecodeError] = {}
@@ -191,10 +193,10 @@ class ShardLoader:
         plan = self._plan()
         self.epoch += 1
         if self.device is None:
-            batches: Iterator[Batch] = self._run(plan, self._make_batch)
+            batches: Iterator[Batch] = self._run(plan, self._make_batches)
         else:
             batches = copy_ahead(
-                self._run(plan, self._make_work), self._finish, _device_tensors, self.device
+                self._run(plan, self._make_works), self._finish, _device_tensors, self.device
             )
         if self.batch_transform is None:
             return batches
@@ -260,39 +262,42 @@ class ShardLoader:
     def _source(self, plan: EpochPlan, threads: ThreadPoolExecutor) -> EpochSource:
         if self._reader.encoding == "raw":
             return MappedSource(self._reader)
-        if self._reader.encoding == "png" and self.cache in ("none", "device"):
+        if self.cache == "device" or (self._reader.encoding == "png" and self.cache == "none"):
             return RowSource(self._reader)
-        return BlockSource(self._reader, self._cache, plan, threads)
+        return BlockSource(self._reader, self._cache, plan, threads, self._block_memory)
 
     def _run(
         self,
         plan: EpochPlan,
-        make: Callable[[EpochPlan, EpochSource, NDArray[np.int64]], Any],
+        make: Callable[[EpochPlan, EpochSource, range], list[Any]],
     ) -> Iterator[Any]:
         """What ``make`` makes of each step, in order, a bounded number of them under way."""
         threads = ThreadPoolExecutor(self.workers, thread_name_prefix="cinic-shards")
-        under_way: deque[Future[Any]] = deque()
-        wanted: deque[NDArray[np.int64]] = deque()
+        under_way: deque[Future[list[Any]]] = deque()
+        source: EpochSource | None = None
         try:
             self._reader.start_epoch()
             if self.cache == "device" and self._resident is None:
                 self._fill_device(threads)
             source = self._source(plan, threads)
+            # Where a step is a matter of microseconds, to hand it to a thread would cost as much.
+            at_once = 1
+            if self.device is None:
+                at_once = max(1, source.images_at_once // plan.global_batch_size)
             num_wanted = num_done = 0
-            for step in range(len(plan)):
-                while num_wanted < min(step + 1 + source.steps_ahead, len(plan)):
-                    wanted.append(plan.rows(num_wanted))
-                    if self._resident is None:
-                        source.want(wanted[-1])
+            for step in range(0, len(plan), at_once):
+                while num_wanted < min(step + at_once + source.steps_ahead, len(plan)):
+                    source.want(num_wanted)
                     num_wanted += 1
-                under_way.append(threads.submit(make, plan, source, wanted.popleft()))
-                if len(under_way) > 2 * self.workers:
-                    result = under_way.popleft().result()
-                    source.release(num_done)
-                    num_done += 1
-                    yield result
+                steps = range(step, min(step + at_once, len(plan)))
+                under_way.append(threads.submit(make, plan, source, steps))
+                if len(under_way) > (2 * self.workers if at_once == 1 else self.workers):
+                    for result in under_way.popleft().result():
+                        source.release(num_done)
+                        num_done += 1
+                        yield result
             while under_way:
-                yield under_way.popleft().result()
+                yield from under_way.popleft().result()
             if self.skipped:
                 first = next(iter(self.skipped.values()))
                 warnings.warn(
@@ -301,10 +306,75 @@ class ShardLoader:
                 )
         finally:  # reached by break, by an exception and by Ctrl-C, too
             threads.shutdown(wait=True, cancel_futures=True)
+            if source is not None:
+                source.close()
 
-    def _make_batch(self, plan: EpochPlan, source: EpochSource, rows: NDArray[np.int64]) -> Batch:
-        """A finished batch on the CPU. Runs in a thread."""
+    def _make_batches(self, plan: EpochPlan, source: EpochSource, steps: range) -> list[Batch]:
+        """Finished batches on the CPU, side by side in one piece of memory. Runs in a thread."""
         transform = self._transform
+        parts = [plan.rows(step) for step in steps]
+        ends = np.cumsum([len(part) for part in parts])
+        rows, addresses, images = self._fetch(source, np.concatenate(parts))
+        if len(rows) < ends[-1]:  # damaged ones are left out
+            ends = np.cumsum([np.isin(part, rows).sum() for part in parts])
+        ids = self._reader.ids(rows)
+        if images is None or not transform.is_plain:
+            decoded = images  # stays until it is read
+            images = self._buffers.take((len(rows), *self._image_shape), transform.dtype)
+            if transform.is_plain:
+                gather_images(addresses, images.numpy())
+            else:
+                transform.on_cpu(addresses, transform.draw(ids, plan.epoch), images)
+            del decoded
+        images = images.permute(0, 3, 1, 2)
+        labels = torch.from_numpy(self._reader.labels[rows])
+        indices = torch.from_numpy(ids)
+        if len(parts) == 1:
+            return [Batch(images, labels, indices)]
+        return [
+            Batch(images[start:end], labels[start:end], indices[start:end])
+            for start, end in itertools.pairwise([0, *ends.tolist()])
+        ]
+
+    def _make_works(self, plan: EpochPlan, source: EpochSource, steps: range) -> list[_Work]:
+        """The CPU's part of batches for a device. Runs in a thread."""
+        return [self._make_work(plan, source, plan.rows(step)) for step in steps]
+
+    def _make_work(self, plan: EpochPlan, source: EpochSource, rows: NDArray[np.int64]) -> _Work:
+        images: torch.Tensor | None = None
+        if self._resident is None:
+            rows, addresses, images = self._fetch(source, rows)
+            if images is None:
+                images = self._buffers.take((len(rows), *self._image_shape), torch.uint8)
+                gather_images(addresses, images.numpy())
+            places = np.arange(len(rows))
+        else:
+            if self._resident_errors:
+                errors = [
+                    DecodeError(position, error.reason, error.place)
+                    for position, row in enumerate(rows.tolist())
+                    if (error := self._resident_errors.get(row))
+                ]
+                rows, _ = self._without(errors, rows)
+            places = rows
+        ids = self._reader.ids(rows)
+        return _Work(
+            images,
+            torch.from_numpy(places),
+            torch.from_numpy(self._reader.labels[rows]),
+            torch.from_numpy(ids),
+            torch.from_numpy(self._transform.draw(ids, plan.epoch)),
+        )
+
+    def _fetch(
+        self, source: EpochSource, rows: NDArray[np.int64]
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64], torch.Tensor | None]:
+        """Rows that are not damaged, and where their images are.
+
+        Returns:
+            The rows; an address for each; and the images, uint8 (N, H, W, 3), where the source has
+            just decoded them side by side.
+        """
         images: torch.Tensor | None = None
 
         def scratch() -> NDArray[np.uint8]:
@@ -316,56 +386,12 @@ class ShardLoader:
         if errors:
             rows, good = self._without(errors, rows)
             addresses = addresses[good]
-        ids = self._reader.ids(rows)
-        if images is None or errors or not transform.is_plain:
-            decoded = images  # stays until it is read
-            images = self._buffers.take((len(rows), *self._image_shape), transform.dtype)
-            transform.on_cpu(addresses, transform.draw(ids, plan.epoch), images)
-            del decoded
-        return Batch(
-            images.permute(0, 3, 1, 2),
-            torch.from_numpy(self._reader.labels[rows]),
-            torch.from_numpy(ids),
-        )
-
-    def _make_work(self, plan: EpochPlan, source: EpochSource, rows: NDArray[np.int64]) -> _Work:
-        """The CPU's part of a batch for a device. Runs in a thread."""
-        images: torch.Tensor | None = None
-
-        def scratch() -> NDArray[np.uint8]:
-            # uint8 until the device: a quarter of the bytes over PCIe.
-            nonlocal images
-            images = self._buffers.take((len(rows), *self._image_shape), torch.uint8)
-            return images.numpy()
-
-        if self._resident is not None:
-            if self._resident_errors:
-                errors = [
-                    DecodeError(position, error.reason, error.place)
-                    for position, row in enumerate(rows.tolist())
-                    if (error := self._resident_errors.get(row))
-                ]
-                rows, _ = self._without(errors, rows)
-            places = rows
-        else:
-            addresses, errors = source.fetch(rows, scratch)
-            if errors:
-                rows, good = self._without(errors, rows)
-                addresses = addresses[good]
-            if images is None or errors:
-                decoded = images
-                images = self._buffers.take((len(rows), *self._image_shape), torch.uint8)
-                gather_images(addresses, images.numpy())
-                del decoded
-            places = np.arange(len(rows))
-        ids = self._reader.ids(rows)
-        return _Work(
-            images,
-            torch.from_numpy(places),
-            torch.from_numpy(self._reader.labels[rows]),
-            torch.from_numpy(ids),
-            torch.from_numpy(self._transform.draw(ids, plan.epoch)),
-        )
+            if images is not None:
+                images = images[torch.from_numpy(good)]
+                addresses = images.data_ptr() + np.arange(len(rows)) * int(
+                    np.prod(self._image_shape)
+                )
+        return rows, addresses, images
 
     def _without(
         self, errors: list[DecodeError], rows: NDArray[np.int64]

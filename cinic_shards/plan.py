@@ -203,11 +203,17 @@ def _feistel(number, size, low_bits, low_mask, high_mask, keys, tweak):
         low = x & low_mask
         high = x >> low_bits
         for pair in range(0, len(keys), 2):
-            high ^= mix(low ^ keys[pair] ^ tweak) & high_mask
-            low ^= mix(high ^ keys[pair + 1] ^ tweak) & low_mask
+            high ^= _round(low ^ keys[pair] ^ tweak) & high_mask
+            low ^= _round(high ^ keys[pair + 1] ^ tweak) & low_mask
         x = (high << low_bits) | low
         if x < np.uint64(size):
             return np.int64(x)
+
+
+@kernel
+def _round(x):
+    """The upper half of a product: every bit of the number and of its key has a part in it."""
+    return (x * np.uint64(0x9E3779B97F4A7C15)) >> np.uint64(32)
 
 
 @kernel

@@ -12,6 +12,7 @@ import cinic_shards.format as fmt
 from cinic_shards.codec import Payloads, checksums, decode_block, decode_png
 from cinic_shards.errors import DecodeError, FormatError, OptionError
 from cinic_shards.format import Index, Manifest, SplitInfo
+from cinic_shards.kernels import blocks_of_rows
 from cinic_shards.store import LocalStore, open_shard, open_store, read_manifest
 
 CHECKS = ("first", "always", "off")
@@ -212,7 +213,9 @@ class SplitReader:
 
     def blocks_of(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
         """The block that each row is in."""
-        return np.searchsorted(self.block_starts, rows, side="right") - 1
+        out = np.empty(len(rows), np.int64)
+        blocks_of_rows(rows, self.block_starts, out)
+        return out
 
     def payloads(self, numbers: NDArray[np.int64]) -> Payloads:
         """Payloads by number: of ``png``, a row's; else a block's."""

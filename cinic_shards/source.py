@@ -19,8 +19,13 @@ from numpy.typing import NDArray
 
 from cinic_shards.cache import BlockCache
 from cinic_shards.errors import DecodeError
+from cinic_shards.kernels import addresses_of_rows
 from cinic_shards.plan import EpochPlan
 from cinic_shards.reader import SplitReader
+
+MAPPED_AT_ONCE = 2048
+DECODED_AT_ONCE = 1024
+"""Images that are gathered at once: to hand a thread its work takes as long as a few hundred."""
 
 Scratch = Callable[[], NDArray[np.uint8]]
 """Gives memory for a batch of images, uint8 (N, H, W, 3)."""
@@ -29,11 +34,13 @@ Scratch = Callable[[], NDArray[np.uint8]]
 class EpochSource(Protocol):
     """The pixels of one epoch. ``want`` and ``release`` are called in the order of the steps."""
 
+    images_at_once: int
+    """So many are worth a thread's time: a step of fewer goes together with those after it."""
     steps_ahead: int
-    """How many steps before its use a step's rows should be wanted."""
+    """How many steps before its use a step should be wanted."""
 
-    def want(self, rows: NDArray[np.int64]) -> None:
-        """Begin to get these rows."""
+    def want(self, step: int) -> None:
+        """Begin to get a step's rows."""
 
     def fetch(
         self, rows: NDArray[np.int64], scratch: Scratch
@@ -46,17 +53,21 @@ class EpochSource(Protocol):
     def release(self, step: int) -> None:
         """A step is done, and so are those before it."""
 
+    def close(self) -> None:
+        """The epoch is over; no thread works for it any more."""
+
 
 class RowSource:
     """PNGs, decoded row by row."""
 
+    images_at_once = 1
     steps_ahead = 0
 
     def __init__(self, reader: SplitReader) -> None:
         self._reader = reader
         self._image_bytes = int(np.prod(reader.image_shape))
 
-    def want(self, rows: NDArray[np.int64]) -> None:
+    def want(self, step: int) -> None:
         """Nothing is done ahead."""
 
     def fetch(
@@ -69,16 +80,20 @@ class RowSource:
     def release(self, step: int) -> None:
         """Nothing is held."""
 
+    def close(self) -> None:
+        """Nothing is held."""
+
 
 class MappedSource:
     """The rows of ``raw`` shards, where they lie."""
 
+    images_at_once = MAPPED_AT_ONCE
     steps_ahead = 0
 
     def __init__(self, reader: SplitReader) -> None:
         self._reader = reader
 
-    def want(self, rows: NDArray[np.int64]) -> None:
+    def want(self, step: int) -> None:
         """Nothing is done ahead."""
 
     def fetch(
@@ -87,6 +102,9 @@ class MappedSource:
         return self._reader.mapped_images(rows)
 
     def release(self, step: int) -> None:
+        """Nothing is held."""
+
+    def close(self) -> None:
         """Nothing is held."""
 
 
@@ -98,29 +116,38 @@ class BlockSource:
         cache: of decoded blocks; one without room where none are to stay.
         plan: the epoch's.
         threads: where blocks are decoded.
+        free: memory for blocks that outlives the epoch: new memory costs many page faults.
     """
 
     def __init__(
-        self, reader: SplitReader, cache: BlockCache, plan: EpochPlan, threads: ThreadPoolExecutor
+        self,
+        reader: SplitReader,
+        cache: BlockCache,
+        plan: EpochPlan,
+        threads: ThreadPoolExecutor,
+        free: list[NDArray[np.uint8]],
     ) -> None:
         self._reader = reader
         self._cache = cache
         self._threads = threads
+        self._plan = plan
         self._is_complete = cache.is_complete
+        self.images_at_once = MAPPED_AT_ONCE if self._is_complete else DECODED_AT_ONCE
         self.steps_ahead = 0 if self._is_complete else 16
         self._last_steps = plan.last_steps()
         self._addresses = np.zeros(reader.num_blocks, np.int64)
         self._blocks: dict[int, Future[NDArray[np.uint8]]] = {}
         self._last_used: defaultdict[int, list[int]] = defaultdict(list)
         """Step -> the blocks that nobody needs after it."""
-        self._free: list[NDArray[np.uint8]] = []
-        self._errors: dict[int, list[DecodeError]] = {}
+        self._free = free
+        self._errors = cache.all_errors()
 
-    def want(self, rows: NDArray[np.int64]) -> None:
-        """Begin to decode the blocks of these rows."""
+    def want(self, step: int) -> None:
+        """Begin to decode the blocks of a step."""
         if self._is_complete:
             return
-        for block in np.unique(self._reader.blocks_of(rows)).tolist():
+        # Not all distinct, but in the order "window" nearly: np.unique would take longer.
+        for block in set(self._reader.blocks_of(self._plan.rows(step)).tolist()):
             if block not in self._blocks:
                 self._blocks[block] = self._threads.submit(self._decode, block)
                 if self._cache.images(block) is None:
@@ -144,7 +171,7 @@ class BlockSource:
         return images
 
     def _memory(self, num_images: int) -> NDArray[np.uint8]:
-        """Memory of a released block, or new memory: it costs a page fault every 4 KiB."""
+        """Memory of a released block, or new memory."""
         try:
             memory = self._free.pop()
         except IndexError:
@@ -155,23 +182,21 @@ class BlockSource:
     def fetch(
         self, rows: NDArray[np.int64], scratch: Scratch
     ) -> tuple[NDArray[np.int64], list[DecodeError]]:
-        blocks = self._reader.blocks_of(rows)
         if self._is_complete:
             addresses = self._cache.addresses(rows)
         else:
-            for block in np.unique(blocks[self._addresses[blocks] == 0]).tolist():
-                self._addresses[block] = self._blocks[block].result().ctypes.data
-            in_block = rows - self._reader.block_starts[blocks]
-            addresses = self._addresses[blocks] + in_block * self._cache.image_bytes
-        return addresses, self._damaged(rows, blocks)
+            addresses = np.empty(len(rows), np.int64)
+            while (missing := self._locate(rows, addresses)) >= 0:
+                self._addresses[missing] = self._blocks[missing].result().ctypes.data
+        return addresses, self._damaged(rows) if self._errors else []
 
-    def _damaged(self, rows: NDArray[np.int64], blocks: NDArray[np.int64]) -> list[DecodeError]:
-        if self._is_complete:
-            with_errors = {b: e for b in set(blocks.tolist()) if (e := self._cache.errors(b))}
-        else:
-            with_errors = {b: e for b, e in self._errors.items() if b in blocks}
-        if not with_errors:
-            return []
+    def _locate(self, rows: NDArray[np.int64], out: NDArray[np.int64]) -> int:
+        starts, size = self._reader.block_starts, self._cache.image_bytes
+        return int(addresses_of_rows(rows, starts, self._addresses, size, out))
+
+    def _damaged(self, rows: NDArray[np.int64]) -> list[DecodeError]:
+        blocks = set(self._reader.blocks_of(rows).tolist())
+        with_errors = {b: e for b, e in self._errors.items() if b in blocks}
         by_row = {
             int(self._reader.block_starts[block]) + error.position: error
             for block, errors in with_errors.items()
@@ -185,7 +210,17 @@ class BlockSource:
 
     def release(self, step: int) -> None:
         for block in self._last_used.pop(step, ()):
-            images = self._blocks.pop(block).result()
             self._addresses[block] = 0
-            if images.base is not None:
-                self._free.append(images.base)
+            self._let_go(self._blocks.pop(block).result())
+
+    def _let_go(self, images: NDArray[np.uint8]) -> None:
+        assert images.base is not None
+        self._free.append(images.base)
+
+    def close(self) -> None:
+        """Let every block go that is not in the cache."""
+        for block in [block for blocks in self._last_used.values() for block in blocks]:
+            decoded = self._blocks[block]
+            if decoded.done() and not decoded.cancelled() and not decoded.exception():
+                self._let_go(decoded.result())
+        self._last_used.clear()

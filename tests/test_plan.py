@@ -9,13 +9,13 @@ from numpy.typing import NDArray
 from cinic_shards.errors import OptionError
 from cinic_shards.plan import EpochPlan
 
-GOLDEN_10 = [0, 7, 9, 5, 1, 2, 8, 3, 6, 4]
-GOLDEN_10_SEED_1 = [6, 0, 8, 7, 5, 2, 1, 3, 4, 9]
-GOLDEN_10_EPOCH_1 = [8, 2, 1, 5, 9, 0, 6, 7, 4, 3]
-GOLDEN_90000 = [42243, 19420, 43365, 69753]
-GOLDEN_WINDOW = [[9, 2, 0, 3], [7, 1, 4, 5], [8, 6]]
-GOLDEN_WINDOW_90000 = [10443, 10833, 10267, 10632, 10554, 10240]
-GOLDEN_10_BILLION = [357228572, 8371812144, 7084973271, 8196526571]
+GOLDEN_10 = [0, 6, 7, 9, 4, 5, 8, 1, 2, 3]
+GOLDEN_10_SEED_1 = [0, 4, 5, 6, 3, 2, 8, 7, 1, 9]
+GOLDEN_10_EPOCH_1 = [2, 4, 8, 1, 6, 9, 0, 3, 7, 5]
+GOLDEN_90000 = [86184, 48450, 50610, 36539]
+GOLDEN_WINDOW = [[3, 0, 8, 9], [4, 1, 7, 6], [5, 2]]
+GOLDEN_WINDOW_90000 = [79209, 79357, 79576, 79456, 79569, 78916]
+GOLDEN_10_BILLION = [4951053360, 2520127976, 6692724208, 6935875731]
 
 
 def plan(num_samples: int, batch: int, **options: object) -> EpochPlan:

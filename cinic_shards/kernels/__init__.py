@@ -5,7 +5,12 @@ kernels are compiled anew in each process, and one warning says so.
 """
 
 from cinic_shards.kernels.base import kernel, mix
-from cinic_shards.kernels.blocks import predict_batch, unpredict_batch
+from cinic_shards.kernels.blocks import (
+    addresses_of_rows,
+    blocks_of_rows,
+    predict_batch,
+    unpredict_batch,
+)
 from cinic_shards.kernels.images import (
     add_channel_sums,
     augment_images,
@@ -21,7 +26,9 @@ from cinic_shards.kernels.png import (
 
 __all__ = [
     "add_channel_sums",
+    "addresses_of_rows",
     "augment_images",
+    "blocks_of_rows",
     "crc32_batch",
     "decode_png_batch",
     "draw_augmentations",

@@ -1,4 +1,4 @@
-"""The predictor of ``zstd`` blocks: pixels to what is left when they are predicted, and back.
+"""Blocks: where a row is, and the predictor of ``zstd``: pixels to what is left of them, and back.
 
 Green is subtracted from red and blue. Of each plane a + b - c is subtracted, where a is the value
 on the left, b the one above, c the one above a; outside the image all are 0. All of it is modulo
@@ -67,3 +67,35 @@ def unpredict_batch(left_over, out):
                 pixels[to + _TWO] = blue + green
                 to += _THREE
             source += row_size
+
+
+@kernel
+def _block_of(row, block_starts, last):
+    """The block of a row, which is often that of the row before it."""
+    if block_starts[last] <= row < block_starts[last + 1]:
+        return last
+    return np.searchsorted(block_starts, row, side="right") - 1
+
+
+@kernel
+def blocks_of_rows(rows, block_starts, out):
+    """The block of each row, into ``out`` int64 (N,)."""
+    block = 0
+    for i in range(len(rows)):
+        block = _block_of(rows[i], block_starts, block)
+        out[i] = block
+
+
+@kernel
+def addresses_of_rows(rows, block_starts, block_addresses, image_bytes, out):
+    """Where each row's image is, into ``out`` int64 (N,), where every block's address is known.
+
+    Returns -1, or the first block whose address is 0.
+    """
+    block = 0
+    for i in range(len(rows)):
+        block = _block_of(rows[i], block_starts, block)
+        if block_addresses[block] == 0:
+            return block
+        out[i] = block_addresses[block] + (rows[i] - block_starts[block]) * image_bytes
+    return -1
