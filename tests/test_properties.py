@@ -21,6 +21,7 @@ from typing import Any, TypeVar
 import msgpack
 import numpy as np
 import pytest
+import zstandard
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -32,6 +33,7 @@ from cinic_shards import codec
 from cinic_shards.codec import Payloads, decode_png
 from cinic_shards.errors import DecodeError, FormatError
 from cinic_shards.format import Index, Manifest, ShardInfo
+from cinic_shards.interop import decode
 from cinic_shards.shard_checker import CheckJob, check_shard
 
 sys.path.insert(0, str(Path(__file__).parent / "hostile"))
@@ -141,10 +143,10 @@ def changed_content(draw: Draw[Any], encoded: str, leaves: st.SearchStrategy[Any
 
 
 class Good:
-    """The dataset that changes begin with."""
+    """A dataset that changes begin with."""
 
-    def __init__(self, folder: Path) -> None:
-        change().write(folder / "dataset")
+    def __init__(self, folder: Path, encoding: str) -> None:
+        change(encoding=encoding).write(folder / "dataset")
         self.root = folder / "dataset"
         self.shard = (self.root / SHARD).read_bytes()
         self.manifest = (self.root / fmt.MANIFEST_NAME).read_bytes()
@@ -154,15 +156,16 @@ class Good:
 
 
 @pytest.fixture(scope="module")
-def good(tmp_path_factory: pytest.TempPathFactory) -> Good:
-    return Good(tmp_path_factory.mktemp("good"))
+def goods(tmp_path_factory: pytest.TempPathFactory) -> list[Good]:
+    """One in each encoding."""
+    return [Good(tmp_path_factory.mktemp("good"), encoding) for encoding in fmt.ENCODINGS]
 
 
 # --- Index ------------------------------------------------------------------------------------
 
 
-def test_an_index_is_within_bounds_or_refused(good: Good) -> None:
-    end = good.info.index_offset
+def test_an_index_is_within_bounds_or_refused(goods: list[Good]) -> None:
+    end = max(good.info.index_offset for good in goods)
 
     def holds(data: bytes) -> None:
         try:
@@ -180,7 +183,10 @@ def test_an_index_is_within_bounds_or_refused(good: Good) -> None:
         assert again.to_bytes() == index.to_bytes()
 
     # JSON has no bytes: their letters stand for them.
-    content = json.dumps(msgpack.unpackb(good.index), default=lambda data: data.decode("latin1"))
+    contents = [
+        json.dumps(msgpack.unpackb(good.index), default=lambda data: data.decode("latin1"))
+        for good in goods
+    ]
 
     def packed(content: dict[str, Any]) -> bytes:
         columns = content.get("columns")
@@ -190,8 +196,10 @@ def test_an_index_is_within_bounds_or_refused(good: Good) -> None:
         data: bytes = msgpack.packb(content, unicode_errors="surrogatepass")
         return data
 
-    contents = changed_content(content, st.binary(max_size=40)).map(packed)
-    explore(holds, changed_bytes([good.index]) | contents, 200)
+    changed = st.sampled_from(contents).flatmap(
+        lambda content: changed_content(content, st.binary(max_size=40)).map(packed)
+    )
+    explore(holds, changed_bytes([good.index for good in goods]) | changed, 300)
 
 
 # --- Manifest ---------------------------------------------------------------------------------
@@ -207,7 +215,7 @@ def sealed(data: bytes) -> bytes:
     return data[: found.start(1)] + digest + data[found.end(1) :]
 
 
-def test_a_manifest_comes_back_or_is_refused(good: Good) -> None:
+def test_a_manifest_comes_back_or_is_refused(goods: list[Good]) -> None:
     def holds(data: bytes) -> None:
         try:
             manifest = Manifest.from_bytes(data, place="x")
@@ -224,15 +232,19 @@ def test_a_manifest_comes_back_or_is_refused(good: Good) -> None:
         written = manifest.to_bytes()
         assert Manifest.from_bytes(written, place="x").to_bytes() == written
 
-    text = good.manifest.decode()
-    contents = changed_content(text, st.just(float("nan"))).map(lambda c: json.dumps(c).encode())
-    explore(holds, (changed_bytes([good.manifest]) | contents).map(sealed), 150)
+    changed = st.sampled_from([good.manifest.decode() for good in goods]).flatmap(
+        lambda text: changed_content(text, st.just(float("nan"))).map(
+            lambda content: json.dumps(content).encode()
+        )
+    )
+    whole = [good.manifest for good in goods]
+    explore(holds, (changed_bytes(whole) | changed).map(sealed), 200)
 
 
 # --- Shards -----------------------------------------------------------------------------------
 
 
-def test_an_index_that_is_found_is_in_the_file(good: Good) -> None:
+def test_an_index_that_is_found_is_in_the_file(goods: list[Good]) -> None:
     def holds(data: bytes) -> None:
         try:
             offset, length = fmt.find_index(np.frombuffer(data, np.uint8), "x")
@@ -241,12 +253,15 @@ def test_an_index_that_is_found_is_in_the_file(good: Good) -> None:
         assert 512 <= offset <= offset + length <= len(data)
         assert data[offset - 512 : offset].startswith(b"__index__\0")
 
-    explore(holds, changed_bytes([good.shard]), 400)
+    explore(holds, changed_bytes([good.shard for good in goods]), 400)
 
 
 @pytest.mark.parametrize("with_manifest", [False, True])
-def test_a_shard_is_whole_or_has_faults(good: Good, tmp_path: Path, with_manifest: bool) -> None:
-    def holds(data: bytes) -> None:
+def test_a_shard_is_whole_or_has_faults(
+    goods: list[Good], tmp_path: Path, with_manifest: bool
+) -> None:
+    def holds(one: tuple[Good, bytes]) -> None:
+        good, data = one
         (tmp_path / SHARD).write_bytes(data)
         info = digests_right(data, good.info) if with_manifest else None
         found = check_shard(CheckJob(tmp_path, "train", SHARD, info, seed=0))
@@ -256,12 +271,20 @@ def test_a_shard_is_whole_or_has_faults(good: Good, tmp_path: Path, with_manifes
         assert found.facts is not None
         with tarfile.open(fileobj=io.BytesIO(data)) as tar:
             names = tar.getnames()
-        suffixes = ["png", *found.sidecars]
-        assert len(names) == found.facts.info.num_samples * len(suffixes) + 1
-        assert [name.rpartition(".")[2] for name in names[: len(suffixes)]] == suffixes
+        num_samples = found.facts.info.num_samples
+        if found.encoding == "png":
+            suffixes, count = ["png", *found.sidecars], num_samples
+        else:
+            suffixes = [fmt.BLOCK_SUFFIXES[found.encoding], fmt.LABELS_SUFFIX]
+            count = -(-num_samples // found.block_size)
+        assert len(names) == count * len(suffixes) + 1
+        assert [name.partition(".")[2] for name in names[: len(suffixes)]] == suffixes
         assert names[-1] == "__index__"
 
-    explore(holds, changed_bytes([good.shard]), 150)
+    changed = st.sampled_from(goods).flatmap(
+        lambda good: st.tuples(st.just(good), changed_bytes([good.shard]))
+    )
+    explore(holds, changed, 200)
 
 
 def digests_right(data: bytes, info: ShardInfo) -> ShardInfo:
@@ -279,6 +302,38 @@ def digests_right(data: bytes, info: ShardInfo) -> ShardInfo:
         classes=info.classes,
         origins=info.origins,
     )
+
+
+# --- Blocks -----------------------------------------------------------------------------------
+
+
+def test_a_block_is_its_pixels_or_refused() -> None:
+    images = np.random.default_rng(0).integers(0, 256, (5, 6, 7, 3), np.uint8)
+    payloads = {kind: codec.encode_block(images, kind) for kind in fmt.BLOCK_SUFFIXES}
+    contents = [zstandard.ZstdDecompressor().decompress(payloads["zstd"])]
+
+    def holds(data: bytes) -> None:
+        for kind in payloads:
+            out = np.full_like(images, 77)
+            problem = codec.decode_block(np.frombuffer(data, np.uint8), kind, out)
+            assert len(problem) < 5000
+            if data == payloads[kind]:
+                assert not problem
+                np.testing.assert_array_equal(out, images)
+            sample = {
+                "__key__": "train/00000-00000",
+                fmt.BLOCK_SUFFIXES[kind]: data,
+                fmt.LABELS_SUFFIX: fmt.npy_header("<i8", (5,)) + bytes(40),
+            }
+            try:
+                found = decode(sample)["images"]
+            except DecodeError:
+                continue
+            assert found.dtype == np.uint8 and len(found) == 5
+
+    changed = changed_bytes(contents).map(zstandard.ZstdCompressor(level=1).compress)
+    explore(holds, st.sampled_from([*payloads.values()]) | changed_bytes([*payloads.values()])
+            | changed, 300)  # fmt: skip
 
 
 # --- PNGs -------------------------------------------------------------------------------------

@@ -21,6 +21,7 @@ from typing import Any
 
 import msgpack
 import numpy as np
+import zstandard
 from numpy.typing import NDArray
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tools"))
@@ -109,6 +110,9 @@ class Draft:
     images: list[Image]
     shape: tuple[int, int] = (4, 4)
     sidecars: tuple[str, ...] = ("cls",)
+    encoding: str = "png"
+    payload: Callable[[bytes], bytes] = lambda data: data
+    """Of the first block, in an encoding of blocks."""
     members: Edit = _keep
     """Of the list of them."""
     columns: Edit = _keep
@@ -135,8 +139,8 @@ class Draft:
 
     def _shard(self) -> tuple[bytes, int, bytes]:
         """The shard's bytes, where its index begins, and that index."""
-        members = []
-        for row, image in enumerate(self.images):
+        members = self._blocks() if self.encoding != "png" else []
+        for row, image in enumerate(self.images if self.encoding == "png" else []):
             label = CLASSES.index(image.key.split("/")[1])
             members.append(Member(image.key.encode() + b".png", image.png, row=row))
             if "cls" in self.sidecars:
@@ -149,12 +153,28 @@ class Draft:
             if member.row is not None:
                 offsets[member.row] = len(data) + 512
             data += member.to_bytes()
-        index_data = self.index_bytes(self._index(offsets))
+        payloads = {member.row: member.content for member in members if member.row is not None}
+        index_data = self.index_bytes(self._index(offsets, payloads))
         at = len(data) + 512
         return data + Member(b"__index__", index_data).to_bytes() + self.end, at, index_data
 
-    def _index(self, offsets: dict[int, int]) -> bytes:
+    def _blocks(self) -> list[Member]:
+        """Two blocks: of three images and of one."""
+        members = []
+        for block, images in enumerate((self.images[:BLOCK_SIZE], self.images[BLOCK_SIZE:])):
+            pixels = np.stack([image.rgb for image in images if image.rgb is not None])
+            payload = encode_block(pixels.astype(np.uint8), self.encoding)
+            name = f"train/00000-{block:05d}.".encode()
+            suffix = b"images.npy" if self.encoding == "raw" else b"images.zst"
+            labels = np.array([CLASSES.index(image.key.split("/")[1]) for image in images], "<i8")
+            content = payload if block else self.payload(payload)
+            members.append(Member(name + suffix, content, row=block))
+            members.append(Member(name + b"labels.npy", npy("<i8", labels)))
+        return members
+
+    def _index(self, offsets: dict[int, int], payloads: dict[int, bytes]) -> bytes:
         images = self.images
+        first_row = list(range(0, len(images), 1 if self.encoding == "png" else BLOCK_SIZE))
         columns: Columns = {
             "label": [CLASSES.index(image.key.split("/")[1]) for image in images],
             "origin": [0] * len(images),
@@ -164,17 +184,23 @@ class Draft:
             "offset": [offsets.get(row, 0) for row in range(len(images))],
             "length": [len(image.png) for image in images],
             "crc32": [zlib.crc32(image.png) for image in images],
-            "first_row": list(range(len(images))),
+            "first_row": first_row,
         }
+        if self.encoding != "png":
+            columns |= {
+                "offset": [offsets[block] for block in payloads],
+                "length": [len(data) for data in payloads.values()],
+                "crc32": [zlib.crc32(data) for data in payloads.values()],
+            }
         self.columns(columns)
         content = {
             "format": "cinic-shards-index",
             "version": "0.2",
-            "encoding": "png",
-            "block_size": 1024,
+            "encoding": self.encoding,
+            "block_size": 1024 if self.encoding == "png" else BLOCK_SIZE,
             "image_shape": [*self.shape, 3],
             "num_samples": len(images),
-            "num_payloads": len(images),
+            "num_payloads": len(first_row),
             "keys": [image.key for image in images],
             "columns": {
                 name: {"dtype": dtype, "data": _column_data(columns[name], dtype)}
@@ -202,8 +228,8 @@ class Draft:
             "version": "0.2",
             "digest": "sha256:" + "0" * 64,
             "required_features": [],
-            "encoding": "png",
-            "block_size": 1024,
+            "encoding": self.encoding,
+            "block_size": 1024 if self.encoding == "png" else BLOCK_SIZE,
             "image_shape": [*self.shape, 3],
             "num_samples": num_samples,
             "fingerprint": f"blake2b:{fingerprint.hexdigest()}",
@@ -222,7 +248,11 @@ class Draft:
                     "shards": [_shard_entry(SHARD, shard, index_at, index_data, labels)],
                 }
             ],
-            "options": {"seed": 0, "shard_size": 10240, "sidecars": list(self.sidecars)},
+            "options": {
+                "seed": 0,
+                "shard_size": 10240,
+                "sidecars": list(self.sidecars) if self.encoding == "png" else [],
+            },
             "libraries": {},
             "licence": "",
             "citation": "",
@@ -253,6 +283,34 @@ def seal(data: bytes) -> bytes:
     return data.replace(b"sha256:" + b"0" * 64, b"sha256:" + digest, 1)
 
 
+def npy(descr: str, array: NDArray[Any]) -> bytes:
+    """An npy file as the format's document says."""
+    text = f"{{'descr': '{descr}', 'fortran_order': False, 'shape': {array.shape}, }}"
+    return b"\x93NUMPY\1\0\x76\0" + text.ljust(117).encode() + b"\n" + array.tobytes()
+
+
+def left_over(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """What the predictor leaves of (N, H, W, 3): (3, N, H, W)."""
+    red, green, blue = np.moveaxis(pixels, 3, 0)
+    planes = np.stack([red - green, green, blue - green])
+    for axis in (2, 3):
+        planes = np.diff(planes, axis=axis, prepend=np.uint8(0))
+    return planes
+
+
+def encode_block(pixels: NDArray[np.uint8], encoding: str) -> bytes:
+    """The payload of a block of (N, H, W, 3)."""
+    if encoding == "raw":
+        return npy("|u1", pixels)
+    return zstd(npy("|u1", left_over(pixels)))
+
+
+def zstd(content: bytes, **options: Any) -> bytes:
+    """One frame."""
+    return zstandard.ZstdCompressor(level=1, **options).compress(content)
+
+
+BLOCK_SIZE = 3
 CLASSES = ["cat", "dog"]
 DTYPES = {
     "label": "<i4",
@@ -345,6 +403,108 @@ def attack(name: str, refused_by: str, **parts: Any) -> None:
     """Add an attack that changes parts of the good dataset."""
     ATTACKS[name] = Attack(
         lambda folder: change(**parts).write(folder), frozenset(refused_by.split())
+    )
+
+
+# --- Blocks -----------------------------------------------------------------------------------
+
+ATTACKS["raw: nothing is wrong"] = Attack(change(encoding="raw").write, frozenset())
+ATTACKS["zstd: nothing is wrong"] = Attack(change(encoding="zstd").write, frozenset())
+
+READ_BLOCK = "load verify unpack reindex"
+RAW_LENGTH = READ_BLOCK + " duplicates"
+
+
+def another_header(descr: str, *shape: int) -> Callable[[bytes], bytes]:
+    """The same array behind another npy header."""
+    text = f"{{'descr': '{descr}', 'fortran_order': False, 'shape': {shape}, }}"
+    head = b"\x93NUMPY\1\0\x76\0" + text.ljust(117).encode() + b"\n"
+    return lambda content: head + content[128:]
+
+
+def inside(edit: Callable[[bytes], bytes], **options: Any) -> Callable[[bytes], bytes]:
+    """An edit of what a zstd frame holds."""
+    return lambda payload: zstd(edit(zstandard.ZstdDecompressor().decompress(payload)), **options)
+
+
+def states(size: int) -> Callable[[bytes], bytes]:
+    """A frame whose header states another content size, of 8 bytes."""
+    return lambda payload: payload[:4] + b"\xe0" + struct.pack("<Q", size) + payload[6:]
+
+
+HEADERS: dict[str, Callable[[bytes], bytes]] = {
+    "objects": another_header("|O", 3, 4, 4, 3),
+    "2^62 images": another_header("|u1", 2**62, 4, 4, 3),
+    "another shape": another_header("|u1", 3, 3, 8, 2),
+    "no header": lambda content: bytes(128) + content[128:],
+}
+for said, header_of in HEADERS.items():
+    attack(f"raw: {said}", "verify reindex unpack", encoding="raw", payload=header_of)
+    attack(f"zstd: {said}", READ_BLOCK, encoding="zstd", payload=inside(header_of))
+for said, content in {
+    "a byte too few": lambda content: content[:-1],
+    "a byte too many": lambda content: content + b"\0",
+    "nothing": lambda content: b"",
+}.items():
+    attack(f"raw: {said}", RAW_LENGTH, encoding="raw", payload=content)
+    attack(f"zstd: {said}", READ_BLOCK, encoding="zstd", payload=inside(content))
+for said, payload_of in {
+    "a bomb": inside(lambda content: content + bytes(2**28)),
+    "a bomb that states nothing": inside(
+        lambda content: content + bytes(2**28), write_content_size=False
+    ),
+    "no content size": inside(lambda content: content, write_content_size=False),
+    "a content size of 2^60": states(2**60),
+    "a content size of 2^63": states(2**63),
+    "a content size of 2^64 - 1": states(2**64 - 1),
+    "no frame": lambda payload: b"\0" * len(payload),
+    "a skippable frame": lambda payload: b"\x50\x2a\x4d\x18" + struct.pack("<I", 4) + payload[:4],
+    "half a frame": lambda payload: payload[: len(payload) // 2],
+    "two frames": lambda payload: payload + payload,
+}.items():
+    attack(f"zstd: {said}", READ_BLOCK, encoding="zstd", payload=payload_of)
+for kind in ("raw", "zstd"):
+    for said, path, value in (
+        ("blocks of 0", "block_size", 0),
+        ("blocks of 2^40", "block_size", 2**40),
+        ("blocks of 2", "block_size", 2),
+        ("blocks of true", "block_size", True),
+        ("another encoding", "encoding", "jpg"),
+        ("the encoding png", "encoding", "png"),
+        ("no image shape", "image_shape", None),
+        ("images of 2^52 pixels", "image_shape", [2**26, 2**26, 3]),
+        ("images of 2^25 pixels", "image_shape", [2**12, 2**13, 3]),
+        ("images of 0 pixels", "image_shape", [0, 4, 3]),
+        ("images of four channels", "image_shape", [4, 4, 4]),
+        ("images of 2x8", "image_shape", [2, 8, 3]),
+    ):
+        refused = "load verify reindex unpack duplicates"
+        if said == "images of 2x8" or (said, kind) == ("blocks of 2", "zstd"):
+            refused = "load verify reindex"
+        attack(f"{kind}: index: {said}", refused, encoding=kind, index=put(path, to=value))
+    attack(
+        f"{kind}: another label beside",
+        CHECK_ALL,
+        encoding=kind,
+        members=lambda members: setattr(members[1], "content", members[1].content[:-1] + b"\1"),
+    )
+    attack(
+        f"{kind}: payloads overlap",
+        RAW_LENGTH,
+        encoding=kind,
+        columns=lambda columns: columns["offset"].__setitem__(1, columns["offset"][0]),
+    )
+    attack(
+        f"{kind}: a manifest of two image sizes",
+        READ_MANIFEST,
+        encoding=kind,
+        manifest=put("splits", 0, "image_sizes", to=[[4, 4, 3], [5, 5, 1]]),
+    )
+    attack(
+        f"{kind}: a manifest of blocks of 2^40",
+        READ_MANIFEST,
+        encoding=kind,
+        manifest=put("block_size", to=2**40),
     )
 
 
@@ -582,7 +742,7 @@ attack(
 )
 attack("index: last sidecars behind the end", CHECK_ALL, **BOTH, members=_no_last_sidecars)
 
-EMPTY_SHARD, EMPTY_INDEX = "train-00001-of-00002.tar", change(images=[])._index({})
+EMPTY_SHARD, EMPTY_INDEX = "train-00001-of-00002.tar", change(images=[])._index({}, {})
 
 
 def _empty_shard(content: Content) -> None:
