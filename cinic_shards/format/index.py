@@ -168,7 +168,7 @@ class Index:
             "payload": get_field(content, place, "num_payloads", int),
         }
         keys = get_field(content, place, "keys", list)
-        if len(keys) != counts["sample"] or not all(isinstance(key, str) for key in keys):
+        if len(keys) != counts["sample"] or set(map(type, keys)) - {str}:
             raise FormatError(f"{place}: {len(keys)} keys for {counts['sample']} samples")
         if (longest := max(map(len, keys), default=0)) > 2 * MAX_NAME_BYTES + 1:
             raise FormatError(f"{place}: a key of {longest:,} letters; fetch the file again")

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 from claim import COMMAND, Claim
 
@@ -19,15 +20,16 @@ BAR = 0.25
 MEMORY_BAR_MB = 400
 
 
-def write_with_shardwriter(tree: Path, out: Path) -> None:
-    """Write the tree as ShardWriter does."""
+def write_with_shardwriter(tree: Path, out: Path, without_date: bool = True) -> None:
+    """Write the tree as ShardWriter does, every member dated 0 or as it comes."""
     import webdataset
 
     out.mkdir()
+    options: dict[str, Any] = {"mtime": 0} if without_date else {}
     for split in sorted(path.name for path in tree.iterdir()):
         classes = sorted(path.name for path in (tree / split).iterdir())
         pattern = str(out / f"{split}-%05d.tar")
-        with webdataset.ShardWriter(pattern, maxcount=10240, mtime=0, verbose=0) as writer:
+        with webdataset.ShardWriter(pattern, maxcount=10240, verbose=0, **options) as writer:
             for label, name in enumerate(classes):
                 for path in sorted((tree / split / name).iterdir()):
                     writer.write({
