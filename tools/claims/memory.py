@@ -1,9 +1,9 @@
 """How much memory does an epoch take, over that of torch, the lanes and the cache?
 
 Each encoding and cache in a process of its own that has imported torch: two shuffled epochs of the
-split train in batches of 512, uint8 and augmented float32, the kernels compiled before. Lanes are L
-blocks of pixels, a cache the split's. What a process maps of the shards is the page cache's, not its
-own: private memory is counted (Linux only).
+split train in batches of 512, uint8 and augmented float32, the kernels compiled before. Lanes are
+L blocks of pixels, a cache the split's. What a process maps of the shards is the page cache's, not
+its own: private memory is counted (Linux only).
 """
 
 import json
