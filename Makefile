@@ -41,8 +41,10 @@ demo: $(INSTALLED)
 	diff -r $(DEMO)/cinic $(DEMO)/unpacked
 	@echo "--- stream it: the README's training example"
 	cd $(DEMO) && $(BIN)/python ../tools/readme_example.py
-	@echo "--- compare with ImageFolder"
+	@echo "--- compare with ImageFolder: as PNGs, then as blocks that are mapped into memory"
 	$(BIN)/cinic-shard bench $(DEMO)/cinic $(DEMO)/shards
+	$(BIN)/cinic-shard convert $(DEMO)/shards $(DEMO)/raw --encoding raw
+	$(BIN)/cinic-shard bench $(DEMO)/cinic $(DEMO)/raw
 
 test: $(INSTALLED)
 	$(BIN)/python -m pytest -m "not real"

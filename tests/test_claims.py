@@ -33,13 +33,13 @@ def tree_options(
 
 
 @pytest.mark.parametrize(
-    "name", ["round_trip", "stock_readers", "pixels", "bad_input", "nothing_lost"]
+    "name", ["round_trip", "stock_readers", "pixels", "bad_input", "nothing_lost", "encodings"]
 )
 def test_a_claim_holds(name: str, tree_options: list[str], tmp_path: Path) -> None:
     run_claim(name, tree_options, tmp_path)
 
 
-@pytest.mark.parametrize("name", ["damage", "resume"])
+@pytest.mark.parametrize("name", ["damage", "resume", "order"])
 def test_a_claim_on_its_own_tree_holds(name: str, tmp_path: Path) -> None:
     run_claim(name, [], tmp_path)
 

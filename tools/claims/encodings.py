@@ -57,8 +57,8 @@ def main() -> None:
         equal, total, same_order = compare(claim.tree, folders)
         all_true = len(fingerprints) == 1 and same_order and all(same_bytes.values())
         claim.report(
-            figure=f"{equal:,} of {total:,} images are Pillow's in every encoding; one fingerprint, "
-            f"one order, one SHA-256 for any workers: {all_true}",
+            figure=f"{equal:,} of {total:,} images are Pillow's in every encoding; "
+            f"one fingerprint, one order, one SHA-256 for any workers: {all_true}",
             bar="all images, and true",
             holds=equal == total > 0 and all_true,
             same_bytes=same_bytes,
