@@ -103,3 +103,27 @@ def test_the_loader_benchmark_and_its_plot_run(tree: Path, tmp_path: Path) -> No
         [sys.executable, ROOT / "benchmarks" / "plot_loader.py", lines, picture], check=True
     )
     assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def run_benchmark(name: str, *options: object) -> list[dict[str, object]]:
+    """A benchmark's JSON lines; tiny, for correctness only."""
+    script = Path(__file__).parents[1] / "benchmarks" / f"{name}.py"
+    command = [sys.executable, str(script), *map(str, options)]
+    done = subprocess.run(command, capture_output=True, check=True)
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def test_the_decoders_benchmark_runs(tmp_path: Path) -> None:
+    make_tree(tmp_path / "tree", per_class=103, seed=0)
+    pack(tmp_path / "tree", tmp_path / "shards", workers=1)
+    lines = run_benchmark(
+        "bench_decode", "--shards", tmp_path / "shards", "--batches", 1, "--repeats", 1
+    )
+    names = {line["contender"] for line in lines}
+    assert names >= {"pillow", *(f"cinic-shards, {kind}" for kind in ("png", "zstd", "raw"))}
+
+
+def test_the_augmentation_benchmark_runs() -> None:
+    lines = run_benchmark("bench_augment", "--repeats", 1)
+    assert len(lines) == 4
+    assert all(line["images_per_second"] for line in lines)

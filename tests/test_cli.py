@@ -96,6 +96,11 @@ def test_pack_in_a_process_of_its_own(demo_tree: Path, tmp_path: Path) -> None:
         ("--sidecars json", PackOptions(sidecars=("json",))),
         ("--sidecars none", PackOptions(sidecars=())),
         ("--workers 1 --seed 0 --shard-size 10240", PackOptions()),
+        ("--encoding raw", PackOptions(encoding="raw")),
+        (
+            "--encoding zstd --block-size 16 --shard-size 40",
+            PackOptions(encoding="zstd", block_size=16, shard_size=40),
+        ),
     ],
 )
 def test_options_reach_the_packer(
@@ -106,6 +111,29 @@ def test_options_reach_the_packer(
     assert found.out.endswith(f": {tmp_path / 'out'}\n") and found.out.count("\n") == 1
     expected = pack(demo_tree, tmp_path / "expected", options, workers=1)
     assert Dataset(tmp_path / "out").manifest == expected
+
+
+def test_convert(run: Run, demo_tree: Path, demo_shards: Path, tmp_path: Path) -> None:
+    arguments = ("convert", demo_shards, tmp_path / "out", "--workers", "1")
+    found = run(*arguments, "--encoding", "raw")
+    assert (found.status, found.err) == (0, "")
+    assert found.out.startswith("270 images in 9 shards, ")
+    assert run("verify", tmp_path / "out", "--against", demo_tree, "--workers", "1").status == 0
+    assert "encoding: raw\nblock size: 1024\n" in run("info", tmp_path / "out").out
+    again = run(*arguments, "--encoding", "raw")
+    assert is_one_message(again, 1) and "--overwrite replaces it" in again.err
+    wrong = run(*arguments, "--encoding", "jpg", "--overwrite")
+    assert is_one_message(wrong, 2) and "expected one of png, zstd, raw" in wrong.err
+    back = run("convert", tmp_path / "out", tmp_path / "png", "--encoding", "png")
+    assert back.status == 0 and back.err.startswith("warning: the PNGs are encoded anew: ")
+    many = run("pack", demo_tree, tmp_path / "x", "--encoding", "raw", "--block-size", "99999")
+    assert is_one_message(many, 2) and "choose a smaller --block-size" in many.err
+
+
+def test_warmup(run: Run) -> None:
+    found = run("warmup")
+    assert found.status == 0
+    assert re.fullmatch(r"every kernel is compiled, \d+\.\d s\n", found.out)
 
 
 def test_overwrite(run: Run, demo_tree: Path, tmp_path: Path) -> None:
@@ -217,7 +245,9 @@ USAGE = [
     ("pack a b c", "unexpected extra argument"),
     ("pack a b --shard-size many", "Invalid value for --shard-size"),
     ("pack a b --shards 3", "No such option"),
-    ("convert a b", "No such command"),
+    ("transform a b", "No such command"),
+    ("convert a b", "Missing option"),
+    ("convert a", "Missing argument"),
     ("verify", "Missing argument"),
     ("unpack a", "Missing argument"),
     ("reindex", "Missing argument"),
@@ -335,7 +365,7 @@ def test_help_names_every_command(run: Run) -> None:
     commands = {
         command.name or command.callback.__name__ for command in cli.app.registered_commands
     }
-    assert commands == {"pack", "info", "verify", "unpack", "reindex", "bench"}
+    assert commands == set("pack convert info verify unpack reindex warmup bench".split())
     found = run("--help")
     assert all(name in found.out for name in commands)
 
