@@ -149,8 +149,7 @@ class DiskCache(BlockCache):
                     (self._state_file, 8 * self.num_blocks),
                 ):
                     if os.fstat(one).st_size < length:
-                        # Space is taken now: a full disk would end a process that writes to a map.
-                        os.posix_fallocate(one, 0, length)
+                        _reserve(one, length)
             self._state = (
                 np.memmap(self._folder / "state", np.uint32, "r+", 0, (self.num_blocks, 2))
                 if self.num_blocks
@@ -178,6 +177,17 @@ class DiskCache(BlockCache):
                     self._state[block, 0] = 1
             self._is_ready[block] = True
         return self.errors(block)
+
+
+def _reserve(descriptor: int, length: int) -> None:
+    """Make a file so long, and take its space now where the system can.
+
+    A disk that is full later would end a process that writes to a map of the file.
+    """
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(descriptor, 0, length)
+    else:
+        os.ftruncate(descriptor, length)
 
 
 def cache_folder(cache_dir: str | os.PathLike[str] | None, fingerprint: str, split: str) -> Path:

@@ -249,13 +249,14 @@ class ShardLoader:
         if (
             self.shuffle
             and self.order == "full"
-            and reader.encoding == "zstd"
+            and (reader.encoding == "zstd" or (reader.encoding == "png" and self.cache != "none"))
             and self.cache != "device"
             and not made.holds_all
         ):
             raise OptionError(
-                "order='full' would decode a block of the encoding zstd for nearly every sample: "
-                "use order='window', or a cache='ram', 'disk' or 'device' that holds the split"
+                f"order='full' would decode a block of the encoding {reader.encoding} for nearly "
+                "every sample: use order='window', or a cache='ram', 'disk' or 'device' that holds "
+                "the whole split"
             )
         return made
 

@@ -196,7 +196,8 @@ class BlockSource:
 
     def _damaged(self, rows: NDArray[np.int64]) -> list[DecodeError]:
         blocks = set(self._reader.blocks_of(rows).tolist())
-        with_errors = {b: e for b, e in self._errors.items() if b in blocks}
+        # A copy: other threads may be adding to it.
+        with_errors = {b: e for b, e in list(self._errors.items()) if b in blocks}
         by_row = {
             int(self._reader.block_starts[block]) + error.position: error
             for block, errors in with_errors.items()
