@@ -4,6 +4,7 @@ Either holds the first blocks of a split, as many as fit, at the places of their
 where pixels come from and never the order.
 """
 
+import hashlib
 import os
 import shutil
 import weakref
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 
 from cinic_shards.codec import checksum
 from cinic_shards.errors import DecodeError, OptionError
+from cinic_shards.format import Manifest, SplitInfo
 from cinic_shards.store import lock_byte
 
 CACHES = ("none", "ram", "disk", "device")
@@ -111,8 +113,8 @@ class DiskCache(BlockCache):
 
     Beside the pixels lies a state of 8 bytes a block: 1 and the CRC-32 of its pixels once it is
     whole, both little-endian. A process compares them when it first meets the block: what a crash
-    left half written is decoded again. Whoever fills a block holds a lock on its state, which ends
-    with the process.
+    left half written is decoded again. Whoever fills a block holds a lock, which ends with the
+    process.
 
     Args:
         folder: of this split of this dataset.
@@ -141,15 +143,17 @@ class DiskCache(BlockCache):
                     f"MB, {free / 1e6:,.1f} MB are free; set cache_bytes, or cache_dir to another "
                     f"disk (${CACHE_BYTES_VARIABLE} and ${CACHE_DIR_VARIABLE} do the same)"
                 )
-            self._state_file = os.open(self._folder / "state", os.O_RDWR | os.O_CREAT, 0o644)
-            weakref.finalize(self, os.close, self._state_file)
-            with open(path, "a+b") as file, lock_byte(self._state_file, 2**40):
-                for one, length in (
-                    (file.fileno(), size),
-                    (self._state_file, 8 * self.num_blocks),
-                ):
-                    if os.fstat(one).st_size < length:
-                        _reserve(one, length)
+            # A file of its own: who closes a file that is locked lets go of it.
+            self._locks = os.open(self._folder / "locks", os.O_RDWR | os.O_CREAT, 0o644)
+            weakref.finalize(self, os.close, self._locks)
+            with (
+                lock_byte(self._locks, 2**40),
+                open(path, "a+b") as pixels,
+                open(self._folder / "state", "a+b") as state,
+            ):
+                for file, length in ((pixels, size), (state, 8 * self.num_blocks)):
+                    if os.fstat(file.fileno()).st_size < length:
+                        _reserve(file.fileno(), length)
             self._state = (
                 np.memmap(self._folder / "state", np.uint32, "r+", 0, (self.num_blocks, 2))
                 if self.num_blocks
@@ -167,7 +171,7 @@ class DiskCache(BlockCache):
         assert images is not None
         if self._is_ready[block]:
             return self.errors(block)
-        with lock_byte(self._state_file, block):
+        with lock_byte(self._locks, block):
             is_whole, crc32 = self._state[block].tolist()
             if not (is_whole == 1 and checksum(images) == crc32):
                 if errors := decode(images):
@@ -190,8 +194,10 @@ def _reserve(descriptor: int, length: int) -> None:
         os.ftruncate(descriptor, length)
 
 
-def cache_folder(cache_dir: str | os.PathLike[str] | None, fingerprint: str, split: str) -> Path:
-    """Where a split's decoded blocks lie: a fingerprint stands for its pixels and their order.
+def cache_folder(
+    cache_dir: str | os.PathLike[str] | None, manifest: Manifest, split: SplitInfo
+) -> Path:
+    """Where a split's decoded blocks lie: named for the indexes, which state each pixel hash.
 
     By default below ``$CINIC_SHARDS_CACHE_DIR``, else the user's folder for caches.
     """
@@ -199,7 +205,10 @@ def cache_folder(cache_dir: str | os.PathLike[str] | None, fingerprint: str, spl
     if root is None:
         user = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
         root = Path(user) / "cinic-shards"
-    return Path(root) / fingerprint.removeprefix("blake2b:")[:32] / split
+    digest = hashlib.sha256(manifest.fingerprint.encode())
+    for shard in split.shards:
+        digest.update(shard.index_sha256.encode())
+    return Path(root) / digest.hexdigest()[:32] / split.name
 
 
 def cache_limit(cache_bytes: int | None) -> int | None:

@@ -113,6 +113,7 @@ def _recipe(store: LocalStore, manifest: Manifest, layout: ShardLayout) -> Recip
         options=manifest.options | {"sidecars": list(layout.sidecars)},
         encoding=layout.encoding,
         block_size=layout.block_size,
+        image_shape=layout.image_shape,
         shard_names=tuple(shard.name for shard in shards),
         jobs=jobs,
         num_samples=manifest.num_samples,

@@ -36,6 +36,8 @@ class Recipe:
     """As the manifest states them."""
     encoding: str
     block_size: int
+    image_shape: tuple[int, int, int] | None
+    """Of every image, where the encoding needs them alike."""
     shard_names: tuple[str, ...]
     """In dataset order."""
     jobs: Callable[[Path], Iterator[ShardJob]]
@@ -172,7 +174,7 @@ def _make_files(
     problems = sorted(problem for shard in made for problem in shard.problems)
     problems = problems or list(recipe.changes())
     if recipe.encoding != "png":
-        problems += _size_problems(shards)
+        problems += _size_problems(shards, recipe.image_shape)
     if problems:
         raise TreeError(recipe.source, problems)
     manifest = make_manifest(
@@ -189,8 +191,10 @@ def _make_files(
     return manifest
 
 
-def _size_problems(shards: Sequence[ShardFacts]) -> Iterator[str]:
-    """Blocks hold images of one size."""
+def _size_problems(
+    shards: Sequence[ShardFacts], image_shape: tuple[int, int, int] | None
+) -> Iterator[str]:
+    """Blocks hold images of one size, which was known before."""
     counts: dict[tuple[int, int], int] = {}
     for shard in shards:
         for size, count in shard.image_sizes.items():
@@ -203,6 +207,8 @@ def _size_problems(shards: Sequence[ShardFacts]) -> Iterator[str]:
             f"{', ...' if len(counts) > 5 else ''}; a block holds one size: resize them, or choose "
             "--encoding png"
         )
+    elif [(*size, 3) for size in counts] != [image_shape]:
+        yield f"images of {[*counts]} (height, width), expected all of {image_shape}"
 
 
 def _reopen(store: LocalStore, journal: Journal, executor: Executor) -> dict[str, ShardFacts]:

@@ -164,7 +164,7 @@ class ShardLoader:
         self._image_shape = self._reader.image_shape
         self._transform = self._make_transform(augment, normalize)
         self._buffers = _BufferPool(pinned=self.device is not None and self.device.type == "cuda")
-        self._cache = self._make_cache(split, cache_bytes, cache_dir)
+        self._cache = self._make_cache(cache_bytes, cache_dir)
         self._block_memory: list[NDArray[np.uint8]] = []
         self._resident: torch.Tensor | None = None
         """The split's pixels on the device, uint8 (N, H, W, 3), with ``cache="device"``."""
@@ -235,14 +235,14 @@ class ShardLoader:
         )
 
     def _make_cache(
-        self, split: str, cache_bytes: int | None, cache_dir: str | os.PathLike[str] | None
+        self, cache_bytes: int | None, cache_dir: str | os.PathLike[str] | None
     ) -> BlockCache:
         reader = self._reader
         limit: int | None = 0
         if self.cache in ("ram", "disk") and reader.encoding != "raw":
             limit = cache_limit(cache_bytes)
         if self.cache == "disk" and limit != 0:
-            folder = cache_folder(cache_dir, self.dataset.manifest.fingerprint, split)
+            folder = cache_folder(cache_dir, self.dataset.manifest, reader.info)
             made: BlockCache = DiskCache(reader.block_starts, self._image_shape, limit, folder)
         else:
             made = BlockCache(reader.block_starts, self._image_shape, limit)
@@ -300,7 +300,7 @@ class ShardLoader:
             while under_way:
                 yield from under_way.popleft().result()
             if self.skipped:
-                first = next(iter(self.skipped.values()))
+                first = next(iter(list(self.skipped.values())))
                 warnings.warn(
                     f"{len(self.skipped):,} damaged samples were skipped so far; {first}",
                     stacklevel=3,
@@ -481,6 +481,8 @@ class _BufferPool:
         if self.pinned:  # torch keeps and reuses pinned memory itself, when its copies are done
             return torch.empty(shape, dtype=dtype, pin_memory=True)
         size = int(np.prod(shape)) * dtype.itemsize
+        if size == 0:
+            return torch.empty(shape, dtype=dtype)
         ended = self._ended.setdefault(size, [])
         try:
             lease = ended.pop()
@@ -505,7 +507,18 @@ class _BufferPool:
 
 
 def _default_workers() -> int:
-    return max(1, usable_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    return max(1, usable_cores() // max(1, _from_environment("LOCAL_WORLD_SIZE", 1)))
+
+
+def _from_environment(name: str, default: int) -> int:
+    """A number that torchrun sets."""
+    text = os.environ.get(name)
+    if text is None:
+        return default
+    try:
+        return int(text)
+    except ValueError as error:
+        raise OptionError(f"${name} is {text!r}, expected a number, as torchrun sets it") from error
 
 
 def _world(rank: int | None, world_size: int | None) -> tuple[int, int]:
@@ -516,4 +529,4 @@ def _world(rank: int | None, world_size: int | None) -> tuple[int, int]:
         return rank, world_size
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         return torch.distributed.get_rank(), torch.distributed.get_world_size()
-    return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    return _from_environment("RANK", 0), _from_environment("WORLD_SIZE", 1)

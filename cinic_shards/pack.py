@@ -191,6 +191,7 @@ def _recipe(tree: Tree, options: PackOptions) -> Recipe:
         options=options.as_json(),
         encoding=options.encoding,
         block_size=options.block_size,
+        image_shape=layout.image_shape,
         shard_names=tuple(
             fmt.shard_name(split, shard_index, num_shards)
             for split, records in tree.splits.items()

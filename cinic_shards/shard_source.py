@@ -69,7 +69,7 @@ class ShardSource(ABC):
         """
         sizes = self.png_sizes(start, stop)
         starts = np.cumsum(sizes) - sizes
-        buffer = np.zeros(int(sizes.sum()), np.uint8)
+        buffer = np.zeros(max(1, int(sizes.sum())), np.uint8)
         unread = self.read_pngs(start, stop, buffer, starts)
         payloads = codec.Payloads.in_buffer(buffer, starts, sizes)
         hashes, bad = meter.add_pngs(payloads, buffer, starts, out)
@@ -137,6 +137,8 @@ class TreeSource(ShardSource):
 def open_packed(root: Path, split: str, info: ShardInfo, num_classes: int) -> "PackedSource":
     """The samples of a shard of the dataset at ``root``."""
     memory, index = open_shard(LocalStore(root), info, num_classes)
+    if not len(index):
+        raise FormatError(f"{info.name}: it holds no sample, expected at least one")
     kind = PackedPngs if index.encoding == "png" else PackedBlocks
     return kind(split, info, memory, index)
 

@@ -9,6 +9,7 @@ import mmap
 import os
 import shutil
 import stat
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -111,7 +112,14 @@ def lock_byte(descriptor: int, position: int) -> Iterator[None]:
     if fcntl is None:
         yield
         return
-    fcntl.lockf(descriptor, fcntl.LOCK_EX, 1, position)
+    while True:
+        try:
+            # Not waited for in the kernel: two processes, each with a thread that holds a byte and
+            # one that waits for the other's, would be a deadlock to it.
+            fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, position)
+            break
+        except (BlockingIOError, PermissionError):
+            time.sleep(0.002)
     try:
         yield
     finally:

@@ -13,7 +13,7 @@ import cinic_shards.format as fmt
 from cinic_shards.errors import DecodeError, FormatError, OptionError, OutputError
 from cinic_shards.format import Index, Manifest, ShardInfo
 from cinic_shards.provenance import ORIGINS
-from cinic_shards.store import LocalStore, open_shard, open_store, read_manifest
+from cinic_shards.store import LocalStore, lock_file, open_shard, open_store, read_manifest
 from cinic_shards.workers import Progress, make_executor, run_jobs, usable_cores
 
 _MAX_LISTED = 20
@@ -96,19 +96,24 @@ def unpack(
         progress("unpack", done, total)
 
     _check_folder(workshop)
+    lock = None
     try:
         workshop.mkdir(parents=True, exist_ok=True)
-        with make_executor(workers) as executor:
+        lock = lock_file(workshop / "lock")
+        if lock is None:
+            raise OutputError(f"{out}: another process is unpacking there")
+        with lock, make_executor(workers) as executor:
             progress("unpack", 0, total)
             results = run_jobs(executor, _unpack_shard, jobs, done=shard_done)
     except OSError as error:
         raise OutputError(f"{error.filename or out}: {error.strerror}") from error
     finally:
-        with suppress(OSError):
-            for name in os.listdir(workshop):  # of workers that were killed
-                os.unlink(workshop / name)
-            workshop.rmdir()
-            out.rmdir()  # where nothing was written
+        if lock is not None:
+            with suppress(OSError):
+                for name in os.listdir(workshop):  # of workers that were killed
+                    os.unlink(workshop / name)
+                workshop.rmdir()
+                out.rmdir()  # where nothing was written
     if problems := [problem for result in results for problem in result.problems]:
         listed = "".join(f"\n  {problem}" for problem in problems[:_MAX_LISTED])
         more = len(problems) - _MAX_LISTED

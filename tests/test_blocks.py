@@ -2,6 +2,7 @@
 
 import io
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -294,3 +295,17 @@ def test_damage_between_epochs_is_found_by_always(
         file.write(b"\x00\x01\x02\x03")
     with pytest.raises(codec.DecodeError, match="damaged"):
         pixels(always)
+
+
+def test_convert_refuses_a_manifest_of_another_size(
+    packed: dict[str, Path], tmp_path: Path
+) -> None:
+    copy = Path(shutil.copytree(packed["png"], tmp_path / "copy"))
+    manifest = Dataset(copy).manifest
+    splits = tuple(
+        replace(split, image_sizes={(16, 16): split.num_samples}) for split in manifest.splits
+    )
+    (copy / MANIFEST_NAME).write_bytes(replace(manifest, splits=splits).to_bytes())
+    with pytest.raises(TreeError, match=r"images of \[\(32, 32\)\] .*, expected all of \(16, 16"):
+        convert(copy, tmp_path / "out", encoding="raw", workers=1)
+    assert not (tmp_path / "out").exists()

@@ -200,3 +200,26 @@ def test_full_order_of_uncached_zstd(shards: Path) -> None:
         ShardLoader(shards, cache="ram", cache_bytes=1000, **options)
     ShardLoader(shards, cache="ram", **options)
     ShardLoader(shards, shuffle=False, batch_size=7, order="full")
+
+
+def test_processes_that_wait_for_each_other_do_not_deadlock(
+    demo_tree: Path, tmp_path: Path
+) -> None:
+    """Each has threads that hold some blocks and wait for others; the kernel would see a cycle."""
+    pack(demo_tree, tmp_path / "shards", PackOptions(encoding="zstd", block_size=4), workers=1)
+    script = f"""
+        import sys, time
+        from cinic_shards import ShardLoader, reader
+        read_block = reader.SplitReader.read_block
+        def slow(self, block, out):
+            time.sleep(0.01)
+            return read_block(self, block, out)
+        reader.SplitReader.read_block = slow
+        loader = ShardLoader({str(tmp_path / "shards")!r}, batch_size=8, workers=4, cache="disk",
+                             cache_dir={str(tmp_path / "cache")!r}, seed=int(sys.argv[1]))
+        for _ in loader:
+            pass
+    """
+    command = [sys.executable, "-c", textwrap.dedent(script)]
+    processes = [subprocess.Popen([*command, str(seed)]) for seed in range(3)]
+    assert [process.wait(timeout=120) for process in processes] == [0, 0, 0]

@@ -20,6 +20,7 @@ from make_demo_tree import make_tree
 from PIL import Image
 
 from cinic_shards import Batch, ShardLoader
+from cinic_shards.augment import PLAIN, Augment
 from cinic_shards.errors import DecodeError, FormatError, OptionError, StoreError
 from cinic_shards.pack import PackOptions, pack
 from cinic_shards.reader import Dataset
@@ -477,3 +478,27 @@ def test_an_image_that_changes_after_its_first_read(tree: Path, tmp_path: Path) 
     list(loaders[0])
     with pytest.raises(DecodeError, match="CRC-32"):
         list(loaders[1])
+
+
+@pytest.mark.parametrize("augment", [Augment(), Augment(dtype="float16"), PLAIN])
+def test_a_rank_without_samples_gets_an_empty_batch(shards: Path, augment: Augment) -> None:
+    """180 samples in batches of 7 * 25 leave 5 for seven ranks."""
+    sizes = []
+    for rank in range(7):
+        loader = ShardLoader(
+            shards, batch_size=25, shuffle=False, augment=augment, rank=rank, world_size=7
+        )
+        batches = list(loader)
+        assert len(batches) == 2
+        assert batches[1].images.shape[1:] == (3, 32, 32)
+        sizes.append(len(batches[1]))
+    assert sum(sizes) == 5 and 0 in sizes
+
+
+@pytest.mark.parametrize("name", ["LOCAL_WORLD_SIZE", "RANK", "WORLD_SIZE"])
+def test_an_environment_that_is_not_torchruns(
+    shards: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setenv(name, "two")
+    with pytest.raises(OptionError, match=f"{name} is 'two', expected a number"):
+        ShardLoader(shards)

@@ -11,6 +11,7 @@ from test_verify import change, rewrite_index, with_key
 
 from cinic_shards.errors import CinicShardsError, FormatError, OptionError, OutputError, StoreError
 from cinic_shards.provenance import parse_stem
+from cinic_shards.store import lock_file
 from cinic_shards.unpack import Unpacked, unpack
 
 
@@ -152,3 +153,13 @@ def test_a_file_where_a_folder_should_be(demo_shards: Path, tmp_path: Path) -> N
     with pytest.raises(OutputError, match="out"):
         unpack(demo_shards, tmp_path / "out", workers=1)
     assert (tmp_path / "out").read_bytes() == b"mine"
+
+
+def test_one_process_at_a_time(demo_shards: Path, tmp_path: Path) -> None:
+    (tmp_path / "_unpacking").mkdir()
+    lock = lock_file(tmp_path / "_unpacking" / "lock")
+    assert lock is not None
+    with lock, pytest.raises(OutputError, match="another process is unpacking there"):
+        unpack(demo_shards, tmp_path, workers=1)
+    assert unpack(demo_shards, tmp_path, workers=1).num_written == 270
+    assert not (tmp_path / "_unpacking").exists()

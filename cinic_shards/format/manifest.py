@@ -25,6 +25,7 @@ from cinic_shards.format.fields import (
 
 _SHARD_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*\.tar", re.ASCII)
 _SHA256 = re.compile(r"[0-9a-f]{64}")
+_FINGERPRINT = re.compile(r"blake2b:[0-9a-f]{64}")
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 
 
@@ -216,7 +217,7 @@ class Manifest:
             block_size,
             _class_names(content, place),
             splits,
-            get_field(content, place, "fingerprint", str),
+            _fingerprint(content, place),
             get_field(content, place, "options", dict),
             get_field(content, place, "libraries", dict),
             get_field(content, place, "licence", str),
@@ -228,6 +229,15 @@ class Manifest:
             largest = max(shard.num_samples for split in splits for shard in split.shards)
             check_block_bytes(min(block_size, largest), shape, place)
         return manifest
+
+
+def _fingerprint(content: dict[str, Any], place: str) -> str:
+    fingerprint: str = get_field(content, place, "fingerprint", str)
+    if not _FINGERPRINT.fullmatch(fingerprint):
+        raise FormatError(
+            f"{place}: fingerprint is {shown(fingerprint)}, expected 'blake2b:' and 64 digits"
+        )
+    return fingerprint
 
 
 def _class_names(content: dict[str, Any], place: str) -> tuple[str, ...]:
