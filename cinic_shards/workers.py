@@ -8,7 +8,8 @@ import signal
 import threading
 from collections.abc import Callable, Iterable
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor, as_completed
-from typing import TypeVar
+from multiprocessing.connection import wait as wait_for_any
+from typing import Any, TypeVar
 
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, how many images are done, and of how many (0: not known yet)."""
@@ -31,9 +32,37 @@ def make_executor(workers: int) -> Executor:
     """
     if workers == 1:
         return ThreadPoolExecutor(1)
-    return ProcessPoolExecutor(
+    return _Processes(
         workers, mp_context=multiprocessing.get_context("spawn"), initializer=_start_worker
     )
+
+
+class _Processes(ProcessPoolExecutor):
+    """A pool that also ends when one of its processes is killed while all of them are to end.
+
+    An idle process holds the lock of the queue that it waits at. Where it is killed then, the
+    others would wait for that lock for ever, and nobody looks any more.
+    """
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """As ``Executor.shutdown``."""
+        processes = list((self._processes or {}).values())
+        watch = threading.Thread(target=_end_together, args=(processes,), daemon=True)
+        watch.start()
+        super().shutdown(wait, cancel_futures=cancel_futures)
+        if wait:
+            watch.join()
+
+
+def _end_together(processes: list[Any]) -> None:
+    """Wait until all processes have ended; where one did not end by itself, kill the others."""
+    while processes:
+        wait_for_any([process.sentinel for process in processes])
+        ended = [process for process in processes if not process.is_alive()]
+        processes = [process for process in processes if process not in ended]
+        if any(process.exitcode for process in ended):
+            for process in processes:
+                process.kill()
 
 
 def run_jobs(

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import textwrap
 import time
 from collections.abc import Callable
 from concurrent.futures import BrokenExecutor
@@ -83,3 +84,28 @@ def test_packing_that_is_ended_leaves_nothing(
     assert process.returncode == status, errors
     assert message in errors and "Traceback" not in errors
     assert not (tmp_path / "out").exists()
+
+
+def test_a_process_that_is_killed_while_the_pool_ends_does_not_hold_it_up() -> None:
+    """The one that is killed may hold the lock of the queue at which the other one waits."""
+    script = """
+        import os, signal, threading, time
+        from cinic_shards.workers import make_executor, run_jobs
+
+        if __name__ == "__main__":
+            for number in range(8):
+                with make_executor(2) as executor:
+                    assert run_jobs(executor, abs, [-1, -2, -3, -4]) == [1, 2, 3, 4]
+                    time.sleep(0.05)
+                    for process in executor._processes.values():
+                        os.kill(process.pid, signal.SIGSTOP)  # so that the pool cannot end yet
+                    one, two = executor._processes.values()
+                    victim, other = (one, two) if number % 2 else (two, one)
+                    def end(victim=victim, other=other):
+                        time.sleep(0.1)
+                        os.kill(victim.pid, signal.SIGKILL)
+                        os.kill(other.pid, signal.SIGCONT)
+                    threading.Thread(target=end).start()
+    """
+    command = [sys.executable, "-c", textwrap.dedent(script)]
+    assert subprocess.run(command, timeout=90).returncode == 0
