@@ -3,7 +3,6 @@
 import itertools
 import os
 import warnings
-import weakref
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -15,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from cinic_shards.augment import PLAIN, Augment, Statistics, Transform
+from cinic_shards.buffers import BufferPool
 from cinic_shards.cache import CACHES, BlockCache, DiskCache, cache_folder, cache_limit
 from cinic_shards.device import copy_ahead
 from cinic_shards.errors import DecodeError, OptionError
@@ -163,7 +163,7 @@ class ShardLoader:
         self._reader = self.dataset.split(split, check=check)
         self._image_shape = self._reader.image_shape
         self._transform = self._make_transform(augment, normalize)
-        self._buffers = _BufferPool(pinned=self.device is not None and self.device.type == "cuda")
+        self._buffers = BufferPool(pinned=self.device is not None and self.device.type == "cuda")
         self._cache = self._make_cache(cache_bytes, cache_dir)
         self._block_memory: list[NDArray[np.uint8]] = []
         self._resident: torch.Tensor | None = None
@@ -456,54 +456,6 @@ class ShardLoader:
 
 def _device_tensors(batch: Batch) -> list[torch.Tensor]:
     return [batch.images, batch.labels]
-
-
-class _Lease(weakref.ref["NDArray[Any]"]):
-    """Tells when nothing refers any more to a batch that lay in ``buffer``."""
-
-    __slots__ = ("buffer",)
-    buffer: NDArray[Any]
-
-
-class _BufferPool:
-    """Memory for batches, used again once nothing refers to the batch that lay in it.
-
-    New memory costs a page fault every 4 KiB: as long as a third of the decoding of its pixels.
-    """
-
-    def __init__(self, *, pinned: bool) -> None:
-        self.pinned = pinned
-        self._ended: dict[int, list[_Lease]] = {}
-        self._leases: dict[int, _Lease] = {}
-
-    def take(self, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
-        """A tensor of this shape, its content undefined."""
-        if self.pinned:  # torch keeps and reuses pinned memory itself, when its copies are done
-            return torch.empty(shape, dtype=dtype, pin_memory=True)
-        size = int(np.prod(shape)) * dtype.itemsize
-        if size == 0:
-            return torch.empty(shape, dtype=dtype)
-        ended = self._ended.setdefault(size, [])
-        try:
-            lease = ended.pop()
-        except IndexError:
-            try:
-                buffer = torch.empty(size, dtype=torch.uint8).numpy()
-            except RuntimeError as error:
-                raise OptionError(
-                    f"a batch of shape {shape} does not fit into memory; choose a smaller "
-                    "batch_size"
-                ) from error
-        else:
-            buffer = lease.buffer
-            del self._leases[id(lease)]
-        # Every tensor on this memory keeps this view alive, whatever is made of the batch. The end
-        # of a lease runs no line of Python: a Ctrl-C that came in one would be lost.
-        view = buffer[:]
-        lease = _Lease(view, ended.append)
-        lease.buffer = buffer
-        self._leases[id(lease)] = lease
-        return torch.from_numpy(view).view(dtype).view(shape)
 
 
 def _default_workers() -> int:

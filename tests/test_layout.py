@@ -17,7 +17,7 @@ ORDER = """
     tree kernels.base kernels.png kernels.blocks kernels.images kernels codec store facts
     shard_source shard_writer listing journal dataset_writer pack convert
     shard_checker verify unpack duplicates interop
-    plan reader cache source augment device loader warmup bench progress cli __main__
+    plan reader cache source augment device buffers loader warmup bench progress cli __main__
 """.split()
 
 FIRST_WITH_TORCH = "augment"
