@@ -385,7 +385,7 @@ def pillow(data: bytes) -> NDArray[np.uint8] | None:
                 image.info.pop("transparency", None)
                 pixels = np.asarray(image.convert("RGB"))
                 return pixels if pixels.shape == (SIZE, SIZE, 3) else None
-        except Exception:
+        except Exception:  # whatever Pillow raises, it gives no pixels: then we must raise, too
             return None
 
 
