@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from cinic_shards.codec import checksum
 from cinic_shards.errors import DecodeError, OptionError
-from cinic_shards.format import Manifest, SplitInfo
+from cinic_shards.format import Manifest
+from cinic_shards.reader import SplitReader
 from cinic_shards.store import lock_byte
 
 CACHES = ("none", "ram", "disk", "device")
@@ -35,6 +36,7 @@ class BlockCache:
         block_starts: first row of each of B blocks, and their end: shape (B + 1,).
         image_shape: (H, W, 3).
         cache_bytes: how many bytes of pixels to keep; by default all.
+        needed: the blocks that will be asked for, rising, at least one; by default all.
     """
 
     def __init__(
@@ -42,8 +44,10 @@ class BlockCache:
         block_starts: NDArray[np.int64],
         image_shape: tuple[int, int, int],
         cache_bytes: int | None,
+        needed: NDArray[np.int64] | None = None,
     ) -> None:
         self._starts = block_starts
+        self._needed = np.arange(len(block_starts) - 1) if needed is None else needed
         self.image_bytes = int(np.prod(image_shape))
         ends = block_starts[1:] * self.image_bytes
         num_bytes = int(ends[-1]) if cache_bytes is None else cache_bytes
@@ -55,25 +59,26 @@ class BlockCache:
         self._errors: dict[int, list[DecodeError]] = {}
 
     def _take_memory(self, shape: tuple[int, ...]) -> NDArray[np.uint8]:
-        size = int(np.prod(shape))
+        kept = self._needed[self._needed < self.num_blocks]  # no other page is ever touched
+        size = int(np.diff(self._starts)[kept].sum()) * self.image_bytes
         if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
             physical = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
             if size > physical:
                 raise OptionError(
-                    f"cache='ram': the split's pixels are {size / 1e9:,.1f} GB, this machine has "
+                    f"cache='ram': the pixels are {size / 1e9:,.1f} GB, this machine has "
                     f"{physical / 1e9:,.1f}; set cache_bytes, or use cache='disk'"
                 )
         return np.empty(shape, np.uint8)
 
     @property
     def holds_all(self) -> bool:
-        """Whether there is room for every block."""
-        return self.num_blocks == len(self._starts) - 1
+        """Whether there is room for every block that is needed."""
+        return bool((self._needed < self.num_blocks).all())
 
     @property
     def is_complete(self) -> bool:
-        """Whether every block is there, and can be read at ``addresses``."""
-        return self.holds_all and bool(self._is_ready.all())
+        """Whether every block that is needed is there, and can be read at ``addresses``."""
+        return self.holds_all and bool(self._is_ready[self._needed].all())
 
     def addresses(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
         """Where these rows' pixels are, or will be."""
@@ -126,9 +131,10 @@ class DiskCache(BlockCache):
         image_shape: tuple[int, int, int],
         cache_bytes: int | None,
         folder: Path,
+        needed: NDArray[np.int64] | None = None,
     ) -> None:
         self._folder = folder
-        super().__init__(block_starts, image_shape, cache_bytes)
+        super().__init__(block_starts, image_shape, cache_bytes, needed)
 
     def _take_memory(self, shape: tuple[int, ...]) -> NDArray[np.uint8]:
         try:
@@ -195,9 +201,9 @@ def _reserve(descriptor: int, length: int) -> None:
 
 
 def cache_folder(
-    cache_dir: str | os.PathLike[str] | None, manifest: Manifest, split: SplitInfo
+    cache_dir: str | os.PathLike[str] | None, manifest: Manifest, reader: SplitReader
 ) -> Path:
-    """Where a split's decoded blocks lie: named for the indexes, which state each pixel hash.
+    """Where a reader's decoded blocks lie: named for the indexes, which state each pixel hash.
 
     By default below ``$CINIC_SHARDS_CACHE_DIR``, else the user's folder for caches.
     """
@@ -206,9 +212,9 @@ def cache_folder(
         user = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
         root = Path(user) / "cinic-shards"
     digest = hashlib.sha256(manifest.fingerprint.encode())
-    for shard in split.shards:
+    for shard in reader.shards:
         digest.update(shard.index_sha256.encode())
-    return Path(root) / digest.hexdigest()[:32] / split.name
+    return Path(root) / digest.hexdigest()[:32] / reader.name
 
 
 def cache_limit(cache_bytes: int | None) -> int | None:

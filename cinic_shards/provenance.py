@@ -8,6 +8,8 @@ ImageNet's synset n02691156. Any other name has the origin ``unknown``.
 import re
 from typing import NamedTuple
 
+from cinic_shards.errors import OptionError
+
 ORIGINS = ("unknown", "cifar10-train", "cifar10-test", "imagenet")
 """Origin names; a name's place here is its code in an index (docs/format.md)."""
 
@@ -45,6 +47,21 @@ def parse_stem(stem: str) -> Provenance:
         if number < CIFAR10_SIZES[match[1]]:
             return Provenance(f"cifar10-{match[1]}", "", number)
     return UNKNOWN
+
+
+def origins_named(name: str) -> tuple[str, ...]:
+    """The origins that a user's name stands for: ``cifar`` (or ``cifar10``) is both of CIFAR-10's.
+
+    Raises:
+        OptionError: it stands for none.
+    """
+    origin = re.sub(r"^cifar-?(10)?(?=-|$)", "cifar10", name)
+    if origin == "cifar10":
+        return "cifar10-train", "cifar10-test"
+    if origin not in ORIGINS:
+        known = "cifar, cifar-train, cifar-test, imagenet, unknown"
+        raise OptionError(f"no origin {name!r}; expected one of {known}")
+    return (origin,)
 
 
 CINIC10_LICENCE = (

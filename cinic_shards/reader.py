@@ -2,7 +2,9 @@
 
 import os
 from collections import Counter
+from collections.abc import Sequence
 from functools import cached_property
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -10,8 +12,9 @@ from numpy.typing import NDArray
 
 import cinic_shards.format as fmt
 from cinic_shards.codec import Payloads, checksums, decode_block, decode_png
+from cinic_shards.columns import Columns
 from cinic_shards.errors import DecodeError, FormatError, OptionError
-from cinic_shards.format import Index, Manifest, SplitInfo
+from cinic_shards.format import Index, Manifest, PixelSums, SplitInfo
 from cinic_shards.kernels import blocks_of_rows
 from cinic_shards.store import LocalStore, open_shard, open_store, read_manifest
 
@@ -32,11 +35,20 @@ class Dataset:
         self.store = open_store(place)
         self.manifest = read_manifest(self.store)
 
-    def split(self, name: str, *, check: str = "first") -> "SplitReader":
-        """A reader of one split.
+    @cached_property
+    def columns(self) -> Columns:
+        """The columns of every sample, by id: ``dataset.columns.origin[batch.indices]``."""
+        return Columns.read(self.store, self.manifest, self.manifest.splits)
+
+    def columns_of(self, names: str) -> Columns:
+        """The columns of one split's samples, or of several splits' as in ``train+valid``."""
+        return Columns.read(self.store, self.manifest, self._splits(names))
+
+    def split(self, names: str, *, check: str = "first") -> "SplitReader":
+        """A reader of one split, or of several as in ``train+valid``.
 
         Args:
-            name: the split's name.
+            names: of the splits; in whatever order, samples come in that of their ids.
             check: see ``SplitReader``.
 
         Raises:
@@ -44,11 +56,17 @@ class Dataset:
             StoreError: a shard is missing or has another size.
             FormatError: a shard's index is damaged.
         """
-        info = self.manifest.split(name)
-        if info is None:
-            known = ", ".join(split.name for split in self.manifest.splits)
-            raise OptionError(f"{self.store}: no split {name!r}; there is {known}")
-        return SplitReader(self.store, self.manifest, info, check=check)
+        return SplitReader(self.store, self.manifest, self._splits(names), check=check)
+
+    def _splits(self, names: str) -> list[SplitInfo]:
+        wanted = names.split("+")
+        known = [split.name for split in self.manifest.splits]
+        for name in wanted:
+            if name not in known:
+                raise OptionError(f"{self.store}: no split {name!r}; there is {', '.join(known)}")
+            if wanted.count(name) > 1:
+                raise OptionError(f"split {names!r}: {name} is there twice")
+        return [split for split in self.manifest.splits if split.name in wanted]
 
     def summary(self) -> dict[str, Any]:
         """What ``cinic-shard info`` shows, ready for JSON."""
@@ -87,29 +105,42 @@ def _summarize(split: SplitInfo) -> dict[str, Any]:
 
 
 class SplitReader:
-    """One split's N samples, in packing order; a row is a sample's place in the split.
+    """The N samples of one split or of several, in packing order; a row is a place among them.
 
     The shards are memory-mapped: bytes are read when a kernel touches them.
 
     Args:
         store: where the dataset lies.
         manifest: the dataset's.
-        info: the split's part of it.
+        splits: their parts of it, in its order.
         check: compare a payload's CRC-32 with the index when it is read: for the ``first`` time,
             once an epoch (``always``), or never (``off``).
     """
 
     def __init__(
-        self, store: LocalStore, manifest: Manifest, info: SplitInfo, *, check: str = "first"
+        self,
+        store: LocalStore,
+        manifest: Manifest,
+        splits: Sequence[SplitInfo],
+        *,
+        check: str = "first",
     ) -> None:
         if check not in CHECKS:
             raise OptionError(f"check={check!r}: expected one of {', '.join(CHECKS)}")
-        self.info = info
+        self.name = "+".join(split.name for split in splits)
         self.encoding = manifest.encoding
-        read_ahead = sum(shard.size for shard in info.shards) <= _READ_AHEAD_BYTES
+        self.shards = [shard for split in splits for shard in split.shards]
+        self.pixels = sum((split.pixels for split in splits), PixelSums(0, (0, 0, 0), (0, 0, 0)))
+        """Of all samples, for their mean and deviation."""
+        self._image_sizes: Counter[tuple[int, int]] = Counter()
+        for split in splits:
+            self._image_sizes.update(split.image_sizes)
+        self._splits = [split.name for split in splits for _ in split.shards]
+        """The split of each shard."""
+        read_ahead = sum(shard.size for shard in self.shards) <= _READ_AHEAD_BYTES
         self._maps = []
         self._indexes: list[Index] = []
-        for shard in info.shards:
+        for shard in self.shards:
             memory, index = open_shard(store, shard, len(manifest.classes), read_ahead=read_ahead)
             self._refuse_another(f"{store}/{shard.name}", manifest, index)
             self._maps.append(memory)
@@ -118,6 +149,9 @@ class SplitReader:
             [index.label for index in self._indexes], dtype=np.int64
         )
         """Class of each row, shape (N,)."""
+        self._ids = np.concatenate([
+            np.arange(split.first_id, split.first_id + split.num_samples) for split in splits
+        ])  # fmt: skip
         self._shard_starts = np.cumsum([0, *(len(index) for index in self._indexes)])
         self.block_starts: NDArray[np.int64] = np.append(
             np.concatenate([
@@ -138,6 +172,9 @@ class SplitReader:
         self._is_checked = np.full(len(self._crc32), check == "off")
         self._bad_rows: dict[int, tuple[str, str]] = {}
         """Of ``raw``: what is wrong with a row, and its place."""
+        self.bytes_read = 0
+        """Of payloads since this reader was made."""
+        self._counting = Lock()
         if self.encoding == "raw":
             self._row_addresses = self._addresses_of_pixels()
 
@@ -175,11 +212,11 @@ class SplitReader:
         Raises:
             FormatError: the split has images of several sizes.
         """
-        sizes = sorted(self.info.image_sizes.items(), key=lambda item: -item[1])
+        sizes = sorted(self._image_sizes.items(), key=lambda item: -item[1])
         if len(sizes) != 1:
             listed = ", ".join(f"{h}x{w} ({count:,})" for (h, w), count in sizes[:5])
             raise FormatError(
-                f"split {self.info.name}: images of {len(sizes)} sizes (height x width): {listed}"
+                f"split {self.name}: images of {len(sizes)} sizes (height x width): {listed}"
                 f"{', ...' if len(sizes) > 5 else ''}; a batch holds one size: resize them before "
                 "packing, or read these shards with webdataset"
             )
@@ -188,7 +225,12 @@ class SplitReader:
 
     def ids(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
         """The dataset-wide ids of these rows."""
-        return rows + self.info.first_id
+        return self._ids[rows]
+
+    @cached_property
+    def columns(self) -> Columns:
+        """The columns of every row."""
+        return Columns.of(list(zip(self._splits, self._indexes, strict=True)))
 
     def key(self, row: int) -> str:
         """``split/class/stem`` of a row."""
@@ -198,13 +240,13 @@ class SplitReader:
     def locate(self, row: int) -> str:
         """A sample's place, for a message: shard, sample in it, key."""
         shard, sample = self._place(row)
-        return f"{self.info.shards[shard].name}: sample {sample} ({self.key(row)})"
+        return f"{self.shards[shard].name}: sample {sample} ({self.key(row)})"
 
     def _locate_block(self, block: int) -> str:
         shard, first = self._place(int(self.block_starts[block]))
         number = first // self._indexes[shard].block_size
         last = int(self.block_starts[block + 1] - self._shard_starts[shard]) - 1
-        return f"{self.info.shards[shard].name}: block {number} (samples {first} to {last})"
+        return f"{self.shards[shard].name}: block {number} (samples {first} to {last})"
 
     def _place(self, row: int) -> tuple[int, int]:
         """The shard that holds a row, and the sample in it."""
@@ -231,6 +273,7 @@ class SplitReader:
             ``position`` is the place in ``rows``. What ``out`` holds there means nothing.
         """
         payloads = self.payloads(rows)
+        self._count(payloads.lengths)
         reasons = self._check(rows, payloads)
         errors: list[DecodeError] = []
         decode_png(payloads, out, errors)
@@ -252,6 +295,7 @@ class SplitReader:
             return self.read_images(np.arange(*self.block_starts[block : block + 2]), out)
         numbers = np.array([block])
         payloads = self.payloads(numbers)
+        self._count(payloads.lengths)
         reasons = self._check(numbers, payloads)
         payload = payloads.memory(0)
         problem = decode_block(payload, self.encoding, out)
@@ -264,6 +308,10 @@ class SplitReader:
                 DecodeError(position, f"{problem}; {_HINT}", place) for position in range(len(out))
             ]
         return []
+
+    def _count(self, lengths: NDArray[np.int64]) -> None:
+        with self._counting:
+            self.bytes_read += int(lengths.sum())
 
     def _damaged_samples(self, block: int, images: NDArray[np.uint8]) -> list[DecodeError]:
         """Those of a block whose pixels are not what the index says."""
@@ -293,8 +341,12 @@ class SplitReader:
         """Where each row's pixels begin in this process's memory."""
         block_rows = np.diff(self.block_starts)
         in_block = np.arange(len(self)) - np.repeat(self.block_starts[:-1], block_rows)
-        size = int(np.prod(self.image_shape))
-        return np.repeat(self._addresses, block_rows) + fmt.NPY_HEADER_BYTES + in_block * size
+        starts = np.repeat(self._addresses, block_rows) + fmt.NPY_HEADER_BYTES
+        return starts + in_block * self._image_bytes
+
+    @cached_property
+    def _image_bytes(self) -> int:
+        return int(np.prod(self.image_shape))
 
     def mapped_images(self, rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], list[DecodeError]]:
         """Where the images of these rows lie in ``raw`` shards: nothing is copied.
@@ -303,6 +355,8 @@ class SplitReader:
             An address for each, and an error for each damaged one, as ``read_images``.
         """
         errors: list[DecodeError] = []
+        with self._counting:
+            self.bytes_read += len(rows) * self._image_bytes
         if not self._is_checked.all():
             self._check_blocks(np.unique(self.blocks_of(rows)))
         if self._bad_rows:

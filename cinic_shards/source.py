@@ -22,6 +22,7 @@ from cinic_shards.errors import DecodeError
 from cinic_shards.kernels import addresses_of_rows
 from cinic_shards.plan import EpochPlan
 from cinic_shards.reader import SplitReader
+from cinic_shards.selection import Selection
 
 MAPPED_AT_ONCE = 2048
 DECODED_AT_ONCE = 1024
@@ -38,6 +39,14 @@ class EpochSource(Protocol):
     """So many are worth a thread's time: a step of fewer goes together with those after it."""
     steps_ahead: int
     """How many steps before its use a step should be wanted."""
+
+    @property
+    def blocks_decoded(self) -> int:
+        """How many blocks were decoded so far."""
+
+    @property
+    def blocks_from_cache(self) -> int:
+        """How many blocks did not need to be."""
 
     def want(self, step: int) -> None:
         """Begin to get a step's rows."""
@@ -62,6 +71,7 @@ class RowSource:
 
     images_at_once = 1
     steps_ahead = 0
+    blocks_decoded = blocks_from_cache = 0
 
     def __init__(self, reader: SplitReader) -> None:
         self._reader = reader
@@ -89,6 +99,7 @@ class MappedSource:
 
     images_at_once = MAPPED_AT_ONCE
     steps_ahead = 0
+    blocks_decoded = blocks_from_cache = 0
 
     def __init__(self, reader: SplitReader) -> None:
         self._reader = reader
@@ -115,6 +126,7 @@ class BlockSource:
         reader: of the split.
         cache: of decoded blocks; one without room where none are to stay.
         plan: the epoch's.
+        selection: what the plan's rows are among the reader's.
         threads: where blocks are decoded.
         free: memory for blocks that outlives the epoch: new memory costs many page faults.
     """
@@ -124,6 +136,7 @@ class BlockSource:
         reader: SplitReader,
         cache: BlockCache,
         plan: EpochPlan,
+        selection: Selection,
         threads: ThreadPoolExecutor,
         free: list[NDArray[np.uint8]],
     ) -> None:
@@ -131,10 +144,16 @@ class BlockSource:
         self._cache = cache
         self._threads = threads
         self._plan = plan
+        self._selection = selection
         self._is_complete = cache.is_complete
         self.images_at_once = MAPPED_AT_ONCE if self._is_complete else DECODED_AT_ONCE
         self.steps_ahead = 0 if self._is_complete else 16
-        self._last_steps = plan.last_steps()
+        self._last_steps = np.zeros(reader.num_blocks, np.int64)
+        self._last_steps[selection.blocks] = plan.last_steps()
+        self._num_released = 0
+        # Blocks; lists, for threads add to them.
+        self._decoded: list[int] = []
+        self._from_cache = selection.blocks.tolist() if self._is_complete else []
         self._addresses = np.zeros(reader.num_blocks, np.int64)
         self._blocks: dict[int, Future[NDArray[np.uint8]]] = {}
         self._last_used: defaultdict[int, list[int]] = defaultdict(list)
@@ -142,12 +161,23 @@ class BlockSource:
         self._free = free
         self._errors = cache.all_errors()
 
+    @property
+    def blocks_decoded(self) -> int:
+        """See ``EpochSource``."""
+        return len(self._decoded)
+
+    @property
+    def blocks_from_cache(self) -> int:
+        """See ``EpochSource``."""
+        return len(self._from_cache)
+
     def want(self, step: int) -> None:
         """Begin to decode the blocks of a step."""
         if self._is_complete:
             return
         # Not all distinct, but in the order "window" nearly: np.unique would take longer.
-        for block in set(self._reader.blocks_of(self._plan.rows(step)).tolist()):
+        rows = self._selection.rows_at(self._plan.rows(step))
+        for block in set(self._reader.blocks_of(rows).tolist()):
             if block not in self._blocks:
                 self._blocks[block] = self._threads.submit(self._decode, block)
                 if self._cache.images(block) is None:
@@ -155,8 +185,11 @@ class BlockSource:
 
     def _decode(self, block: int) -> NDArray[np.uint8]:
         """A block's images."""
+        done = self._from_cache
 
         def decode(images: NDArray[np.uint8]) -> list[DecodeError]:
+            nonlocal done
+            done = self._decoded
             return self._reader.read_block(block, images)
 
         images = self._cache.images(block)
@@ -166,6 +199,7 @@ class BlockSource:
             start, stop = self._reader.block_starts[block : block + 2].tolist()
             images = self._memory(stop - start)
             errors = decode(images)
+        done.append(block)
         if errors:
             self._errors[block] = errors
         return images
@@ -210,9 +244,11 @@ class BlockSource:
         ]
 
     def release(self, step: int) -> None:
-        for block in self._last_used.pop(step, ()):
-            self._addresses[block] = 0
-            self._let_go(self._blocks.pop(block).result())
+        while self._num_released <= step:  # steps between may be another process's
+            for block in self._last_used.pop(self._num_released, ()):
+                self._addresses[block] = 0
+                self._let_go(self._blocks.pop(block).result())
+            self._num_released += 1
 
     def _let_go(self, images: NDArray[np.uint8]) -> None:
         assert images.base is not None
