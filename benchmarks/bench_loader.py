@@ -93,7 +93,7 @@ def all_contenders(
     tree: str, shards: str, split: str, *, batch_size: int, dtype: str
 ) -> list[Contender]:
     """Every contender at every setting."""
-    pixels = Dataset(shards).split(split).info.pixels
+    pixels = Dataset(shards).split(split).pixels
     normalize = (pixels.mean, pixels.std) if dtype == "float32" else None
     contenders = [
         imagefolder(tree, split, batch_size=batch_size, workers=workers, normalize=normalize)

@@ -3,23 +3,29 @@
 ``ShardLoader`` and what else needs torch is imported when it is first asked for.
 """
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-__all__ = ["Augment", "Batch", "ShardLoader", "__version__"]
+__all__ = ["CINIC10", "Augment", "Batch", "ShardIterable", "ShardLoader", "__version__"]
 
 if TYPE_CHECKING:
     from cinic_shards.augment import Augment
-    from cinic_shards.loader import Batch, ShardLoader
+    from cinic_shards.batches import Batch
+    from cinic_shards.datasets import CINIC10, ShardIterable
+    from cinic_shards.loader import ShardLoader
+
+_PLACES = {
+    "Augment": "augment",
+    "Batch": "batches",
+    "CINIC10": "datasets",
+    "ShardIterable": "datasets",
+    "ShardLoader": "loader",
+}
+"""Public name -> the file that it is in."""
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("Batch", "ShardLoader"):
-        from cinic_shards import loader
-
-        return getattr(loader, name)
-    if name == "Augment":
-        from cinic_shards.augment import Augment
-
-        return Augment
-    raise AttributeError(f"module 'cinic_shards' has no attribute {name!r}")
+    if name not in _PLACES:
+        raise AttributeError(f"module 'cinic_shards' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"cinic_shards.{_PLACES[name]}"), name)

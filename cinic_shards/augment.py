@@ -136,6 +136,12 @@ class Transform:
             assert not isinstance(augment.normalize, str)
             statistics = augment.normalize
         table = value_table(statistics, self.dtype)
+        values = "" if statistics is None else f", mean and std {np.asarray(statistics).tolist()}"
+        self.description = (
+            f"crop_padding {augment.crop_padding}, flip {augment.flip}, cutout {augment.cutout}, "
+            f"{str(self.dtype).removeprefix('torch.')}{values}"
+        )
+        """All that the pixels depend on."""
         mean = np.asarray((statistics or measured)[0], np.float64)
         self._fill = np.clip(np.rint(255 * mean), 0, 255).astype(np.uint8)
         # Numba has no half types: a value's bits are looked up.

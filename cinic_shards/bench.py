@@ -200,7 +200,7 @@ def compare(
     dataset = Dataset(shards)
     reader = dataset.split(split)
     import_torchvision()
-    pixels = reader.info.pixels
+    pixels = reader.pixels
     contenders = [
         imagefolder(
             tree,

@@ -1,6 +1,6 @@
 """CPU batches -> batches on a device, copied ahead of their use."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from typing import TypeVar
 
 import torch
@@ -14,7 +14,7 @@ def copy_ahead(
     move: Callable[[_S], _T],
     tensors: Callable[[_T], list[torch.Tensor]],
     device: torch.device,
-) -> Iterator[_T]:
+) -> Generator[_T, None, None]:
     """Move each batch to ``device`` while the one before it is in use.
 
     On a CUDA device the copies run on a stream of their own: from pinned memory they overlap with

@@ -1,12 +1,12 @@
 """Plan + source + augmentation -> batches, prefetched by threads."""
 
-import itertools
 import os
+import time
 import warnings
-from collections import deque
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -14,55 +14,29 @@ import torch
 from numpy.typing import NDArray
 
 from cinic_shards.augment import PLAIN, Augment, Statistics, Transform
-from cinic_shards.buffers import BufferPool
+from cinic_shards.batches import Batch, BatchMaker
 from cinic_shards.cache import CACHES, BlockCache, DiskCache, cache_folder, cache_limit
 from cinic_shards.device import copy_ahead
-from cinic_shards.errors import DecodeError, OptionError
-from cinic_shards.kernels import gather_images
-from cinic_shards.plan import EpochPlan
+from cinic_shards.epoch import LoaderStats, Meter, Threads, run
+from cinic_shards.errors import OptionError
+from cinic_shards.plan import PLAN_VERSION, EpochPlan
 from cinic_shards.reader import Dataset
+from cinic_shards.selection import Subset, Where, select
 from cinic_shards.source import BlockSource, EpochSource, MappedSource, RowSource
 from cinic_shards.workers import usable_cores
 
 BatchTransform = Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
-
-
-@dataclass(frozen=True, slots=True)
-class Batch:
-    """N samples; unpacks as ``images, labels``."""
-
-    images: torch.Tensor
-    """uint8, or the float type that was asked for; shape (N, 3, H, W), in channels-last memory
-    order."""
-    labels: torch.Tensor
-    """int64, shape (N,)."""
-    indices: torch.Tensor
-    """The samples' ids in the dataset, int64, shape (N,), on the CPU."""
-
-    def __iter__(self) -> Iterator[torch.Tensor]:
-        return iter((self.images, self.labels))
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-
-@dataclass(frozen=True, slots=True)
-class _Work:
-    """A batch on its way to a device: what is still to be done there."""
-
-    images: torch.Tensor | None
-    """uint8, shape (N, H, W, 3); None where the device holds the dataset."""
-    rows: torch.Tensor
-    labels: torch.Tensor
-    indices: torch.Tensor
-    draws: torch.Tensor
+_STATE_VERSION = 1
+_SHOW_SECONDS = 0.2
+"""Between two changes of the progress bar."""
 
 
 class ShardLoader:
-    """Batches of one split, decoded by threads ahead of their use.
+    """Batches of one split or of several, decoded by threads ahead of their use.
 
     Each iteration is an epoch, and the next one has another order; ``set_epoch`` chooses one.
-    A batch stays valid for as long as anything refers to it.
+    A batch stays valid for as long as anything refers to it. ``state_dict`` tells the place of the
+    batch to come, and a loader of the same options goes on from there, on any number of ranks.
 
     Example:
         >>> loader = ShardLoader("shards", split="train", batch_size=512, augment=Augment())
@@ -75,7 +49,8 @@ class ShardLoader:
         path: str | os.PathLike[str],
         *,
         split: str = "train",
-        batch_size: int = 512,
+        batch_size: int | None = None,
+        global_batch_size: int | None = None,
         shuffle: bool = True,
         seed: int = 0,
         workers: int | None = None,
@@ -88,8 +63,15 @@ class ShardLoader:
         cache_bytes: int | None = None,
         cache_dir: str | os.PathLike[str] | None = None,
         tail: str | None = None,
+        classes: Sequence[str] | None = None,
+        origin: str | Sequence[str] | None = None,
+        where: Where | None = None,
+        exclude_duplicates_of: str | None = None,
+        fraction: float = 1.0,
+        fraction_seed: int = 0,
         check: str = "first",
         on_error: str = "raise",
+        progress: bool = False,
         rank: int | None = None,
         world_size: int | None = None,
     ) -> None:
@@ -97,8 +79,11 @@ class ShardLoader:
 
         Args:
             path: a folder that ``cinic-shard pack`` wrote.
-            split: the split to read.
-            batch_size: samples a batch, on each rank.
+            split: the split to read, or several, as in ``train+valid``.
+            batch_size: samples a batch, on each rank; 512 where no size is given.
+            global_batch_size: samples a batch over all ranks, in place of ``batch_size``: it keeps
+                the order when the number of ranks changes. Where they do not divide it, parts
+                differ by one: multiply a mean loss by ``batch.loss_scale``.
             shuffle: visit the samples in a random order, another one each epoch.
             seed: of that order, and of augmentation.
             workers: decoding threads; by default the usable cores divided by LOCAL_WORLD_SIZE.
@@ -120,13 +105,25 @@ class ShardLoader:
                 what $CINIC_SHARDS_CACHE_BYTES says.
             cache_dir: of ``disk``; by default $CINIC_SHARDS_CACHE_DIR, or the user's folder for
                 caches.
-            tail: what becomes of a last batch that is not full: ``drop`` (default with shuffle)
-                or ``short`` (default without).
+            tail: what becomes of a last batch that is not full: ``drop`` (default with shuffle),
+                ``short`` (default without), or ``pad``: every rank has the same number of batches,
+                none of them empty, and ``batch.valid`` tells what counts.
+            classes: only samples of these classes; labels stay what they are. Packing has mixed
+                the splits: a small part of one still reads each of its blocks (``stats`` tells).
+            origin: only samples from ``cifar``, ``cifar-train``, ``cifar-test``, ``imagenet`` or
+                ``unknown``; one of them or several.
+            where: only samples for which this function of their ``Columns`` gives True: arrays in,
+                a mask out, bool (N,).
+            exclude_duplicates_of: a split, or several as in ``valid+test``: no sample that has the
+                pixels of one of theirs.
+            fraction: so much of what is left, of each class of each split alike.
+            fraction_seed: of that choice; with one seed a smaller fraction is part of a larger one.
             check: compare the CRC-32 of what is read with the index: the ``first`` time, in every
                 epoch (``always``), or never (``off``).
             on_error: what a damaged sample does: ``raise`` a DecodeError that names it, or
                 ``skip``: its batch is shorter, ``skipped`` tells which and why, and an epoch with
                 any ends with a warning. The number of batches stays as it is.
+            progress: show a bar on standard error, on rank 0.
             rank: this process among ``world_size``; by default as torch.distributed says where
                 it is initialised, else torchrun's RANK and WORLD_SIZE, else alone.
             world_size: see ``rank``.
@@ -136,22 +133,17 @@ class ShardLoader:
             StoreError: a file cannot be read or has another size than the manifest says.
             FormatError: a file is damaged, or the split has images of several sizes.
         """
-        self.workers = _default_workers() if workers is None else workers
-        if self.workers < 1 or batch_size < 1:
-            raise OptionError(f"workers={workers}, batch_size={batch_size}: expected at least 1")
-        self.rank, self.world_size = _world(rank, world_size)
-        self.batch_size = batch_size
+        self.workers = default_workers() if workers is None else workers
+        if self.workers < 1:
+            raise OptionError(f"workers={workers}: expected at least 1")
+        self.rank, self.world_size = world(rank, world_size)
+        self.global_batch_size = _global_batch_size(batch_size, global_batch_size, self.world_size)
         self.shuffle = shuffle
         self.seed = seed
         self.order = order
         self.tail = tail or ("drop" if shuffle else "short")
         if on_error not in ("raise", "skip"):
             raise OptionError(f"on_error={on_error!r}: expected raise or skip")
-        self.on_error = on_error
-        self.skipped: dict[int, str] = {}
-        """Id of each sample that was skipped -> what is wrong with it."""
-        self.epoch = 0
-        """The epoch that the next iteration runs."""
         if cache not in CACHES:
             raise OptionError(f"cache={cache!r}: expected one of {', '.join(CACHES)}")
         self.cache = cache
@@ -159,21 +151,40 @@ class ShardLoader:
         if cache == "device" and self.device is None:
             self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.batch_transform = batch_transform
+        self.progress = progress
         self.dataset = Dataset(path)
         self._reader = self.dataset.split(split, check=check)
-        self._image_shape = self._reader.image_shape
+        subset = Subset(
+            classes=classes,
+            origin=origin,
+            where=where,
+            exclude_duplicates_of=exclude_duplicates_of,
+            fraction=fraction,
+            fraction_seed=fraction_seed,
+        )
+        self._selection = select(self.dataset, self._reader, subset)
         self._transform = self._make_transform(augment, normalize)
-        self._buffers = BufferPool(pinned=self.device is not None and self.device.type == "cuda")
         self._cache = self._make_cache(cache_bytes, cache_dir)
+        self._maker = BatchMaker(
+            self._reader,
+            self._selection,
+            self._transform,
+            self.device,
+            skip_damaged=on_error == "skip",
+        )
+        self._threads = Threads(self.workers)
         self._block_memory: list[NDArray[np.uint8]] = []
-        self._resident: torch.Tensor | None = None
-        """The split's pixels on the device, uint8 (N, H, W, 3), with ``cache="device"``."""
-        self._resident_errors: dict[int, DecodeError] = {}
-        if len(self._plan()) == 0:
+        self.epoch = 0
+        """The epoch that the next iteration runs."""
+        self._first_step = 0
+        """Where it begins."""
+        self._meter: Meter | None = None
+        """Of the last iteration."""
+        if len(self) == 0:
             raise OptionError(
-                f"split {split} has {len(self._reader):,} samples, fewer than the {batch_size:,} "
-                f"of a batch on each of {self.world_size} ranks; choose a smaller batch_size, or "
-                "tail='short'"
+                f"split {split}: {len(self._selection):,} samples, fewer than the "
+                f"{self.global_batch_size:,} of a batch on all ranks; choose a smaller one, or "
+                "tail='short' or 'pad'"
             )
 
     @property
@@ -181,36 +192,158 @@ class ShardLoader:
         """Class names; a label is a place here, as in torchvision's ImageFolder."""
         return self.dataset.manifest.classes
 
+    @property
+    def batch_size(self) -> int:
+        """Samples of a full batch on this rank."""
+        size, rank, ranks = self.global_batch_size, self.rank, self.world_size
+        return size * (rank + 1) // ranks - size * rank // ranks
+
+    @property
+    def num_samples(self) -> int:
+        """Samples that were chosen, on all ranks; a tail that is dropped counts."""
+        return len(self._selection)
+
+    @property
+    def skipped(self) -> dict[int, str]:
+        """Id of each sample that was skipped so far -> what is wrong with it."""
+        return dict(self._maker.skipped)
+
     def __len__(self) -> int:
-        """Batches an epoch."""
+        """Batches an epoch, the same on every rank."""
         return len(self._plan())
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch of the next iteration."""
+        """Choose the epoch of the next iteration.
+
+        It begins at its first batch, or where a state of this very epoch was loaded, there.
+        """
+        if epoch != self.epoch:
+            self._first_step = 0
         self.epoch = epoch
+        if self._meter is not None and not self._meter.is_open:
+            self._meter = None
 
     def __iter__(self) -> Iterator[Batch]:
+        return self.iterate_share(0, 1)
+
+    def iterate_share(self, number: int, count: int) -> Iterator[Batch]:
+        """Every ``count``-th batch of the epoch, from that of step ``number`` on.
+
+        For several processes that share the work of one rank.
+        """
         plan = self._plan()
+        first = self._first_step + (number - self._first_step) % count
+        self._meter = meter = Meter(self.epoch, first, count, self._reader.bytes_read)
         self.epoch += 1
+        self._first_step = 0
+        return meter.counted(self._batches(plan, range(first, len(plan), count), meter))
+
+    def _batches(self, plan: EpochPlan, steps: range, meter: Meter) -> Generator[Batch, None, None]:
+        """The batches of these steps, the user's transform applied."""
+        maker = self._maker
+
+        def open_source(threads: ThreadPoolExecutor) -> EpochSource:
+            self._reader.start_epoch()
+            if self.cache == "device":
+                maker.fill_device(threads)
+            return self._source(plan, threads)
+
         if self.device is None:
-            batches: Iterator[Batch] = self._run(plan, self._make_batches)
-        else:
-            batches = copy_ahead(
-                self._run(plan, self._make_works), self._finish, _device_tensors, self.device
+            batches: Generator[Batch, None, None] = run(
+                plan, steps, self._threads, open_source, maker.on_cpu, meter, joins_steps=True
             )
-        if self.batch_transform is None:
-            return batches
-        return map(self._apply_batch_transform, batches)
+        else:
+            works = run(
+                plan, steps, self._threads, open_source, maker.for_device, meter, joins_steps=False
+            )
+            batches = copy_ahead(works, maker.finish, _device_tensors, self.device)
+        if self.progress and self.rank == 0:
+            batches = _shown(batches, plan, steps)
+        for batch in batches:
+            if self.batch_transform is not None:
+                images, labels = self.batch_transform(batch.images, batch.labels)
+                batch = replace(batch, images=images, labels=labels)
+            yield batch
+        if skipped := self.skipped:
+            first = next(iter(skipped.values()))
+            warnings.warn(
+                f"{len(skipped):,} damaged samples were skipped so far; {first}", stacklevel=3
+            )
+
+    def stats(self) -> LoaderStats:
+        """What the current epoch, or else the last one, has taken so far."""
+        meter = self._meter or Meter(self.epoch, self._first_step, 1, self._reader.bytes_read)
+        return meter.stats(self._reader.bytes_read)
+
+    # State
+
+    def state_dict(self) -> dict[str, Any]:
+        """The place of the batch to come, and what it depends on: for a checkpoint.
+
+        Batches that are made ahead do not count. Take it in the loop, behind the step of the batch.
+        """
+        meter = self._meter
+        if meter is None or meter.is_finished:
+            return self._conditions() | {"epoch": self.epoch, "step": self._first_step}
+        return self._conditions() | {"epoch": meter.epoch, "step": meter.step}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Begin the next iteration at the place that a state tells.
+
+        Raises:
+            OptionError: it is of another dataset, subset, order, seed, augmentation or global
+                batch, or no state at all; says all that differs. The loader stays as it was.
+        """
+        own = self._conditions()
+        if missing := [name for name in (*own, "epoch", "step") if name not in state]:
+            raise OptionError(f"not the state of a loader: it has no {missing[0]!r}")
+        different = [
+            f"{name} is {state[name]!r} in the state and {value!r} here"
+            for name, value in own.items()
+            if state[name] != value
+        ]
+        if different:
+            raise OptionError(
+                f"the state is another loader's: {'; '.join(different)}. Make the loader as it "
+                "was, or begin an epoch anew with set_epoch"
+            )
+        epoch, step = state["epoch"], state["step"]
+        if not 0 <= step <= len(self) or epoch < 0:
+            raise OptionError(f"epoch {epoch}, step {step}: an epoch has {len(self):,} steps")
+        self.epoch, self._first_step, self._meter = epoch, step, None
+
+    def _conditions(self) -> dict[str, Any]:
+        """All that the batches of an epoch depend on."""
+        samples, blocks = self._digests
+        return {
+            "version": _STATE_VERSION,
+            "plan_version": PLAN_VERSION,
+            "fingerprint": self.dataset.manifest.fingerprint,
+            "split": self._reader.name,
+            "samples": samples,
+            "blocks": blocks if self.shuffle and self.order == "window" else "",
+            "order": self.order if self.shuffle else "as stored",
+            "seed": self.seed,
+            "global_batch_size": self.global_batch_size,
+            "tail": self.tail,
+            "augment": self._transform.description,
+        }
+
+    @cached_property
+    def _digests(self) -> tuple[str, str]:
+        return self._selection.digests(self._reader)
+
+    # Its parts
 
     def _plan(self) -> EpochPlan:
         return EpochPlan(
-            num_samples=len(self._reader),
-            global_batch_size=self.batch_size * self.world_size,
+            num_samples=len(self._selection),
+            global_batch_size=self.global_batch_size,
             seed=self.seed,
             epoch=self.epoch,
             shuffle=self.shuffle,
             order=self.order,
-            block_starts=self._reader.block_starts,
+            block_starts=self._selection.block_starts,
             tail=self.tail,
             rank=self.rank,
             world_size=self.world_size,
@@ -225,11 +358,11 @@ class ShardLoader:
             augment = PLAIN
             if normalize is not False:
                 augment = Augment(crop_padding=0, flip=False, normalize=normalize)
-        measured = (self.dataset.manifest.split("train") or self._reader.info).pixels
+        measured = (self.dataset.manifest.split("train") or self._reader).pixels
         return Transform(
             augment,
             (measured.mean, measured.std),
-            self._image_shape,
+            self._reader.image_shape,
             seed=self.seed,
             device=self.device,
         )
@@ -241,11 +374,13 @@ class ShardLoader:
         limit: int | None = 0
         if self.cache in ("ram", "disk") and reader.encoding != "raw":
             limit = cache_limit(cache_bytes)
+        places = reader.block_starts, reader.image_shape, limit
+        needed = self._selection.blocks
         if self.cache == "disk" and limit != 0:
-            folder = cache_folder(cache_dir, self.dataset.manifest, reader.info)
-            made: BlockCache = DiskCache(reader.block_starts, self._image_shape, limit, folder)
+            folder = cache_folder(cache_dir, self.dataset.manifest, reader)
+            made: BlockCache = DiskCache(*places, folder, needed)
         else:
-            made = BlockCache(reader.block_starts, self._image_shape, limit)
+            made = BlockCache(*places, needed)
         if (
             self.shuffle
             and self.order == "full"
@@ -265,200 +400,36 @@ class ShardLoader:
             return MappedSource(self._reader)
         if self.cache == "device" or (self._reader.encoding == "png" and self.cache == "none"):
             return RowSource(self._reader)
-        return BlockSource(self._reader, self._cache, plan, threads, self._block_memory)
-
-    def _run(
-        self,
-        plan: EpochPlan,
-        make: Callable[[EpochPlan, EpochSource, range], list[Any]],
-    ) -> Iterator[Any]:
-        """What ``make`` makes of each step, in order, a bounded number of them under way."""
-        threads = ThreadPoolExecutor(self.workers, thread_name_prefix="cinic-shards")
-        under_way: deque[Future[list[Any]]] = deque()
-        source: EpochSource | None = None
-        try:
-            self._reader.start_epoch()
-            if self.cache == "device" and self._resident is None:
-                self._fill_device(threads)
-            source = self._source(plan, threads)
-            # Where a step is a matter of microseconds, to hand it to a thread would cost as much.
-            at_once = 1
-            if self.device is None:
-                at_once = max(1, source.images_at_once // plan.global_batch_size)
-            num_wanted = num_done = 0
-            for step in range(0, len(plan), at_once):
-                while num_wanted < min(step + at_once + source.steps_ahead, len(plan)):
-                    source.want(num_wanted)
-                    num_wanted += 1
-                steps = range(step, min(step + at_once, len(plan)))
-                under_way.append(threads.submit(make, plan, source, steps))
-                if len(under_way) > (2 * self.workers if at_once == 1 else self.workers):
-                    for result in under_way.popleft().result():
-                        source.release(num_done)
-                        num_done += 1
-                        yield result
-            while under_way:
-                yield from under_way.popleft().result()
-            if self.skipped:
-                first = next(iter(list(self.skipped.values())))
-                warnings.warn(
-                    f"{len(self.skipped):,} damaged samples were skipped so far; {first}",
-                    stacklevel=3,
-                )
-        finally:  # reached by break, by an exception and by Ctrl-C, too
-            threads.shutdown(wait=True, cancel_futures=True)
-            if source is not None:
-                source.close()
-
-    def _make_batches(self, plan: EpochPlan, source: EpochSource, steps: range) -> list[Batch]:
-        """Finished batches on the CPU, side by side in one piece of memory. Runs in a thread."""
-        transform = self._transform
-        parts = [plan.rows(step) for step in steps]
-        ends = np.cumsum([len(part) for part in parts])
-        rows, addresses, images = self._fetch(source, np.concatenate(parts))
-        if len(rows) < ends[-1]:  # damaged ones are left out
-            ends = np.cumsum([np.isin(part, rows).sum() for part in parts])
-        ids = self._reader.ids(rows)
-        if images is None or not transform.is_plain:
-            decoded = images  # stays until it is read
-            images = self._buffers.take((len(rows), *self._image_shape), transform.dtype)
-            if transform.is_plain:
-                gather_images(addresses, images.numpy())
-            else:
-                transform.on_cpu(addresses, transform.draw(ids, plan.epoch), images)
-            del decoded
-        images = images.permute(0, 3, 1, 2)
-        labels = torch.from_numpy(self._reader.labels[rows])
-        indices = torch.from_numpy(ids)
-        if len(parts) == 1:
-            return [Batch(images, labels, indices)]
-        return [
-            Batch(images[start:end], labels[start:end], indices[start:end])
-            for start, end in itertools.pairwise([0, *ends.tolist()])
-        ]
-
-    def _make_works(self, plan: EpochPlan, source: EpochSource, steps: range) -> list[_Work]:
-        """The CPU's part of batches for a device. Runs in a thread."""
-        return [self._make_work(plan, source, plan.rows(step)) for step in steps]
-
-    def _make_work(self, plan: EpochPlan, source: EpochSource, rows: NDArray[np.int64]) -> _Work:
-        images: torch.Tensor | None = None
-        if self._resident is None:
-            rows, addresses, images = self._fetch(source, rows)
-            if images is None:
-                images = self._buffers.take((len(rows), *self._image_shape), torch.uint8)
-                gather_images(addresses, images.numpy())
-            places = np.arange(len(rows))
-        else:
-            if self._resident_errors:
-                errors = [
-                    DecodeError(position, error.reason, error.place)
-                    for position, row in enumerate(rows.tolist())
-                    if (error := self._resident_errors.get(row))
-                ]
-                rows, _ = self._without(errors, rows)
-            places = rows
-        ids = self._reader.ids(rows)
-        return _Work(
-            images,
-            torch.from_numpy(places),
-            torch.from_numpy(self._reader.labels[rows]),
-            torch.from_numpy(ids),
-            torch.from_numpy(self._transform.draw(ids, plan.epoch)),
+        return BlockSource(
+            self._reader, self._cache, plan, self._selection, threads, self._block_memory
         )
 
-    def _fetch(
-        self, source: EpochSource, rows: NDArray[np.int64]
-    ) -> tuple[NDArray[np.int64], NDArray[np.int64], torch.Tensor | None]:
-        """Rows that are not damaged, and where their images are.
 
-        Returns:
-            The rows; an address for each; and the images, uint8 (N, H, W, 3), where the source has
-            just decoded them side by side.
-        """
-        images: torch.Tensor | None = None
+def _shown(
+    batches: Generator[Batch, None, None], plan: EpochPlan, steps: range
+) -> Generator[Batch, None, None]:
+    """These batches, with a progress bar."""
+    from cinic_shards.progress import ProgressReport  # which loads rich
 
-        def scratch() -> NDArray[np.uint8]:
-            nonlocal images
-            images = self._buffers.take((len(rows), *self._image_shape), torch.uint8)
-            return images.numpy()
-
-        addresses, errors = source.fetch(rows, scratch)
-        if errors:
-            rows, good = self._without(errors, rows)
-            addresses = addresses[good]
-            if images is not None:
-                images = images[torch.from_numpy(good)]
-                addresses = images.data_ptr() + np.arange(len(rows)) * int(
-                    np.prod(self._image_shape)
-                )
-        return rows, addresses, images
-
-    def _without(
-        self, errors: list[DecodeError], rows: NDArray[np.int64]
-    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Rows that are not damaged, and their positions; or raise what is wrong with the first."""
-        if errors and self.on_error == "raise":
-            raise errors[0]
-        bad = [error.position for error in errors]
-        for error, sample_id in zip(errors, self._reader.ids(rows[bad]).tolist(), strict=True):
-            self.skipped[sample_id] = str(error)
-        good = np.setdiff1d(np.arange(len(rows)), bad)
-        return rows[good], good
-
-    def _fill_device(self, threads: ThreadPoolExecutor) -> None:
-        """Decode the whole split to the device."""
-        starts = self._reader.block_starts.tolist()
-        resident = torch.empty(
-            (len(self._reader), *self._image_shape), dtype=torch.uint8, device=self.device
-        )
-
-        def fill(block: int) -> list[DecodeError]:
-            start, stop = starts[block : block + 2]
-            images = np.empty((stop - start, *self._image_shape), np.uint8)
-            errors = self._reader.read_block(block, images)
-            resident[start:stop].copy_(torch.from_numpy(images))
-            return errors
-
-        blocks = range(self._reader.num_blocks)
-        for block, errors in zip(blocks, threads.map(fill, blocks), strict=True):
-            for error in errors:
-                if self.on_error == "raise":
-                    raise error
-                self._resident_errors[starts[block] + error.position] = error
-        self._resident = resident
-
-    def _finish(self, work: _Work) -> Batch:
-        """Copy what a batch is made of to the device, and make it there."""
-        assert self.device is not None
-        pinned = self._buffers.pinned
-
-        def move(tensor: torch.Tensor) -> torch.Tensor:
-            if pinned and not tensor.is_pinned():
-                tensor = tensor.pin_memory()
-            return tensor.to(self.device, non_blocking=True)
-
-        transform = self._transform
-        if self._resident is None:
-            assert work.images is not None
-            images = move(work.images)
-            if not transform.is_plain:
-                images = transform.on_device(images, move(work.rows), move(work.draws))
-        else:
-            images = transform.on_device(self._resident, move(work.rows), move(work.draws))
-        return Batch(images.permute(0, 3, 1, 2), move(work.labels), work.indices)
-
-    def _apply_batch_transform(self, batch: Batch) -> Batch:
-        assert self.batch_transform is not None
-        images, labels = self.batch_transform(batch.images, batch.labels)
-        return Batch(images, labels, batch.indices)
+    doing = f"epoch {plan.epoch}"
+    total = plan.num_samples
+    if plan.tail == "drop":
+        total = len(plan) * plan.global_batch_size
+    shown = 0.0
+    with ProgressReport.on_stderr() as report:
+        for step, batch in zip(steps, batches, strict=True):
+            yield batch
+            if (now := time.perf_counter()) - shown >= _SHOW_SECONDS:
+                shown = now
+                report.update(doing, (step + 1) * plan.global_batch_size, total)
 
 
 def _device_tensors(batch: Batch) -> list[torch.Tensor]:
-    return [batch.images, batch.labels]
+    return [batch.images, batch.labels, batch.valid]
 
 
-def _default_workers() -> int:
+def default_workers() -> int:
+    """Threads for this process: its share of the cores, where torchrun starts several."""
     return max(1, usable_cores() // max(1, _from_environment("LOCAL_WORLD_SIZE", 1)))
 
 
@@ -473,8 +444,12 @@ def _from_environment(name: str, default: int) -> int:
         raise OptionError(f"${name} is {text!r}, expected a number, as torchrun sets it") from error
 
 
-def _world(rank: int | None, world_size: int | None) -> tuple[int, int]:
-    """Rank and world size: as given, as torch.distributed or torchrun says, or alone."""
+def world(rank: int | None, world_size: int | None) -> tuple[int, int]:
+    """Rank and world size: as given, as torch.distributed or torchrun says, or alone.
+
+    Raises:
+        OptionError: one is given without the other, or torchrun's variables are no numbers.
+    """
     if (rank is None) != (world_size is None):
         raise OptionError("give both rank and world_size, or none of them")
     if rank is not None and world_size is not None:
@@ -482,3 +457,18 @@ def _world(rank: int | None, world_size: int | None) -> tuple[int, int]:
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         return torch.distributed.get_rank(), torch.distributed.get_world_size()
     return _from_environment("RANK", 0), _from_environment("WORLD_SIZE", 1)
+
+
+def _global_batch_size(
+    batch_size: int | None, global_batch_size: int | None, world_size: int
+) -> int:
+    if batch_size is not None and global_batch_size is not None:
+        raise OptionError("give batch_size, which is each rank's, or global_batch_size, not both")
+    if global_batch_size is None:
+        global_batch_size = (512 if batch_size is None else batch_size) * world_size
+    if global_batch_size < world_size:
+        raise OptionError(
+            f"batch_size={batch_size}, global_batch_size={global_batch_size}: expected at least 1 "
+            f"sample for each of {world_size} ranks"
+        )
+    return global_batch_size

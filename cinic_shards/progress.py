@@ -31,6 +31,11 @@ class ProgressReport:
         self._starts: dict[str, float] = {}
         self._last_line = time.perf_counter()
 
+    @classmethod
+    def on_stderr(cls) -> "ProgressReport":
+        """One of its own, where there is no console."""
+        return cls(Console(stderr=True), quiet=False)
+
     def __enter__(self) -> "ProgressReport":
         if self._bar:
             self._bar.start()

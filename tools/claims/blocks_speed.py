@@ -161,7 +161,7 @@ def main() -> None:
             "decoding batches": kernels.decode_png,
             "fused kernel": kernels.augment(loaders["raw, augmented float32"]),
         }
-        pixels = loaders["raw"]._reader.info.pixels
+        pixels = loaders["raw"]._reader.pixels
         for workers in IMAGEFOLDER_WORKERS:
             for kind, normalize in (("", None), (" float32", (pixels.mean, pixels.std))):
                 folder = imagefolder(

@@ -56,7 +56,7 @@ def main() -> None:
         begins = {}  # shard -> (payload offsets, ends)
         for split in splits:
             reader = dataset.split(split)
-            for info, index in zip(reader.info.shards, reader._indexes, strict=True):
+            for info, index in zip(reader.shards, reader._indexes, strict=True):
                 begins[info.name] = index.offset, index.offset + index.length
         chance = random.Random(0)
         counts: Counter[str] = Counter()

@@ -1,0 +1,251 @@
+"""The shards as torch Datasets, for a DataLoader where ``ShardLoader`` cannot stand.
+
+``CINIC10`` takes the place of ImageFolder or torchvision's CIFAR10: images one by one, by index.
+``ShardIterable`` gives a ``ShardLoader``'s batches from a DataLoader's worker processes.
+"""
+
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch.utils.data import Dataset as TorchDataset
+from torch.utils.data import IterableDataset, get_worker_info
+
+from cinic_shards.batches import Batch
+from cinic_shards.cache import BlockCache, DiskCache, cache_folder, cache_limit
+from cinic_shards.errors import DecodeError, FormatError, OptionError
+from cinic_shards.kernels import gather_images
+from cinic_shards.loader import ShardLoader, default_workers, world
+from cinic_shards.reader import Dataset, SplitReader
+from cinic_shards.selection import Subset, select
+
+_MAX_PROCESSES = 1024
+"""Of a DataLoader that shares one ``ShardIterable``."""
+
+
+class CINIC10(TorchDataset[tuple[Any, Any]]):
+    """N samples of a packed dataset as (image, label), in packing order.
+
+    Example:
+        >>> train = CINIC10("shards", "train", transform=transforms.ToTensor())
+        >>> batches = DataLoader(train, 128, shuffle=True, num_workers=4)
+
+    A DataLoader's batch is decoded at once; the transform still runs image by image, in Python:
+    ``ShardLoader`` is several times faster. It pickles, and opens its files in each process anew.
+    """
+
+    def __init__(
+        self,
+        root: str | os.PathLike[str],
+        split: str = "train",
+        transform: Callable[[Any], Any] | None = None,
+        target_transform: Callable[[Any], Any] | None = None,
+        *,
+        cache: str = "ram",
+        cache_dir: str | os.PathLike[str] | None = None,
+        **subset: Any,
+    ) -> None:
+        """Open a dataset.
+
+        Args:
+            root: a folder that ``cinic-shard pack`` wrote.
+            split: the split to read, or several, as in ``train+valid``.
+            transform: of a PIL image, RGB.
+            target_transform: of a label.
+            cache: where a ``zstd`` block stays once it is decoded: ``ram`` of each process, or
+                ``disk``, a file that all processes share.
+            cache_dir: of ``disk``, as ``ShardLoader`` takes it.
+            subset: which samples, see ``selection.Subset``: ``classes``, ``origin``, ``where``,
+                ``exclude_duplicates_of``, ``fraction``, ``fraction_seed``.
+
+        Raises:
+            OptionError, StoreError, FormatError: as ``ShardLoader``.
+        """
+        if cache not in ("ram", "disk"):
+            raise OptionError(f"cache={cache!r}: expected ram or disk")
+        self.root = root
+        self.split = split
+        self.transform = transform
+        self.target_transform = target_transform
+        self._cache_options = cache, cache_dir
+        dataset = Dataset(root)
+        self._fingerprint = dataset.manifest.fingerprint
+        reader = dataset.split(split)
+        selection = select(dataset, reader, Subset(**subset))
+        self._rows = selection.rows_at(np.arange(len(selection)))
+        """The reader's row of each sample."""
+        self.classes = list(dataset.manifest.classes)
+        """Class names; a label is a place here."""
+        self.class_to_idx = {name: label for label, name in enumerate(self.classes)}
+        self.targets: list[int] = reader.labels[self._rows].tolist()
+        """Every sample's label."""
+        self.ids: NDArray[np.int64] = reader.ids(self._rows)
+        """Every sample's id in the dataset, shape (N,)."""
+        self._opened: tuple[SplitReader, BlockCache] | None = None
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, index: int) -> tuple[Any, Any]:
+        """One sample.
+
+        Raises:
+            IndexError: there is no such sample.
+            DecodeError: it is damaged; names it.
+        """
+        return self.__getitems__([index])[0]
+
+    def __getitems__(self, indices: Sequence[int]) -> list[tuple[Any, Any]]:
+        """Several samples, decoded at once: what a DataLoader asks for."""
+        places = [range(len(self))[index] for index in indices]
+        samples = []
+        for image, place in zip(self._decode(self._rows[places]), places, strict=True):
+            pixels: Any = Image.fromarray(image)
+            label: Any = self.targets[place]
+            samples.append((
+                pixels if self.transform is None else self.transform(pixels),
+                label if self.target_transform is None else self.target_transform(label),
+            ))  # fmt: skip
+        return samples
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_opened": None}
+
+    def _open(self) -> tuple[SplitReader, BlockCache]:
+        if self._opened is None:
+            dataset = Dataset(self.root)
+            if dataset.manifest.fingerprint != self._fingerprint:
+                raise FormatError(f"{self.root}: the dataset is another one than it was; make "
+                                  "the CINIC10 anew")  # fmt: skip
+            reader = dataset.split(self.split)
+            cache, cache_dir = self._cache_options
+            places = reader.block_starts, reader.image_shape
+            if reader.encoding != "zstd":
+                made = BlockCache(*places, 0)
+            elif cache == "ram":
+                made = BlockCache(*places, None)
+            else:
+                folder = cache_folder(cache_dir, dataset.manifest, reader)
+                made = DiskCache(*places, cache_limit(None), folder)
+            self._opened = reader, made
+        return self._opened
+
+    def _decode(self, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
+        """The images of these rows, uint8 (n, H, W, 3)."""
+        reader, cache = self._open()
+        images = np.empty((len(rows), *reader.image_shape), np.uint8)
+        if reader.encoding == "png":
+            errors = reader.read_images(rows, images)
+        elif reader.encoding == "raw":
+            addresses, errors = reader.mapped_images(rows)
+            if not errors:
+                gather_images(addresses, images)
+        else:
+            errors = self._from_blocks(reader, cache, rows, images)
+        if errors:
+            raise errors[0]
+        return images
+
+    def _from_blocks(
+        self,
+        reader: SplitReader,
+        cache: BlockCache,
+        rows: NDArray[np.int64],
+        images: NDArray[np.uint8],
+    ) -> list[DecodeError]:
+        blocks = reader.blocks_of(rows)
+        for block in np.unique(blocks).tolist():
+            decode = partial(reader.read_block, block)
+            pixels = cache.images(block)
+            if pixels is None:  # no room for it
+                start, stop = reader.block_starts[block : block + 2].tolist()
+                pixels = np.empty((stop - start, *reader.image_shape), np.uint8)
+                errors = decode(pixels)
+            else:
+                errors = cache.fill(block, decode)
+            if errors:
+                return errors
+            here = np.flatnonzero(blocks == block)
+            images[here] = pixels[rows[here] - reader.block_starts[block]]
+        return []
+
+
+class ShardIterable(IterableDataset[Batch]):
+    """The batches of a ``ShardLoader``, for a DataLoader with ``batch_size=None``.
+
+    Worker w of k makes the batches of the steps s with s mod k = w, so a DataLoader gives them in
+    the order of the loader alone, with any k. Each worker reads most of the blocks: ``ShardLoader``
+    itself, with threads, reads each once. The state is what torchdata's StatefulDataLoader asks
+    for; it goes on with as many workers as there were.
+
+    Args:
+        path: a folder that ``cinic-shard pack`` wrote.
+        options: ``ShardLoader``'s. Rank and world size are found here, not in the workers;
+            ``workers`` are threads of each process. Each iteration is an epoch, with
+            ``persistent_workers`` or without; ``set_epoch`` chooses the next one.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], **options: Any) -> None:
+        if refused := {"device", "progress"} & set(options):
+            raise OptionError(f"{refused.pop()}= is for ShardLoader, not for worker processes")
+        if options.get("cache") == "device":
+            raise OptionError("cache='device' is for ShardLoader, not for worker processes")
+        self._path = path
+        rank, world_size = world(options.pop("rank", None), options.pop("world_size", None))
+        self._options = options | {"rank": rank, "world_size": world_size}
+        self._loaders: dict[int, ShardLoader] = {}
+        """Of each process: a copy may have been made by a fork."""
+        # Shared by all processes: workers are copies, and begin anew in each epoch.
+        self._next_epochs = torch.zeros(_MAX_PROCESSES, dtype=torch.int64).share_memory_()
+
+    def __len__(self) -> int:
+        """Batches an epoch."""
+        return len(self._here())
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch of the next iteration."""
+        self._next_epochs.fill_(epoch)
+
+    def __iter__(self) -> Iterator[Batch]:
+        loader = self._here()
+        number, count = _worker()
+        self._next_epochs[number] = loader.epoch + 1
+        return loader.iterate_share(number, count)
+
+    def state_dict(self) -> dict[str, Any]:
+        """``ShardLoader.state_dict``, of this worker's batches."""
+        return self._here().state_dict()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """``ShardLoader.load_state_dict``."""
+        self._here().load_state_dict(state)
+        self._next_epochs[_worker()[0]] = state["epoch"]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_loaders": {}}
+
+    def _here(self) -> ShardLoader:
+        """This process's loader, its next epoch set."""
+        number, count = _worker()
+        loader = self._loaders.get(os.getpid())
+        if loader is None:
+            threads = max(1, default_workers() // count)
+            loader = ShardLoader(self._path, **({"workers": threads} | self._options))
+            self._loaders = {os.getpid(): loader}
+        loader.set_epoch(int(self._next_epochs[number]))
+        return loader
+
+
+def _worker() -> tuple[int, int]:
+    """This DataLoader worker's number, and of how many; alone in the main process."""
+    info = get_worker_info()
+    if info is None:
+        return 0, 1
+    if info.num_workers > _MAX_PROCESSES:
+        raise OptionError(f"num_workers={info.num_workers}: expected at most {_MAX_PROCESSES}")
+    return info.id, info.num_workers
