@@ -13,7 +13,11 @@ from cinic_shards.store import LocalStore, open_shard
 
 @dataclass(frozen=True, slots=True)
 class Columns:
-    """N samples, a value of each array for each: ``columns.origin[batch.indices]``."""
+    """N samples, a value of each array for each: ``columns.origin[batch.indices]``.
+
+    To index by a batch that may hold one sample, take ``batch.indices.numpy()``: numpy sees a
+    number in a tensor of one.
+    """
 
     labels: NDArray[np.int64]
     """Class, a place in the dataset's ``classes``; shape (N,)."""

@@ -127,17 +127,19 @@ class Threads:
         self.count = count
         self._ended: list[ThreadPoolExecutor] = []
 
-    def start(self) -> ThreadPoolExecutor:
-        """A pool for one epoch."""
-        threads = ThreadPoolExecutor(self.count, thread_name_prefix="cinic-shards")
-        if self._ended:
-            threads.submit(self._ended.clear)
-        return threads
+    def new_pool(self) -> ThreadPoolExecutor:
+        """A pool for one epoch, none of its threads begun."""
+        return ThreadPoolExecutor(self.count, thread_name_prefix="cinic-shards")
 
-    def end(self, threads: ThreadPoolExecutor) -> None:
+    def free_ended(self, pool: ThreadPoolExecutor) -> None:
+        """Let go of the pools before this one."""
+        if self._ended:
+            pool.submit(self._ended.clear)
+
+    def end(self, pool: ThreadPoolExecutor) -> None:
         """Wait for the work under way, and give up the rest."""
-        threads.shutdown(wait=True, cancel_futures=True)
-        self._ended.append(threads)
+        pool.shutdown(wait=True, cancel_futures=True)
+        self._ended.append(pool)
 
 
 def run(
@@ -161,10 +163,11 @@ def run(
         meter: is told what is under way.
         joins_steps: whether a thread may make several steps at once where they are small.
     """
-    pool = threads.start()
     under_way = meter.under_way
+    pool = threads.new_pool()
     source: EpochSource | None = None
     try:
+        threads.free_ended(pool)
         source = meter.source = open_source(pool)
         # Where a step is a matter of microseconds, to hand it to a thread would cost as much.
         at_once = 1

@@ -1,5 +1,8 @@
 """The order: a permutation for every size, the same on every machine, shared out by rank."""
 
+import time
+import tracemalloc
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -7,7 +10,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from cinic_shards.errors import OptionError
-from cinic_shards.plan import EpochPlan
+from cinic_shards.plan import EpochPlan, choose
 
 GOLDEN_10 = [0, 6, 7, 9, 4, 5, 8, 1, 2, 3]
 GOLDEN_10_SEED_1 = [0, 4, 5, 6, 3, 2, 8, 7, 1, 9]
@@ -130,6 +133,48 @@ def test_tail(num_samples: int, batch: int, tail: str, steps: int, last: int | N
         assert len(one.rows(steps - 1)) == last
 
 
+@settings(max_examples=150, deadline=None)
+@given(
+    num_samples=st.integers(1, 300),
+    batch=st.integers(1, 60),
+    world_size=st.integers(1, 60),
+    order=st.sampled_from(["window", "full", "as stored"]),
+)
+def test_pad_gives_every_rank_equal_steps_and_counts_every_row_once(
+    num_samples: int, batch: int, world_size: int, order: str
+) -> None:
+    batch = max(batch, world_size)
+    shuffle = order != "as stored"
+    options = {"order": order if shuffle else "full", "shuffle": shuffle, "block_size": 7}
+    short = plan(num_samples, batch, tail="short", **options)
+    ranks = [
+        plan(num_samples, batch, tail="pad", rank=rank, world_size=world_size, **options)
+        for rank in range(world_size)
+    ]
+    assert {len(one) for one in ranks} == {len(short)}
+    for step in range(len(short)):
+        expected = short.rows(step)
+        counted = []
+        for rank, one in enumerate(ranks):
+            rows, (num_valid, of_all) = one.rows(step), one.num_valid(step)
+            assert of_all == len(expected)
+            assert len(rows) >= batch * (rank + 1) // world_size - batch * rank // world_size > 0
+            assert set(rows[num_valid:]) <= set(rows[:num_valid] if num_valid else expected[:1])
+            counted.append(rows[:num_valid])
+        np.testing.assert_array_equal(np.concatenate(counted), expected)
+
+
+@pytest.mark.parametrize("size", [1, 2, 9, 1000])
+def test_fewer_that_are_chosen_are_the_first_of_more(size: int) -> None:
+    every = choose(size, size, "test", 3)
+    assert sorted(every) == list(range(size))
+    for count in {0, 1, size // 2, size}:
+        np.testing.assert_array_equal(choose(count, size, "test", 3), every[:count])
+    if size == 1000:
+        assert choose(9, size, "test", 4).tolist() != every[:9].tolist()
+        assert choose(9, size, "another", 3).tolist() != every[:9].tolist()
+
+
 def test_without_shuffle_rows_come_as_stored() -> None:
     np.testing.assert_array_equal(
         epoch_rows(11, 5, shuffle=False, tail="short", epoch=9), np.arange(11)
@@ -147,6 +192,7 @@ def test_a_step_beyond_the_epoch(step: int) -> None:
     [
         {"order": "other"},
         {"tail": "other"},
+        {"order": "window", "block_size": 0},
         {"rank": 2, "world_size": 2},
         {"rank": -1},
         {"world_size": 0},
@@ -255,3 +301,39 @@ def test_a_window_batch_mixes_as_many_blocks_as_lanes() -> None:
 def test_blocks_that_cannot_be(starts: list[int] | None) -> None:
     with pytest.raises(OptionError, match="block_starts"):
         plan(10, 5, order="window", block_starts=None if starts is None else np.array(starts))
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    num_samples=st.integers(1, 2000),
+    block_size=st.integers(1, 300),
+    batch=st.integers(1, 400),
+    epoch=st.integers(0, 2**64 - 1),
+    part=st.integers(1, 9).flatmap(lambda w: st.tuples(st.integers(0, w - 1), st.just(w))),
+)
+def test_equal_blocks_need_no_arrays(
+    num_samples: int, block_size: int, batch: int, epoch: int, part: tuple[int, int]
+) -> None:
+    options = {"tail": "short", "epoch": epoch, "rank": part[0], "world_size": part[1]}
+    with_arrays = window(num_samples, batch, block_size, **options)
+    without = plan(num_samples, batch, order="window", block_size=block_size, **options)
+    assert without.num_lanes == with_arrays.num_lanes
+    for step in range(len(without)):
+        np.testing.assert_array_equal(without.rows(step), with_arrays.rows(step))
+
+
+def test_ten_billion_samples_on_ten_thousand_ranks() -> None:
+    """Nothing is as long as the epoch, or as its blocks: 10 million would take seconds to list."""
+    options = {"order": "window", "block_size": 1024, "world_size": 10_000}
+    begin = time.perf_counter()
+    for rank in (0, 4321, 9999):
+        one = plan(10**10, 512 * 10_000, rank=rank, **options)
+        assert one.num_lanes == 640_000
+        rows = [one.rows(step) for step in (0, 1234, len(one) - 1)]
+        assert {len(part) for part in rows} == {512}
+        assert len(np.unique(np.concatenate(rows))) == 3 * 512
+    assert time.perf_counter() - begin < 5
+    tracemalloc.start()
+    plan(10**10, 512 * 10_000, rank=77, **options).rows(1000)
+    assert tracemalloc.get_traced_memory()[1] < 100_000
+    tracemalloc.stop()

@@ -1,0 +1,221 @@
+"""Subsets: what each option leaves, the columns it is chosen by, and what cannot be."""
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from make_demo_tree import make_tree
+from numpy.typing import NDArray
+from PIL import Image
+
+from cinic_shards import ShardLoader
+from cinic_shards.columns import Columns
+from cinic_shards.errors import OptionError
+from cinic_shards.pack import PackOptions, pack
+from cinic_shards.provenance import parse_stem
+from cinic_shards.reader import Dataset
+from cinic_shards.selection import Subset, select
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """180 images a split; 7 of train are in test, too, one of them twice, one in another class."""
+    root = tmp_path_factory.mktemp("selection") / "tree"
+    make_tree(root, per_class=18, seed=4)
+    for number, (source, to) in enumerate(
+        [("cat", "cat"), ("dog", "cat"), *[("ship", "ship")] * 5]
+    ):
+        png = sorted((root / "test" / source).iterdir())[number]
+        (root / "train" / to / f"n09999999_{number}.png").write_bytes(png.read_bytes())
+    with Image.open(sorted((root / "test" / "cat").iterdir())[0]) as image:  # other bytes
+        image.save(root / "train" / "cat" / "n09999999_7.png", compress_level=0)
+    return root
+
+
+@pytest.fixture(scope="module")
+def shards(tree: Path) -> Path:
+    out = tree.parent / "shards"
+    pack(tree, out, PackOptions(encoding="zstd", shard_size=50, block_size=16), workers=1)
+    return out
+
+
+def keys_left(shards: Path, split: str, **subset: Any) -> list[str]:
+    """By iterating a loader, whose images must be those of the keys."""
+    loader = ShardLoader(shards, split=split, batch_size=7, tail="short", **subset)
+    columns = loader.dataset.columns
+    keys = []
+    for batch in loader:
+        keys += columns.keys[batch.indices.numpy()].tolist()
+        np.testing.assert_array_equal(columns.labels[batch.indices], batch.labels)
+        for image, key in zip(batch.images, keys[-len(batch) :], strict=True):
+            with Image.open(shards.parent / "tree" / f"{key}.png") as png:
+                expected = np.asarray(png.convert("RGB")).transpose(2, 0, 1)
+            np.testing.assert_array_equal(image, expected)
+    assert len(keys) == loader.num_samples and len(set(keys)) == len(keys)
+    return sorted(keys)
+
+
+def all_keys(tree: Path, *splits: str) -> list[str]:
+    return sorted(
+        str(path.relative_to(tree).with_suffix(""))
+        for split in splits
+        for path in (tree / split).glob("*/*.png")
+    )
+
+
+def origin(key: str) -> str:
+    return parse_stem(key.split("/")[2]).origin
+
+
+def test_columns_say_what_the_names_say(tree: Path, shards: Path) -> None:
+    columns = Dataset(shards).columns
+    assert len(columns) == 548 and sorted(columns.keys) == all_keys(tree, "test", "train", "valid")
+    classes = sorted(path.name for path in (tree / "train").iterdir())
+    for row, key in enumerate(columns.keys.tolist()):
+        split, class_name, stem = key.split("/")
+        said = columns.origin[row], columns.synset[row], columns.number[row]
+        assert said == parse_stem(stem)
+        assert (columns.split[row], classes[columns.labels[row]]) == (split, class_name)
+    ids = torch.tensor([3, 400])
+    assert columns.origin[ids].tolist() == [columns.origin[3], columns.origin[400]]
+
+
+@pytest.mark.parametrize("split", ["train+valid", "valid+train", "test+valid", "test+train+valid"])
+def test_several_splits(tree: Path, shards: Path, split: str) -> None:
+    assert keys_left(shards, split) == all_keys(tree, *split.split("+"))
+    ids = [i for batch in ShardLoader(shards, split=split, shuffle=False) for i in batch.indices]
+    assert ids == sorted(ids)
+
+
+def test_the_order_of_names_is_all_the_same(shards: Path) -> None:
+    one, other = (
+        ShardLoader(shards, split=s, batch_size=8) for s in ("train+valid", "valid+train")
+    )
+    assert one.state_dict() == other.state_dict()
+
+
+@pytest.mark.parametrize(
+    ("subset", "is_left"),
+    [
+        ({"classes": ["cat", "ship"]}, lambda key: key.split("/")[1] in ("cat", "ship")),
+        ({"origin": "cifar"}, lambda key: origin(key).startswith("cifar10-")),
+        ({"origin": "cifar10"}, lambda key: origin(key).startswith("cifar10-")),
+        ({"origin": "cifar-train"}, lambda key: origin(key) == "cifar10-train"),
+        ({"origin": "imagenet"}, lambda key: origin(key) == "imagenet"),
+        ({"origin": ["imagenet", "cifar10-test"]}, lambda key: origin(key) != "cifar10-train"),
+        ({"where": lambda columns: columns.number % 2 == 1}, lambda key: int(key[-1]) % 2 == 1),
+        (
+            {"classes": ["dog"], "origin": "cifar", "where": lambda c: c.number > 9000},
+            lambda key: (
+                "/dog/" in key
+                and origin(key).startswith("cifar10-")
+                and parse_stem(key.split("/")[2]).number > 9000
+            ),
+        ),
+    ],
+)
+@pytest.mark.parametrize("split", ["train", "test+valid"])
+def test_filters(
+    tree: Path, shards: Path, subset: dict[str, Any], is_left: Any, split: str
+) -> None:
+    every = all_keys(tree, *split.split("+"))
+    expected = [key for key in every if is_left(key)]
+    assert 0 < len(expected) < len(every)
+    assert keys_left(shards, split, **subset) == expected
+
+
+def test_duplicates_of_another_split_are_left_out(tree: Path, shards: Path) -> None:
+    assert [key for key in all_keys(tree, "train") if "/n09999999_" not in key] == keys_left(
+        shards, "train", exclude_duplicates_of="test"
+    )
+    assert len(keys_left(shards, "train", exclude_duplicates_of="valid")) == 188
+    assert len(keys_left(shards, "train", exclude_duplicates_of="valid+test")) == 180
+
+
+def test_a_fraction_of_each_class_of_each_split(shards: Path) -> None:
+    keys = keys_left(shards, "train+valid", fraction=0.3, exclude_duplicates_of="test")
+    counts = Counter(tuple(key.split("/")[:2]) for key in keys)
+    assert set(counts.values()) == {5} and len(counts) == 20
+    less = keys_left(shards, "train+valid", fraction=0.1, exclude_duplicates_of="test")
+    assert set(less) < set(keys)
+    assert keys == keys_left(shards, "train+valid", fraction=0.3, exclude_duplicates_of="test")
+    other = keys_left(
+        shards, "train+valid", fraction=0.3, fraction_seed=1, exclude_duplicates_of="test"
+    )
+    assert len(other) == len(keys) and other != keys
+    assert len(keys_left(shards, "test", fraction=1e-9)) == 10  # one of each class
+    # Another order, the same subset.
+    assert keys == keys_left(
+        shards, "train+valid", fraction=0.3, exclude_duplicates_of="test", seed=9
+    )
+
+
+@pytest.mark.parametrize(
+    ("subset", "message"),
+    [
+        ({"classes": ["cat", "cow"]}, "no class 'cow'; there is airplane, automobile"),
+        ({"classes": "cat"}, "a list of class names"),
+        ({"origin": "moon"}, "no origin 'moon'; expected one of cifar, cifar-train"),
+        ({"origin": "cifar-valid"}, "no origin 'cifar-valid'"),
+        ({"fraction": 0}, "more than 0, and at most 1"),
+        ({"fraction": 1.5}, "more than 0, and at most 1"),
+        ({"fraction": float("nan")}, "more than 0, and at most 1"),
+        ({"exclude_duplicates_of": "dev"}, "no split 'dev'"),
+        ({"exclude_duplicates_of": "valid+train"}, "that is part of what is read, train"),
+        ({"origin": "unknown"}, "no sample of train is left by origin='unknown'"),
+        ({"classes": []}, r"no sample of train is left by classes=\[\]"),
+        ({"where": lambda columns: columns.number}, r"int64 of shape \(188,\); expected"),
+        ({"where": lambda columns: columns.number[:3] > 0}, r"bool of shape \(3,\); expected"),
+        ({"where": lambda columns: True}, "expected a numpy array of bool"),
+    ],
+)
+def test_what_cannot_be(shards: Path, subset: dict[str, Any], message: str) -> None:
+    with pytest.raises(OptionError, match=message):
+        ShardLoader(shards, split="train", **subset)
+
+
+@pytest.mark.parametrize("split", ["", "train+", "+", "train+train", "train,valid", "all"])
+def test_splits_that_cannot_be(shards: Path, split: str) -> None:
+    with pytest.raises(OptionError, match="split"):
+        ShardLoader(shards, split=split)
+
+
+def test_a_function_gets_the_columns_of_what_is_read(shards: Path) -> None:
+    seen: list[Columns] = []
+
+    def where(columns: Columns) -> NDArray[np.bool_]:
+        seen.append(columns)
+        return columns.split == "valid"
+
+    assert ShardLoader(shards, split="train+valid", where=where, tail="short").num_samples == 180
+    assert [len(columns) for columns in seen] == [368]
+
+
+def test_blocks_without_a_chosen_sample_are_not_read(shards: Path) -> None:
+    dataset = Dataset(shards)
+    reader = dataset.split("train")
+    first = reader.columns.keys[reader.block_starts[5]]
+    chosen = select(dataset, reader, Subset(where=lambda c: c.keys == first))
+    assert chosen.blocks.tolist() == [5] and chosen.block_starts.tolist() == [0, 1]
+    loader = ShardLoader(shards, batch_size=1, where=lambda c: c.keys == first, check="off")
+    (batch,) = loader
+    assert loader.dataset.columns.keys[batch.indices.numpy()].tolist() == [first]
+    stats = loader.stats()
+    assert stats.blocks_decoded == 1
+    assert stats.bytes_read == int(reader.payloads(np.array([5])).lengths[0])
+
+
+@pytest.mark.parametrize("cache", ["none", "ram", "disk", "device"])
+def test_a_subset_in_every_cache(shards: Path, tmp_path: Path, cache: str) -> None:
+    options: dict[str, Any] = {"batch_size": 5, "classes": ["frog"], "origin": "imagenet"}
+    expected = list(ShardLoader(shards, **options))
+    loader = ShardLoader(shards, cache=cache, cache_dir=tmp_path, **options)
+    for _ in range(2):
+        loader.set_epoch(0)
+        for one, other in zip(expected, loader, strict=True):
+            assert torch.equal(one.indices, other.indices)
+            assert torch.equal(one.images, other.images)
+    assert (loader.stats().blocks_decoded == 0) == (cache != "none")
