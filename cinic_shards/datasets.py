@@ -215,7 +215,7 @@ class ShardIterable(IterableDataset[Batch]):
         loader = self._here()
         number, count = _worker()
         self._next_epochs[number] = loader.epoch + 1
-        return loader.iterate_share(number, count)
+        yield from loader.iterate_share(number, count)
 
     def state_dict(self) -> dict[str, Any]:
         """``ShardLoader.state_dict``, of this worker's batches."""

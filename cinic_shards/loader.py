@@ -34,7 +34,8 @@ _SHOW_SECONDS = 0.2
 class ShardLoader:
     """Batches of one split or of several, decoded by threads ahead of their use.
 
-    Each iteration is an epoch, and the next one has another order; ``set_epoch`` chooses one.
+    Each iteration is an epoch, and the next one has another order; ``set_epoch`` chooses one. It
+    begins when its first batch is asked for: an iterator that is never used does not count.
     A batch stays valid for as long as anything refers to it. ``state_dict`` tells the place of the
     batch to come, and a loader of the same options goes on from there, on any number of ranks.
 
@@ -226,7 +227,7 @@ class ShardLoader:
     def __iter__(self) -> Iterator[Batch]:
         return self.iterate_share(0, 1)
 
-    def iterate_share(self, number: int, count: int) -> Iterator[Batch]:
+    def iterate_share(self, number: int, count: int) -> Generator[Batch, None, None]:
         """Every ``count``-th batch of the epoch, from that of step ``number`` on.
 
         For several processes that share the work of one rank.
@@ -236,7 +237,7 @@ class ShardLoader:
         self._meter = meter = Meter(self.epoch, first, count, self._reader.bytes_read)
         self.epoch += 1
         self._first_step = 0
-        return meter.counted(self._batches(plan, range(first, len(plan), count), meter))
+        yield from meter.counted(self._batches(plan, range(first, len(plan), count), meter))
 
     def _batches(self, plan: EpochPlan, steps: range, meter: Meter) -> Generator[Batch, None, None]:
         """The batches of these steps, the user's transform applied."""
@@ -285,7 +286,8 @@ class ShardLoader:
         meter = self._meter
         if meter is None or meter.is_finished:
             return self._conditions() | {"epoch": self.epoch, "step": self._first_step}
-        return self._conditions() | {"epoch": meter.epoch, "step": meter.step}
+        step = min(meter.step, len(self))  # a share's next step may lie behind the end
+        return self._conditions() | {"epoch": meter.epoch, "step": step}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Begin the next iteration at the place that a state tells.

@@ -1,0 +1,359 @@
+"""The interfaces that scripts already use: a map-style Dataset, DataLoader workers, checkpoints."""
+
+import io
+import pickle
+import subprocess
+import sys
+import textwrap
+import warnings
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from make_demo_tree import make_tree
+from PIL import Image
+from torch.utils.data import DataLoader, Subset
+
+from cinic_shards import CINIC10, Augment, Batch, ShardIterable, ShardLoader
+from cinic_shards.bench import import_torchvision
+from cinic_shards.errors import DecodeError, FormatError, OptionError
+from cinic_shards.pack import PackOptions, pack
+
+# Torch warns of more workers than cores, and Python of a fork beside threads.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning"),
+    pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:'set_vital' is deprecated:UserWarning"),
+]
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("datasets") / "tree"
+    make_tree(root, per_class=18, seed=8)
+    return root
+
+
+@pytest.fixture(scope="module")
+def shards(tree: Path) -> dict[str, Path]:
+    for encoding in ("png", "zstd", "raw"):
+        options = PackOptions(encoding=encoding, shard_size=50, block_size=16)
+        pack(tree, tree.parent / encoding, options, workers=1)
+    return {encoding: tree.parent / encoding for encoding in ("png", "zstd", "raw")}
+
+
+def to_array(image: Any) -> Any:
+    return torch.from_numpy(np.array(image))
+
+
+# --- CINIC10 ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("encoding", ["png", "zstd", "raw"])
+@pytest.mark.parametrize("split", ["test", "train+valid"])
+def test_it_stands_where_imagefolder_stood(
+    tree: Path, shards: dict[str, Path], encoding: str, split: str
+) -> None:
+    import_torchvision()
+    from torchvision.datasets import ImageFolder
+
+    folders = [ImageFolder(str(tree / name)) for name in split.split("+")]
+    ours = CINIC10(shards[encoding], split)
+    assert ours.classes == folders[0].classes
+    assert ours.class_to_idx == folders[0].class_to_idx
+    assert len(ours) == len(ours.targets) == sum(map(len, folders))
+    theirs = {
+        (split_name, Path(path).stem): (np.asarray(image), label)
+        for split_name, folder in zip(split.split("+"), folders, strict=True)
+        for (path, _), (image, label) in zip(folder.samples, folder, strict=True)
+    }
+    columns = ShardLoader(shards[encoding], split=split, tail="short").dataset.columns
+    for place in range(len(ours)):
+        image, label = ours[place]
+        split_name, _, stem = columns.keys[ours.ids[place]].split("/")
+        pixels, expected = theirs.pop((split_name, stem))
+        assert isinstance(image, Image.Image) and image.mode == "RGB"
+        np.testing.assert_array_equal(np.asarray(image), pixels)
+        assert type(label) is int and label == expected == ours.targets[place]
+    assert theirs == {}
+
+
+def test_transforms_and_indices(shards: dict[str, Path]) -> None:
+    plain = CINIC10(shards["zstd"], "valid")
+    ours = CINIC10(shards["zstd"], "valid", to_array, lambda label: -label, classes=["cat", "dog"])
+    assert len(ours) == 36 and set(ours.targets) == {3, 5}
+    image, label = ours[35]
+    assert image.shape == (32, 32, 3) and label == -ours.targets[35]
+    assert torch.equal(image, ours[-1][0]) and torch.equal(image, ours[np.int64(35)][0])
+    place = plain.ids.tolist().index(ours.ids[35])
+    assert torch.equal(image, to_array(plain[place][0]))
+    for index in (36, -37):
+        with pytest.raises(IndexError):
+            ours[index]
+    assert [label for _, label in ours.__getitems__([3, 3, 0])] == [ours[i][1] for i in (3, 3, 0)]
+
+
+@pytest.mark.parametrize(
+    ("context", "encoding"),
+    [
+        ("fork", "png"),
+        ("fork", "raw"),
+        ("fork", "zstd"),
+        ("spawn", "zstd"),
+        ("forkserver", "zstd"),
+    ],
+)
+def test_dataloader_workers_of_every_kind(
+    shards: dict[str, Path], context: str, encoding: str
+) -> None:
+    data = CINIC10(shards[encoding], transform=to_array, where=lambda c: c.number % 3 > 0)
+    data[0]  # opened here before the workers start
+    loader = DataLoader(
+        Subset(data, range(5, len(data))), 16, num_workers=2, multiprocessing_context=context
+    )
+    place = 5
+    for images, labels in loader:
+        for image, label in zip(images, labels, strict=True):
+            assert torch.equal(image, data[place][0]) and label == data.targets[place]
+            place += 1
+    assert place == len(data)
+
+
+def test_workers_share_the_cache_on_disk(shards: dict[str, Path], tmp_path: Path) -> None:
+    data = CINIC10(shards["zstd"], transform=to_array, cache="disk", cache_dir=tmp_path)
+    expected = [to_array(image) for image, _ in CINIC10(shards["zstd"])]
+    loader = DataLoader(data, 16, num_workers=2, multiprocessing_context="fork")
+    assert all(map(torch.equal, torch.cat([images for images, _ in loader]), expected))
+    assert list(tmp_path.glob("*/train/pixels"))
+
+
+def test_it_pickles_without_what_is_open(shards: dict[str, Path]) -> None:
+    data = CINIC10(shards["zstd"], where=lambda columns: columns.number > 100)
+    size = len(pickle.dumps(data))
+    data[0]
+    assert len(pickle.dumps(data)) == size
+    again = pickle.loads(pickle.dumps(data))
+    assert again.targets == data.targets
+    np.testing.assert_array_equal(again[7][0], data[7][0])
+
+
+def test_another_dataset_in_its_place(tree: Path, tmp_path: Path) -> None:
+    pack(tree, tmp_path / "shards", workers=1)
+    data = CINIC10(tmp_path / "shards")
+    make_tree(tmp_path / "tree", per_class=18, seed=9)
+    pack(tmp_path / "tree", tmp_path / "shards", workers=1, overwrite=True)
+    with pytest.raises(FormatError, match="another one than it was"):
+        data[0]
+
+
+@pytest.mark.parametrize("encoding", ["png", "zstd", "raw"])
+def test_damage_is_named(tree: Path, tmp_path: Path, encoding: str) -> None:
+    options = PackOptions(encoding=encoding, block_size=16)
+    pack(tree, tmp_path / "shards", options, workers=1)
+    data = CINIC10(tmp_path / "shards")
+    reader = data._open()[0]
+    row = 40
+    index = reader._indexes[0]
+    payload = row if encoding == "png" else row // 16
+    with open(tmp_path / "shards" / reader.shards[0].name, "r+b") as file:
+        skip = 128 + (row % 16) * 3072 if encoding == "raw" else 60
+        file.seek(int(index.offset[payload]) + skip)
+        file.write(b"damage")
+    place = "block 2" if encoding == "zstd" else rf"sample 40 \({index.keys[40]}\)"
+    with pytest.raises(DecodeError, match=f"train-00000-of-00002.tar: {place}"):
+        CINIC10(tmp_path / "shards")[row]
+
+
+def test_options_of_the_dataset_that_cannot_be(shards: dict[str, Path]) -> None:
+    with pytest.raises(OptionError, match="cache='device'"):
+        CINIC10(shards["raw"], cache="device")
+    with pytest.raises(OptionError, match="no split 'dev'"):
+        CINIC10(shards["raw"], "dev")
+    with pytest.raises(TypeError, match="colour"):
+        CINIC10(shards["raw"], colour="red")
+
+
+# --- ShardIterable ----------------------------------------------------------------------------
+
+
+def facts(batches: Any) -> list[tuple[list[int], bytes]]:
+    return [(b.indices.tolist(), b.images.contiguous().numpy().tobytes()) for b in batches]
+
+
+@pytest.mark.parametrize("num_workers", [0, 1, 2, 3])
+@pytest.mark.parametrize("encoding", ["png", "zstd"])
+def test_any_number_of_workers_gives_the_loaders_batches(
+    shards: dict[str, Path], num_workers: int, encoding: str
+) -> None:
+    options: dict[str, Any] = {"batch_size": 20, "tail": "pad", "augment": Augment(), "seed": 3}
+    loader = ShardLoader(shards[encoding], **options)
+    iterable = ShardIterable(shards[encoding], **options)
+    batches = DataLoader(iterable, batch_size=None, num_workers=num_workers)
+    assert len(batches) == len(iterable) == 9
+    for _ in range(2):
+        assert facts(batches) == facts(loader)
+    iterable.set_epoch(7)
+    loader.set_epoch(7)
+    for batch, expected in zip(batches, loader, strict=True):
+        assert isinstance(batch, Batch) and torch.equal(batch.valid, expected.valid)
+        assert batch.loss_scale == expected.loss_scale
+        images, labels = batch
+        assert torch.equal(labels, expected.labels) and images.stride() == expected.images.stride()
+
+
+def test_persistent_workers_and_spawned_ones(shards: dict[str, Path]) -> None:
+    loader = ShardLoader(shards["zstd"], batch_size=20)
+    iterable = ShardIterable(shards["zstd"], batch_size=20)
+    len(iterable)  # opened here, too
+    for context, persistent in (("fork", True), ("spawn", True)):
+        batches = DataLoader(
+            iterable,
+            batch_size=None,
+            num_workers=2,
+            persistent_workers=persistent,
+            multiprocessing_context=context,
+        )
+        for epoch in (0, 1, 5, 6):
+            if epoch in (0, 5):
+                iterable.set_epoch(epoch)
+            loader.set_epoch(epoch)
+            assert facts(batches) == facts(loader)
+        del batches
+
+
+def test_ranks_are_found_where_it_is_made(
+    shards: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = facts(ShardLoader(shards["raw"], batch_size=20, rank=1, world_size=3))
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    iterable = ShardIterable(shards["raw"], batch_size=20)
+    monkeypatch.delenv("RANK")
+    monkeypatch.delenv("WORLD_SIZE")
+    assert facts(DataLoader(iterable, batch_size=None, num_workers=2)) == expected
+
+
+def test_an_error_in_a_worker_names_the_sample(tree: Path, tmp_path: Path) -> None:
+    pack(tree, tmp_path / "shards", workers=1)
+    reader = CINIC10(tmp_path / "shards")._open()[0]
+    with open(tmp_path / "shards" / reader.shards[0].name, "r+b") as file:
+        file.seek(int(reader._indexes[0].offset[7]) + 60)
+        file.write(b"damage")
+    batches = DataLoader(
+        ShardIterable(tmp_path / "shards", batch_size=20), batch_size=None, num_workers=2
+    )
+    with pytest.raises(Exception, match=r"sample 7 .*CRC-32 is"):
+        list(batches)
+
+
+@pytest.mark.parametrize("option", ["device", "progress"])
+def test_options_that_are_not_for_workers(shards: dict[str, Path], option: str) -> None:
+    with pytest.raises(OptionError, match=f"{option}= is for ShardLoader"):
+        ShardIterable(shards["raw"], **{option: "cpu"})
+    with pytest.raises(OptionError, match="cache='device'"):
+        ShardIterable(shards["raw"], cache="device")
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+@pytest.mark.parametrize("done", [0, 1, 4, 8, 9])
+def test_torchdatas_stateful_dataloader(
+    shards: dict[str, Path], num_workers: int, done: int
+) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from torchdata.stateful_dataloader import StatefulDataLoader
+
+    def make() -> Any:
+        iterable = ShardIterable(shards["zstd"], batch_size=20, augment=Augment())
+        return StatefulDataLoader(iterable, batch_size=None, num_workers=num_workers)
+
+    loader = ShardLoader(shards["zstd"], batch_size=20, augment=Augment())
+    first, second, third = facts(loader), facts(loader), facts(loader)
+    batches = make()
+    assert facts(batches) == first
+    iterator = iter(batches)
+    assert facts(next(iterator) for _ in range(done)) == second[:done]
+    state = batches.state_dict()
+    file = io.BytesIO()
+    torch.save(state, file)
+    file.seek(0)
+    again = make()
+    again.load_state_dict(torch.load(file))
+    assert facts(again) == second[done:]
+    assert facts(again) == third
+
+
+# --- In other people's loops ------------------------------------------------------------------
+
+LIGHTNING = """
+    import sys, warnings
+    warnings.simplefilter("ignore")
+    from cinic_shards import Augment, ShardLoader
+    from cinic_shards.bench import import_torchvision
+    import_torchvision()  # lightning would, and fail beside a CPU build of torch
+    import lightning, torch
+
+    shards, folder, mode = sys.argv[1:]
+
+    class Linear(lightning.LightningModule):
+        def __init__(self):
+            super().__init__()
+            self.model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3072, 10))
+            self.seen = []
+
+        def training_step(self, batch, number):
+            images, labels = batch
+            self.seen += batch.indices.tolist()
+            if mode == "stop" and self.global_step == 13:
+                self.trainer.save_checkpoint(folder + "/stopped.ckpt")
+                raise KeyboardInterrupt
+            return torch.nn.functional.cross_entropy(self.model(images), labels)
+
+        def configure_optimizers(self):
+            return torch.optim.SGD(self.parameters(), 0.01)
+
+    loader = ShardLoader(shards, batch_size=20, augment=Augment())
+    trainer = lightning.Trainer(
+        accelerator="cpu", max_epochs=3, logger=False, enable_progress_bar=False,
+        enable_checkpointing=False, enable_model_summary=False,
+    )
+    module = Linear()
+    path = folder + "/stopped.ckpt" if mode == "resume" else None
+    try:
+        trainer.fit(module, loader, ckpt_path=path, weights_only=False)
+    except (KeyboardInterrupt, SystemExit):
+        pass
+    print(" ".join(map(str, module.seen)))
+"""
+
+
+def run(script: str, *arguments: object) -> str:
+    command = [sys.executable, "-c", textwrap.dedent(script), *map(str, arguments)]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, timeout=300)
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def lightning_epochs(shards: dict[str, Path], tmp_path_factory: Any) -> Iterator[list[int]]:
+    if find_spec("lightning") is None:
+        pytest.skip("NOT RUN: lightning is not installed")
+    folder = tmp_path_factory.mktemp("lightning")
+    yield [int(i) for i in run(LIGHTNING, shards["raw"], folder, "whole").split()]
+
+
+def test_lightning_trains(shards: dict[str, Path], lightning_epochs: list[int]) -> None:
+    loader = ShardLoader(shards["raw"], batch_size=20)
+    assert lightning_epochs == [i for _ in range(3) for b in loader for i in b.indices.tolist()]
+
+
+def test_lightning_resumes_in_the_middle_of_an_epoch(
+    shards: dict[str, Path], lightning_epochs: list[int], tmp_path: Path
+) -> None:
+    stopped = [int(i) for i in run(LIGHTNING, shards["raw"], tmp_path, "stop").split()]
+    resumed = [int(i) for i in run(LIGHTNING, shards["raw"], tmp_path, "resume").split()]
+    # The batch of the step that was stopped had been given: the state is behind it.
+    assert stopped + resumed == lightning_epochs

@@ -1,0 +1,387 @@
+"""Where an epoch is: exact resume, equal steps, what counts, and what a loader tells of itself."""
+
+import json
+import os
+import shutil
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from make_demo_tree import make_tree
+
+from cinic_shards import Augment, Batch, ShardLoader
+from cinic_shards.errors import OptionError
+from cinic_shards.pack import PackOptions, pack
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """180 images a split in each encoding, 14 blocks of train in 4 shards."""
+    root = tmp_path_factory.mktemp("state")
+    make_tree(root / "tree", per_class=18, seed=6)
+    for encoding in ("png", "zstd", "raw"):
+        options = PackOptions(encoding=encoding, shard_size=50, block_size=16)
+        pack(root / "tree", root / encoding, options, workers=1)
+    return {encoding: root / encoding for encoding in ("png", "zstd", "raw")}
+
+
+def facts(batches: Any) -> list[tuple[list[int], list[int], bytes]]:
+    """What batches hold, to compare."""
+    return [
+        (batch.indices.tolist(), batch.labels.tolist(), batch.images.contiguous().numpy().tobytes())
+        for batch in batches
+    ]
+
+
+CASES: dict[str, tuple[str, dict[str, Any]]] = {
+    "png window augmented": ("png", {"augment": Augment(cutout=6)}),
+    "zstd window": ("zstd", {}),
+    "raw full": ("raw", {"order": "full"}),
+    "zstd full from ram, subset": ("zstd", {"order": "full", "cache": "ram", "origin": "imagenet"}),
+    "as stored, padded": ("png", {"shuffle": False, "tail": "pad"}),
+    "device": ("zstd", {"device": "cpu", "augment": Augment()}),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_resuming_at_every_step_gives_the_rest_of_the_epoch(
+    shards: dict[str, Path], case: str
+) -> None:
+    encoding, options = CASES[case]
+
+    def make() -> ShardLoader:
+        return ShardLoader(shards[encoding], batch_size=20, seed=5, **options)
+
+    loader = make()
+    loader.set_epoch(3)
+    states = [loader.state_dict()]
+    whole = []
+    for batch in loader:
+        whole += facts([batch])
+        states.append(loader.state_dict())
+    following = facts(loader)
+    assert len(whole) == len(loader) >= 6
+    assert [state["step"] for state in states] == list(range(len(whole) + 1))
+    for step, state in enumerate(states):
+        again = make()
+        again.load_state_dict(json.loads(json.dumps(state)))
+        assert again.state_dict() == state
+        assert facts(again) == whole[step:]
+        assert again.state_dict() == states[0] | {"epoch": 4}
+        assert facts(again) == following
+
+
+def test_a_state_goes_on_with_another_number_of_ranks_and_threads(shards: dict[str, Path]) -> None:
+    options: dict[str, Any] = {"global_batch_size": 24, "seed": 1, "augment": Augment()}
+    alone = ShardLoader(shards["zstd"], **options)
+    iterator = iter(alone)
+    for _ in range(3):
+        next(iterator)
+    state = alone.state_dict()
+    rest = facts(iterator)
+    for world_size in (1, 2, 3, 5, 7):
+        parts = []
+        for rank in range(world_size):
+            loader = ShardLoader(
+                shards["png"], rank=rank, world_size=world_size, workers=1 + rank % 3, **options
+            )
+            loader.load_state_dict(state)
+            parts.append(list(loader))
+        joined = [
+            ([i for part in step for i in part[0]], b"".join(part[2] for part in step))
+            for step in zip(*map(facts, parts), strict=True)
+        ]
+        assert joined == [(ids, pixels) for ids, _, pixels in rest]
+
+
+def test_the_state_of_what_ended_and_what_was_abandoned(shards: dict[str, Path]) -> None:
+    loader = ShardLoader(shards["raw"], batch_size=20)
+    place = lambda: (loader.state_dict()["epoch"], loader.state_dict()["step"])  # noqa: E731
+    assert place() == (0, 0)
+    for _, _ in zip(range(2), loader, strict=False):
+        pass
+    assert place() == (0, 2)
+    loader.set_epoch(7)
+    assert place() == (7, 0)
+    iterator = iter(loader)
+    assert place() == (7, 0)
+    next(iterator)
+    loader.set_epoch(1)  # the next iteration's; this one goes on
+    assert place() == (7, 1)
+    assert len(list(iterator)) == 8
+    assert place() == (1, 0)
+    inner = iter(loader)
+    next(inner)
+    assert place() == (1, 1)  # of the iteration that began last
+
+
+def test_set_epoch_keeps_the_step_of_a_state_of_that_epoch(shards: dict[str, Path]) -> None:
+    """The loop that calls set_epoch for each epoch works after a resume, too."""
+    loader = ShardLoader(shards["raw"], batch_size=20)
+    state = loader.state_dict() | {"epoch": 2, "step": 4}
+    loader.load_state_dict(state)
+    loader.set_epoch(2)
+    assert len(list(loader)) == 5
+    loader.load_state_dict(state)
+    loader.set_epoch(3)
+    assert len(list(loader)) == 9
+
+
+def test_an_iterator_that_is_never_used_is_no_epoch(shards: dict[str, Path]) -> None:
+    """Lightning makes one too many."""
+    loader = ShardLoader(shards["raw"], batch_size=20)
+    iter(loader)
+    first, second = iter(loader), iter(loader)
+    assert (loader.epoch, next(first).indices.tolist()) == (0, facts(loader_at(shards, 0))[0][0])
+    assert next(second).indices.tolist() == facts(loader_at(shards, 1))[0][0]
+
+
+def loader_at(shards: dict[str, Path], epoch: int) -> ShardLoader:
+    loader = ShardLoader(shards["raw"], batch_size=20)
+    loader.set_epoch(epoch)
+    return loader
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"seed": 1}, "seed is 0 in the state and 1 here"),
+        ({"global_batch_size": 21}, "global_batch_size is 20 in the state and 21 here"),
+        ({"order": "full"}, "order is 'window' in the state and 'full' here"),
+        ({"shuffle": False, "tail": "drop"}, "order is 'window' in the state and 'as stored' here"),
+        ({"tail": "short"}, "tail is 'drop' in the state and 'short' here"),
+        ({"split": "valid"}, "split is 'train' in the state and 'valid' here; samples is"),
+        ({"origin": "imagenet"}, "samples is '[0-9a-f]+' in the state and"),
+        (
+            {"augment": Augment(cutout=3)},
+            "augment is '.*cutout 0, .*' in the state and '.*cutout 3",
+        ),
+        ({"normalize": "cinic10"}, "augment is '.* uint8' in the state and '.*float32"),
+    ],
+)
+def test_another_loaders_state_is_refused(
+    shards: dict[str, Path], change: dict[str, Any], said: str
+) -> None:
+    options = {"global_batch_size": 20}
+    if "augment" in change:
+        state = ShardLoader(shards["raw"], **options, augment=Augment()).state_dict()  # type: ignore[arg-type]
+    else:
+        state = ShardLoader(shards["raw"], **options).state_dict()  # type: ignore[arg-type]
+    loader = ShardLoader(shards["raw"], **(options | change))  # type: ignore[arg-type]
+    before = loader.state_dict()
+    with pytest.raises(OptionError, match=said):
+        loader.load_state_dict(state | {"step": 2})
+    assert loader.state_dict() == before
+
+
+def test_another_datasets_state_is_refused(shards: dict[str, Path], tmp_path: Path) -> None:
+    state = ShardLoader(shards["raw"], batch_size=20).state_dict()
+    make_tree(tmp_path / "tree", per_class=18, seed=7)
+    pack(tmp_path / "tree", tmp_path / "other", PackOptions(encoding="raw"), workers=1)
+    with pytest.raises(OptionError, match="fingerprint is"):
+        ShardLoader(tmp_path / "other", batch_size=20).load_state_dict(state)
+    # The same samples in other blocks have another order "window", and the same order "full".
+    pack(shards["raw"].parent / "tree", tmp_path / "blocks", PackOptions(encoding="raw"), workers=1)
+    with pytest.raises(OptionError, match=r"^the state is another loader's: blocks is"):
+        ShardLoader(tmp_path / "blocks", batch_size=20).load_state_dict(state)
+    full = ShardLoader(shards["raw"], batch_size=20, order="full").state_dict()
+    ShardLoader(tmp_path / "blocks", batch_size=20, order="full").load_state_dict(full)
+
+
+@pytest.mark.parametrize("state", [{}, {"epoch": 1, "step": 2}, {"model": 1}])
+def test_what_is_no_state(shards: dict[str, Path], state: dict[str, Any]) -> None:
+    with pytest.raises(OptionError, match="not the state of a loader: it has no 'version'"):
+        ShardLoader(shards["raw"], batch_size=20).load_state_dict(state)
+
+
+@pytest.mark.parametrize("place", [{"step": 10}, {"step": -1}, {"epoch": -1}])
+def test_a_place_that_cannot_be(shards: dict[str, Path], place: dict[str, int]) -> None:
+    loader = ShardLoader(shards["raw"], batch_size=20)
+    with pytest.raises(OptionError, match="an epoch has 9 steps"):
+        loader.load_state_dict(loader.state_dict() | place)
+
+
+# --- Equal steps, and what counts -------------------------------------------------------------
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3, 7, 50])
+@pytest.mark.parametrize("encoding", ["png", "zstd", "raw"])
+def test_pad_and_valid(shards: dict[str, Path], encoding: str, world_size: int) -> None:
+    ranks = [
+        ShardLoader(
+            shards[encoding],
+            split="test",
+            global_batch_size=50,
+            tail="pad",
+            shuffle=False,
+            rank=rank,
+            world_size=world_size,
+        )
+        for rank in range(world_size)
+    ]
+    assert {len(loader) for loader in ranks} == {4}
+    counted: list[int] = []
+    for step in zip(*ranks, strict=True):
+        assert sum(batch.loss_scale for batch in step) == pytest.approx(world_size)
+        for batch in step:
+            assert len(batch) == len(batch.valid) == len(batch.images) > 0
+            counted += batch.indices[batch.valid].tolist()
+            assert batch.loss_scale == pytest.approx(
+                int(batch.valid.sum()) * world_size / sum(int(b.valid.sum()) for b in step)
+            )
+    assert sorted(counted) == list(range(180))
+
+
+def test_a_scaled_mean_over_ranks_is_the_mean_over_the_global_batch(
+    shards: dict[str, Path],
+) -> None:
+    """The gradient of DDP, which averages over ranks, with parts of 7, 7 and 8 of 22 samples."""
+    options: dict[str, Any] = {"global_batch_size": 22, "tail": "short", "normalize": True}
+    alone = ShardLoader(shards["raw"], **options)
+    ranks = [ShardLoader(shards["raw"], rank=r, world_size=3, **options) for r in range(3)]
+    for whole, *parts in zip(alone, *ranks, strict=True):
+        value = sum(part.images.mean() * part.loss_scale for part in parts) / 3
+        torch.testing.assert_close(value, whole.images.mean(), rtol=0, atol=1e-5)
+        assert whole.loss_scale == 1 and bool(whole.valid.all())
+
+
+@pytest.mark.parametrize(
+    ("sizes", "expected"),
+    [
+        ({}, (1024, 512)),
+        ({"batch_size": 8}, (16, 8)),
+        ({"global_batch_size": 9}, (9, 5)),
+    ],
+)
+def test_batch_sizes(
+    shards: dict[str, Path], sizes: dict[str, int], expected: tuple[int, int]
+) -> None:
+    loader = ShardLoader(shards["raw"], rank=1, world_size=2, tail="short", **sizes)
+    assert (loader.global_batch_size, loader.batch_size) == expected
+
+
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        {"batch_size": 8, "global_batch_size": 16},
+        {"batch_size": 0},
+        {"batch_size": -1},
+        {"global_batch_size": 1},
+    ],
+)
+def test_batch_sizes_that_cannot_be(shards: dict[str, Path], sizes: dict[str, int]) -> None:
+    with pytest.raises(OptionError, match="batch_size"):
+        ShardLoader(shards["raw"], rank=0, world_size=2, **sizes)
+
+
+@pytest.mark.parametrize("tail", ["drop", "short", "pad"])
+def test_one_sample_and_a_batch_larger_than_the_set(shards: dict[str, Path], tail: str) -> None:
+    options: dict[str, Any] = {
+        "where": lambda c: c.keys == c.keys[17],
+        "tail": tail,
+        "batch_size": 5,
+    }
+    if tail == "drop":
+        with pytest.raises(OptionError, match="1 samples, fewer than the 5 of a batch"):
+            ShardLoader(shards["zstd"], **options)
+        options["batch_size"] = 1
+    loader = ShardLoader(shards["zstd"], **options)
+    (batch,) = loader
+    assert int(batch.valid.sum()) == 1 and len(batch) == {"drop": 1, "short": 1, "pad": 5}[tail]
+    assert len(set(batch.indices.tolist())) == 1
+
+
+def test_damage_that_is_skipped_does_not_count_and_steps_stay_equal(
+    shards: dict[str, Path], tmp_path: Path
+) -> None:
+    copy = shutil.copytree(shards["png"], tmp_path / "copy")
+    reader = ShardLoader(copy, batch_size=8)._reader
+    index, broken = reader._indexes[2], []
+    with open(copy / reader.shards[2].name, "r+b") as file:
+        for row in (3, 4, 20):
+            file.seek(int(index.offset[row]) + 60)
+            file.write(b"damage")
+            broken.append(180 + 100 + row)
+    ranks = [
+        ShardLoader(
+            copy, global_batch_size=25, tail="pad", on_error="skip", rank=rank, world_size=3
+        )
+        for rank in range(3)
+    ]
+    counted: list[int] = []
+    with pytest.warns(UserWarning, match="damaged samples were skipped"):
+        for step in zip(*ranks, strict=True):
+            for batch in step:
+                assert len(batch.images) == len(batch.labels) == len(batch.valid)
+                counted += batch.indices[batch.valid].tolist()
+        full = next(iter(ranks[0]))
+        assert full.loss_scale == len(full) * 3 / 25
+    assert sorted([*counted, *broken]) == list(range(180, 360))
+    assert sorted(key for loader in ranks for key in loader.skipped) == broken
+
+
+# --- What a loader tells of itself ------------------------------------------------------------
+
+
+def test_stats(shards: dict[str, Path]) -> None:
+    loader = ShardLoader(shards["zstd"], batch_size=20, cache="ram")
+    assert loader.stats().images == 0 and loader.stats().images_per_second == 0
+    size = sum(int(index.length.sum()) for index in loader._reader._indexes)
+    for epoch in range(2):
+        for step, _ in enumerate(loader):
+            stats = loader.stats()
+            assert (stats.epoch, stats.step, stats.images) == (epoch, step + 1, 20 * (step + 1))
+            assert 0 <= stats.waiting_seconds <= stats.seconds
+            assert stats.batches_ready >= 0
+        stats = loader.stats()
+        assert stats.images_per_second == stats.images / stats.seconds > 0
+        assert 0 <= stats.waiting_share <= 1
+        expected = (14, 0, size) if epoch == 0 else (0, 14, 0)
+        assert (stats.blocks_decoded, stats.blocks_from_cache, stats.bytes_read) == expected
+
+
+def test_stats_tell_who_waits(shards: dict[str, Path]) -> None:
+    loader = ShardLoader(shards["png"], batch_size=20)
+    list(loader)  # compile
+    for _ in loader:
+        threading.Event().wait(0.02)
+    assert loader.stats().waiting_share < 0.3
+    slow = ShardLoader(
+        shards["png"],
+        batch_size=20,
+        batch_transform=lambda x, y: (threading.Event().wait(0.02), x, y)[1:],  # type: ignore[return-value]
+    )
+    list(slow)
+    assert slow.stats().waiting_share > 0.7
+
+
+def test_progress(shards: dict[str, Path], capsys: pytest.CaptureFixture[str]) -> None:
+    loader = ShardLoader(shards["raw"], batch_size=20, progress=True)
+    assert len(list(loader)) == 9
+    for _ in loader:
+        break
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="counts in /proc")
+def test_abandoned_iterators_leave_nothing(shards: dict[str, Path]) -> None:
+    loaders = [ShardLoader(path, batch_size=5) for path in shards.values()]
+    for loader in loaders:
+        next(iter(loader))
+    counts = threading.active_count(), len(os.listdir("/proc/self/fd"))
+    for number in range(60):
+        iterator = iter(loaders[number % 3])
+        for _ in range(number % 7):
+            next(iterator)
+        del iterator
+    assert (threading.active_count(), len(os.listdir("/proc/self/fd"))) == counts
+
+
+def test_a_batch_moves_as_one(shards: dict[str, Path]) -> None:
+    batch: Batch = next(iter(ShardLoader(shards["raw"], batch_size=4)))
+    moved = batch.to("meta", non_blocking=True)
+    assert {t.device.type for t in (moved.images, moved.labels, moved.valid)} == {"meta"}
+    assert moved.indices is batch.indices and moved.loss_scale == 1
