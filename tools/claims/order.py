@@ -63,12 +63,16 @@ def reads(case: Case, world_size: int) -> tuple[float, int]:
     sizes = np.full(num_blocks, BLOCK_SIZE)
     sizes[-1] = case.num_samples - BLOCK_SIZE * (num_blocks - 1)
     read = float(((first >= 0) * sizes).sum() / case.num_samples)
-    held = 0
-    for rank in range(world_size):
-        used = first[rank] >= 0
-        change = np.bincount(first[rank][used], minlength=len(alone) + 2)
-        change -= np.bincount(last[rank][used] + 1, minlength=len(alone) + 2)
-        held = max(held, int(np.cumsum(change).max()))
+    used = first >= 0
+    begins, ends = (
+        [np.bincount(steps[rank][used[rank]], minlength=len(alone)) for rank in range(world_size)]
+        for steps in (first, last)
+    )
+    # At the end of a step: begun so far, and of these not those that ended before it.
+    held = max(
+        int((np.cumsum(begun) - np.cumsum(ended) + ended).max())
+        for begun, ended in zip(begins, ends, strict=True)
+    )
     return read, held
 
 
