@@ -26,7 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cinic_shards.errors import OptionError
-from cinic_shards.kernels import kernel, mix
+from cinic_shards.kernels import kernel, mix, part, quick_kernel
 
 PLAN_VERSION = 1
 ORDERS = ("window", "full")
@@ -225,7 +225,7 @@ def _round_keys(purpose: str, seed: int, epoch: int) -> NDArray[np.uint64]:
     return np.frombuffer(digest, "<u8").astype(np.uint64)
 
 
-@kernel
+@quick_kernel
 def permute(start, size, keys, out):
     """Where a keyed permutation of range(size) sends start, start + 1, ...: into ``out`` int64.
 
@@ -239,7 +239,7 @@ def permute(start, size, keys, out):
         out[i] = _feistel(start + i, size, low_bits, low_mask, high_mask, keys, np.uint64(0))
 
 
-@kernel
+@part
 def _feistel_masks(size):
     bits = np.uint64(0)
     while bits < 63 and (np.int64(1) << np.int64(bits)) < size:
@@ -250,7 +250,7 @@ def _feistel_masks(size):
     return low_bits, low_mask, high_mask
 
 
-@kernel
+@part
 def _feistel(number, size, low_bits, low_mask, high_mask, keys, tweak):
     """Where the permutation of range(size) with these keys and this tweak sends a number."""
     x = np.uint64(number)
@@ -265,7 +265,7 @@ def _feistel(number, size, low_bits, low_mask, high_mask, keys, tweak):
             return np.int64(x)
 
 
-@kernel
+@quick_kernel
 def _unpermute(number, size, keys):
     """What the permutation of range(size) with these keys sends to a number."""
     low_bits, low_mask, high_mask = _feistel_masks(size)
@@ -281,19 +281,19 @@ def _unpermute(number, size, keys):
             return np.int64(x)
 
 
-@kernel
+@part
 def _round(x):
     """The upper half of a product: every bit of the number and of its key has a part in it."""
     return (x * np.uint64(0x9E3779B97F4A7C15)) >> np.uint64(32)
 
 
-@kernel
+@part
 def _lane_start(lane, size, num_lanes):
     """Where a lane begins in the sequence: the first ``size`` mod L lanes hold one row more."""
     return lane * (size // num_lanes) + min(lane, size % num_lanes)
 
 
-@kernel
+@part
 def _count_before(lane, first, stop, num_lanes):
     """How many of the positions [first, stop) are of lanes before this one."""
     each, rest = (stop - first) // num_lanes, (stop - first) % num_lanes
@@ -303,7 +303,7 @@ def _count_before(lane, first, stop, num_lanes):
     )
 
 
-@kernel
+@part
 def _find_block(
     place, size, block_size, num_blocks, short_place, block_keys, block_starts, order,
     sequence_starts,
@@ -324,7 +324,7 @@ def _find_block(
     return number, begin, number * block_size, block_size - (missing if k == short_place else 0)
 
 
-@kernel
+@quick_kernel
 def window_rows(
     first, stop, skip, size, num_lanes, block_size, num_blocks, short_place, block_keys,
     block_starts, order, sequence_starts, keys, out,

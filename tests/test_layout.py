@@ -14,7 +14,8 @@ PACKAGE = Path(cinic_shards.__file__).parent
 ORDER = """
     errors provenance workers
     format.fields format.tar format.blocks format.index format.manifest format
-    tree kernels.base kernels.png kernels.blocks kernels.images kernels codec store columns facts
+    tree kernels.memory kernels.intrinsics kernels.base kernels.png kernels.blocks kernels.images
+    kernels codec store columns facts
     shard_source shard_writer listing journal dataset_writer pack convert
     shard_checker verify unpack duplicates interop
     plan reader selection cache source augment device buffers batches epoch progress loader datasets
@@ -30,8 +31,8 @@ MAY_IMPORT = {
     "torchvision": {"bench"},
     "typer": {"cli"},
     "rich": {"cli", "progress"},
-    "numba": {"kernels.base", "kernels.images"},
-    "llvmlite": {"kernels.base"},
+    "numba": {"kernels.base", "kernels.intrinsics"},
+    "llvmlite": {"kernels.intrinsics"},
     "zstandard": {"codec", "facts", "interop"},
     "mmap": {"store"},
     "tarfile": set(),

@@ -4,7 +4,7 @@ Every kernel is cached on disk after its first compilation. Where no cache folde
 kernels are compiled anew in each process, and one warning says so.
 """
 
-from cinic_shards.kernels.base import kernel, mix
+from cinic_shards.kernels.base import kernel, mix, part, quick_kernel
 from cinic_shards.kernels.blocks import (
     addresses_of_rows,
     blocks_of_rows,
@@ -36,7 +36,9 @@ __all__ = [
     "gather_images",
     "kernel",
     "mix",
+    "part",
     "predict_batch",
+    "quick_kernel",
     "unfilter_batch",
     "unpredict_batch",
 ]

@@ -1,25 +1,140 @@
-"""What the kernels are made of: the decorator, memory by address, C functions by address.
+"""What the kernels are made of: the decorators, and what all of them share.
 
-Memory that Python does not own as an array (a memory-mapped shard, a C library's functions) is
-passed as an integer address. Each caller keeps the memory alive and has checked its bounds.
+Numba takes half a second to load, a first batch from memory-mapped shards a tenth of that as plain
+Python. So numba is loaded when it is needed, and the kernels that such a batch is made by run as
+plain Python at first, for as long as it would take to load numba.
 """
 
+import logging  # noqa: F401  # before what is registered below
+import os
+import threading
+import time
 import warnings
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import update_wrapper
 from typing import Any
 
-import numba
 import numpy as np
-from llvmlite import ir
-from numba.core import cgutils, types
-from numba.extending import intrinsic
 
+Function = Callable[..., Any]
+
+_PLAIN_SECONDS = 0.25
+"""So long quick kernels run as plain Python, all in all: half of what loading numba takes. Of the
+processor's time, so that a busy machine or disk changes nothing."""
+_PLAIN_ROWS = 4096
+"""So many at most in one call: several batches."""
+
+_plain_seconds_left = _PLAIN_SECONDS
+_new_parts: list[Function] = []
+"""Those that numba does not know yet."""
 _cache_works = True
 
+_first_calls = threading.RLock()
+"""Held while a kernel runs as plain Python, which the GIL lets one thread do at a time anyhow, and
+while one is compiled."""
+if hasattr(os, "register_at_fork"):
+    # A forked process would wait for ever for what a thread of its parent was importing. This comes
+    # after what logging registers, and so is called before it: numba's import needs its lock.
+    os.register_at_fork(
+        before=_first_calls.acquire,
+        after_in_parent=_first_calls.release,
+        after_in_child=_first_calls.release,
+    )
 
-def kernel(function: Callable[..., Any]) -> Callable[..., Any]:
+
+def part(function: Function) -> Function:
+    """A function that kernels call: plain Python as it is, compiled into each of them by numba."""
+    _new_parts.append(function)
+    return function
+
+
+def kernel(function: Function) -> "Kernel":
+    """``numba.njit(nogil=True, cache=True)``, without the cache where none can be written."""
+    return Kernel(function, is_quick=False)
+
+
+def quick_kernel(function: Function) -> "Kernel":
+    """A kernel that makes a batch in milliseconds as plain Python, too.
+
+    Its last argument is as long as the work: what it fills, as a rule.
+    """
+    return Kernel(function, is_quick=True)
+
+
+class Kernel:
+    """A function over a whole batch; kernels do not call each other, but ``part``s.
+
+    Args:
+        plain: the function, which gives the same compiled or not.
+        is_quick: whether it may run as plain Python at first.
+    """
+
+    def __init__(self, plain: Function, *, is_quick: bool) -> None:
+        update_wrapper(self, plain)
+        self.plain = plain
+        self._is_quick = is_quick
+        self._compiled: Any = None
+
+    def __call__(self, *args: Any) -> Any:
+        if self._compiled is None:
+            with _first_calls:
+                if self._may_run_plain(*args):
+                    return self.run_plain(*args)
+            self.compile(*args)
+        return self._compiled(*args)
+
+    def _may_run_plain(self, *args: Any) -> bool:
+        return (
+            self._compiled is None
+            and self._is_quick
+            and _plain_seconds_left > 0
+            and len(args[-1]) <= _PLAIN_ROWS
+        )
+
+    def run_plain(self, *args: Any) -> Any:
+        """Run it as plain Python."""
+        global _plain_seconds_left
+        start = time.thread_time()
+        with np.errstate(over="ignore"):  # numbers of 64 bits wrap around, as when compiled
+            result = self.plain(*args)
+        _plain_seconds_left -= time.thread_time() - start
+        return result
+
+    def compile(self, *args: Any) -> None:
+        """Compile it for arguments like these, or load what was compiled before."""
+        # In a thread: numba's import may lose Ctrl-C, an exception in the main one.
+        with ThreadPoolExecutor(1, thread_name_prefix="cinic-shards-compile") as thread:
+            thread.submit(self._compile, args).result()
+
+    def _compile(self, args: tuple[Any, ...]) -> None:
+        global _plain_seconds_left
+        with _first_calls:
+            if self._compiled is None:
+                import numba
+
+                _plain_seconds_left = 0.0
+                _register_parts()
+                compiled = _jit(self.plain)
+                compiled.compile(tuple(numba.typeof(arg) for arg in args))
+                self._compiled = compiled
+
+
+def _register_parts() -> None:
+    """Tell numba of the functions that kernels call."""
+    from numba.extending import register_jitable
+
+    from cinic_shards.kernels import intrinsics  # noqa: F401
+
+    while _new_parts:
+        register_jitable(_new_parts.pop())
+
+
+def _jit(function: Function) -> Any:
     """``numba.njit(nogil=True, cache=True)``, without the cache where none can be written."""
     global _cache_works
+    import numba
+
     if _cache_works:
         try:
             return numba.njit(nogil=True, cache=True)(function)
@@ -33,84 +148,9 @@ def kernel(function: Callable[..., Any]) -> Callable[..., Any]:
     return numba.njit(nogil=True)(function)
 
 
-@kernel
+@part
 def mix(x):
     """The output function of SplitMix64 (Steele, Lea, Flood 2014): every bit depends on all."""
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return x ^ (x >> np.uint64(31))
-
-
-@intrinsic
-def load_byte(typing_context, address):
-    """The byte at an address, as int64."""
-
-    def generate(context, builder, signature, arguments):
-        pointer = builder.inttoptr(arguments[0], ir.IntType(8).as_pointer())
-        return builder.zext(builder.load(pointer), ir.IntType(64))
-
-    return types.int64(types.int64), generate
-
-
-@intrinsic
-def pointer(typing_context, address):
-    """An address as the pointer that ``numba.carray`` makes an array of."""
-
-    def generate(context, builder, signature, arguments):
-        return builder.inttoptr(arguments[0], cgutils.voidptr_t)
-
-    return types.voidptr(types.int64), generate
-
-
-@intrinsic
-def copy_bytes(typing_context, to, source, length):
-    """Copy so many bytes from one address to another."""
-
-    def generate(context, builder, signature, arguments):
-        to, source, length = arguments
-        cgutils.raw_memcpy(
-            builder,
-            builder.inttoptr(to, cgutils.voidptr_t),
-            builder.inttoptr(source, cgutils.voidptr_t),
-            length,
-            1,
-        )
-        return context.get_dummy_value()
-
-    return types.void(types.int64, types.int64, types.int64), generate
-
-
-def _call_address(num_arguments: int) -> Any:
-    """An intrinsic that calls a C function by address: 64-bit arguments, 64-bit result."""
-
-    def generate(context, builder, signature, arguments):
-        word = ir.IntType(64)
-        function_type = ir.FunctionType(word, [word] * num_arguments)
-        function = builder.inttoptr(arguments[0], function_type.as_pointer())
-        return builder.call(function, arguments[1:])
-
-    return types.int64(*[types.int64] * (num_arguments + 1)), generate
-
-
-@intrinsic
-def call_0(typing_context, function):
-    """Call the C function at an address with no argument."""
-    return _call_address(0)
-
-
-@intrinsic
-def call_1(typing_context, function, a):
-    """Call the C function at an address with one argument."""
-    return _call_address(1)
-
-
-@intrinsic
-def call_3(typing_context, function, a, b, c):
-    """Call the C function at an address with three."""
-    return _call_address(3)
-
-
-@intrinsic
-def call_6(typing_context, function, a, b, c, d, e, f):
-    """Call the C function at an address with six."""
-    return _call_address(6)

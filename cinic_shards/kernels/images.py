@@ -1,16 +1,16 @@
 """Decoded pixels: gathered from wherever they lie, augmented on the way, looked up, summed."""
 
 import numpy as np
-from numba import carray  # type: ignore[attr-defined]
 
-from cinic_shards.kernels.base import copy_bytes, kernel, mix, pointer
+from cinic_shards.kernels.base import kernel, mix, quick_kernel
+from cinic_shards.kernels.memory import bytes_at, copy_bytes
 
 _ONE = np.uint64(1)
 _TWO = np.uint64(2)
 _THREE = np.uint64(3)
 
 
-@kernel
+@quick_kernel
 def gather_images(addresses, out):
     """Copy the image at each of N addresses to ``out`` uint8 (N, H, W, 3)."""
     num_images, height, width, _ = out.shape
@@ -20,7 +20,7 @@ def gather_images(addresses, out):
         copy_bytes(to + i * size, addresses[i], size)
 
 
-@kernel
+@quick_kernel
 def draw_augmentations(ids, key, padding, flip, height, width, out):
     """What chance does to each sample: a function of the key and its id alone.
 
@@ -67,7 +67,7 @@ def augment_images(addresses, draws, padding, cutout, fill, table, out):
             for y in range(height):
                 copy_bytes(inside + y * padded_row, base + y * row_bytes, row_bytes)
             base = padded.ctypes.data
-        source = carray(pointer(base), (len(padded),), np.uint8)
+        source = bytes_at(base, len(padded))
         for y in range(height):
             start = (draws[i, 0] + y) * padded_row + 3 * draws[i, 1]
             row = np.uint64(start)

@@ -8,7 +8,8 @@ unusual or damaged file means, so the package and Pillow agree on every file by 
 import numpy as np
 from numpy.typing import NDArray
 
-from cinic_shards.kernels.base import call_0, call_1, call_3, call_6, kernel, load_byte
+from cinic_shards.kernels.base import kernel, part, quick_kernel
+from cinic_shards.kernels.memory import call_0, call_1, call_3, call_6, load_byte
 
 
 def _crc_table() -> NDArray[np.uint32]:
@@ -21,7 +22,7 @@ def _crc_table() -> NDArray[np.uint32]:
 _CRC_TABLE = _crc_table()
 
 
-@kernel
+@part
 def _crc32(address, length):
     """CRC-32 a byte at a time: for the few bytes of a PNG's small chunks."""
     crc = np.uint32(0xFFFFFFFF)
@@ -31,7 +32,7 @@ def _crc32(address, length):
     return np.int64(crc ^ np.uint32(0xFFFFFFFF))
 
 
-@kernel
+@quick_kernel
 def crc32_batch(crc32, addresses, lengths, out):
     """CRC-32 of N payloads; ``crc32`` is the address of libdeflate_crc32."""
     for i in range(len(addresses)):
@@ -53,10 +54,10 @@ _PHYS = _chunk_type(b"pHYs")
 _BKGD = _chunk_type(b"bKGD")
 _TIME = _chunk_type(b"tIME")
 _SBIT = _chunk_type(b"sBIT")
-_SIGNATURE = int.from_bytes(b"\x89PNG\r\n\x1a\n", "big", signed=True)
+_SIGNATURE = _chunk_type(b"\x89PNG"), _chunk_type(b"\r\n\x1a\n")
 
 
-@kernel
+@part
 def _load_u32(address):
     """The big-endian 32-bit word at an address."""
     return (
@@ -67,7 +68,7 @@ def _load_u32(address):
     )
 
 
-@kernel
+@part
 def _is_harmless(chunk, length):
     """Whether Pillow reads a chunk of this type and length without any effect on the pixels."""
     return (
@@ -81,7 +82,7 @@ def _is_harmless(chunk, length):
     )
 
 
-@kernel
+@part
 def _find_png_data(address, length, height, width, joined):
     """Find the compressed pixels of a PNG; ``(address, length)``, length 0 for "not mine".
 
@@ -90,7 +91,7 @@ def _find_png_data(address, length, height, width, joined):
     """
     if length < 57:  # signature, IHDR, an empty IDAT and IEND
         return address, 0
-    if ((_load_u32(address) << 32) | _load_u32(address + 4)) != _SIGNATURE:
+    if _load_u32(address) != _SIGNATURE[0] or _load_u32(address + 4) != _SIGNATURE[1]:
         return address, 0
     header = address + 8
     if _load_u32(header) != 13 or _load_u32(header + 4) != _IHDR:
@@ -153,7 +154,7 @@ _TWO = np.uint64(2)
 _THREE = np.uint64(3)
 
 
-@kernel
+@part
 def _unfilter_rgb(filtered, out, start, height, width):
     """Undo PNG's row filters of one image.
 
@@ -199,7 +200,7 @@ def _unfilter_rgb(filtered, out, start, height, width):
     return True
 
 
-@kernel
+@part
 def _paeth(a, b, c):
     """PNG's Paeth predictor of left a, above b and above-left c, without a branch.
 
@@ -212,7 +213,7 @@ def _paeth(a, b, c):
     return high if t <= low else (low if high <= t else c)
 
 
-@kernel
+@part
 def _unfilter_paeth(filtered, row, out, above, to, stride):
     """One Paeth row; three channels side by side, to fill the wait for each one's last pixel."""
     a0 = np.int32(0)
