@@ -59,6 +59,7 @@ if dist.get_rank() == 0:
     with open(out, "w") as file:
         json.dump({"ranks": everyone, "counts": counts.tolist(), "alone": alone.tolist(),
                    "size": loader.dataset.manifest.split("test").num_samples}, file)
+dist.barrier()  # torch may abort a process that leaves while others still talk
 dist.destroy_process_group()
 """
 
