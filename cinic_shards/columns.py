@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from cinic_shards.format import Index, Manifest, SplitInfo
 from cinic_shards.provenance import ORIGINS
-from cinic_shards.store import LocalStore, open_shard
+from cinic_shards.store import Store, read_index
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +59,7 @@ class Columns:
         )
 
     @classmethod
-    def read(cls, store: LocalStore, manifest: Manifest, splits: Iterable[SplitInfo]) -> "Columns":
+    def read(cls, store: Store, manifest: Manifest, splits: Iterable[SplitInfo]) -> "Columns":
         """The columns of these splits; only indexes are read.
 
         Raises:
@@ -67,7 +67,7 @@ class Columns:
         """
         num_classes = len(manifest.classes)
         return cls.of([
-            (split.name, open_shard(store, shard, num_classes)[1])
+            (split.name, read_index(store, shard, num_classes))
             for split in splits
             for shard in split.shards
         ])  # fmt: skip

@@ -4,7 +4,6 @@ import os
 import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import BrokenExecutor
-from pathlib import Path
 
 import numpy as np
 
@@ -14,13 +13,13 @@ from cinic_shards.format import Manifest
 from cinic_shards.listing import Listing
 from cinic_shards.pack import PackOptions
 from cinic_shards.shard_writer import ShardJob, ShardLayout
-from cinic_shards.store import LocalStore, open_store, read_manifest
+from cinic_shards.store import Place, Store, open_store, read_manifest
 from cinic_shards.workers import Progress, make_executor, usable_cores
 
 
 def convert(
-    place: str | os.PathLike[str],
-    out: str | os.PathLike[str],
+    place: Place,
+    out: Place,
     *,
     encoding: str,
     block_size: int | None = None,
@@ -36,8 +35,8 @@ def convert(
     that packing the tree would give, but for PNGs made from blocks: these are encoded anew.
 
     Args:
-        place: the dataset's folder.
-        out: a folder that is empty or does not exist.
+        place: where the dataset lies; see ``store.Place``.
+        out: a place that is empty or does not exist.
         encoding: see ``PackOptions``.
         block_size: samples a block; by default as it is.
         sidecars: see ``PackOptions``.
@@ -55,7 +54,8 @@ def convert(
     if workers < 1:
         raise OptionError(f"{workers} workers: expected at least 1")
     store, target = open_store(place), open_store(out)
-    if os.path.realpath(store.root) == os.path.realpath(target.root):
+    places = {os.path.realpath(str(one)) if one.is_local else str(one) for one in (store, target)}
+    if len(places) == 1:
         raise OptionError(f"{out}: is the dataset itself; write the shards elsewhere")
     manifest = read_manifest(store)
     if not manifest.splits:
@@ -91,8 +91,8 @@ def convert(
         raise worker_died(target) from error
 
 
-def _recipe(store: LocalStore, manifest: Manifest, layout: ShardLayout) -> Recipe:
-    def jobs(out: Path) -> Iterator[ShardJob]:
+def _recipe(store: Store, manifest: Manifest, layout: ShardLayout) -> Recipe:
+    def jobs(out: Store) -> Iterator[ShardJob]:
         for split in manifest.splits:
             for shard in split.shards:
                 yield ShardJob(
@@ -100,7 +100,7 @@ def _recipe(store: LocalStore, manifest: Manifest, layout: ShardLayout) -> Recip
                     split=split.name,
                     name=shard.name,
                     layout=layout,
-                    root=store.root,
+                    root=store,
                     samples=shard,
                     num_classes=len(manifest.classes),
                 )

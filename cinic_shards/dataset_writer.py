@@ -4,22 +4,19 @@ So an older dataset stays until the new one is whole; the manifest comes last. A
 folder lets the same command go on where this process is killed.
 """
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import BrokenExecutor, Executor
-from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import cinic_shards.format as fmt
-from cinic_shards.errors import OutputError, TreeError
+from cinic_shards.errors import OptionError, OutputError, StoreError, TreeError
 from cinic_shards.facts import ShardFacts, make_manifest
 from cinic_shards.format import Manifest
 from cinic_shards.journal import FinishedShard, Journal, reopen_shard
 from cinic_shards.listing import Listing
 from cinic_shards.shard_writer import PackedShard, ShardJob, write_shard
-from cinic_shards.store import LocalStore
+from cinic_shards.store import Store, is_packing
 from cinic_shards.workers import Progress, run_jobs
 
 
@@ -40,8 +37,8 @@ class Recipe:
     """Of every image, where the encoding needs them alike."""
     shard_names: tuple[str, ...]
     """In dataset order."""
-    jobs: Callable[[Path], Iterator[ShardJob]]
-    """Gives the job of each shard, in that order, for a folder to write to."""
+    jobs: Callable[[Store], Iterator[ShardJob]]
+    """Gives the job of each shard, in that order, for a place to write to."""
     num_samples: int
     needed_bytes: int
     """About what the shards take."""
@@ -49,7 +46,7 @@ class Recipe:
     """What in the source has changed since it was listed."""
 
 
-def old_files(store: LocalStore, overwrite: bool) -> list[str]:
+def old_files(store: Store, overwrite: bool) -> list[str]:
     """The files of the dataset that is to be replaced; refuse any other file."""
     names = [name for name in store.names() if name != fmt.PACKING_FOLDER]
     if not names:
@@ -71,20 +68,21 @@ def old_files(store: LocalStore, overwrite: bool) -> list[str]:
             "give an empty folder, or remove it"
         )
     for name in old:
-        if (store.root / name).is_dir():
+        if store.is_folder(name):
             raise OutputError(f"{store}: {name} is a folder, expected a shard; remove it")
     return old
 
 
-def check_output(store: LocalStore, overwrite: bool) -> None:
+def check_output(store: Store, overwrite: bool) -> None:
     """Refuse an output that cannot be, before anything is read for it."""
-    store.names()
-    if not (store.root / fmt.PACKING_FOLDER).exists():
+    if not store.can_list:
+        raise OptionError(f"{store}: a web server can only be read from; give another place")
+    if not is_packing(store, store.names()):
         old_files(store, overwrite)
 
 
 def write_dataset(
-    store: LocalStore,
+    store: Store,
     recipe: Recipe,
     *,
     overwrite: bool,
@@ -99,9 +97,8 @@ def write_dataset(
         TreeError: what it is made from cannot be used, or has changed.
         OutputError: it cannot be written; or a worker died, and the same command goes on.
     """
-    made_folders = [one for one in (store.root, *store.root.parents) if not os.path.lexists(one)]
     try:
-        with Journal(store.root) as journal:
+        with store.undone_on_error(), Journal(store) as journal:
             is_anothers = journal.start is not None
             try:
                 if journal.old_files is None:
@@ -119,23 +116,27 @@ def write_dataset(
             except BaseException as error:
                 # Every job has ended by now, so nothing writes behind our back.
                 is_moving = journal.old_files is not None
-                if not (is_anothers or is_moving or isinstance(error, BrokenExecutor)):
+                if not (is_anothers or is_moving or _goes_on(store, journal, error)):
                     journal.remove()
                 raise
             journal.remove()
-    except BaseException as error:
-        for folder in made_folders:
-            with suppress(OSError):  # others may have put something there
-                folder.rmdir()
-        if isinstance(error, BrokenExecutor):
-            raise worker_died(store) from error
-        if isinstance(error, OSError):
-            raise OutputError(f"{store}: {error.strerror}") from error
-        raise
+    except BrokenExecutor as error:
+        raise worker_died(store) from error
+    except OSError as error:
+        raise OutputError(f"{store}: {error.strerror}") from error
     return manifest
 
 
-def worker_died(store: LocalStore) -> OutputError:
+def _goes_on(store: Store, journal: Journal, error: BaseException) -> bool:
+    """Whether an error leaves work that the same command can go on with."""
+    if isinstance(error, BrokenExecutor):
+        return True
+    # A server that was out of reach may be there again: what was sent to it is worth keeping.
+    is_servers = isinstance(error, OutputError | StoreError) and not store.is_local
+    return is_servers and journal.start is not None
+
+
+def worker_died(store: Store) -> OutputError:
     """What to say when a worker process has ended before its time."""
     return OutputError(
         f"{store}: packing did not finish, a worker process died: it was killed (run the same "
@@ -146,7 +147,7 @@ def worker_died(store: LocalStore) -> OutputError:
 
 
 def _make_files(
-    store: LocalStore,
+    store: Store,
     recipe: Recipe,
     journal: Journal,
     executor: Executor,
@@ -186,7 +187,7 @@ def _make_files(
     )
     if unknown := sum(shard.info.origins.get("unknown", 0) for shard in shards):
         warn(f"{unknown:,} images have names that tell no CINIC-10 origin; kept as 'unknown'")
-    with LocalStore(journal.folder).create(fmt.MANIFEST_NAME) as file:
+    with journal.folder.create(fmt.MANIFEST_NAME) as file:
         file.write(manifest.to_bytes())
     return manifest
 
@@ -211,30 +212,29 @@ def _size_problems(
         yield f"images of {[*counts]} (height, width), expected all of {image_shape}"
 
 
-def _reopen(store: LocalStore, journal: Journal, executor: Executor) -> dict[str, ShardFacts]:
+def _reopen(store: Store, journal: Journal, executor: Executor) -> dict[str, ShardFacts]:
     """The shards that an earlier process finished, and that still have the bytes it noted."""
-    moved = () if journal.old_files is None else (store.root,)
+    moved = () if journal.old_files is None else (store,)
     jobs = [FinishedShard((journal.folder, *moved), noted) for noted in journal.shards]
     found = run_jobs(executor, reopen_shard, jobs)
     return {facts.info.name: facts for facts in found if facts is not None}
 
 
-def _move_files(store: LocalStore, journal: Journal, manifest: Manifest, old: list[str]) -> None:
+def _move_files(store: Store, journal: Journal, manifest: Manifest, old: list[str]) -> None:
     """Put the new dataset in the place of the old one. Where it is stopped, it can begin again."""
     names = [shard.name for split in manifest.splits for shard in split.shards]
     journal.moving(old)
     for name in [fmt.MANIFEST_NAME, *(name for name in old if name not in names)]:
         store.delete(name)
     for name in [*names, fmt.MANIFEST_NAME]:
-        with suppress(FileNotFoundError):  # it was moved before
-            os.replace(journal.folder / name, store.root / name)
+        store.take(fmt.PACKING_FOLDER, name)  # if it was not before
 
 
-def _check_space(store: LocalStore, recipe: Recipe, num_done: int) -> None:
+def _check_space(store: Store, recipe: Recipe, num_done: int) -> None:
     """Refuse before writing where the shards that are not done yet cannot fit."""
     needed = recipe.needed_bytes * (recipe.num_samples - num_done) // recipe.num_samples
     free = store.free_bytes()
-    if free < needed:
+    if free is not None and free < needed:
         raise OutputError(
             f"{store}: {free / 1e6:,.1f} MB free, the shards need about {needed / 1e6:,.1f} MB; "
             "free some space or write elsewhere"

@@ -9,7 +9,7 @@ import numpy as np
 import cinic_shards.format as fmt
 from cinic_shards.errors import FormatError
 from cinic_shards.format import PIXEL_HASH_BYTES, Manifest
-from cinic_shards.store import LocalStore, open_shard
+from cinic_shards.store import Store, read_index
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +38,7 @@ class Duplicates:
         return {name: dict(counts) for name, counts in sorted(found.items())}
 
 
-def find_duplicates(store: LocalStore, manifest: Manifest) -> Duplicates:
+def find_duplicates(store: Store, manifest: Manifest) -> Duplicates:
     """Find images with equal pixel hashes; only indexes are read.
 
     Raises:
@@ -48,7 +48,7 @@ def find_duplicates(store: LocalStore, manifest: Manifest) -> Duplicates:
     hashes = [np.empty((0, PIXEL_HASH_BYTES), np.uint8)]
     for split in manifest.splits:
         for shard in split.shards:
-            _, index = open_shard(store, shard, len(manifest.classes))
+            index = read_index(store, shard, len(manifest.classes))
             keys += index.keys
             hashes.append(index.pixel_hash)
     rows = np.concatenate(hashes).view(f"V{PIXEL_HASH_BYTES}").ravel()

@@ -4,7 +4,8 @@
     ├── OptionError (also ValueError)   an argument that cannot be; the caller's to change
     ├── TreeError                       a folder of PNGs that cannot be packed; lists every problem
     ├── OutputError                     a place that cannot be written: other files, no space
-    ├── StoreError                      bytes that cannot be read: no such file, short read
+    ├── StoreError                      bytes that cannot be read: short read, server down
+    │   └── MissingError                no such file
     ├── FormatError                     a manifest, index or shard that is not what it should be
     └── DecodeError                     a payload that is not an image, or not one of this shape
 
@@ -46,6 +47,10 @@ class OutputError(CinicShardsError):
 
 class StoreError(CinicShardsError):
     """Bytes cannot be read from where they should be."""
+
+
+class MissingError(StoreError):
+    """There is no file of that name."""
 
 
 class FormatError(CinicShardsError):

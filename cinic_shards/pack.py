@@ -18,7 +18,7 @@ from cinic_shards.facts import packing_digests
 from cinic_shards.format import Manifest
 from cinic_shards.listing import changes, folders_changed, list_tree
 from cinic_shards.shard_writer import ShardJob, ShardLayout
-from cinic_shards.store import open_store
+from cinic_shards.store import Place, Store, open_store
 from cinic_shards.tree import Tree, read_image_shape, scan_tree
 from cinic_shards.workers import Progress, make_executor, usable_cores
 
@@ -109,7 +109,7 @@ class PackOptions:
 
 def pack(
     root: str | os.PathLike[str],
-    out: str | os.PathLike[str],
+    out: Place,
     options: PackOptions | None = None,
     *,
     workers: int | None = None,
@@ -123,7 +123,7 @@ def pack(
 
     Args:
         root: a folder with ``<split>/<class>/*.png``.
-        out: a folder that is empty or does not exist.
+        out: a place that is empty or does not exist; see ``store.Place``.
         options: see ``PackOptions``.
         workers: processes; by default the cores that this process may use. With more than one,
             call from under ``if __name__ == "__main__":``, as for any spawned process.
@@ -144,7 +144,7 @@ def pack(
     if workers < 1:
         raise OptionError(f"{workers} workers: expected at least 1")
     root, store = Path(root), open_store(out)
-    if Path(os.path.realpath(store.root)).is_relative_to(os.path.realpath(root)):
+    if store.is_local and Path(os.path.realpath(str(store))).is_relative_to(os.path.realpath(root)):
         raise OptionError(f"{out}: lies inside the tree {root}; write the shards elsewhere")
     check_output(store, overwrite)
     try:
@@ -206,7 +206,7 @@ def _recipe(tree: Tree, options: PackOptions) -> Recipe:
 
 
 def _shard_jobs(
-    tree: Tree, out: Path, options: PackOptions, layout: ShardLayout
+    tree: Tree, out: Store, options: PackOptions, layout: ShardLayout
 ) -> Iterator[ShardJob]:
     shard_size = options.samples_a_shard
     for split, records in tree.splits.items():

@@ -1,6 +1,5 @@
 """A dataset in a store -> its columns, and pixels by row or by block."""
 
-import os
 from collections import Counter
 from collections.abc import Sequence
 from functools import cached_property
@@ -16,7 +15,7 @@ from cinic_shards.columns import Columns
 from cinic_shards.errors import DecodeError, FormatError, OptionError
 from cinic_shards.format import Index, Manifest, PixelSums, SplitInfo
 from cinic_shards.kernels import blocks_of_rows
-from cinic_shards.store import LocalStore, open_shard, open_store, read_manifest
+from cinic_shards.store import Place, Store, open_shard, open_store, read_manifest
 
 CHECKS = ("first", "always", "off")
 _READ_AHEAD_BYTES = 2**32
@@ -31,7 +30,7 @@ class Dataset:
         FormatError: its manifest is damaged or needs a newer release.
     """
 
-    def __init__(self, place: str | os.PathLike[str]) -> None:
+    def __init__(self, place: Place) -> None:
         self.store = open_store(place)
         self.manifest = read_manifest(self.store)
 
@@ -119,12 +118,17 @@ class SplitReader:
 
     def __init__(
         self,
-        store: LocalStore,
+        store: Store,
         manifest: Manifest,
         splits: Sequence[SplitInfo],
         *,
         check: str = "first",
     ) -> None:
+        if not store.is_local:
+            raise OptionError(
+                f"{store}: images are read from local folders so far; cinic-shard convert copies a "
+                "dataset to one"
+            )
         if check not in CHECKS:
             raise OptionError(f"check={check!r}: expected one of {', '.join(CHECKS)}")
         self.name = "+".join(split.name for split in splits)

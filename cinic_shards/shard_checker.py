@@ -21,7 +21,7 @@ from cinic_shards.errors import CinicShardsError, DecodeError, FormatError
 from cinic_shards.facts import ImageMeter, ShardFacts, chunks, packing_digests, shard_facts
 from cinic_shards.format import Index, ShardInfo
 from cinic_shards.provenance import parse_stem
-from cinic_shards.store import LocalStore
+from cinic_shards.store import Store
 
 _MAX_FAULTS = 1000
 """Of one shard; more are counted."""
@@ -61,8 +61,8 @@ class Fault:
 class CheckJob:
     """A shard to check."""
 
-    root: Path
-    """The dataset's folder."""
+    store: Store
+    """Where the dataset lies."""
     split: str
     name: str
     info: ShardInfo | None
@@ -127,17 +127,15 @@ def check_shard(job: CheckJob) -> CheckedShard:
     try:
         checked = _check(job, faults)
     except CinicShardsError as error:
-        path = str(job.root / job.name)
-        faults.tell(str(error).removeprefix(f"{path}: "))
+        faults.tell(str(error).removeprefix(f"{job.store}/{job.name}: "))
         checked = CheckedShard()
     return replace(checked, faults=tuple(faults), num_more_faults=faults.num_more)
 
 
 def _check(job: CheckJob, faults: _Faults) -> CheckedShard:
-    store = LocalStore(job.root)
-    path = f"{job.root / job.name}"
-    size = store.size(job.name)
-    memory = store.map(job.name, job.info.size if job.info else size)
+    path = f"{job.store}/{job.name}"
+    size = job.info.size if job.info else job.store.size(job.name)
+    memory = job.store.map(job.name, size)
     sha256 = hashlib.sha256(memory.data).hexdigest()
     if job.info and sha256 != job.info.sha256:
         faults.tell(f"its SHA-256 is {sha256}, the manifest says {job.info.sha256}")

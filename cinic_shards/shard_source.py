@@ -19,7 +19,7 @@ from cinic_shards.errors import FormatError
 from cinic_shards.facts import ImageMeter, chunks
 from cinic_shards.format import Index, ShardInfo
 from cinic_shards.provenance import Provenance, parse_stem
-from cinic_shards.store import LocalStore, open_shard
+from cinic_shards.store import Store, open_shard
 from cinic_shards.tree import OPEN_FLAGS, Records
 
 
@@ -134,9 +134,9 @@ class TreeSource(ShardSource):
         return problems
 
 
-def open_packed(root: Path, split: str, info: ShardInfo, num_classes: int) -> "PackedSource":
-    """The samples of a shard of the dataset at ``root``."""
-    memory, index = open_shard(LocalStore(root), info, num_classes)
+def open_packed(store: Store, split: str, info: ShardInfo, num_classes: int) -> "PackedSource":
+    """The samples of a shard of the dataset in a store."""
+    memory, index = open_shard(store, info, num_classes)
     if not len(index):
         raise FormatError(f"{info.name}: it holds no sample, expected at least one")
     kind = PackedPngs if index.encoding == "png" else PackedBlocks

@@ -13,7 +13,7 @@ import cinic_shards.format as fmt
 from cinic_shards.facts import ImageMeter, ShardFacts, shard_facts
 from cinic_shards.format import Index, ShardInfo
 from cinic_shards.provenance import ORIGINS
-from cinic_shards.store import LocalStore
+from cinic_shards.store import Store
 from cinic_shards.tree import Records
 
 if TYPE_CHECKING:
@@ -35,12 +35,12 @@ class ShardLayout:
 class ShardJob:
     """All that one shard is made from. Its bytes do not depend on where or when it is made."""
 
-    out: Path
+    out: Store
     split: str
     name: str
     layout: ShardLayout
-    root: Path
-    """Of the tree or the dataset that the samples are in."""
+    root: Path | Store
+    """The tree or the dataset that the samples are in."""
     samples: Records | ShardInfo
     """Files of a tree, or a shard of a dataset."""
     num_classes: int
@@ -50,9 +50,11 @@ class ShardJob:
         # Numba takes its time to load: the process that only hands out jobs does without.
         from cinic_shards.shard_source import TreeSource, open_packed
 
-        if isinstance(self.samples, Records):
-            return TreeSource(self.root, self.samples)
-        return open_packed(self.root, self.split, self.samples, self.num_classes)
+        if isinstance(self.root, Store):
+            assert isinstance(self.samples, ShardInfo)
+            return open_packed(self.root, self.split, self.samples, self.num_classes)
+        assert isinstance(self.samples, Records)
+        return TreeSource(self.root, self.samples)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +76,7 @@ def write_shard(job: ShardJob) -> PackedShard:
         StoreError, FormatError: the shard that it is made from cannot be read.
     """
     source = job.open_source()
-    with LocalStore(job.out).create(job.name) as file:
+    with job.out.create(job.name) as file:
         shard = _Shard(job, source, file)
         if job.layout.encoding == "png":
             shard.write_pngs()

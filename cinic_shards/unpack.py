@@ -13,7 +13,7 @@ import cinic_shards.format as fmt
 from cinic_shards.errors import DecodeError, FormatError, OptionError, OutputError
 from cinic_shards.format import Index, Manifest, ShardInfo
 from cinic_shards.provenance import ORIGINS
-from cinic_shards.store import LocalStore, lock_file, open_shard, open_store, read_manifest
+from cinic_shards.store import Place, Store, lock_file, open_shard, open_store, read_manifest
 from cinic_shards.workers import Progress, make_executor, run_jobs, usable_cores
 
 _MAX_LISTED = 20
@@ -31,7 +31,7 @@ class Unpacked:
 
 @dataclass(frozen=True, slots=True)
 class _Job:
-    root: Path
+    store: Store
     out: Path
     split: str
     info: ShardInfo
@@ -50,7 +50,7 @@ class _Done:
 
 
 def unpack(
-    place: str | os.PathLike[str],
+    place: Place,
     out: str | os.PathLike[str],
     *,
     splits: Sequence[str] | None = None,
@@ -66,7 +66,7 @@ def unpack(
     stopped; where it is another one, it is never replaced.
 
     Args:
-        place: the dataset's folder.
+        place: where the dataset lies; see ``store.Place``.
         out: where the tree goes.
         splits: only these; by default all.
         classes: only these.
@@ -131,7 +131,7 @@ _WORKSHOP = "_unpacking"
 
 
 def _jobs(
-    store: LocalStore,
+    store: Store,
     manifest: Manifest,
     out: Path,
     splits: Sequence[str] | None,
@@ -154,7 +154,7 @@ def _jobs(
         if splits is None or split.name in splits:
             for info in split.shards:
                 yield _Job(
-                    store.root,
+                    store,
                     out,
                     split.name,
                     info,
@@ -169,7 +169,7 @@ _CIFAR10 = ("cifar10-train", "cifar10-test")
 
 def _unpack_shard(job: _Job) -> _Done:
     """Write the wanted samples of one shard. Runs in any process."""
-    memory, index = open_shard(LocalStore(job.root), job.info, job.num_classes)
+    memory, index = open_shard(job.store, job.info, job.num_classes)
     rows = _wanted(job, index)
     read = _read_pngs if index.encoding == "png" else _read_blocks
     partial = job.out / _WORKSHOP / job.info.name

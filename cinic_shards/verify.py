@@ -12,7 +12,7 @@ from cinic_shards.errors import FormatError, OptionError, StoreError
 from cinic_shards.facts import make_manifest
 from cinic_shards.format import Manifest, ShardInfo, SplitInfo
 from cinic_shards.shard_checker import CheckedShard, CheckJob, Fault, check_shard
-from cinic_shards.store import LocalStore, open_store, read_manifest
+from cinic_shards.store import Place, Store, is_packing, open_store, read_manifest
 from cinic_shards.tree import scan_tree
 from cinic_shards.workers import Progress, make_executor, run_jobs, usable_cores
 
@@ -35,7 +35,7 @@ class Verification:
 
 
 def verify(
-    place: str | os.PathLike[str],
+    place: Place,
     *,
     quick: bool = False,
     against: str | os.PathLike[str] | None = None,
@@ -45,7 +45,7 @@ def verify(
     """Check a dataset: digests, tar structure, index, every payload, every image, every count.
 
     Args:
-        place: the dataset's folder.
+        place: where the dataset lies; see ``store.Place``.
         quick: sizes, SHA-256 and indexes alone; no image is decoded.
         against: a tree to compare with: the same images, byte for byte; of blocks, the same pixels.
         workers: processes; by default the cores that this process may use.
@@ -99,17 +99,25 @@ def verify(
         manifest.num_samples,
         tuple(faults),
         sum(shard.num_more_faults for shard in checked),
-        tuple(sorted(set(store.names()) - named)),
+        _strays(store, named),
     )
 
 
-def _jobs(
-    store: LocalStore, manifest: Manifest, quick: bool, tree: Path | None
-) -> Iterator[CheckJob]:
+def _strays(store: Store, named: set[str]) -> tuple[str, ...]:
+    """What lies beside the dataset, as far as that can be told."""
+    if not store.can_list:
+        return ()
+    names = store.names()
+    if not is_packing(store, names):
+        named = named | {fmt.PACKING_FOLDER}
+    return tuple(name for name in names if name not in named)
+
+
+def _jobs(store: Store, manifest: Manifest, quick: bool, tree: Path | None) -> Iterator[CheckJob]:
     seed = _seed(manifest)
     for split in manifest.splits:
         for shard in split.shards:
-            yield CheckJob(store.root, split.name, shard.name, shard, seed, quick, tree)
+            yield CheckJob(store, split.name, shard.name, shard, seed, quick, tree)
 
 
 def _seed(manifest: Manifest) -> int | None:
@@ -185,7 +193,7 @@ def _differences(
 
 
 def reindex(
-    place: str | os.PathLike[str],
+    place: Place,
     *,
     workers: int | None = None,
     progress: Progress = lambda doing, done, total: None,
@@ -195,7 +203,7 @@ def reindex(
     What shards do not tell is not in it: the packing seed, where it is not 0.
 
     Args:
-        place: a folder with all shards of a dataset; a manifest there is replaced.
+        place: where all shards of a dataset lie; a manifest there is replaced.
         workers: processes; by default the cores that this process may use.
         progress: see ``workers.Progress``; the number of images is not known before the end.
 
@@ -206,10 +214,10 @@ def reindex(
     workers = usable_cores() if workers is None else workers
     store = open_store(place)
     names = store.names()
-    if fmt.PACKING_FOLDER in names:
+    if is_packing(store, names):
         raise StoreError(f"{store}: packing did not finish; run the same command again")
     jobs = [
-        CheckJob(store.root, split, name, None, seed=0)
+        CheckJob(store, split, name, None, seed=0)
         for split, split_names in _shards_by_split(store, names).items()
         for name in split_names
     ]
@@ -223,7 +231,7 @@ def reindex(
     with make_executor(workers) as executor:
         checked = run_jobs(executor, check_shard, jobs, done=shard_done)
         if any("out of the packing order" in f.problem for s in checked for f in s.faults):
-            jobs = [CheckJob(job.root, job.split, job.name, None) for job in jobs]
+            jobs = [CheckJob(job.store, job.split, job.name, None) for job in jobs]
             checked = run_jobs(executor, check_shard, jobs, done=shard_done)
     if faults := [fault for shard in checked for fault in shard.faults]:
         listed = "\n  ".join(str(fault) for fault in faults[:20])
@@ -260,7 +268,7 @@ def reindex(
     return manifest
 
 
-def _shards_by_split(store: LocalStore, names: Sequence[str]) -> dict[str, list[str]]:
+def _shards_by_split(store: Store, names: Sequence[str]) -> dict[str, list[str]]:
     """Every split's shards in order; none may be missing."""
     found: dict[str, dict[int, dict[int, str]]] = {}
     for name in names:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import servers
 from make_demo_tree import make_tree
 
 from cinic_shards.pack import PackOptions, pack
@@ -71,3 +72,30 @@ def mount_disk(tmp_path: Path) -> Iterator[Callable[[int], Path]]:
     yield mount
     if os.path.ismount(disk):
         subprocess.run(["umount", str(disk)], check=True)
+
+
+@pytest.fixture(scope="session")
+def seaweedfs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[servers.S3Server]:
+    """An S3 server."""
+    with servers.seaweedfs(tmp_path_factory.mktemp("seaweedfs")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def juicefs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[servers.S3Server]:
+    """Another S3 server, by other people."""
+    with servers.juicefs(tmp_path_factory.mktemp("juicefs")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def web_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder that ``web`` serves."""
+    return tmp_path_factory.mktemp("web")
+
+
+@pytest.fixture(scope="session")
+def web(web_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A web server's URL."""
+    with servers.caddy(tmp_path_factory.mktemp("caddy"), web_root) as url:
+        yield url

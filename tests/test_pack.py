@@ -761,9 +761,9 @@ def test_a_folder_beside_the_tree_with_its_name_in_front(small_tree: Path) -> No
     assert (out / MANIFEST_NAME).exists()
 
 
-def test_a_url_is_refused(small_tree: Path) -> None:
-    with pytest.raises(OptionError, match=r"^s3://bucket/x: only local folders"):
-        pack(small_tree, "s3://bucket/x", workers=1)
+def test_a_url_of_no_known_kind_is_refused(small_tree: Path) -> None:
+    with pytest.raises(OptionError, match=r"^ftp://host/x: unknown kind of place"):
+        pack(small_tree, "ftp://host/x", workers=1)
 
 
 @pytest.mark.parametrize("deeper", ["", "x", "x/y"])

@@ -1,14 +1,17 @@
-"""Local files: whole under their names or not there, and errors that name the place."""
+"""Places; and local files: whole under their names or not there, errors that name the place."""
 
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from cinic_shards.errors import OptionError, OutputError, StoreError
-from cinic_shards.store import TEMPORARY_SUFFIX, LocalStore, open_store
+from cinic_shards.store import TEMPORARY_SUFFIX, LocalStore, RemoteStore, coalesce, open_store
 
 
 @pytest.fixture
@@ -23,12 +26,132 @@ def test_a_place_is_a_folder(tmp_path: Path, kind: Callable[[object], str]) -> N
     assert store.root == tmp_path / "x" and str(store) == str(tmp_path / "x")
 
 
+PLACES: list[tuple[str, dict[str, Any], str]] = [
+    ("s3://bucket", {}, "s3://bucket"),
+    ("s3://bucket/a/b/", {}, "s3://bucket/a/b"),
+    ("S3://bucket/a?region=x&endpoint_url=http%3A%2F%2Fh%3A1", {}, "s3://bucket/a"),
+    ("gs://bucket/a", {"service_account_key": "secret"}, "gs://bucket/a"),
+    ("az://container/a?account_name=me", {"max_retries": 3}, "az://container/a"),
+    ("https://host:8080/a%20b/", {}, "https://host:8080/a b"),
+    ("memory://", {}, "memory:"),
+    ("memory://x/y", {}, "memory://x/y"),
+    ("hf://datasets/me/set", {}, "https://huggingface.co/datasets/me/set/resolve/main"),
+    ("hf://datasets/me/set@v1/a/b", {}, "https://huggingface.co/datasets/me/set/resolve/v1/a/b"),
+    ("hf://me/model/a", {}, "https://huggingface.co/me/model/resolve/main/a"),
+]
+
+
+@pytest.mark.parametrize("url, options, shown", PLACES)
+def test_a_url_is_an_address(
+    url: str, options: dict[str, Any], shown: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("HF_ENDPOINT", raising=False)
+    store = open_store(url, options)
+    assert isinstance(store, RemoteStore) and str(store) == shown
+    assert store.can_list == (not shown.startswith("http")) and not store.is_local
+    assert "secret" not in repr(store.address)
+    for name, value in options.items():
+        assert store.address.options[name] == str(value)
+
+
+def test_options_of_the_call_go_before_those_of_the_url() -> None:
+    store = open_store(
+        "s3://b/x?region=one&Access_Key_Id=me", {"REGION": "two", "allow_http": True}
+    )
+    assert isinstance(store, RemoteStore)
+    options = {"region": "two", "access_key_id": "me", "allow_http": "true"}
+    assert store.address.options == options
+
+
+def test_a_token_of_hugging_face_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_TOKEN", "abc")
+    store = open_store("hf://datasets/me/set")
+    assert isinstance(store, RemoteStore)
+    assert store.address.headers == {"Authorization": "Bearer abc"}
+    assert "abc" not in repr(store.address)
+
+
 @pytest.mark.parametrize(
-    "url", ["s3://bucket/x", "gs://b/x", "az://c/x", "https://host/x", "file:///x", "memory://"]
+    "place, options, said",
+    [
+        ("ftp://host/x", {}, "unknown kind of place ftp://; expected a path or s3://"),
+        ("s3:///x", {}, "s3:///x: names no bucket"),
+        ("https:///x", {}, "https:///x: names no host"),
+        ("https://me:secret@host/x", {}, "^https://host/x: a URL that holds a password"),
+        ("file://host/x", {}, "expected file:///folder, with three slashes"),
+        ("file:///x?region=y", {}, "file:///x: a folder has no storage options; leave region"),
+        ("x", {"region": "y"}, "x: a folder has no storage options; leave region"),
+        ("hf://datasets/me", {}, "expected hf://datasets/<owner>/<name>"),
+        ("hf://me", {}, "expected hf://datasets/<owner>/<name>"),
+    ],
 )
-def test_a_url_is_refused(url: str) -> None:
-    with pytest.raises(OptionError, match=f"^{url}: only local folders"):
-        open_store(url)
+def test_a_place_that_cannot_be(place: str, options: dict[str, Any], said: str) -> None:
+    with pytest.raises(OptionError, match=said):
+        open_store(place, options)
+
+
+@pytest.mark.parametrize(
+    "place, options, said",
+    [
+        ("s3://bucket/x", {"foo": "bar"}, "^s3://bucket/x: .*'foo' is not valid for store 'S3'"),
+        ("https://host/x", {"region": "y"}, "^https://host/x: unknown option region"),
+        ("s3://bucket/x?timeout=soon", {}, "timeout=soon: expected a number, of seconds"),
+        ("s3://bucket/x", {"max_retries": -1}, "max_retries=-1: expected a number"),
+        ("az://container/x", {}, "Account must be specified"),
+    ],
+)
+def test_an_option_that_cannot_be(
+    place: str, options: dict[str, Any], said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("AZURE_STORAGE_ACCOUNT_NAME", raising=False)
+    with pytest.raises(OptionError, match=said):
+        open_store(place, options).read("x")
+
+
+def test_an_open_store_is_a_place(store: LocalStore) -> None:
+    assert open_store(store) is store
+    with pytest.raises(OptionError, match="is open already"):
+        open_store(store, {"region": "x"})
+
+
+def test_file_urls(tmp_path: Path) -> None:
+    store = open_store(f"file://{tmp_path}/a%20b")
+    assert isinstance(store, LocalStore) and store.root == tmp_path / "a b"
+
+
+@pytest.mark.parametrize("command", [["--help"], ["pack", "--help"]])
+def test_no_command_line_loads_obstore(command: list[str]) -> None:
+    script = (
+        "import sys; from cinic_shards.__main__ import main; import cinic_shards.pack\n"
+        "import cinic_shards.dataset_writer, cinic_shards.store\n"
+        f"sys.argv[1:] = {command}\n"
+        "try: main()\nexcept SystemExit: pass\n"
+        "assert 'obstore' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True, stdout=subprocess.DEVNULL)
+
+
+COALESCED = [
+    # ranges, max_gap_bytes, max_request_bytes, requests
+    ([], 10, 100, []),
+    ([(0, 5)], 10, 100, [(0, 5, [0])]),
+    ([(0, 5), (5, 9)], 0, 100, [(0, 9, [0, 1])]),
+    ([(0, 5), (6, 9)], 0, 100, [(0, 5, [0]), (6, 9, [1])]),
+    ([(0, 5), (15, 20)], 10, 100, [(0, 20, [0, 1])]),
+    ([(0, 5), (16, 20)], 10, 100, [(0, 5, [0]), (16, 20, [1])]),
+    ([(50, 60), (0, 5), (55, 58)], 10, 100, [(0, 5, [1]), (50, 60, [0, 2])]),
+    ([(0, 60), (60, 101), (101, 130)], 10, 100, [(0, 60, [0]), (60, 130, [1, 2])]),
+    ([(0, 500), (500, 501)], 10, 100, [(0, 500, [0]), (500, 501, [1])]),
+]
+
+
+@pytest.mark.parametrize("ranges, gap, most, expected", COALESCED)
+def test_coalesce(
+    ranges: list[tuple[int, int]], gap: int, most: int, expected: list[tuple[int, int, list[int]]]
+) -> None:
+    starts, stops = [start for start, _ in ranges], [stop for _, stop in ranges]
+    found = coalesce(starts, stops, max_gap_bytes=gap, max_request_bytes=most)
+    assert found == expected
 
 
 def test_names(store: LocalStore) -> None:

@@ -1,16 +1,12 @@
-"""Bytes by name: where a dataset's files are read from and written to.
-
-A store is a place that holds a dataset's files under plain names. Only local folders so far.
-"""
+"""Folders of this machine: files that are mapped, written whole, and locked."""
 
 import errno
-import hashlib
 import mmap
 import os
 import shutil
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
@@ -18,73 +14,15 @@ from typing import BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-import cinic_shards.format as fmt
-from cinic_shards.errors import FormatError, OptionError, OutputError, StoreError
-from cinic_shards.format import Index, Manifest, ShardInfo
+from cinic_shards.errors import MissingError, OutputError, StoreError
+from cinic_shards.store.base import MAX_READ_BYTES, Bytes, Store
 
 try:
     import fcntl
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
-MAX_READ_BYTES = 2**26
-"""Of a file that is read whole, as the manifest is."""
-
 TEMPORARY_SUFFIX = ".partial"
-
-
-def open_store(place: str | os.PathLike[str]) -> "LocalStore":
-    """The store at a place: so far a folder's path.
-
-    Raises:
-        OptionError: the place is a URL.
-    """
-    if "://" in (text := os.fspath(place)):
-        raise OptionError(f"{text}: only local folders can be read or written so far")
-    return LocalStore(Path(text))
-
-
-def read_manifest(store: "LocalStore") -> Manifest:
-    """The manifest of the dataset that a store holds.
-
-    Raises:
-        StoreError: it holds none.
-        FormatError: it is damaged or needs a newer release.
-    """
-    names = store.names()
-    if fmt.MANIFEST_NAME not in names:
-        if fmt.PACKING_FOLDER in names:
-            raise StoreError(f"{store}: packing did not finish; run the same command again")
-        found = f"holds {names[0]}, but no {fmt.MANIFEST_NAME}" if names else "no dataset"
-        hint = "give a folder that cinic-shard pack has written"
-        if any(fmt.parse_shard_name(name) for name in names):
-            hint = "cinic-shard reindex makes it anew from the shards"
-        raise StoreError(f"{store}: {found}; {hint}")
-    return Manifest.from_bytes(store.read(fmt.MANIFEST_NAME), place=f"{store}/{fmt.MANIFEST_NAME}")
-
-
-def open_shard(
-    store: "LocalStore", shard: ShardInfo, num_classes: int, *, read_ahead: bool = False
-) -> tuple[NDArray[np.uint8], Index]:
-    """A shard's bytes, read when they are touched, and its index.
-
-    Raises:
-        StoreError: it cannot be read, or has another size.
-        FormatError: its index is damaged, or not what the manifest says.
-    """
-    place = f"{store}/{shard.name}"
-    memory = store.map(shard.name, shard.size, read_ahead=read_ahead)
-    data = memory[shard.index_offset : shard.index_offset + shard.index_length].tobytes()
-    if (found := hashlib.sha256(data).hexdigest()) != shard.index_sha256:
-        raise FormatError(
-            f"{place}: its index has SHA-256 {found}, the manifest says {shard.index_sha256}; "
-            "the file is damaged, fetch it again"
-        )
-    place = f"{place}: index"
-    index = Index.from_bytes(data, place=place, end=shard.index_offset, num_classes=num_classes)
-    if len(index) != shard.num_samples:
-        raise FormatError(f"{place}: {len(index)} samples, the manifest says {shard.num_samples}")
-    return memory, index
 
 
 def lock_file(path: Path) -> BinaryIO | None:
@@ -126,8 +64,10 @@ def lock_byte(descriptor: int, position: int) -> Iterator[None]:
         fcntl.lockf(descriptor, fcntl.LOCK_UN, 1, position)
 
 
-class LocalStore:
+class LocalStore(Store):
     """A folder."""
+
+    is_local = True
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -136,11 +76,6 @@ class LocalStore:
         return str(self.root)
 
     def names(self) -> list[str]:
-        """Names of everything in the folder, sorted; none where there is no folder.
-
-        Raises:
-            OutputError: it cannot be listed.
-        """
         try:
             return sorted(os.listdir(self.root))
         except FileNotFoundError:
@@ -150,17 +85,11 @@ class LocalStore:
             raise OutputError(f"{self.root}: {found}; give another place") from error
 
     def read(self, name: str) -> bytes:
-        """A whole file of at most 64 MiB.
-
-        Raises:
-            StoreError: it cannot be read, or is larger.
-        """
         try:
             with self._open(name) as file:
                 data = file.read(MAX_READ_BYTES + 1)
         except OSError as error:
-            raise StoreError(f"{self.root / name}: {error.strerror}") from error
-
+            raise self._unread(name, error) from error
         if len(data) > MAX_READ_BYTES:
             raise StoreError(f"{self.root / name}: more than {MAX_READ_BYTES:,} bytes")
         return data
@@ -176,27 +105,37 @@ class LocalStore:
         return file
 
     def size(self, name: str) -> int:
-        """A file's bytes.
-
-        Raises:
-            StoreError: it cannot be read.
-        """
         try:
             return (self.root / name).stat().st_size
         except OSError as error:
-            raise StoreError(f"{self.root / name}: {error.strerror}") from error
+            raise self._unread(name, error) from error
+
+    def _unread(self, name: str, error: OSError) -> StoreError:
+        is_missing = isinstance(error, FileNotFoundError | NotADirectoryError)
+        kind = MissingError if is_missing else StoreError
+        return kind(f"{self.root / name}: {error.strerror}")
+
+    def read_range(self, name: str, start: int, stop: int) -> Bytes:
+        return self.read_ranges(name, [start], [stop])[0]
+
+    def read_ranges(self, name: str, starts: Sequence[int], stops: Sequence[int]) -> list[Bytes]:
+        found: list[Bytes] = []
+        try:
+            with self._open(name) as file:
+                size = os.fstat(file.fileno()).st_size
+                for start, stop in zip(starts, stops, strict=True):
+                    if stop > size:
+                        raise StoreError(
+                            f"{self.root / name}: {size:,} bytes, expected at least {stop:,}; the "
+                            "file is truncated, fetch it again"
+                        )
+                    file.seek(start)
+                    found.append(file.read(stop - start))
+        except OSError as error:
+            raise self._unread(name, error) from error
+        return found
 
     def map(self, name: str, expected_size: int, *, read_ahead: bool = False) -> NDArray[np.uint8]:
-        """A whole file as an array that is read when it is touched.
-
-        Args:
-            name: the file's name.
-            expected_size: its bytes.
-            read_ahead: let the system begin to read all of it now, in its order.
-
-        Raises:
-            StoreError: it cannot be read, or has another size.
-        """
         path = self.root / name
         try:
             with self._open(name) as file:
@@ -210,22 +149,16 @@ class LocalStore:
                     return np.empty(0, np.uint8)
                 memory = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         except OSError as error:
-            raise StoreError(f"{path}: {error.strerror}") from error
+            raise self._unread(name, error) from error
         if read_ahead and hasattr(memory, "madvise"):
             memory.madvise(mmap.MADV_WILLNEED)
         return np.frombuffer(memory, np.uint8)
 
     def free_bytes(self) -> int:
-        """Space left for new files."""
         return shutil.disk_usage(self.root).free
 
     @contextmanager
     def create(self, name: str) -> Iterator[BinaryIO]:
-        """Write a file that appears under its name only when it is whole.
-
-        Raises:
-            OutputError: it cannot be written; nothing is left behind.
-        """
         path = self.root / name
         temporary = path.with_name(name + TEMPORARY_SUFFIX)
         try:
@@ -241,6 +174,41 @@ class LocalStore:
             raise
 
     def delete(self, name: str) -> None:
-        """Remove a file, if it is there."""
-        with suppress(FileNotFoundError, NotADirectoryError):
-            (self.root / name).unlink()
+        try:
+            with suppress(FileNotFoundError, NotADirectoryError):
+                (self.root / name).unlink()
+        except OSError as error:
+            raise OutputError(f"{self.root / name}: {error.strerror}") from error
+
+    def folder(self, name: str) -> "LocalStore":
+        return LocalStore(self.root / name)
+
+    def take(self, folder: str, name: str) -> None:
+        try:
+            with suppress(FileNotFoundError):
+                os.replace(self.root / folder / name, self.root / name)
+        except OSError as error:
+            raise OutputError(f"{self.root / name}: {error.strerror}") from error
+
+    def remove(self) -> None:
+        shutil.rmtree(self.root, ignore_errors=True)
+
+    def lock(self, name: str) -> BinaryIO | None:
+        return lock_file(self.root / name)
+
+    def make(self) -> None:
+        self.root.mkdir(parents=True, exist_ok=True)
+
+    @contextmanager
+    def undone_on_error(self) -> Iterator[None]:
+        made = [one for one in (self.root, *self.root.parents) if not os.path.lexists(one)]
+        try:
+            yield
+        except BaseException:
+            for folder in made:
+                with suppress(OSError):  # others may have put something there
+                    folder.rmdir()
+            raise
+
+    def is_folder(self, name: str) -> bool:
+        return (self.root / name).is_dir()

@@ -1,0 +1,179 @@
+"""What a store is: a place that holds a dataset's files under plain names.
+
+A name has no ``/``; only ``folder`` goes one level down. Every method may be called from several
+threads at once, and a store can be sent to another process.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+MAX_READ_BYTES = 2**26
+"""Of a file that is read whole, as the manifest is."""
+
+Bytes = bytes | memoryview
+
+
+class Store(ABC):
+    """A folder, or a prefix of an object store or web server."""
+
+    can_list = True
+    """Whether it tells names, and can be written: a web server does neither."""
+    is_local = False
+    """Whether its files lie in a folder of this machine."""
+
+    @abstractmethod
+    def __str__(self) -> str:
+        """The place, as messages name it; no secret is in it."""
+
+    @abstractmethod
+    def names(self) -> list[str]:
+        """Names of all files and folders here, sorted; none where there is nothing.
+
+        Raises:
+            StoreError, OutputError: they cannot be told.
+        """
+
+    @abstractmethod
+    def read(self, name: str) -> bytes:
+        """A whole file of at most 64 MiB.
+
+        Raises:
+            MissingError: it is not there.
+            StoreError: it cannot be read, or is larger.
+        """
+
+    @abstractmethod
+    def size(self, name: str) -> int:
+        """A file's bytes.
+
+        Raises:
+            MissingError: it is not there.
+            StoreError: it cannot be read.
+        """
+
+    @abstractmethod
+    def read_range(self, name: str, start: int, stop: int) -> Bytes:
+        """Bytes ``start`` to ``stop`` of a file, all of them, by one request.
+
+        Raises:
+            StoreError: it cannot be read, is shorter, or is not the file that was read before.
+        """
+
+    @abstractmethod
+    def read_ranges(self, name: str, starts: Sequence[int], stops: Sequence[int]) -> list[Bytes]:
+        """Several ranges of a file, those that lie near each other by one request.
+
+        Raises:
+            StoreError: as ``read_range``.
+        """
+
+    @abstractmethod
+    def map(self, name: str, expected_size: int, *, read_ahead: bool = False) -> NDArray[np.uint8]:
+        """A whole file as an array, read only: in a folder it is read when it is touched.
+
+        From elsewhere it is fetched to a temporary file first, which goes with the array.
+
+        Args:
+            name: the file's name.
+            expected_size: its bytes.
+            read_ahead: let the system begin to read all of it now, in its order.
+
+        Raises:
+            StoreError: it cannot be read, or has another size; or there is no space to fetch it to.
+        """
+
+    @abstractmethod
+    def create(self, name: str) -> AbstractContextManager[BinaryIO]:
+        """Write a file that appears under its name only when it is whole.
+
+        Raises:
+            OutputError: it cannot be written; nothing is left behind.
+        """
+
+    @abstractmethod
+    def delete(self, name: str) -> None:
+        """Remove a file, if it is there.
+
+        Raises:
+            OutputError: it cannot be removed.
+        """
+
+    @abstractmethod
+    def folder(self, name: str) -> "Store":
+        """The store of what lies in a folder here, which need not be there."""
+
+    @abstractmethod
+    def take(self, folder: str, name: str) -> None:
+        """Move a file here from a folder of this store, if it is there.
+
+        Raises:
+            OutputError: it cannot be moved.
+        """
+
+    @abstractmethod
+    def remove(self) -> None:
+        """Remove everything that lies here, and the folder itself."""
+
+    # What only a folder has.
+
+    def lock(self, name: str) -> Any | None:
+        """Hold a file that one process at a time can hold; None where another one does.
+
+        Closing it lets it go. Object stores have no locks: whoever asks for one has it.
+        """
+        return _NoLock()
+
+    def make(self) -> None:  # noqa: B027 - only folders are made
+        """Make the folder, where a store has folders."""
+
+    @contextmanager
+    def undone_on_error(self) -> Iterator[None]:
+        """Take back the folders that were made for it, where an error ends this."""
+        yield
+
+    def is_folder(self, name: str) -> bool:
+        """Whether a name is that of a folder, where a store has folders."""
+        return False
+
+    def free_bytes(self) -> int | None:
+        """Space left for new files, where that is known."""
+        return None
+
+
+class _NoLock:
+    """A lock that is not one."""
+
+    def close(self) -> None:
+        """Let it go."""
+
+
+def coalesce(
+    starts: Sequence[int], stops: Sequence[int], *, max_gap_bytes: int, max_request_bytes: int
+) -> list[tuple[int, int, list[int]]]:
+    """Which requests to read ranges by: those near each other are read as one, gap and all.
+
+    Args:
+        starts: first byte of each range.
+        stops: the byte behind it.
+        max_gap_bytes: between two ranges of a request.
+        max_request_bytes: of a request, unless one range is larger.
+
+    Returns:
+        Start and stop of each request, ascending, and the positions of the ranges in it.
+    """
+    requests: list[tuple[int, int, list[int]]] = []
+    for position in sorted(range(len(starts)), key=lambda position: starts[position]):
+        start, stop = starts[position], stops[position]
+        if requests:
+            first, end, positions = requests[-1]
+            joined = max(end, stop)
+            if start - end <= max_gap_bytes and joined - first <= max_request_bytes:
+                requests[-1] = (first, joined, [*positions, position])
+                continue
+        requests.append((start, stop, [position]))
+    return requests

@@ -1,0 +1,254 @@
+"""Object stores and web servers, by obstore: with ``clients`` the only files that touch a network.
+
+obstore retries what can be retried; what is said here is how long, and what to do with the error.
+"""
+
+import errno
+import mmap
+import os
+import shutil
+import tempfile
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cinic_shards.errors import CinicShardsError, MissingError, OptionError, OutputError, StoreError
+from cinic_shards.store.address import Address
+from cinic_shards.store.base import MAX_READ_BYTES, Bytes, Store, coalesce
+from cinic_shards.store.clients import Connection, reason
+
+PART_BYTES = 2**23
+"""A whole file is read by requests of so many."""
+MAX_GAP_BYTES = 2**18
+"""Ranges nearer to each other are read as one: a request costs more than these bytes."""
+MAX_IN_FLIGHT = 4
+"""Requests at once, of one call."""
+MAX_FILE_BYTES = 5 * 2**30
+"""What one request may write, or copy, on S3."""
+
+
+class RemoteStore(Store):
+    """A prefix of an object store, or a folder of a web server, which can only be read.
+
+    The first answer about a file fixes its version in this object: another one is an error later.
+    """
+
+    def __init__(self, address: Address) -> None:
+        self.address = address
+        self.can_list = address.scheme not in ("http", "https")
+        self._connection = Connection(address)
+        self._versions: dict[str, tuple[object, int]] = {}
+
+    def __str__(self) -> str:
+        return str(self.address)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        address = self.address
+        if address.scheme == "memory":
+            address = replace(address, options={"process": str(os.getpid())})
+        return RemoteStore, (address,)
+
+    def _path(self, name: str) -> str:
+        return f"{self.address.prefix}/{name}" if self.address.prefix else name
+
+    # Reading
+
+    def names(self) -> list[str]:
+        import obstore
+
+        self._need_listing("does not list its files")
+        prefix = self.address.prefix
+        with self._errors(StoreError):
+            found = obstore.list_with_delimiter(self._connection.reading, prefix or None)
+        paths = [*found["common_prefixes"], *(item["path"] for item in found["objects"])]
+        # The folder itself may be an object too.
+        return sorted(filter(None, (path.removeprefix(prefix).strip("/") for path in paths)))
+
+    def _need_listing(self, problem: str) -> None:
+        if not self.can_list:
+            raise OptionError(f"{self}: a web server {problem}; give a folder or an object store")
+
+    def read(self, name: str) -> bytes:
+        import obstore
+
+        with self._errors(StoreError, name):
+            found = obstore.get(self._connection.reading, self._path(name))
+            self._check_version(name, found.meta)
+            if found.meta["size"] > MAX_READ_BYTES:
+                raise StoreError(f"{self}/{name}: more than {MAX_READ_BYTES:,} bytes")
+            return bytes(found.bytes())
+
+    def size(self, name: str) -> int:
+        import obstore
+
+        with self._errors(StoreError, name):
+            found = obstore.head(self._connection.reading, self._path(name))
+        self._check_version(name, found)
+        return int(found["size"])
+
+    def read_range(self, name: str, start: int, stop: int) -> Bytes:
+        import obstore
+
+        if start == stop:
+            return b""
+        with self._errors(StoreError, name, f"bytes {start:,} to {stop:,}: "):
+            found = obstore.get(
+                self._connection.reading, self._path(name), options={"range": (start, stop)}
+            )
+            self._check_version(name, found.meta)
+            if found.range != (start, stop):
+                raise StoreError(
+                    f"{self}/{name}: {found.meta['size']:,} bytes, expected at least {stop:,}; the "
+                    "file is truncated or another one, write it again"
+                )
+            return memoryview(found.bytes())
+
+    def _check_version(self, name: str, meta: Any) -> None:
+        version = meta["e_tag"] or meta["last_modified"], int(meta["size"])
+        known = self._versions.setdefault(name, version)
+        if version != known:
+            raise StoreError(
+                f"{self}/{name}: was replaced while it was read: its version is {version[0]} of "
+                f"{version[1]:,} bytes, it was {known[0]} of {known[1]:,}; run again when nobody "
+                "writes there"
+            )
+
+    def read_ranges(self, name: str, starts: Sequence[int], stops: Sequence[int]) -> list[Bytes]:
+        requests = coalesce(
+            starts, stops, max_gap_bytes=MAX_GAP_BYTES, max_request_bytes=PART_BYTES
+        )
+        out: list[Bytes] = [b""] * len(starts)
+        ranges = [(start, stop) for start, stop, _ in requests]
+        for (first, _, positions), data in zip(requests, self._fetch(name, ranges), strict=True):
+            for position in positions:
+                out[position] = data[starts[position] - first : stops[position] - first]
+        return out
+
+    def _fetch(self, name: str, ranges: Sequence[tuple[int, int]]) -> Iterator[Bytes]:
+        """Ranges in their order, a few of them read ahead."""
+        waiting: deque[Future[Bytes]] = deque()
+        with ThreadPoolExecutor(MAX_IN_FLIGHT) as pool:
+            for start, stop in ranges:
+                waiting.append(pool.submit(self.read_range, name, start, stop))
+                if len(waiting) == MAX_IN_FLIGHT:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+
+    def map(self, name: str, expected_size: int, *, read_ahead: bool = False) -> NDArray[np.uint8]:
+        place = f"{self}/{name}"
+        size = self.size(name)
+        if size != expected_size:
+            raise StoreError(
+                f"{place}: {size:,} bytes, the manifest says {expected_size:,}; the file is "
+                "truncated or another one, write it again"
+            )
+        if size == 0:  # which cannot be mapped
+            return np.empty(0, np.uint8)
+        folder = tempfile.gettempdir()
+        if (free := shutil.disk_usage(folder).free) < size:
+            raise StoreError(
+                f"{place}: {size / 1e6:,.1f} MB are fetched to {folder}, where {free / 1e6:,.1f} "
+                "MB are free; free some or let TMPDIR name another folder"
+            )
+        ranges = [(at, min(at + PART_BYTES, size)) for at in range(0, size, PART_BYTES)]
+        try:
+            with tempfile.TemporaryFile() as file:
+                for data in self._fetch(name, ranges):
+                    file.write(data)
+                file.flush()
+                # The space is given back when nobody refers to the array any more.
+                memory = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        except OSError as error:
+            raise StoreError(f"{place}: fetched to {folder}: {error.strerror}") from error
+        return np.frombuffer(memory, np.uint8)
+
+    # Writing
+
+    @contextmanager
+    def create(self, name: str) -> Iterator[BinaryIO]:
+        # By one request, of a file that was written aside: what is not whole never reaches the
+        # server. Parts of an upload that was killed would stay there, unseen and paid for.
+        self._need_listing("can only be read from")
+        try:
+            with tempfile.TemporaryFile() as file:
+                yield file
+                file.flush()
+                self._put(name, file)
+        except OSError as error:
+            hint = "; let TMPDIR name a larger folder" if error.errno == errno.ENOSPC else ""
+            place = f"{self}/{name}: written to {tempfile.gettempdir()} first"
+            raise OutputError(f"{place}: {error.strerror}{hint}") from error
+
+    def _put(self, name: str, file: BinaryIO) -> None:
+        import obstore
+
+        size = os.fstat(file.fileno()).st_size
+        if size > MAX_FILE_BYTES:
+            raise OutputError(
+                f"{self}/{name}: {size:,} bytes, an object store takes {MAX_FILE_BYTES:,} at once; "
+                "choose a smaller --shard-size"
+            )
+        data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if size else b""
+        self._versions.pop(name, None)
+        with self._errors(OutputError, name):
+            obstore.put(self._connection.writing, self._path(name), data, use_multipart=False)
+
+    def delete(self, name: str) -> None:
+        import obstore
+
+        self._need_listing("can only be read from")
+        self._versions.pop(name, None)
+        with suppress(MissingError), self._errors(OutputError, name):
+            obstore.delete(self._connection.writing, self._path(name))
+
+    def folder(self, name: str) -> "RemoteStore":
+        below = RemoteStore(replace(self.address, prefix=self._path(name)))
+        below._connection = self._connection
+        return below
+
+    def take(self, folder: str, name: str) -> None:
+        import obstore
+
+        self._need_listing("can only be read from")
+        self._versions.pop(name, None)
+        with suppress(MissingError), self._errors(OutputError, name):
+            obstore.rename(
+                self._connection.writing, self._path(f"{folder}/{name}"), self._path(name)
+            )
+
+    def remove(self) -> None:
+        for name in self.names():
+            self.delete(name)
+
+    @contextmanager
+    def _errors(
+        self, kind: type[StoreError] | type[OutputError], name: str = "", which: str = ""
+    ) -> Iterator[None]:
+        """Say what went wrong in our words."""
+        from obstore.exceptions import (
+            BaseError,
+            PermissionDeniedError,
+            UnauthenticatedError,
+        )
+
+        place = f"{self}/{name}" if name else str(self)
+        try:
+            yield
+        except CinicShardsError:
+            raise
+        except FileNotFoundError as error:
+            raise MissingError(f"{place}: not found") from error
+        except (PermissionDeniedError, UnauthenticatedError) as error:
+            raise kind(
+                f"{place}: {which}{reason(error)}; the credentials are missing, wrong, or do not "
+                "allow this (docs/object-storage.md)"
+            ) from error
+        except (BaseError, ValueError) as error:
+            raise kind(f"{place}: {which}{reason(error)}") from error

@@ -1,0 +1,172 @@
+"""Real servers on loopback, each started for one session of tests and ended by its process id."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.error import HTTPError, URLError
+
+import obstore
+from obstore.store import S3Store
+
+BIN = Path(sys.executable).parent
+_WAIT_SECONDS = 60.0
+
+KEY, SECRET = "testtest", "testsecret"
+
+
+def free_port() -> int:
+    """A port that nobody listens at."""
+    while True:
+        with socket.socket() as sock:
+            sock.bind(("127.0.0.1", 0))
+            port = int(sock.getsockname()[1])
+        # SeaweedFS listens at its ports and at those 10,000 above.
+        if port + 10_000 < 65_536:
+            return port
+
+
+@contextmanager
+def running(
+    command: Sequence[str | Path], log: Path, url: str, **environment: str
+) -> Iterator[subprocess.Popen[bytes]]:
+    """A server, from when it answers at ``url``; killed when this ends."""
+    with open(log, "wb") as out:
+        process = subprocess.Popen(
+            [str(part) for part in command],
+            stdout=out,
+            stderr=out,
+            stdin=subprocess.DEVNULL,
+            env={**os.environ, **environment},
+        )
+        try:
+            wait_until_up(process, url, log)
+            yield process
+        finally:
+            process.kill()
+            process.wait()
+
+
+def wait_until_up(process: subprocess.Popen[bytes], url: str, log: Path) -> None:
+    """Return when an HTTP server gives any answer."""
+    deadline = time.monotonic() + _WAIT_SECONDS
+    while True:
+        try:
+            urllib.request.urlopen(url, timeout=1).close()
+            return
+        except HTTPError as error:
+            error.close()
+            if error.code < 500:
+                return
+        except (URLError, OSError):
+            pass
+        if process.poll() is not None or time.monotonic() > deadline:
+            raise AssertionError(f"{url} does not answer: {log.read_text()[-2000:]}")
+        time.sleep(0.05)
+
+
+@dataclass(frozen=True)
+class S3Server:
+    """An S3 server and how to reach it."""
+
+    endpoint: str
+    bucket: str = "bucket"
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """As a user gives it to the command line."""
+        return {
+            "AWS_ENDPOINT_URL": self.endpoint,
+            "AWS_ACCESS_KEY_ID": KEY,
+            "AWS_SECRET_ACCESS_KEY": SECRET,
+            "AWS_REGION": "us-east-1",
+        }
+
+    @property
+    def storage_options(self) -> dict[str, str]:
+        """As a user gives it to ``open_store``."""
+        return {
+            "endpoint_url": self.endpoint,
+            "access_key_id": KEY,
+            "secret_access_key": SECRET,
+            "region": "us-east-1",
+        }
+
+    def client(self) -> S3Store:
+        """A client that is not ours."""
+        return S3Store(
+            self.bucket, config=self.storage_options, client_options={"allow_http": True}
+        )
+
+
+def make_bucket(server: S3Server) -> S3Server:
+    """Write to it until it takes it: a server that answers may still wait for its parts."""
+    deadline = time.monotonic() + _WAIT_SECONDS
+    while True:
+        try:
+            obstore.put(server.client(), "ready", b"1")
+            return server
+        except Exception:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.1)
+
+
+@contextmanager
+def seaweedfs(folder: Path) -> Iterator[S3Server]:
+    """SeaweedFS's S3."""
+    master, volume, filer, s3 = (free_port() for _ in range(4))
+    identity = {
+        "name": "ci",
+        "credentials": [{"accessKey": KEY, "secretKey": SECRET}],
+        "actions": ["Admin", "Read", "Write", "List", "Tagging"],
+    }
+    (folder / "s3.json").write_text(json.dumps({"identities": [identity]}))
+    (folder / "data").mkdir()
+    command = [
+        BIN / "weed", "server", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", f"-dir={folder / 'data'}",
+        f"-master.port={master}", f"-volume.port={volume}", f"-filer.port={filer}", "-s3",
+        f"-s3.port={s3}", "-s3.port.iceberg=0", "-s3.port.lance=0",
+        f"-s3.config={folder / 's3.json'}", "-volume.max=20", "-master.volumeSizeLimitMB=64",
+    ]  # fmt: skip
+    endpoint = f"http://127.0.0.1:{s3}"
+    with running(command, folder / "log", endpoint):
+        yield make_bucket(S3Server(endpoint))
+
+
+@contextmanager
+def juicefs(folder: Path) -> Iterator[S3Server]:
+    """JuiceFS's gateway: S3 by another implementation."""
+    port, metrics = free_port(), free_port()
+    database = f"sqlite3://{folder / 'meta.db'}"
+    subprocess.run(
+        [BIN / "juicefs", "format", "--storage", "file", "--bucket", f"{folder / 'data'}/",
+         "--no-update", database, "cinic"],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    command = [
+        BIN / "juicefs", "gateway", "--no-usage-report", "--no-banner", "--keep-etag",
+        "--cache-dir", "memory", "--metrics", f"127.0.0.1:{metrics}", database,
+        f"127.0.0.1:{port}",
+    ]  # fmt: skip
+    endpoint = f"http://127.0.0.1:{port}"
+    root = {"MINIO_ROOT_USER": KEY, "MINIO_ROOT_PASSWORD": SECRET}
+    with running(command, folder / "log", endpoint, **root):
+        yield make_bucket(S3Server(endpoint, bucket="cinic"))
+
+
+@contextmanager
+def caddy(folder: Path, served: Path) -> Iterator[str]:
+    """A web server of a folder; gives its URL."""
+    port = free_port()
+    command = [BIN / "caddy", "file-server", "--listen", f"127.0.0.1:{port}", "--root", served]
+    home = {"HOME": str(folder), "XDG_DATA_HOME": str(folder), "XDG_CONFIG_HOME": str(folder)}
+    with running(command, folder / "log", f"http://127.0.0.1:{port}/", **home):
+        yield f"http://127.0.0.1:{port}"
