@@ -5,6 +5,8 @@ obstore retries what can be retried; what is set here is how often and how long.
 
 import os
 import re
+import time
+from collections.abc import Callable
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -183,9 +185,30 @@ _CAUSES = (
     ("kind: Timeout|TimedOut|timed out", "no answer in time"),
     ("dns error|lookup address", "there is no host of that name"),
     (r'message: "([^"]+)"', r"\1"),
+    ("request or response body error", "the connection was closed before the end"),
     ("<Code>([^<]+)</Code>", r"\1"),
 )
 """What to look for in an error, and what it means."""
+
+
+def repeated(request: Callable[[], object]) -> None:
+    """Make a request that does no harm twice, again where nothing answers.
+
+    obstore does not repeat what may have happened already: only the caller knows that it may.
+    """
+    from obstore.exceptions import GenericError
+
+    start = time.monotonic()
+    for wait_seconds in (0.2, 1.0, 5.0):
+        try:
+            request()
+            return
+        except GenericError as error:
+            is_late = time.monotonic() - start > TIMES["retry_timeout"]
+            if is_late or "HTTP error" not in str(error):
+                raise
+            time.sleep(wait_seconds)
+    request()
 
 
 def reason(error: Exception) -> str:
@@ -200,6 +223,6 @@ def reason(error: Exception) -> str:
         line = f"{tried} in {request['time']}: {cause or request['what'].strip()}"
     elif cause and cause not in line:
         line = f"{line} ({cause})"
-    if "after" in text.partition("\n")[0] or cause == "no answer in time":
+    if re.search(r"after \d+ retries|HTTP error", text):
         line += "; try again, or allow more (max_retries, retry_timeout, read_timeout)"
     return line

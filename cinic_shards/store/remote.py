@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from cinic_shards.errors import CinicShardsError, MissingError, OptionError, OutputError, StoreError
 from cinic_shards.store.address import Address
 from cinic_shards.store.base import MAX_READ_BYTES, Bytes, Store, coalesce
-from cinic_shards.store.clients import Connection, reason
+from cinic_shards.store.clients import Connection, reason, repeated
 
 PART_BYTES = 2**23
 """A whole file is read by requests of so many."""
@@ -206,7 +206,7 @@ class RemoteStore(Store):
         self._need_listing("can only be read from")
         self._versions.pop(name, None)
         with suppress(MissingError), self._errors(OutputError, name):
-            obstore.delete(self._connection.writing, self._path(name))
+            repeated(lambda: obstore.delete(self._connection.reading, self._path(name)))
 
     def folder(self, name: str) -> "RemoteStore":
         below = RemoteStore(replace(self.address, prefix=self._path(name)))
@@ -219,9 +219,8 @@ class RemoteStore(Store):
         self._need_listing("can only be read from")
         self._versions.pop(name, None)
         with suppress(MissingError), self._errors(OutputError, name):
-            obstore.rename(
-                self._connection.writing, self._path(f"{folder}/{name}"), self._path(name)
-            )
+            source, target = self._path(f"{folder}/{name}"), self._path(name)
+            repeated(lambda: obstore.rename(self._connection.writing, source, target))
 
     def remove(self) -> None:
         for name in self.names():
