@@ -142,8 +142,9 @@ class Journal:
         Raises:
             OutputError: it cannot be deleted.
         """
-        # Where this is stopped, what is left still tells that the dataset is whole.
-        self._clear(keep={_LOCK, _BEGIN, _MOVING})
+        # Where this is stopped, the same command must still find how it began, or at last, by name,
+        # what it may replace.
+        self._clear(keep={_BEGIN, _LISTING, _LOCK, _MOVING})
         self.folder.remove()
 
     def _write(self, name: str, note: dict[str, Any]) -> None:

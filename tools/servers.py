@@ -1,4 +1,4 @@
-"""Real servers on loopback, each started for one session of tests and ended by its process id."""
+"""Real servers on loopback, for tests and claims: each is ended by its process id."""
 
 import json
 import os
@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from urllib.error import HTTPError, URLError
 
 import obstore
@@ -35,7 +36,7 @@ def free_port() -> int:
 
 @contextmanager
 def running(
-    command: Sequence[str | Path], log: Path, url: str, **environment: str
+    command: Sequence[object], log: Path, url: str, **environment: str
 ) -> Iterator[subprocess.Popen[bytes]]:
     """A server, from when it answers at ``url``; killed when this ends."""
     with open(log, "wb") as out:
@@ -78,6 +79,8 @@ class S3Server:
 
     endpoint: str
     bucket: str = "bucket"
+    filer: str = ""
+    """Of SeaweedFS: where its files are listed, those that S3 does not show too."""
 
     @property
     def environment(self) -> dict[str, str]:
@@ -99,11 +102,23 @@ class S3Server:
             "region": "us-east-1",
         }
 
+    def num_uploads(self) -> int:
+        """Multipart uploads that were begun and not ended."""
+        url = f"{self.filer}/buckets/{self.bucket}/.uploads/?limit=1000"
+        request = urllib.request.Request(url, headers={"Accept": "application/json"})
+        try:
+            with urllib.request.urlopen(request) as answer:
+                return len(json.load(answer)["Entries"] or ())
+        except HTTPError as error:
+            error.close()
+            if error.code != 404:
+                raise
+            return 0
+
     def client(self) -> S3Store:
-        """A client that is not ours."""
-        return S3Store(
-            self.bucket, config=self.storage_options, client_options={"allow_http": True}
-        )
+        """A client that is not the package's."""
+        config: Any = self.storage_options
+        return S3Store(self.bucket, config=config, client_options={"allow_http": True})
 
 
 def make_bucket(server: S3Server) -> S3Server:
@@ -134,11 +149,11 @@ def seaweedfs(folder: Path) -> Iterator[S3Server]:
         BIN / "weed", "server", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", f"-dir={folder / 'data'}",
         f"-master.port={master}", f"-volume.port={volume}", f"-filer.port={filer}", "-s3",
         f"-s3.port={s3}", "-s3.port.iceberg=0", "-s3.port.lance=0",
-        f"-s3.config={folder / 's3.json'}", "-volume.max=20", "-master.volumeSizeLimitMB=64",
+        f"-s3.config={folder / 's3.json'}", "-volume.max=0", "-master.volumeSizeLimitMB=1024",
     ]  # fmt: skip
     endpoint = f"http://127.0.0.1:{s3}"
     with running(command, folder / "log", endpoint):
-        yield make_bucket(S3Server(endpoint))
+        yield make_bucket(S3Server(endpoint, filer=f"http://127.0.0.1:{filer}"))
 
 
 @contextmanager
