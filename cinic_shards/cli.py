@@ -82,7 +82,7 @@ def _main(
 @app.command()
 def pack(
     tree: Annotated[Path, typer.Argument(help="Folder of `<split>/<class>/*.png`.")],
-    out: Annotated[str, typer.Argument(help="Folder for the shards; empty or new.")],
+    out: Annotated[str, typer.Argument(help="Folder or URL for the shards; empty or new.")],
     encoding: Annotated[
         str | None,
         typer.Option(
@@ -117,6 +117,8 @@ def pack(
     `cinic-shard pack ./cinic ./shards`
 
     `cinic-shard pack ./cinic ./shards --encoding raw`
+
+    `cinic-shard pack ./cinic s3://bucket/cinic --encoding zstd`
 
     `cinic-shard pack ./cinic ./shards --sidecars cls,json --shard-size 5000`
     """
@@ -168,8 +170,8 @@ def _print_written(manifest: "Manifest", seconds: float, out: str) -> None:
 
 @app.command()
 def convert(
-    shards: Annotated[str, typer.Argument(help="Folder that `pack` wrote.")],
-    out: Annotated[str, typer.Argument(help="Folder for the new shards; empty or new.")],
+    shards: Annotated[str, typer.Argument(help="Folder or URL that `pack` wrote to.")],
+    out: Annotated[str, typer.Argument(help="Folder or URL for the new shards.")],
     encoding: Annotated[str, typer.Option(help="`png`, `zstd` or `raw`: see `pack`.")],
     block_size: Annotated[
         int | None, typer.Option(help="Samples a block; default: as it is.")
@@ -211,7 +213,7 @@ def convert(
 
 @app.command()
 def info(
-    shards: Annotated[str, typer.Argument(help="Folder that `pack` wrote.")],
+    shards: Annotated[str, typer.Argument(help="Folder or URL that `pack` wrote to.")],
     duplicates: Annotated[
         bool,
         typer.Option("--duplicates", help="Images with the same pixels, within and across splits."),
@@ -283,7 +285,7 @@ def _floats(values: list[float]) -> str:
 
 @app.command()
 def verify(
-    shards: Annotated[str, typer.Argument(help="Folder that `pack` wrote.")],
+    shards: Annotated[str, typer.Argument(help="Folder or URL that `pack` wrote to.")],
     quick: Annotated[
         bool, typer.Option("--quick", help="Sizes, SHA-256 and indexes alone; decode no image.")
     ] = False,
@@ -344,7 +346,7 @@ def verify(
 
 @app.command()
 def unpack(
-    shards: Annotated[str, typer.Argument(help="Folder that `pack` wrote.")],
+    shards: Annotated[str, typer.Argument(help="Folder or URL that `pack` wrote to.")],
     out: Annotated[Path, typer.Argument(help="Folder for the tree of PNGs.")],
     split: Annotated[list[str] | None, typer.Option(help="Only this split; repeatable.")] = None,
     class_name: Annotated[

@@ -108,6 +108,17 @@ def test_an_option_that_cannot_be(
         open_store(place, options).read("x")
 
 
+def test_a_profile_needs_boto3(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "boto3", None)
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID", raising=False)
+    said = "the AWS profile 'me' is read by boto3: pip install boto3, or set AWS_ACCESS_KEY_ID"
+    with pytest.raises(OptionError, match=said):
+        open_store("s3://bucket/x?profile=me").read("x")
+    monkeypatch.setenv("AWS_PROFILE", "me")
+    with pytest.raises(OptionError, match=said):
+        open_store("s3://bucket/x").read("x")
+
+
 def test_an_open_store_is_a_place(store: LocalStore) -> None:
     assert open_store(store) is store
     with pytest.raises(OptionError, match="is open already"):

@@ -338,5 +338,6 @@ def test_hugging_face(web: str, web_root: Path, monkeypatch: pytest.MonkeyPatch)
     folder.mkdir(parents=True)
     (folder / "x").write_bytes(b"abc")
     monkeypatch.setenv("HF_ENDPOINT", web)
+    monkeypatch.setenv("HF_TOKEN", "abc")
     store = open_store("hf://datasets/me/set@v1/shards")
     assert store.read("x") == b"abc" and bytes(store.read_range("x", 1, 3)) == b"bc"

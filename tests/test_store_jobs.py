@@ -3,6 +3,7 @@
 import hashlib
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -245,6 +246,21 @@ def test_the_command_line_on_a_server(
     run("convert", place, f"{place}-raw", "--encoding", "raw")
     run("unpack", f"{place}-raw", tmp_path / "tree")
     assert len(list((tmp_path / "tree").rglob("*.png"))) == 270
+
+
+@pytest.mark.real
+def test_from_a_web_server(
+    web: str, web_root: Path, demo_tree: Path, demo_shards: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(demo_shards, web_root / "cinic")
+    place = f"{web}/cinic"
+    assert verify(place, against=demo_tree, workers=2).is_whole
+    assert Dataset(place).summary() == Dataset(demo_shards).summary()
+    convert(place, tmp_path / "copy", encoding="png", workers=1)
+    assert digests(tmp_path / "copy") == digests(demo_shards)
+    assert unpack(place, tmp_path / "tree", workers=1).num_written == 270
+    with pytest.raises(OptionError, match="a web server does not list its files"):
+        reindex(place, workers=1)
 
 
 @pytest.mark.real

@@ -161,7 +161,9 @@ def _is_without_tls(address: Address, options: dict[str, str]) -> bool:
 
 def _profile_credentials(options: dict[str, str]) -> Any:
     """What gives the credentials of a profile of AWS's own configuration, where one is named."""
-    profile = options.pop("profile", None) or os.environ.get("AWS_PROFILE")
+    profile = options.pop("profile", None)
+    if profile is None and not ("access_key_id" in options or os.environ.get("AWS_ACCESS_KEY_ID")):
+        profile = os.environ.get("AWS_PROFILE")
     if not profile:
         return None
     try:
