@@ -35,6 +35,7 @@ from cinic_shards.errors import DecodeError, FormatError
 from cinic_shards.format import Index, Manifest, ShardInfo
 from cinic_shards.interop import decode
 from cinic_shards.shard_checker import CheckJob, check_shard
+from cinic_shards.store import LocalStore
 
 sys.path.insert(0, str(Path(__file__).parent / "hostile"))
 
@@ -264,7 +265,7 @@ def test_a_shard_is_whole_or_has_faults(
         good, data = one
         (tmp_path / SHARD).write_bytes(data)
         info = digests_right(data, good.info) if with_manifest else None
-        found = check_shard(CheckJob(tmp_path, "train", SHARD, info, seed=0))
+        found = check_shard(CheckJob(LocalStore(tmp_path), "train", SHARD, info, seed=0))
         assert all(len(str(fault)) < 5000 for fault in found.faults)
         if found.faults:
             return

@@ -1,8 +1,8 @@
 """Does packing straight to an object store give the bytes of a folder, also where it is killed?
 
 On SeaweedFS, which this starts: the SHA-256s equal those in a folder; ``verify`` finds them whole
-beside the tree; jobs (``--repeats``) killed at a random moment end with the same bytes when they run
-again, and with no file and no multipart upload beside them.
+beside the tree; jobs (``--repeats``) that are killed at a random moment and run again end with the
+same bytes, and with no file and no multipart upload beside them.
 """
 
 import hashlib
