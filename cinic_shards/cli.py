@@ -355,7 +355,7 @@ def unpack(
     origin: Annotated[
         list[str] | None,
         typer.Option(
-            help="Only this origin: `cifar10`, `cifar10-train`, `cifar10-test`, `imagenet`, "
+            help="Only this origin: `cifar`, `cifar-train`, `cifar-test`, `imagenet`, "
             "`unknown`; repeatable."
         ),
     ] = None,
@@ -370,7 +370,7 @@ def unpack(
 
     `cinic-shard unpack ./shards ./cinic`
 
-    `cinic-shard unpack ./shards ./cifar-part --origin cifar10 --split train`
+    `cinic-shard unpack ./shards ./cifar-part --origin cifar --split train`
     """
     from cinic_shards.unpack import unpack as unpack_dataset
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 import cinic_shards.format as fmt
 from cinic_shards.errors import DecodeError, FormatError, OptionError, OutputError
 from cinic_shards.format import Index, Manifest, ShardInfo
-from cinic_shards.provenance import ORIGINS
+from cinic_shards.provenance import ORIGINS, origins_named
 from cinic_shards.store import Place, Store, lock_file, open_shard, open_store, read_manifest
 from cinic_shards.workers import Progress, make_executor, run_jobs, usable_cores
 
@@ -70,7 +70,7 @@ def unpack(
         out: where the tree goes.
         splits: only these; by default all.
         classes: only these.
-        origins: only these of ``provenance.ORIGINS``; ``cifar10`` stands for both of CIFAR-10's.
+        origins: only these, as ``provenance.origins_named`` reads them: ``cifar`` is both of CIFAR-10's.
         workers: processes; by default the cores that this process may use.
         progress: see ``workers.Progress``.
 
@@ -140,13 +140,10 @@ def _jobs(
 ) -> Iterator[_Job]:
     known_splits = [split.name for split in manifest.splits]
     if origins is not None:
-        origins = [o for name in origins for o in _CIFAR10 if name == "cifar10"] + [
-            name for name in origins if name != "cifar10"
-        ]
+        origins = [origin for name in origins for origin in origins_named(name)]
     for kind, asked, known in (
         ("split", splits, known_splits),
         ("class", classes, manifest.classes),
-        ("origin", origins, ORIGINS),
     ):
         if unknown := [name for name in asked or () if name not in known]:
             raise OptionError(f"{store}: no {kind} {unknown[0]!r}; there is {', '.join(known)}")
@@ -162,9 +159,6 @@ def _jobs(
                     None if classes is None else frozenset(classes),
                     None if origins is None else frozenset(origins),
                 )
-
-
-_CIFAR10 = ("cifar10-train", "cifar10-test")
 
 
 def _unpack_shard(job: _Job) -> _Done:

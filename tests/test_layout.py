@@ -15,7 +15,8 @@ ORDER = """
     errors provenance workers
     format.fields format.tar format.blocks format.index format.manifest format
     tree kernels.memory kernels.intrinsics kernels.base kernels.png kernels.blocks kernels.images
-    kernels codec store.address store.base store.local store.clients store.remote store columns facts
+    kernels codec
+    store.address store.base store.local store.clients store.remote store columns facts
     shard_source shard_writer listing journal dataset_writer pack convert
     shard_checker verify unpack duplicates interop
     plan reader selection cache source augment device buffers batches epoch progress loader datasets
