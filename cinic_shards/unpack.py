@@ -70,7 +70,7 @@ def unpack(
         out: where the tree goes.
         splits: only these; by default all.
         classes: only these.
-        origins: only these, as ``provenance.origins_named`` reads them: ``cifar`` is both of CIFAR-10's.
+        origins: only these, by the names of ``provenance.origins_named``.
         workers: processes; by default the cores that this process may use.
         progress: see ``workers.Progress``.
 
