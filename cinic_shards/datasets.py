@@ -57,8 +57,8 @@ class CINIC10(TorchDataset[tuple[Any, Any]]):
             split: the split to read, or several, as in ``train+valid``.
             transform: of a PIL image, RGB.
             target_transform: of a label.
-            cache: where a ``zstd`` block stays once it is decoded: ``ram`` of each process, or
-                ``disk``, a file that all processes share.
+            cache: where a block stays, of ``zstd`` or from a URL, once it is decoded: ``ram`` of
+                each process, or ``disk``, a file that all processes share.
             cache_dir: of ``disk``, as ``ShardLoader`` takes it.
             subset: which samples, see ``selection.Subset``: ``classes``, ``origin``, ``where``,
                 ``exclude_duplicates_of``, ``fraction``, ``fraction_seed``.
@@ -125,7 +125,7 @@ class CINIC10(TorchDataset[tuple[Any, Any]]):
             reader = dataset.split(self.split)
             cache, cache_dir = self._cache_options
             places = reader.block_starts, reader.image_shape
-            if reader.encoding != "zstd":
+            if reader.reads_rows:
                 made = BlockCache(*places, 0)
             elif cache == "ram":
                 made = BlockCache(*places, None)
@@ -139,14 +139,14 @@ class CINIC10(TorchDataset[tuple[Any, Any]]):
         """The images of these rows, uint8 (n, H, W, 3)."""
         reader, cache = self._open()
         images = np.empty((len(rows), *reader.image_shape), np.uint8)
-        if reader.encoding == "png":
+        if not reader.reads_rows:
+            errors = self._from_blocks(reader, cache, rows, images)
+        elif reader.encoding == "png":
             errors = reader.read_images(rows, images)
-        elif reader.encoding == "raw":
+        else:
             addresses, errors = reader.mapped_images(rows)
             if not errors:
                 gather_images(addresses, images)
-        else:
-            errors = self._from_blocks(reader, cache, rows, images)
         if errors:
             raise errors[0]
         return images

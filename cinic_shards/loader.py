@@ -23,6 +23,7 @@ from cinic_shards.plan import PLAN_VERSION, EpochPlan
 from cinic_shards.reader import Dataset
 from cinic_shards.selection import Subset, Where, select
 from cinic_shards.source import BlockSource, EpochSource, MappedSource, RowSource
+from cinic_shards.store import Place
 from cinic_shards.workers import usable_cores
 
 BatchTransform = Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
@@ -47,7 +48,7 @@ class ShardLoader:
 
     def __init__(
         self,
-        path: str | os.PathLike[str],
+        path: Place,
         *,
         split: str = "train",
         batch_size: int | None = None,
@@ -79,7 +80,7 @@ class ShardLoader:
         """Open a dataset.
 
         Args:
-            path: a folder that ``cinic-shard pack`` wrote.
+            path: a folder or URL that ``cinic-shard pack`` wrote to, or a ``Store``.
             split: the split to read, or several, as in ``train+valid``.
             batch_size: samples a batch, on each rank; 512 where no size is given.
             global_batch_size: samples a batch over all ranks, in place of ``batch_size``: it keeps
@@ -374,7 +375,7 @@ class ShardLoader:
     ) -> BlockCache:
         reader = self._reader
         limit: int | None = 0
-        if self.cache in ("ram", "disk") and reader.encoding != "raw":
+        if self.cache in ("ram", "disk") and not (reader.encoding == "raw" and reader.is_mapped):
             limit = cache_limit(cache_bytes)
         places = reader.block_starts, reader.image_shape, limit
         needed = self._selection.blocks
@@ -386,21 +387,21 @@ class ShardLoader:
         if (
             self.shuffle
             and self.order == "full"
-            and (reader.encoding == "zstd" or (reader.encoding == "png" and self.cache != "none"))
+            and not (reader.reads_rows and (reader.encoding == "raw" or self.cache == "none"))
             and self.cache != "device"
             and not made.holds_all
         ):
             raise OptionError(
-                f"order='full' would decode a block of the encoding {reader.encoding} for nearly "
-                "every sample: use order='window', or a cache='ram', 'disk' or 'device' that holds "
-                "the whole split"
+                f"order='full' would read a whole block, of the encoding {reader.encoding}, for "
+                "nearly every sample: use order='window', or a cache='ram', 'disk' or 'device' "
+                "that holds the whole split"
             )
         return made
 
     def _source(self, plan: EpochPlan, threads: ThreadPoolExecutor) -> EpochSource:
-        if self._reader.encoding == "raw":
+        if self._reader.encoding == "raw" and self._reader.is_mapped:
             return MappedSource(self._reader)
-        if self.cache == "device" or (self._reader.encoding == "png" and self.cache == "none"):
+        if self.cache == "device" or (self._reader.reads_rows and self.cache == "none"):
             return RowSource(self._reader)
         return BlockSource(
             self._reader, self._cache, plan, self._selection, threads, self._block_memory

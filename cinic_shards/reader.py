@@ -2,7 +2,8 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from functools import cached_property
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property, partial
 from threading import Lock
 from typing import Any
 
@@ -15,9 +16,11 @@ from cinic_shards.columns import Columns
 from cinic_shards.errors import DecodeError, FormatError, OptionError
 from cinic_shards.format import Index, Manifest, PixelSums, SplitInfo
 from cinic_shards.kernels import blocks_of_rows
-from cinic_shards.store import Place, Store, open_shard, open_store, read_manifest
+from cinic_shards.store import Place, Store, open_shard, open_store, read_index, read_manifest
 
 CHECKS = ("first", "always", "off")
+_INDEXES_AT_ONCE = 16
+"""Requests for the indexes of shards that are not local."""
 _READ_AHEAD_BYTES = 2**32
 """A split of at most so many bytes is read ahead as a whole: it is likely to stay in memory."""
 
@@ -106,7 +109,8 @@ def _summarize(split: SplitInfo) -> dict[str, Any]:
 class SplitReader:
     """The N samples of one split or of several, in packing order; a row is a place among them.
 
-    The shards are memory-mapped: bytes are read when a kernel touches them.
+    Shards in a folder are memory-mapped: bytes are read when a kernel touches them. Of others a
+    block at a time is fetched, by one request.
 
     Args:
         store: where the dataset lies.
@@ -124,15 +128,11 @@ class SplitReader:
         *,
         check: str = "first",
     ) -> None:
-        if not store.is_local:
-            raise OptionError(
-                f"{store}: images are read from local folders so far; cinic-shard convert copies a "
-                "dataset to one"
-            )
         if check not in CHECKS:
             raise OptionError(f"check={check!r}: expected one of {', '.join(CHECKS)}")
         self.name = "+".join(split.name for split in splits)
         self.encoding = manifest.encoding
+        self._store = store
         self.shards = [shard for split in splits for shard in split.shards]
         self.pixels = sum((split.pixels for split in splits), PixelSums(0, (0, 0, 0), (0, 0, 0)))
         """Of all samples, for their mean and deviation."""
@@ -141,14 +141,12 @@ class SplitReader:
             self._image_sizes.update(split.image_sizes)
         self._splits = [split.name for split in splits for _ in split.shards]
         """The split of each shard."""
-        read_ahead = sum(shard.size for shard in self.shards) <= _READ_AHEAD_BYTES
-        self._maps = []
+        self._maps: list[NDArray[np.uint8]] = []
+        """The shards; none where they are not local."""
         self._indexes: list[Index] = []
-        for shard in self.shards:
-            memory, index = open_shard(store, shard, len(manifest.classes), read_ahead=read_ahead)
+        self._open_shards(len(manifest.classes))
+        for shard, index in zip(self.shards, self._indexes, strict=True):
             self._refuse_another(f"{store}/{shard.name}", manifest, index)
-            self._maps.append(memory)
-            self._indexes.append(index)
         self.labels: NDArray[np.int64] = np.concatenate(
             [index.label for index in self._indexes], dtype=np.int64
         )
@@ -166,10 +164,12 @@ class SplitReader:
         )  # fmt: skip
         """First row of each of B blocks, and N: shape (B + 1,)."""
         self._lengths = np.concatenate([index.length.astype(np.int64) for index in self._indexes])
+        bases = [memory.ctypes.data for memory in self._maps] or [0] * len(self.shards)
         self._addresses = np.concatenate([
-            memory.ctypes.data + index.offset.astype(np.int64)
-            for memory, index in zip(self._maps, self._indexes, strict=True)
+            base + index.offset.astype(np.int64)
+            for base, index in zip(bases, self._indexes, strict=True)
         ])  # fmt: skip
+        """Where each payload begins in memory; of shards that are not local, in its shard."""
         self._crc32 = np.concatenate([index.crc32 for index in self._indexes])
         self._checks_always = check == "always"
         # Of each payload. Written by several threads: at worst one is checked twice.
@@ -179,8 +179,30 @@ class SplitReader:
         self.bytes_read = 0
         """Of payloads since this reader was made."""
         self._counting = Lock()
-        if self.encoding == "raw":
+        if self.encoding == "raw" and self.is_mapped:
             self._row_addresses = self._addresses_of_pixels()
+
+    @property
+    def is_mapped(self) -> bool:
+        """Whether the shards lie in memory, as far as this process can tell."""
+        return self._store.is_local
+
+    @property
+    def reads_rows(self) -> bool:
+        """Whether a row is read alone: otherwise it takes its whole block."""
+        return self.is_mapped and self.encoding != "zstd"
+
+    def _open_shards(self, num_classes: int) -> None:
+        if self.is_mapped:
+            read_ahead = sum(shard.size for shard in self.shards) <= _READ_AHEAD_BYTES
+            for shard in self.shards:
+                opened = open_shard(self._store, shard, num_classes, read_ahead=read_ahead)
+                self._maps.append(opened[0])
+                self._indexes.append(opened[1])
+            return
+        with ThreadPoolExecutor(_INDEXES_AT_ONCE) as threads:
+            read = partial(read_index, self._store, num_classes=num_classes)
+            self._indexes += threads.map(read, self.shards)
 
     def _refuse_another(self, place: str, manifest: Manifest, index: Index) -> None:
         """An index of another kind than the manifest says."""
@@ -264,8 +286,18 @@ class SplitReader:
         return out
 
     def payloads(self, numbers: NDArray[np.int64]) -> Payloads:
-        """Payloads by number: of ``png``, a row's; else a block's."""
+        """Payloads by number: of ``png``, a row's; else a block's. They are fetched if need be."""
+        if not self.is_mapped:
+            return self._fetch(numbers)
         return Payloads(self._addresses[numbers], self._lengths[numbers], self._maps)
+
+    def _fetch(self, numbers: NDArray[np.int64]) -> Payloads:
+        """Payloads of one block, by one request."""
+        row = int(numbers[0] if self.encoding == "png" else self.block_starts[numbers[0]])
+        starts, lengths = self._addresses[numbers], self._lengths[numbers]
+        first, stop = int(starts.min()), int((starts + lengths).max())
+        data = self._store.read_range(self.shards[self._place(row)[0]].name, first, stop)
+        return Payloads.in_buffer(np.frombuffer(data, np.uint8), starts - first, lengths)
 
     # Decoding
 

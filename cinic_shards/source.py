@@ -4,9 +4,9 @@
     Each row is decoded when it is wanted.
 ``raw``
     The rows lie in the shards as they are.
-``zstd``, or any encoding with a cache
+``zstd``, any encoding with a cache, or from a URL
     Blocks are decoded ahead of their first use, and kept until their last one in the epoch or, in a
-    cache, for good.
+    cache, for good. Where the shards are not local they are fetched in the same way.
 """
 
 from collections import defaultdict
@@ -27,6 +27,9 @@ from cinic_shards.selection import Selection
 MAPPED_AT_ONCE = 2048
 DECODED_AT_ONCE = 1024
 """Images that are gathered at once: to hand a thread its work takes as long as a few hundred."""
+
+FETCHES_AT_ONCE = 16
+"""Blocks that are fetched ahead from elsewhere; each is a request, and is decoded as it comes."""
 
 Scratch = Callable[[], NDArray[np.uint8]]
 """Gives memory for a batch of images, uint8 (N, H, W, 3)."""
@@ -142,12 +145,19 @@ class BlockSource:
     ) -> None:
         self._reader = reader
         self._cache = cache
-        self._threads = threads
+        self._fetching = None
+        if not reader.is_mapped:
+            self._fetching = ThreadPoolExecutor(FETCHES_AT_ONCE, "cinic-shards-fetch")
+        self._threads = self._fetching or threads
         self._plan = plan
         self._selection = selection
         self._is_complete = cache.is_complete
         self.images_at_once = MAPPED_AT_ONCE if self._is_complete else DECODED_AT_ONCE
         self.steps_ahead = 0 if self._is_complete else 16
+        if self._fetching:
+            rows_ahead = FETCHES_AT_ONCE * len(selection) // len(selection.blocks)
+            rows_of_step = max(1, plan.global_batch_size // plan.world_size)
+            self.steps_ahead = max(16, rows_ahead // rows_of_step)
         self._last_steps = np.zeros(reader.num_blocks, np.int64)
         self._last_steps[selection.blocks] = plan.last_steps()
         self._num_released = 0
@@ -256,6 +266,8 @@ class BlockSource:
 
     def close(self) -> None:
         """Let every block go that is not in the cache."""
+        if self._fetching:
+            self._fetching.shutdown(wait=True, cancel_futures=True)
         for block in [block for blocks in self._last_used.values() for block in blocks]:
             decoded = self._blocks[block]
             if decoded.done() and not decoded.cancelled() and not decoded.exception():

@@ -1,0 +1,181 @@
+"""A loader on a URL: a folder's batches, one request a block, damage named, errors in time."""
+
+import threading
+from collections import Counter
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pytest
+import torch
+from make_demo_tree import make_tree
+from servers import S3Server
+
+from cinic_shards import CINIC10, Augment, ShardLoader
+from cinic_shards.errors import DecodeError, OptionError, StoreError
+from cinic_shards.pack import PackOptions, pack
+from cinic_shards.store import Store, open_store
+from cinic_shards.store.base import Bytes
+from cinic_shards.store.remote import RemoteStore
+
+ENCODINGS = ("png", "zstd", "raw")
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("streaming") / "tree"
+    make_tree(root, per_class=18, seed=6)
+    return root
+
+
+def options(encoding: str) -> PackOptions:
+    return PackOptions(encoding=encoding, shard_size=50, block_size=16)
+
+
+@pytest.fixture(scope="module")
+def folders(tree: Path) -> dict[str, Path]:
+    for encoding in ENCODINGS:
+        pack(tree, tree.parent / encoding, options(encoding), workers=1)
+    return {encoding: tree.parent / encoding for encoding in ENCODINGS}
+
+
+@pytest.fixture(scope="module")
+def stores(tree: Path) -> dict[str, Store]:
+    made = {encoding: open_store(f"memory://{uuid4()}/x") for encoding in ENCODINGS}
+    for encoding, store in made.items():
+        pack(tree, store, options(encoding), workers=1)
+    return made
+
+
+@pytest.fixture
+def requests(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
+    """How often each shard's ranges were asked for, ``name start``."""
+    counts: Counter[str] = Counter()
+    read_range = RemoteStore.read_range
+
+    def counted(self: RemoteStore, name: str, start: int, stop: int) -> Bytes:
+        counts[f"{name} {start}"] += 1
+        return read_range(self, name, start, stop)
+
+    monkeypatch.setattr(RemoteStore, "read_range", counted)
+    return counts
+
+
+def same(one: Any, other: Any) -> bool:
+    return all(
+        torch.equal(a.images, b.images)
+        and torch.equal(a.labels, b.labels)
+        and torch.equal(a.indices, b.indices)
+        for a, b in zip(one, other, strict=True)
+    )
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+@pytest.mark.parametrize("cache", ["none", "ram", "disk", "device"])
+def test_a_folders_batches(
+    folders: dict[str, Path],
+    stores: dict[str, Store],
+    requests: Counter[str],
+    tmp_path: Path,
+    encoding: str,
+    cache: str,
+) -> None:
+    options: dict[str, Any] = {"batch_size": 20, "augment": Augment(), "tail": "short"}
+    local = ShardLoader(folders[encoding], **options)
+    remote = ShardLoader(stores[encoding], cache=cache, cache_dir=tmp_path, **options)
+    assert len(requests) == 4 == sum(requests.values())  # the index of each shard
+    assert remote.state_dict() == local.state_dict()
+    for epoch in range(2):
+        requests.clear()
+        assert same(remote, local)
+        expected = 0 if epoch and cache != "none" else 14  # blocks
+        assert len(requests) == expected == sum(requests.values())
+    assert [t for t in threading.enumerate() if "cinic-shards" in t.name] == []
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+def test_ranks_and_a_resume(
+    folders: dict[str, Path], stores: dict[str, Store], encoding: str
+) -> None:
+    options: dict[str, Any] = {"global_batch_size": 30, "origin": "imagenet"}
+    local = ShardLoader(folders[encoding], **options)
+    for _ in zip(range(2), local, strict=False):
+        pass
+    state = local.state_dict()
+    rest = [batch.indices.tolist() for batch in load(local, state)]
+    ranks = [
+        load(ShardLoader(stores[encoding], rank=rank, world_size=3, **options), state)
+        for rank in range(3)
+    ]
+    joined = [
+        [i for batch in step for i in batch.indices.tolist()] for step in zip(*ranks, strict=True)
+    ]
+    assert joined == rest
+
+
+def load(loader: ShardLoader, state: dict[str, Any]) -> ShardLoader:
+    loader.load_state_dict(state)
+    return loader
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+def test_order_full_takes_a_cache(
+    folders: dict[str, Path], stores: dict[str, Store], encoding: str
+) -> None:
+    with pytest.raises(OptionError, match="would read a whole block"):
+        ShardLoader(stores[encoding], order="full", batch_size=20)
+    local = ShardLoader(folders[encoding], order="full", batch_size=20, cache="ram")
+    assert same(ShardLoader(stores[encoding], order="full", batch_size=20, cache="ram"), local)
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+def test_images_by_index(
+    folders: dict[str, Path], stores: dict[str, Store], requests: Counter[str], encoding: str
+) -> None:
+    local, remote = CINIC10(folders[encoding], "test"), CINIC10(stores[encoding], "test")
+    assert remote.targets == local.targets
+    requests.clear()
+    for place in (3, 100, 2, 3):
+        assert remote[place][0].tobytes() == local[place][0].tobytes()
+    assert sum(requests.values()) == 4 + 2  # indexes, blocks
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+def test_damage_is_named(tree: Path, encoding: str) -> None:
+    store = open_store(f"memory://{uuid4()}")
+    pack(tree, store, options(encoding), workers=1)
+    reader = ShardLoader(store, batch_size=20)._reader
+    shard, index = reader.shards[1], reader._indexes[1]
+    data = bytearray(store.read(shard.name))
+    data[
+        int(index.offset[7 if encoding == "png" else 0]) + 128 + 7 * 3072 * (encoding == "raw")
+    ] ^= 1
+    with store.create(shard.name) as file:
+        file.write(data)
+    place = "block 0" if encoding == "zstd" else rf"sample 7 \({index.keys[7]}\)"
+    with pytest.raises(DecodeError, match=f"train-00001-of-00004.tar: {place}"):
+        list(ShardLoader(open_store(str(store)), batch_size=20))
+
+
+def test_a_shard_that_is_replaced_while_it_is_read(tree: Path) -> None:
+    store = open_store(f"memory://{uuid4()}")
+    pack(tree, store, options("zstd"), workers=1)
+    loader = ShardLoader(open_store(str(store)), batch_size=20)
+    name = loader._reader.shards[0].name
+    with store.create(name) as file:
+        file.write(store.read(loader._reader.shards[1].name))
+    with pytest.raises(StoreError, match=rf"{name}: was replaced while it was read"):
+        list(loader)
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("encoding", ENCODINGS)
+def test_from_a_real_server(
+    seaweedfs: S3Server, tree: Path, folders: dict[str, Path], encoding: str
+) -> None:
+    store = open_store(f"s3://{seaweedfs.bucket}/{uuid4()}", seaweedfs.storage_options)
+    pack(tree, store, options(encoding), workers=1)
+    assert same(
+        ShardLoader(store, batch_size=20, augment=Augment()),
+        ShardLoader(folders[encoding], batch_size=20, augment=Augment()),
+    )
