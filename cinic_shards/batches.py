@@ -34,7 +34,8 @@ class Batch:
     """bool, shape (N,): False for what fills a batch up with ``tail="pad"``; it does not count."""
     loss_scale: float
     """What a mean loss over this batch's valid samples is multiplied by, so that its mean over all
-    ranks is that over the whole global batch: 1 where the ranks' parts are equal."""
+    ranks is that over the whole global batch: 1 where the ranks' parts are equal. 0 where none of
+    its samples counts. A damaged sample that was skipped still counts in the global batch."""
 
     def __iter__(self) -> Iterator[torch.Tensor]:
         return iter((self.images, self.labels))

@@ -49,14 +49,20 @@ class BlockCache:
         self._starts = block_starts
         self._needed = np.arange(len(block_starts) - 1) if needed is None else needed
         self.image_bytes = int(np.prod(image_shape))
-        ends = block_starts[1:] * self.image_bytes
-        num_bytes = int(ends[-1]) if cache_bytes is None else cache_bytes
-        self.num_blocks = int(np.searchsorted(ends, num_bytes, side="right"))
-        """How many of the split's first blocks there is room for."""
+        self.num_blocks = self._count_blocks(cache_bytes)
+        """There is room for those of the split's first so many blocks that are needed."""
         self.memory = self._take_memory((int(block_starts[self.num_blocks]), *image_shape))
         """Their pixels, uint8, shape (rows, H, W, 3)."""
         self._is_ready = np.zeros(self.num_blocks, np.bool_)
         self._errors: dict[int, list[DecodeError]] = {}
+
+    def _count_blocks(self, cache_bytes: int | None) -> int:
+        sizes = np.diff(self._starts) * self.image_bytes
+        if cache_bytes is None:
+            return len(sizes)
+        taken = np.zeros_like(sizes)
+        taken[self._needed] = sizes[self._needed]
+        return int(np.searchsorted(np.cumsum(taken), cache_bytes, side="right"))
 
     def _take_memory(self, shape: tuple[int, ...]) -> NDArray[np.uint8]:
         kept = self._needed[self._needed < self.num_blocks]  # no other page is ever touched
@@ -135,6 +141,13 @@ class DiskCache(BlockCache):
     ) -> None:
         self._folder = folder
         super().__init__(block_starts, image_shape, cache_bytes, needed)
+
+    def _count_blocks(self, cache_bytes: int | None) -> int:
+        # The file has a place for every block before the last one, needed here or not.
+        ends = self._starts[1:] * self.image_bytes
+        return (
+            len(ends) if cache_bytes is None else int(np.searchsorted(ends, cache_bytes, "right"))
+        )
 
     def _take_memory(self, shape: tuple[int, ...]) -> NDArray[np.uint8]:
         try:

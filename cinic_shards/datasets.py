@@ -4,6 +4,8 @@
 ``ShardIterable`` gives a ``ShardLoader``'s batches from a DataLoader's worker processes.
 """
 
+import inspect
+import operator
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
@@ -18,11 +20,12 @@ from torch.utils.data import IterableDataset, get_worker_info
 
 from cinic_shards.batches import Batch
 from cinic_shards.cache import BlockCache, DiskCache, cache_folder, cache_limit
-from cinic_shards.errors import DecodeError, FormatError, OptionError
+from cinic_shards.errors import DecodeError, FormatError, OptionError, whole
 from cinic_shards.kernels import gather_images
 from cinic_shards.loader import ShardLoader, default_workers, world
 from cinic_shards.reader import Dataset, SplitReader
 from cinic_shards.selection import Subset, select
+from cinic_shards.store import Place
 
 _MAX_PROCESSES = 1024
 """Of a DataLoader that shares one ``ShardIterable``."""
@@ -41,7 +44,7 @@ class CINIC10(TorchDataset[tuple[Any, Any]]):
 
     def __init__(
         self,
-        root: str | os.PathLike[str],
+        root: Place,
         split: str = "train",
         transform: Callable[[Any], Any] | None = None,
         target_transform: Callable[[Any], Any] | None = None,
@@ -53,7 +56,7 @@ class CINIC10(TorchDataset[tuple[Any, Any]]):
         """Open a dataset.
 
         Args:
-            root: a folder that ``cinic-shard pack`` wrote.
+            root: a folder or URL that ``cinic-shard pack`` wrote to.
             split: the split to read, or several, as in ``train+valid``.
             transform: of a PIL image, RGB.
             target_transform: of a label.
@@ -102,7 +105,9 @@ class CINIC10(TorchDataset[tuple[Any, Any]]):
 
     def __getitems__(self, indices: Sequence[int]) -> list[tuple[Any, Any]]:
         """Several samples, decoded at once: what a DataLoader asks for."""
-        places = [range(len(self))[index] for index in indices]
+        places = [range(len(self))[operator.index(index)] for index in indices]
+        if not places:
+            return []
         samples = []
         for image, place in zip(self._decode(self._rows[places]), places, strict=True):
             pixels: Any = Image.fromarray(image)
@@ -184,15 +189,16 @@ class ShardIterable(IterableDataset[Batch]):
     for; it goes on with as many workers as there were.
 
     Args:
-        path: a folder that ``cinic-shard pack`` wrote.
+        path: a folder or URL that ``cinic-shard pack`` wrote to.
         options: ``ShardLoader``'s. Rank and world size are found here, not in the workers;
             ``workers`` are threads of each process. Each iteration is an epoch, with
             ``persistent_workers`` or without; ``set_epoch`` chooses the next one.
     """
 
-    def __init__(self, path: str | os.PathLike[str], **options: Any) -> None:
-        if refused := {"device", "progress"} & set(options):
-            raise OptionError(f"{refused.pop()}= is for ShardLoader, not for worker processes")
+    def __init__(self, path: Place, **options: Any) -> None:
+        known = set(inspect.signature(ShardLoader).parameters) - {"path", "device", "progress"}
+        if refused := sorted(set(options) - known):
+            raise OptionError(f"{refused[0]}= is no option of ShardLoader in worker processes")
         if options.get("cache") == "device":
             raise OptionError("cache='device' is for ShardLoader, not for worker processes")
         self._path = path
@@ -200,8 +206,8 @@ class ShardIterable(IterableDataset[Batch]):
         self._options = options | {"rank": rank, "world_size": world_size}
         self._loaders: dict[int, ShardLoader] = {}
         """Of each process: a copy may have been made by a fork."""
-        # Shared by all processes: workers are copies, and begin anew in each epoch.
-        self._next_epochs = torch.zeros(_MAX_PROCESSES, dtype=torch.int64).share_memory_()
+        self._epochs = _SharedEpochs()
+        self._loaded_epoch: int | None = None
 
     def __len__(self) -> int:
         """Batches an epoch."""
@@ -209,43 +215,98 @@ class ShardIterable(IterableDataset[Batch]):
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch of the next iteration."""
-        self._next_epochs.fill_(epoch)
+        self._epochs.set_next(whole("epoch", epoch))
 
     def __iter__(self) -> Iterator[Batch]:
+        info = get_worker_info()
+        if info is None:
+            return self._iterate_alone()
+        # Not at the first batch: a worker may be stopped before it.
+        epoch = self._epochs.begin(info, self._loaded_epoch)
+        self._loaded_epoch = None
         loader = self._here()
-        number, count = _worker()
-        self._next_epochs[number] = loader.epoch + 1
-        yield from loader.iterate_share(number, count)
+        loader.set_epoch(epoch)
+        return loader.iterate_share(info.id, info.num_workers)
+
+    def _iterate_alone(self) -> Iterator[Batch]:
+        loader = self._here()
+        loader.set_epoch(self._epochs.next() if self._loaded_epoch is None else self._loaded_epoch)
+        self._loaded_epoch = None
+        self._epochs.set_next(loader.epoch + 1)
+        yield from loader.iterate_share(0, 1)
 
     def state_dict(self) -> dict[str, Any]:
         """``ShardLoader.state_dict``, of this worker's batches."""
-        return self._here().state_dict()
+        loader = self._here()
+        return loader.state_dict() if get_worker_info() is None else loader.share_state()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """``ShardLoader.load_state_dict``."""
         self._here().load_state_dict(state)
-        self._next_epochs[_worker()[0]] = state["epoch"]
+        self._loaded_epoch = whole("epoch", state["epoch"])
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_loaders": {}}
 
     def _here(self) -> ShardLoader:
-        """This process's loader, its next epoch set."""
-        number, count = _worker()
+        """This process's loader."""
         loader = self._loaders.get(os.getpid())
         if loader is None:
-            threads = max(1, default_workers() // count)
+            info = get_worker_info()
+            threads = max(1, default_workers() // (info.num_workers if info else 1))
             loader = ShardLoader(self._path, **({"workers": threads} | self._options))
             self._loaders = {os.getpid(): loader}
-        loader.set_epoch(int(self._next_epochs[number]))
         return loader
 
 
-def _worker() -> tuple[int, int]:
-    """This DataLoader worker's number, and of how many; alone in the main process."""
-    info = get_worker_info()
-    if info is None:
-        return 0, 1
-    if info.num_workers > _MAX_PROCESSES:
-        raise OptionError(f"num_workers={info.num_workers}: expected at most {_MAX_PROCESSES}")
-    return info.id, info.num_workers
+class _SharedEpochs:
+    """Which epoch an iteration runs, agreed upon by worker processes without a lock.
+
+    All workers of one iteration know what no other one has: a DataLoader's seed, and how often its
+    workers, where they persist, have begun. Each notes it, its epoch, and the epoch that it ran
+    before. An iteration runs the epoch behind the last one of all iterations *before* it: those of
+    workers that have not begun it, and of the others what they ran before.
+    """
+
+    def __init__(self) -> None:
+        # A row for each worker: seed, count, epoch, the epoch before; one for the main process.
+        self._notes = torch.full((_MAX_PROCESSES + 1, 4), -1, dtype=torch.int64)
+        self._notes.share_memory_()
+        self._count = 0
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__ = state
+        self._notes.share_memory_()  # a copy is no longer shared
+
+    def begin(self, info: Any, epoch: int | None) -> int:
+        """Note that a worker begins, with this epoch or the next one; which that is."""
+        if info.num_workers > _MAX_PROCESSES:
+            raise OptionError(f"num_workers={info.num_workers}: expected at most {_MAX_PROCESSES}")
+        iteration = torch.tensor([info.seed - info.id, self._count])
+        self._count += 1
+        if epoch is None:
+            notes = self._read()
+            has_begun = (notes[:, :2] == iteration).all(1)
+            epoch = int(torch.where(has_begun, notes[:, 3], notes[:, 2]).max()) + 1
+        # In this order: what another worker reads in between is right, too.
+        note = self._notes[info.id]
+        note[3] = note[2].item()
+        note[:2] = iteration
+        note[2] = epoch
+        return epoch
+
+    def _read(self) -> torch.Tensor:
+        """The notes at one moment."""
+        before = self._notes.clone()
+        while not torch.equal(before, notes := self._notes.clone()):
+            before = notes
+        return notes
+
+    def next(self) -> int:
+        """The epoch of the next iteration."""
+        return int(self._notes[:, 2].max()) + 1
+
+    def set_next(self, epoch: int) -> None:
+        """Choose it."""
+        self._notes.fill_(-1)
+        self._notes[_MAX_PROCESSES, 2] = epoch - 1

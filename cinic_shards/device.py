@@ -1,6 +1,7 @@
 """CPU batches -> batches on a device, copied ahead of their use."""
 
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator
+from contextlib import closing
 from typing import TypeVar
 
 import torch
@@ -10,7 +11,7 @@ _T = TypeVar("_T")
 
 
 def copy_ahead(
-    batches: Iterator[_S],
+    batches: Generator[_S, None, None],
     move: Callable[[_S], _T],
     tensors: Callable[[_T], list[torch.Tensor]],
     device: torch.device,
@@ -27,7 +28,9 @@ def copy_ahead(
         device: where batches go.
     """
     if device.type != "cuda":
-        yield from map(move, batches)
+        with closing(batches):
+            for batch in batches:
+                yield move(batch)
         return
     side = torch.cuda.Stream(device)
 
@@ -36,11 +39,12 @@ def copy_ahead(
             return move(batch)
 
     ahead: _T | None = None
-    for batch in batches:
-        following = start(batch)
-        if ahead is not None:
-            yield _hand_over(ahead, tensors, side, device)
-        ahead = following
+    with closing(batches):
+        for batch in batches:
+            following = start(batch)
+            if ahead is not None:
+                yield _hand_over(ahead, tensors, side, device)
+            ahead = following
     if ahead is not None:
         yield _hand_over(ahead, tensors, side, device)
 

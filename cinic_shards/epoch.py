@@ -1,5 +1,7 @@
 """One epoch on its way: threads make batches ahead of their use, and what that takes is counted."""
 
+import sys
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Generator
@@ -101,7 +103,8 @@ class Meter:
 
     def stats(self, bytes_read: int) -> LoaderStats:
         """What it has come to; ``bytes_read`` is counted from where ``bytes_before`` is."""
-        ready = [f for f in list(self.under_way) if f.done() and not f.exception()]
+        done = [future for future in list(self.under_way) if future.done()]
+        ready = [future for future in done if not (future.cancelled() or future.exception())]
         decoded, from_cache = self._blocks()
         return LoaderStats(
             epoch=self.epoch,
@@ -136,9 +139,9 @@ class Threads:
         if self._ended:
             pool.submit(self._ended.clear)
 
-    def end(self, pool: ThreadPoolExecutor) -> None:
-        """Wait for the work under way, and give up the rest."""
-        pool.shutdown(wait=True, cancel_futures=True)
+    def end(self, pool: ThreadPoolExecutor, *, wait: bool) -> None:
+        """Give up what is not under way, and wait for what is."""
+        pool.shutdown(wait=wait, cancel_futures=True)
         self._ended.append(pool)
 
 
@@ -166,6 +169,7 @@ def run(
     under_way = meter.under_way
     pool = threads.new_pool()
     source: EpochSource | None = None
+    consumer = threading.get_ident()
     try:
         threads.free_ended(pool)
         source = meter.source = open_source(pool)
@@ -189,7 +193,11 @@ def run(
         while under_way:
             yield from under_way.popleft().result()
     finally:  # reached by break, by an exception and by Ctrl-C, too
-        threads.end(pool)
         meter.close()
-        if source is not None:
-            source.close()
+        # Where the interpreter ends, or the garbage collector closes a forgotten iterator in
+        # whatever thread it runs, perhaps one of these: nobody may wait there.
+        if not sys.is_finalizing():
+            is_consumer = threading.get_ident() == consumer
+            threads.end(pool, wait=is_consumer)
+            if source is not None and is_consumer:
+                source.close()

@@ -5,6 +5,7 @@ import time
 import warnings
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import replace
 from functools import cached_property
 from typing import Any
@@ -18,7 +19,7 @@ from cinic_shards.batches import Batch, BatchMaker
 from cinic_shards.cache import CACHES, BlockCache, DiskCache, cache_folder, cache_limit
 from cinic_shards.device import copy_ahead
 from cinic_shards.epoch import LoaderStats, Meter, Threads, run
-from cinic_shards.errors import OptionError
+from cinic_shards.errors import OptionError, whole
 from cinic_shards.plan import PLAN_VERSION, EpochPlan
 from cinic_shards.reader import Dataset
 from cinic_shards.selection import Subset, Where, select
@@ -135,13 +136,11 @@ class ShardLoader:
             StoreError: a file cannot be read or has another size than the manifest says.
             FormatError: a file is damaged, or the split has images of several sizes.
         """
-        self.workers = default_workers() if workers is None else workers
-        if self.workers < 1:
-            raise OptionError(f"workers={workers}: expected at least 1")
+        self.workers = default_workers() if workers is None else whole("workers", workers, 1)
         self.rank, self.world_size = world(rank, world_size)
         self.global_batch_size = _global_batch_size(batch_size, global_batch_size, self.world_size)
         self.shuffle = shuffle
-        self.seed = seed
+        self.seed = whole("seed", seed)
         self.order = order
         self.tail = tail or ("drop" if shuffle else "short")
         if on_error not in ("raise", "skip"):
@@ -219,6 +218,7 @@ class ShardLoader:
 
         It begins at its first batch, or where a state of this very epoch was loaded, there.
         """
+        epoch = whole("epoch", epoch)
         if epoch != self.epoch:
             self._first_step = 0
         self.epoch = epoch
@@ -261,11 +261,12 @@ class ShardLoader:
             batches = copy_ahead(works, maker.finish, _device_tensors, self.device)
         if self.progress and self.rank == 0:
             batches = _shown(batches, plan, steps)
-        for batch in batches:
-            if self.batch_transform is not None:
-                images, labels = self.batch_transform(batch.images, batch.labels)
-                batch = replace(batch, images=images, labels=labels)
-            yield batch
+        with closing(batches):
+            for batch in batches:
+                if self.batch_transform is not None:
+                    images, labels = self.batch_transform(batch.images, batch.labels)
+                    batch = replace(batch, images=images, labels=labels)
+                yield batch
         if skipped := self.skipped:
             first = next(iter(skipped.values()))
             warnings.warn(
@@ -283,12 +284,24 @@ class ShardLoader:
         """The place of the batch to come, and what it depends on: for a checkpoint.
 
         Batches that are made ahead do not count. Take it in the loop, behind the step of the batch.
+        Where an epoch was left by ``break`` it tells where, until ``set_epoch`` or a new iteration,
+        which runs the epoch behind it: ``load_state_dict`` goes back.
         """
         meter = self._meter
         if meter is None or meter.is_finished:
             return self._conditions() | {"epoch": self.epoch, "step": self._first_step}
         step = min(meter.step, len(self))  # a share's next step may lie behind the end
         return self._conditions() | {"epoch": meter.epoch, "step": step}
+
+    def share_state(self) -> dict[str, Any]:
+        """``state_dict`` of one of several shares: they end at different times.
+
+        So at the end of a share it tells the end of the epoch, not the beginning of the next one.
+        """
+        meter = self._meter
+        if meter is not None and meter.is_finished:
+            return self._conditions() | {"epoch": meter.epoch, "step": len(self)}
+        return self.state_dict()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Begin the next iteration at the place that a state tells.
@@ -310,9 +323,9 @@ class ShardLoader:
                 f"the state is another loader's: {'; '.join(different)}. Make the loader as it "
                 "was, or begin an epoch anew with set_epoch"
             )
-        epoch, step = state["epoch"], state["step"]
-        if not 0 <= step <= len(self) or epoch < 0:
-            raise OptionError(f"epoch {epoch}, step {step}: an epoch has {len(self):,} steps")
+        epoch, step = whole("epoch", state["epoch"]), whole("step", state["step"])
+        if step > len(self):
+            raise OptionError(f"step={step}: an epoch has {len(self):,} steps")
         self.epoch, self._first_step, self._meter = epoch, step, None
 
     def _conditions(self) -> dict[str, Any]:
@@ -414,17 +427,20 @@ def _shown(
     """These batches, with a progress bar."""
     from cinic_shards.progress import ProgressReport  # which loads rich
 
-    doing = f"epoch {plan.epoch}"
-    total = plan.num_samples
-    if plan.tail == "drop":
-        total = len(plan) * plan.global_batch_size
+    size = plan.global_batch_size
+
+    def images_before(step: int) -> int:
+        return min(step * size, plan.num_samples)
+
+    first, total = images_before(steps.start), images_before(len(plan))
     shown = 0.0
-    with ProgressReport.on_stderr() as report:
+    with ProgressReport.on_stderr() as report, closing(batches):
         for step, batch in zip(steps, batches, strict=True):
             yield batch
             if (now := time.perf_counter()) - shown >= _SHOW_SECONDS:
                 shown = now
-                report.update(doing, (step + 1) * plan.global_batch_size, total)
+                done = images_before(step + 1) - first
+                report.update(f"epoch {plan.epoch}", done, total - first)
 
 
 def _device_tensors(batch: Batch) -> list[torch.Tensor]:
@@ -456,6 +472,9 @@ def world(rank: int | None, world_size: int | None) -> tuple[int, int]:
     if (rank is None) != (world_size is None):
         raise OptionError("give both rank and world_size, or none of them")
     if rank is not None and world_size is not None:
+        world_size = whole("world_size", world_size, 1)
+        if (rank := whole("rank", rank)) >= world_size:
+            raise OptionError(f"rank={rank}: expected less than the world size of {world_size}")
         return rank, world_size
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         return torch.distributed.get_rank(), torch.distributed.get_world_size()
@@ -467,11 +486,6 @@ def _global_batch_size(
 ) -> int:
     if batch_size is not None and global_batch_size is not None:
         raise OptionError("give batch_size, which is each rank's, or global_batch_size, not both")
-    if global_batch_size is None:
-        global_batch_size = (512 if batch_size is None else batch_size) * world_size
-    if global_batch_size < world_size:
-        raise OptionError(
-            f"batch_size={batch_size}, global_batch_size={global_batch_size}: expected at least 1 "
-            f"sample for each of {world_size} ranks"
-        )
-    return global_batch_size
+    if global_batch_size is not None:
+        return whole("global_batch_size", global_batch_size, world_size)
+    return (512 if batch_size is None else whole("batch_size", batch_size, 1)) * world_size

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cinic_shards.columns import Columns
-from cinic_shards.errors import OptionError
+from cinic_shards.errors import OptionError, whole
 from cinic_shards.plan import choose
 from cinic_shards.provenance import origins_named
 from cinic_shards.reader import Dataset, SplitReader
@@ -37,8 +37,15 @@ class Subset:
     def __post_init__(self) -> None:
         if isinstance(self.classes, str):
             raise OptionError(f"classes={self.classes!r}: expected a list of class names")
-        if not 0 < self.fraction <= 1:
-            raise OptionError(f"fraction={self.fraction}: expected more than 0, and at most 1")
+        if self.classes is not None:
+            object.__setattr__(self, "classes", tuple(self.classes))
+        if self.origin is not None and not isinstance(self.origin, str):
+            object.__setattr__(self, "origin", tuple(self.origin))
+        if not (isinstance(self.fraction, int | float) and 0 < self.fraction <= 1):
+            raise OptionError(f"fraction={self.fraction!r}: expected more than 0, and at most 1")
+        object.__setattr__(self, "fraction_seed", whole("fraction_seed", self.fraction_seed))
+        if self.where is not None and not callable(self.where):
+            raise OptionError(f"where={self.where!r}: expected a function of Columns")
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,5 +1,6 @@
 """The interfaces that scripts already use: a map-style Dataset, DataLoader workers, checkpoints."""
 
+import copy
 import io
 import pickle
 import subprocess
@@ -225,6 +226,28 @@ def test_persistent_workers_and_spawned_ones(shards: dict[str, Path]) -> None:
         del batches
 
 
+def test_workers_agree_on_the_epoch_whatever_came_before(shards: dict[str, Path]) -> None:
+    loader = ShardLoader(shards["raw"], batch_size=20)
+    epochs = [facts(loader) for _ in range(12)]
+    iterable = ShardIterable(shards["raw"], batch_size=20)
+
+    def batches(num_workers: int) -> DataLoader[Batch]:
+        return DataLoader(iterable, batch_size=None, num_workers=num_workers)
+
+    next(iter(iterable))  # a look at it: epoch 0
+    assert facts(batches(2)) == epochs[1]
+    assert facts(batches(1)) == epochs[2]
+    assert facts(batches(3)) == epochs[3]
+    for _ in range(4):  # left at once: some workers have made no batch
+        next(iter(batches(4)))
+    assert facts(batches(3)) == epochs[8]
+    again = pickle.loads(pickle.dumps(copy.deepcopy(iterable)))
+    for epoch in (9, 10):
+        found = facts(DataLoader(again, batch_size=None, num_workers=2))
+        assert found == epochs[epoch]
+    assert facts(batches(2)) == epochs[9]  # the copies are others
+
+
 def test_ranks_are_found_where_it_is_made(
     shards: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -250,18 +273,18 @@ def test_an_error_in_a_worker_names_the_sample(tree: Path, tmp_path: Path) -> No
         list(batches)
 
 
-@pytest.mark.parametrize("option", ["device", "progress"])
+@pytest.mark.parametrize("option", ["device", "progress", "bath_size"])
 def test_options_that_are_not_for_workers(shards: dict[str, Path], option: str) -> None:
-    with pytest.raises(OptionError, match=f"{option}= is for ShardLoader"):
+    with pytest.raises(OptionError, match=f"{option}= is no option of ShardLoader in worker"):
         ShardIterable(shards["raw"], **{option: "cpu"})
     with pytest.raises(OptionError, match="cache='device'"):
         ShardIterable(shards["raw"], cache="device")
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
-@pytest.mark.parametrize("done", [0, 1, 4, 8, 9])
+@pytest.mark.parametrize("done", [0, 1, 4, 8, 9, "all"])
 def test_torchdatas_stateful_dataloader(
-    shards: dict[str, Path], num_workers: int, done: int
+    shards: dict[str, Path], num_workers: int, done: int | str
 ) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -276,14 +299,18 @@ def test_torchdatas_stateful_dataloader(
     batches = make()
     assert facts(batches) == first
     iterator = iter(batches)
-    assert facts(next(iterator) for _ in range(done)) == second[:done]
+    if done == "all":
+        assert facts(iterator) == second
+    else:
+        assert facts(next(iterator) for _ in range(int(done))) == second[: int(done)]
     state = batches.state_dict()
     file = io.BytesIO()
     torch.save(state, file)
     file.seek(0)
     again = make()
     again.load_state_dict(torch.load(file))
-    assert facts(again) == second[done:]
+    if done != "all":
+        assert facts(again) == second[int(done) :]
     assert facts(again) == third
 
 

@@ -365,7 +365,7 @@ def test_no_dataset(tmp_path: Path) -> None:
         ({"order": "random"}, "order='random': expected one of window, full"),
         ({"tail": "none"}, "tail='none': expected one of drop, short"),
         ({"rank": 0}, "both rank and world_size"),
-        ({"rank": 3, "world_size": 2}, "rank 3"),
+        ({"rank": 3, "world_size": 2}, "rank=3"),
         ({"batch_size": 181}, "180 samples, fewer than the 181 of a batch"),
         ({"normalize": ((0, 0), (1, 1))}, "three channels each"),
         ({"check": "never"}, "check='never': expected one of first, always, off"),

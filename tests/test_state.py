@@ -3,11 +3,14 @@
 import json
 import os
 import shutil
+import subprocess
 import sys
+import textwrap
 import threading
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from make_demo_tree import make_tree
@@ -197,11 +200,53 @@ def test_what_is_no_state(shards: dict[str, Path], state: dict[str, Any]) -> Non
         ShardLoader(shards["raw"], batch_size=20).load_state_dict(state)
 
 
-@pytest.mark.parametrize("place", [{"step": 10}, {"step": -1}, {"epoch": -1}])
-def test_a_place_that_cannot_be(shards: dict[str, Path], place: dict[str, int]) -> None:
+@pytest.mark.parametrize(
+    ("place", "said"),
+    [
+        ({"step": 10}, "step=10: an epoch has 9 steps"),
+        ({"step": -1}, "step=-1: expected a whole number, at least 0"),
+        ({"step": 1.5}, "step=1.5: expected a whole number"),
+        ({"epoch": None}, "epoch=None: expected a whole number"),
+    ],
+)
+def test_a_place_that_cannot_be(shards: dict[str, Path], place: dict[str, Any], said: str) -> None:
     loader = ShardLoader(shards["raw"], batch_size=20)
-    with pytest.raises(OptionError, match="an epoch has 9 steps"):
+    with pytest.raises(OptionError, match=said):
         loader.load_state_dict(loader.state_dict() | place)
+
+
+def test_numpys_numbers_give_the_state_of_pythons(shards: dict[str, Path]) -> None:
+    ours = ShardLoader(shards["raw"], batch_size=20, seed=3)
+    theirs = ShardLoader(shards["raw"], batch_size=np.int64(20), seed=np.uint8(3))
+    ours.set_epoch(2)
+    theirs.set_epoch(np.int32(2))  # type: ignore[arg-type]
+    assert json.dumps(ours.state_dict()) == json.dumps(theirs.state_dict())
+    assert facts(ours) == facts(theirs)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"seed": 1.0},
+        {"seed": -1},
+        {"seed": "1"},
+        {"batch_size": 20.0},
+        {"batch_size": "20"},
+        {"workers": 1.5},
+        {"workers": 0},
+        {"rank": -1, "world_size": 2},
+        {"rank": 2, "world_size": 2},
+        {"rank": 0, "world_size": 0},
+        {"fraction": 0.5, "fraction_seed": 1.5},
+        {"fraction": "0.1"},
+        {"where": "x"},
+    ],
+)
+def test_options_that_are_no_numbers(shards: dict[str, Path], options: dict[str, Any]) -> None:
+    with pytest.raises(OptionError, match="expected"):
+        ShardLoader(shards["raw"], **options)
+    with pytest.raises(OptionError, match="epoch='1': expected"):
+        ShardLoader(shards["raw"], batch_size=20).set_epoch("1")  # type: ignore[arg-type]
 
 
 # --- Equal steps, and what counts -------------------------------------------------------------
@@ -378,6 +423,45 @@ def test_abandoned_iterators_leave_nothing(shards: dict[str, Path]) -> None:
             next(iterator)
         del iterator
     assert (threading.active_count(), len(os.listdir("/proc/self/fd"))) == counts
+
+
+def test_iterators_that_the_garbage_collector_finds(shards: dict[str, Path]) -> None:
+    """In whatever thread it runs: nobody may wait for a thread there, least of all for itself."""
+    script = f"""
+        import gc, threading
+        from cinic_shards import ShardLoader
+
+        loader = ShardLoader({str(shards["png"])!r}, batch_size=5, workers=2)
+        gc.set_threshold(40)
+        for number in range(150):
+            iterator = iter(loader)
+            next(iterator)
+            cycle = [iterator]
+            cycle.append(cycle)
+            del iterator, cycle
+        gc.collect()
+        for thread in threading.enumerate():
+            if thread is not threading.main_thread():
+                thread.join(20)
+        print(threading.active_count(), len(list(loader)))
+        kept = iter(loader)
+        next(kept)  # alive when the interpreter ends
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True, timeout=120
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "1 36\n", "")
+
+
+def test_an_exception_that_is_kept_keeps_no_thread(shards: dict[str, Path]) -> None:
+    def fail(images: torch.Tensor, labels: torch.Tensor) -> Any:
+        raise RuntimeError("mine")
+
+    before = threading.active_count()
+    loader = ShardLoader(shards["raw"], batch_size=20, batch_transform=fail, device="cpu")
+    with pytest.raises(RuntimeError, match="mine") as kept:
+        list(loader)
+    assert threading.active_count() == before and kept.value.__traceback__ is not None
 
 
 def test_a_batch_moves_as_one(shards: dict[str, Path]) -> None:

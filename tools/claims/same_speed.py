@@ -18,7 +18,10 @@ PAIRS = 15
 """Of which the median's interval is the 4th to the 12th: 96.5 %."""
 RUN = """
 import statistics, sys, time
+import cinic_shards
 from cinic_shards import Augment, ShardLoader
+
+assert cinic_shards.__file__.startswith(sys.argv[2]), cinic_shards.__file__
 
 for encoding, epochs, options in (
     ("png", 3, {}), ("zstd", 5, {}), ("raw", 15, {}), ("raw", 9, {"augment": Augment()})
@@ -37,7 +40,8 @@ KINDS = ("png", "zstd", "raw", "raw, crop + flip + normalise")
 def rates(code: Path, shards: Path) -> list[float]:
     """Images a second of each kind, by the package in a checkout."""
     done = subprocess.run(
-        [sys.executable, "-c", RUN, str(shards)],
+        [sys.executable, "-c", RUN, str(shards), str(code)],
+        cwd=shards,  # Python looks for the package in the current folder first
         env=os.environ | {"PYTHONPATH": str(code)},
         stdout=subprocess.PIPE,
         text=True,
