@@ -372,11 +372,13 @@ def lightning_epochs(shards: dict[str, Path], tmp_path_factory: Any) -> Iterator
     yield [int(i) for i in run(LIGHTNING, shards["raw"], folder, "whole").split()]
 
 
+@pytest.mark.real
 def test_lightning_trains(shards: dict[str, Path], lightning_epochs: list[int]) -> None:
     loader = ShardLoader(shards["raw"], batch_size=20)
     assert lightning_epochs == [i for _ in range(3) for b in loader for i in b.indices.tolist()]
 
 
+@pytest.mark.real
 def test_lightning_resumes_in_the_middle_of_an_epoch(
     shards: dict[str, Path], lightning_epochs: list[int], tmp_path: Path
 ) -> None:

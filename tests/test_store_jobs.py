@@ -85,11 +85,6 @@ def test_info(packed: str, demo_shards: Path) -> None:
     assert found == find_duplicates(local.store, local.manifest)
 
 
-def test_the_loader_is_of_folders_so_far(packed: str) -> None:
-    with pytest.raises(OptionError, match="read from local folders so far; cinic-shard convert"):
-        Dataset(packed).split("train")
-
-
 def test_unpack(packed: str, demo_tree: Path, tmp_path: Path) -> None:
     assert unpack(packed, tmp_path / "again", workers=1).num_written == 270
     for path in demo_tree.rglob("*.png"):
