@@ -19,6 +19,7 @@ import torch
 from cinic_shards.errors import OptionError
 from cinic_shards.loader import ShardLoader
 from cinic_shards.reader import Dataset
+from cinic_shards.warmup import warm_up
 
 IMAGEFOLDER_WORKERS = (0, 2, 4)
 """DataLoader worker counts that ImageFolder is tried with; its best one counts."""
@@ -111,6 +112,7 @@ def cinic_shards(
     """Our loader, as it comes."""
 
     def open_loader() -> ShardLoader:
+        warm_up()  # or the first quarter of a second would run without numba
         return ShardLoader(shards, split=split, batch_size=batch_size, normalize=normalize)
 
     return Contender("cinic-shards", "default threads", shards_of(shards, split), open_loader)
