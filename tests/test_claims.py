@@ -39,7 +39,9 @@ def test_a_claim_holds(name: str, tree_options: list[str], tmp_path: Path) -> No
     run_claim(name, tree_options, tmp_path)
 
 
-@pytest.mark.parametrize("name", ["damage", "resume", "order", "object_store"])
+@pytest.mark.parametrize(
+    "name", ["damage", "resume", "order", "one_order", "abandoned", "object_store"]
+)
 def test_a_claim_on_its_own_tree_holds(name: str, tmp_path: Path) -> None:
     run_claim(name, [], tmp_path)
 
