@@ -11,7 +11,6 @@ import threading
 import time
 import warnings
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from functools import update_wrapper
 from typing import Any
 
@@ -31,8 +30,7 @@ _new_parts: list[Function] = []
 _cache_works = True
 
 _first_calls = threading.RLock()
-"""Held while a kernel runs as plain Python, which the GIL lets one thread do at a time anyhow, and
-while one is compiled."""
+"""Held while a kernel is compiled."""
 if hasattr(os, "register_at_fork"):
     # A forked process would wait for ever for what a thread of its parent was importing. This comes
     # after what logging registers, and so is called before it: numba's import needs its lock.
@@ -78,9 +76,9 @@ class Kernel:
 
     def __call__(self, *args: Any) -> Any:
         if self._compiled is None:
-            with _first_calls:
-                if self._may_run_plain(*args):
-                    return self.run_plain(*args)
+            # No lock: whoever holds one may have to close a forgotten iterator, and wait for it.
+            if self._may_run_plain(*args):
+                return self.run_plain(*args)
             self.compile(*args)
         return self._compiled(*args)
 
@@ -103,9 +101,21 @@ class Kernel:
 
     def compile(self, *args: Any) -> None:
         """Compile it for arguments like these, or load what was compiled before."""
-        # In a thread: numba's import may lose Ctrl-C, an exception in the main one.
-        with ThreadPoolExecutor(1, thread_name_prefix="cinic-shards-compile") as thread:
-            thread.submit(self._compile, args).result()
+        failures: list[BaseException] = []
+
+        def work() -> None:
+            try:
+                self._compile(args)
+            except BaseException as error:
+                failures.append(error)
+
+        # In a thread: numba's import may lose Ctrl-C, an exception in the main one. Not by an
+        # executor, whose locks the closing of a forgotten iterator may wait for.
+        thread = threading.Thread(target=work, name="cinic-shards-compile")
+        thread.start()
+        thread.join()
+        if failures:
+            raise failures[0]
 
     def _compile(self, args: tuple[Any, ...]) -> None:
         global _plain_seconds_left
