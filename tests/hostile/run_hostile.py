@@ -97,7 +97,7 @@ def _printed(place: Path, *, as_json: bool, duplicates: bool = False) -> str:
     """What ``cinic-shard info`` prints."""
     data = io.BytesIO()
     with redirect_stdout(io.TextIOWrapper(data, "utf-8")) as out:
-        cli.info(str(place / "dataset"), duplicates, as_json)
+        cli.shards.info(str(place / "dataset"), duplicates, as_json)
         out.flush()
     return data.getvalue().decode()
 

@@ -1,82 +1,29 @@
-"""The command ``cinic-shard``: arguments, printing and exit codes."""
+"""The commands for any dataset: pack it, look at it, check it, unpack it."""
 
 import json
-import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
-from cinic_shards import __version__
-from cinic_shards.errors import CinicShardsError, OptionError
+from cinic_shards.cli.console import (
+    Quiet,
+    Workers,
+    app,
+    err_console,
+    interruptible,
+    out_console,
+    print_table,
+    print_written,
+    printable,
+    warn,
+)
 from cinic_shards.progress import ProgressReport
 
 if TYPE_CHECKING:
     from cinic_shards.duplicates import Duplicates
-    from cinic_shards.format import Manifest
-
-app = typer.Typer(
-    no_args_is_help=True,
-    rich_markup_mode="markdown",
-    pretty_exceptions_enable=False,
-    add_completion=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
-# Paths and class names are printed as they are, and on one line; a table in a file or a pipe is not
-# cut to a terminal's width.
-_AS_IT_IS: dict[str, Any] = {
-    "highlight": False,
-    "markup": False,
-    "emoji": False,
-    "soft_wrap": True,
-}
-_out = Console(width=None if sys.stdout.isatty() else 200, **_AS_IT_IS)
-_err = Console(stderr=True, **_AS_IT_IS)
-
-Workers = Annotated[
-    int | None, typer.Option(help="Processes; default: the cores this process may use.")
-]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print only errors.")]
-
-
-def main() -> None:
-    """Run the command; a user's mistake ends it with one message and no traceback."""
-    try:
-        app(prog_name="cinic-shard")
-    except CinicShardsError as error:
-        _err.print(_printable(f"error: {error}"))
-        sys.exit(2 if isinstance(error, OptionError) else 1)
-
-
-def _printable(text: str) -> str:
-    """Names come from strangers: what would steer a terminal is shown as an escape sequence."""
-    return "".join(
-        letter if letter.isprintable() or letter == "\n" else ascii(letter)[1:-1] for letter in text
-    )
-
-
-def _version(value: bool) -> None:
-    if value:
-        _out.print(f"cinic-shard {__version__}")
-        raise typer.Exit
-
-
-@app.callback()
-def _main(
-    version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
-    ] = False,
-) -> None:
-    """Pack CINIC-10, or any folder of PNGs by split and class, into tar shards.
-
-    **Example:** `cinic-shard pack ./cinic ./shards && cinic-shard info ./shards`
-    """
 
 
 @app.command()
@@ -135,7 +82,7 @@ def pack(
     options = PackOptions(**{name: value for name, value in chosen.items() if value is not None})
 
     start = time.perf_counter()
-    with _interruptible("nothing was packed"), ProgressReport(_err, quiet=quiet) as report:
+    with interruptible("nothing was packed"), ProgressReport(err_console, quiet=quiet) as report:
         manifest = pack_tree(
             tree,
             out,
@@ -143,29 +90,16 @@ def pack(
             workers=workers,
             overwrite=overwrite,
             progress=report.update,
-            warn=(lambda text: None) if quiet else _warn,
+            warn=(lambda text: None) if quiet else warn,
         )
     if not quiet:
-        _print_written(manifest, time.perf_counter() - start, out)
+        print_written(manifest, time.perf_counter() - start, out)
 
 
 def _sidecars(text: str | None) -> tuple[str, ...] | None:
     if text is None:
         return None
     return () if text == "none" else tuple(text.split(","))
-
-
-def _warn(text: str) -> None:
-    _err.print(_printable(f"warning: {text}"))
-
-
-def _print_written(manifest: "Manifest", seconds: float, out: str) -> None:
-    shards = [shard for split in manifest.splits for shard in split.shards]
-    size = sum(shard.size for shard in shards)
-    _out.print(
-        f"{manifest.num_samples:,} images in {len(shards)} shards, {size / 1e6:,.1f} MB, "
-        f"{seconds:.1f} s ({manifest.num_samples / seconds:,.0f} images/s): {out}"
-    )
 
 
 @app.command()
@@ -195,7 +129,7 @@ def convert(
     from cinic_shards.convert import convert as convert_dataset
 
     start = time.perf_counter()
-    with _interruptible("nothing was converted"), ProgressReport(_err, quiet=quiet) as report:
+    with interruptible("nothing was converted"), ProgressReport(err_console, quiet=quiet) as report:
         manifest = convert_dataset(
             shards,
             out,
@@ -205,10 +139,10 @@ def convert(
             workers=workers,
             overwrite=overwrite,
             progress=report.update,
-            warn=(lambda text: None) if quiet else _warn,
+            warn=(lambda text: None) if quiet else warn,
         )
     if not quiet:
-        _print_written(manifest, time.perf_counter() - start, out)
+        print_written(manifest, time.perf_counter() - start, out)
 
 
 @app.command()
@@ -243,7 +177,7 @@ def info(
         return
     for name in ("encoding", "block_size", "format_version", "fingerprint", "licence", "citation"):
         if summary[name]:
-            _out.print(_printable(f"{name.replace('_', ' ')}: {summary[name]}"))
+            out_console.print(printable(f"{name.replace('_', ' ')}: {summary[name]}"))
     splits: dict[str, dict[str, Any]] = summary["splits"]
     rows: list[tuple[str, list[str]]] = [
         ("images", [f"{split['num_samples']:,}" for split in splits.values()]),
@@ -257,7 +191,7 @@ def info(
         for name in dict.fromkeys(key for split in splits.values() for key in split[kind]):
             counts = [f"{split[kind].get(name, 0):,}" for split in splits.values()]
             rows.append((f"{label}: {name}", counts))
-    _print_table(["", *splits], [[label, *cells] for label, cells in rows])
+    print_table(["", *splits], [[label, *cells] for label, cells in rows])
 
 
 def _print_duplicates(found: "Duplicates", as_json: bool) -> None:
@@ -265,7 +199,7 @@ def _print_duplicates(found: "Duplicates", as_json: bool) -> None:
     if as_json:
         print(json.dumps({"counts": counts, "groups": found.groups}, indent=1, ensure_ascii=False))
         return
-    _out.print(f"{len(found.groups):,} images are there more than once")
+    out_console.print(f"{len(found.groups):,} images are there more than once")
     where = sorted({place for row in counts.values() for place in row})
     total = {place: sum(row.get(place, 0) for row in counts.values()) for place in where}
     if found.groups:
@@ -273,7 +207,7 @@ def _print_duplicates(found: "Duplicates", as_json: bool) -> None:
         for place in where:
             total[place] -= counts.get("other class", {}).get(place, 0)
         rows = {**counts, "all": total}
-        _print_table(
+        print_table(
             ["class", *where],
             [[name, *(f"{row.get(place, 0):,}" for place in where)] for name, row in rows.items()],
         )
@@ -311,8 +245,8 @@ def verify(
 
     start = time.perf_counter()
     with (
-        _interruptible("verifying did not finish"),
-        ProgressReport(_err, quiet=quiet or as_json) as report,
+        interruptible("verifying did not finish"),
+        ProgressReport(err_console, quiet=quiet or as_json) as report,
     ):
         found = verify_dataset(
             shards, quick=quick, against=against, workers=workers, progress=report.update
@@ -322,17 +256,17 @@ def verify(
         print(json.dumps({"is_whole": found.is_whole, **asdict(found)}, indent=1))
     else:
         for fault in found.faults:
-            _out.print(_printable(str(fault)))
+            out_console.print(printable(str(fault)))
         if found.num_more_faults:
-            _out.print(f"and {found.num_more_faults:,} more faults in these shards")
+            out_console.print(f"and {found.num_more_faults:,} more faults in these shards")
         if found.strays and not quiet:
             strays = ", ".join(found.strays[:5]) + (", ..." if len(found.strays) > 5 else "")
-            _err.print(_printable(f"warning: not part of the dataset: {strays}"))
+            err_console.print(printable(f"warning: not part of the dataset: {strays}"))
         if found.is_whole and not quiet:
             like = f", like {against}" if against else ""
             what = "digests and indexes" if quick else "every byte and image"
-            _out.print(
-                _printable(
+            out_console.print(
+                printable(
                     f"whole{like}: {what} of {found.num_samples:,} samples in {found.num_shards} "
                     f"shards, {seconds:.1f} s"
                 )
@@ -340,7 +274,7 @@ def verify(
     if not found.is_whole:
         if not as_json:
             num_faults = len(found.faults) + found.num_more_faults
-            _err.print(_printable(f"error: {shards}: {num_faults:,} faults"))
+            err_console.print(printable(f"error: {shards}: {num_faults:,} faults"))
         raise typer.Exit(1)
 
 
@@ -376,7 +310,7 @@ def unpack(
 
     start = time.perf_counter()
     stopped = "unpacking did not finish; the same command goes on"
-    with _interruptible(stopped), ProgressReport(_err, quiet=quiet) as report:
+    with interruptible(stopped), ProgressReport(err_console, quiet=quiet) as report:
         done = unpack_dataset(
             shards,
             out,
@@ -389,7 +323,9 @@ def unpack(
     if not quiet:
         kept = f", {done.num_kept:,} were there already" if done.num_kept else ""
         seconds = time.perf_counter() - start
-        _out.print(_printable(f"{done.num_written:,} files written{kept}, {seconds:.1f} s: {out}"))
+        out_console.print(
+            printable(f"{done.num_written:,} files written{kept}, {seconds:.1f} s: {out}")
+        )
 
 
 @app.command()
@@ -404,10 +340,10 @@ def reindex(
     """
     from cinic_shards.verify import reindex as make_manifest
 
-    with _interruptible("no manifest was made"), ProgressReport(_err, quiet=quiet) as report:
+    with interruptible("no manifest was made"), ProgressReport(err_console, quiet=quiet) as report:
         manifest = make_manifest(shards, workers=workers, progress=report.update)
     if not quiet:
-        _out.print(_printable(f"{manifest.num_samples:,} samples: {shards}/manifest.json"))
+        out_console.print(printable(f"{manifest.num_samples:,} samples: {shards}/manifest.json"))
 
 
 @app.command()
@@ -419,18 +355,9 @@ def warmup() -> None:
     from cinic_shards.warmup import warm_up
 
     start = time.perf_counter()
-    with _err.status("compiling the kernels"):
+    with err_console.status("compiling the kernels"):
         warm_up()
-    _out.print(f"every kernel is compiled, {time.perf_counter() - start:.1f} s")
-
-
-@contextmanager
-def _interruptible(what_it_means: str) -> Iterator[None]:
-    try:
-        yield
-    except KeyboardInterrupt:
-        _err.print(f"interrupted: {what_it_means}")
-        raise typer.Exit(130) from None
+    out_console.print(f"every kernel is compiled, {time.perf_counter() - start:.1f} s")
 
 
 @app.command()
@@ -454,7 +381,7 @@ def bench(
     """
     from cinic_shards import bench as benchmark
 
-    with _err.status("") as status:
+    with err_console.status("") as status:
         results = benchmark.compare(
             tree,
             shards,
@@ -480,7 +407,7 @@ def bench(
         ]
         print(json.dumps(rows, indent=1))
         return
-    _print_table(
+    print_table(
         ["", "setting", "images/s", "min", "max", "against best ImageFolder"],
         [
             [
@@ -494,12 +421,3 @@ def bench(
             for result in results
         ],
     )
-
-
-def _print_table(header: list[str], rows: list[list[str]]) -> None:
-    table = Table(box=None)
-    for name in header:
-        table.add_column(_printable(name), no_wrap=True)
-    for row in rows:
-        table.add_row(*map(_printable, row))
-    _out.print(table, crop=False)

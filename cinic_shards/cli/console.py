@@ -1,0 +1,108 @@
+"""The command's frame: its options in common, how it prints, and how a mistake ends it."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from cinic_shards import __version__
+from cinic_shards.errors import CinicShardsError, OptionError
+
+if TYPE_CHECKING:
+    from cinic_shards.format import Manifest
+
+app = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+# Paths and class names are printed as they are, and on one line; a table in a file or a pipe is not
+# cut to a terminal's width.
+_AS_IT_IS: dict[str, Any] = {
+    "highlight": False,
+    "markup": False,
+    "emoji": False,
+    "soft_wrap": True,
+}
+out_console = Console(width=None if sys.stdout.isatty() else 200, **_AS_IT_IS)
+err_console = Console(stderr=True, **_AS_IT_IS)
+
+Workers = Annotated[
+    int | None, typer.Option(help="Processes; default: the cores this process may use.")
+]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print only errors.")]
+
+
+def main() -> None:
+    """Run the command; a user's mistake ends it with one message and no traceback."""
+    try:
+        app(prog_name="cinic-shard")
+    except CinicShardsError as error:
+        err_console.print(printable(f"error: {error}"))
+        sys.exit(2 if isinstance(error, OptionError) else 1)
+
+
+def _version(value: bool) -> None:
+    if value:
+        out_console.print(f"cinic-shard {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Pack CINIC-10, or any folder of PNGs by split and class, into tar shards.
+
+    **Example:** `cinic-shard pack ./cinic ./shards && cinic-shard info ./shards`
+    """
+
+
+def printable(text: str) -> str:
+    """Names come from strangers: what would steer a terminal is shown as an escape sequence."""
+    return "".join(
+        letter if letter.isprintable() or letter == "\n" else ascii(letter)[1:-1] for letter in text
+    )
+
+
+def warn(text: str) -> None:
+    """Print a warning."""
+    err_console.print(printable(f"warning: {text}"))
+
+
+@contextmanager
+def interruptible(what_it_means: str) -> Iterator[None]:
+    """Ctrl-C ends the command with one line."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        err_console.print(f"interrupted: {what_it_means}")
+        raise typer.Exit(130) from None
+
+
+def print_written(manifest: "Manifest", seconds: float, out: str) -> None:
+    """Say what shards were written, and how fast."""
+    shards = [shard for split in manifest.splits for shard in split.shards]
+    size = sum(shard.size for shard in shards)
+    out_console.print(
+        f"{manifest.num_samples:,} images in {len(shards)} shards, {size / 1e6:,.1f} MB, "
+        f"{seconds:.1f} s ({manifest.num_samples / seconds:,.0f} images/s): {out}"
+    )
+
+
+def print_table(header: list[str], rows: list[list[str]]) -> None:
+    """Print a table."""
+    table = Table(box=None)
+    for name in header:
+        table.add_column(printable(name), no_wrap=True)
+    for row in rows:
+        table.add_row(*map(printable, row))
+    out_console.print(table, crop=False)
