@@ -19,42 +19,12 @@ from numpy.typing import NDArray
 import cinic_shards.format as fmt
 from cinic_shards.errors import CinicShardsError, DecodeError, FormatError
 from cinic_shards.facts import ImageMeter, ShardFacts, chunks, packing_digests, shard_facts
+from cinic_shards.faults import Fault, Faults
 from cinic_shards.format import Index, ShardInfo
 from cinic_shards.provenance import parse_stem
 from cinic_shards.store import Store
 
-_MAX_FAULTS = 1000
-"""Of one shard; more are counted."""
-
 _SIDECARS: tuple[tuple[str, ...], ...] = (("cls",), (), ("json",), ("cls", "json"))
-
-
-@dataclass(frozen=True, slots=True)
-class Fault:
-    """Something that is not as it should be."""
-
-    file: str
-    """The shard, or the manifest."""
-    problem: str
-    """What was found, and what was expected."""
-    offset: int | None = None
-    """Where in the file."""
-    sample: int | None = None
-    """Which sample of the shard."""
-    key: str = ""
-    """That sample's key."""
-    block: int | None = None
-    """Which block of the shard, where no sample can be named."""
-
-    def __str__(self) -> str:
-        place = [self.file]
-        if self.offset is not None:
-            place.append(f"offset {self.offset}")
-        if self.sample is not None:
-            place.append(f"sample {self.sample} ({self.key})")
-        if self.block is not None:
-            place.append(f"block {self.block}")
-        return f"{', '.join(place)}: {self.problem}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,37 +63,9 @@ class CheckedShard:
     """Beyond the first 1,000."""
 
 
-class _Faults(list[Fault]):
-    """The faults of one shard; of a sample or block only the first: others follow from it."""
-
-    def __init__(self, name: str) -> None:
-        super().__init__()
-        self._name = name
-        self._told: set[tuple[str, int]] = set()
-        self.num_more = 0
-
-    def tell(
-        self,
-        problem: str,
-        offset: int | None = None,
-        sample: int | None = None,
-        key: str = "",
-        block: int | None = None,
-    ) -> None:
-        for kind, number in (("sample", sample), ("block", block)):
-            if number is not None:
-                if (kind, number) in self._told:
-                    return
-                self._told.add((kind, number))
-        if len(self) >= _MAX_FAULTS:
-            self.num_more += 1
-        else:
-            self.append(Fault(self._name, problem, offset, sample, key, block))
-
-
 def check_shard(job: CheckJob) -> CheckedShard:
     """Check one shard. Runs in any process; what is wrong is told in the result."""
-    faults = _Faults(job.name)
+    faults = Faults(job.name)
     try:
         checked = _check(job, faults)
     except CinicShardsError as error:
@@ -132,7 +74,7 @@ def check_shard(job: CheckJob) -> CheckedShard:
     return replace(checked, faults=tuple(faults), num_more_faults=faults.num_more)
 
 
-def _check(job: CheckJob, faults: _Faults) -> CheckedShard:
+def _check(job: CheckJob, faults: Faults) -> CheckedShard:
     path = f"{job.store}/{job.name}"
     size = job.info.size if job.info else job.store.size(job.name)
     memory = job.store.map(job.name, size)
@@ -167,7 +109,7 @@ class _Check:
     """A shard whose index could be read."""
 
     def __init__(
-        self, job: CheckJob, faults: _Faults, memory: NDArray[np.uint8], index: Index,
+        self, job: CheckJob, faults: Faults, memory: NDArray[np.uint8], index: Index,
         index_bytes: bytes, index_offset: int,
     ) -> None:  # fmt: skip
         self.job = job

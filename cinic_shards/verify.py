@@ -10,8 +10,9 @@ from typing import Any
 import cinic_shards.format as fmt
 from cinic_shards.errors import FormatError, OptionError, StoreError
 from cinic_shards.facts import make_manifest
+from cinic_shards.faults import Fault
 from cinic_shards.format import Manifest, ShardInfo, SplitInfo
-from cinic_shards.shard_checker import CheckedShard, CheckJob, Fault, check_shard
+from cinic_shards.shard_checker import CheckedShard, CheckJob, check_shard
 from cinic_shards.store import Place, Store, is_packing, open_store, read_manifest
 from cinic_shards.tree import scan_tree
 from cinic_shards.workers import Progress, make_executor, run_jobs, usable_cores

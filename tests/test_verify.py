@@ -13,10 +13,10 @@ from make_demo_tree import make_tree
 from odd_pngs import odd_pngs
 
 from cinic_shards.errors import FormatError, OptionError, StoreError
+from cinic_shards.faults import Fault
 from cinic_shards.format import MANIFEST_NAME, Index, Manifest
 from cinic_shards.pack import PackOptions, pack
 from cinic_shards.reader import Dataset
-from cinic_shards.shard_checker import Fault
 from cinic_shards.verify import reindex, verify
 
 SHARD = "train-00001-of-00003.tar"
