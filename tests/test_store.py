@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from cinic_shards.errors import OptionError, OutputError, StoreError
-from cinic_shards.store import TEMPORARY_SUFFIX, LocalStore, RemoteStore, coalesce, open_store
+from cinic_shards.store import TEMPORARY_SUFFIX, LocalStore, RemoteStore, open_store
 
 
 @pytest.fixture
@@ -140,29 +140,6 @@ def test_no_command_line_loads_obstore(command: list[str]) -> None:
         "assert 'obstore' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", script], check=True, stdout=subprocess.DEVNULL)
-
-
-COALESCED = [
-    # ranges, max_gap_bytes, max_request_bytes, requests
-    ([], 10, 100, []),
-    ([(0, 5)], 10, 100, [(0, 5, [0])]),
-    ([(0, 5), (5, 9)], 0, 100, [(0, 9, [0, 1])]),
-    ([(0, 5), (6, 9)], 0, 100, [(0, 5, [0]), (6, 9, [1])]),
-    ([(0, 5), (15, 20)], 10, 100, [(0, 20, [0, 1])]),
-    ([(0, 5), (16, 20)], 10, 100, [(0, 5, [0]), (16, 20, [1])]),
-    ([(50, 60), (0, 5), (55, 58)], 10, 100, [(0, 5, [1]), (50, 60, [0, 2])]),
-    ([(0, 60), (60, 101), (101, 130)], 10, 100, [(0, 60, [0]), (60, 130, [1, 2])]),
-    ([(0, 500), (500, 501)], 10, 100, [(0, 500, [0]), (500, 501, [1])]),
-]
-
-
-@pytest.mark.parametrize("ranges, gap, most, expected", COALESCED)
-def test_coalesce(
-    ranges: list[tuple[int, int]], gap: int, most: int, expected: list[tuple[int, int, list[int]]]
-) -> None:
-    starts, stops = [start for start, _ in ranges], [stop for _, stop in ranges]
-    found = coalesce(starts, stops, max_gap_bytes=gap, max_request_bytes=most)
-    assert found == expected
 
 
 def test_names(store: LocalStore) -> None:

@@ -28,7 +28,7 @@ from cinic_shards.store import (
     open_store,
     read_manifest,
 )
-from cinic_shards.store.remote import MAX_GAP_BYTES, PART_BYTES
+from cinic_shards.store.remote import PART_BYTES
 
 DATA = np.random.default_rng(0).bytes(3 * PART_BYTES + 12_345)
 """Several requests long."""
@@ -91,12 +91,8 @@ class TestReading:
         write(writer, "x", DATA)
         end = len(DATA)
         ranges = [(end - 1, end), (0, 1), (5, 5), (0, PART_BYTES + 1), (7, 9), (end - 500, end)]
-        ranges += [(10 + MAX_GAP_BYTES * i, 20 + MAX_GAP_BYTES * i) for i in range(5)]
         for start, stop in ranges:
             assert bytes(store.read_range("x", start, stop)) == DATA[start:stop]
-        found = store.read_ranges("x", [start for start, _ in ranges], [stop for _, stop in ranges])
-        assert [bytes(data) for data in found] == [DATA[start:stop] for start, stop in ranges]
-        assert store.read_ranges("x", [], []) == []
 
     def test_many_ranges_from_threads(self, pair: tuple[Store, Store]) -> None:
         store, writer = pair

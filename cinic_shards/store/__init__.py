@@ -17,7 +17,7 @@ import cinic_shards.format as fmt
 from cinic_shards.errors import FormatError, MissingError, OptionError, StoreError
 from cinic_shards.format import Index, Manifest, ShardInfo
 from cinic_shards.store.address import parse_address
-from cinic_shards.store.base import MAX_READ_BYTES, Bytes, Store, coalesce
+from cinic_shards.store.base import MAX_READ_BYTES, Bytes, Store
 from cinic_shards.store.local import TEMPORARY_SUFFIX, LocalStore, lock_byte, lock_file
 from cinic_shards.store.remote import RemoteStore
 
@@ -29,7 +29,6 @@ __all__ = [
     "Place",
     "RemoteStore",
     "Store",
-    "coalesce",
     "is_packing",
     "lock_byte",
     "lock_file",

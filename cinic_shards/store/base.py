@@ -5,12 +5,14 @@ threads at once, and a store can be sent to another process.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
+
+from cinic_shards.errors import StoreError
 
 MAX_READ_BYTES = 2**26
 """Of a file that is read whole, as the manifest is."""
@@ -62,14 +64,6 @@ class Store(ABC):
 
         Raises:
             StoreError: it cannot be read, is shorter, or is not the file that was read before.
-        """
-
-    @abstractmethod
-    def read_ranges(self, name: str, starts: Sequence[int], stops: Sequence[int]) -> list[Bytes]:
-        """Several ranges of a file, those that lie near each other by one request.
-
-        Raises:
-            StoreError: as ``read_range``.
         """
 
     @abstractmethod
@@ -152,28 +146,14 @@ class _NoLock:
         """Let it go."""
 
 
-def coalesce(
-    starts: Sequence[int], stops: Sequence[int], *, max_gap_bytes: int, max_request_bytes: int
-) -> list[tuple[int, int, list[int]]]:
-    """Which requests to read ranges by: those near each other are read as one, gap and all.
+def refuse_another_size(place: str, size: int, expected: int, remedy: str) -> None:
+    """A shard that is truncated, or not the dataset's.
 
-    Args:
-        starts: first byte of each range.
-        stops: the byte behind it.
-        max_gap_bytes: between two ranges of a request.
-        max_request_bytes: of a request, unless one range is larger.
-
-    Returns:
-        Start and stop of each request, ascending, and the positions of the ranges in it.
+    Raises:
+        StoreError: the sizes differ.
     """
-    requests: list[tuple[int, int, list[int]]] = []
-    for position in sorted(range(len(starts)), key=lambda position: starts[position]):
-        start, stop = starts[position], stops[position]
-        if requests:
-            first, end, positions = requests[-1]
-            joined = max(end, stop)
-            if start - end <= max_gap_bytes and joined - first <= max_request_bytes:
-                requests[-1] = (first, joined, [*positions, position])
-                continue
-        requests.append((start, stop, [position]))
-    return requests
+    if size != expected:
+        raise StoreError(
+            f"{place}: {size:,} bytes, the manifest says {expected:,}; the file is truncated or "
+            f"another one, {remedy}"
+        )

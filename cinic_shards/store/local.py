@@ -6,7 +6,7 @@ import os
 import shutil
 import stat
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cinic_shards.errors import MissingError, OutputError, StoreError
-from cinic_shards.store.base import MAX_READ_BYTES, Bytes, Store
+from cinic_shards.store.base import MAX_READ_BYTES, Bytes, Store, refuse_another_size
 
 try:
     import fcntl
@@ -116,35 +116,25 @@ class LocalStore(Store):
         return kind(f"{self.root / name}: {error.strerror}")
 
     def read_range(self, name: str, start: int, stop: int) -> Bytes:
-        return self.read_ranges(name, [start], [stop])[0]
-
-    def read_ranges(self, name: str, starts: Sequence[int], stops: Sequence[int]) -> list[Bytes]:
-        found: list[Bytes] = []
         try:
             with self._open(name) as file:
                 size = os.fstat(file.fileno()).st_size
-                for start, stop in zip(starts, stops, strict=True):
-                    if stop > size:
-                        raise StoreError(
-                            f"{self.root / name}: {size:,} bytes, expected at least {stop:,}; the "
-                            "file is truncated, fetch it again"
-                        )
-                    file.seek(start)
-                    found.append(file.read(stop - start))
+                if stop > size:
+                    raise StoreError(
+                        f"{self.root / name}: {size:,} bytes, expected at least {stop:,}; the file "
+                        "is truncated, fetch it again"
+                    )
+                file.seek(start)
+                return file.read(stop - start)
         except OSError as error:
             raise self._unread(name, error) from error
-        return found
 
     def map(self, name: str, expected_size: int, *, read_ahead: bool = False) -> NDArray[np.uint8]:
         path = self.root / name
         try:
             with self._open(name) as file:
                 size = os.fstat(file.fileno()).st_size
-                if size != expected_size:
-                    raise StoreError(
-                        f"{path}: {size:,} bytes, the manifest says {expected_size:,}; the file "
-                        "is truncated or another one, fetch it again"
-                    )
+                refuse_another_size(str(path), size, expected_size, "fetch it again")
                 if size == 0:  # which cannot be mapped
                     return np.empty(0, np.uint8)
                 memory = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)

@@ -20,13 +20,11 @@ from numpy.typing import NDArray
 
 from cinic_shards.errors import CinicShardsError, MissingError, OptionError, OutputError, StoreError
 from cinic_shards.store.address import Address
-from cinic_shards.store.base import MAX_READ_BYTES, Bytes, Store, coalesce
+from cinic_shards.store.base import MAX_READ_BYTES, Bytes, Store, refuse_another_size
 from cinic_shards.store.clients import Connection, reason, repeated
 
 PART_BYTES = 2**23
 """A whole file is read by requests of so many."""
-MAX_GAP_BYTES = 2**18
-"""Ranges nearer to each other are read as one: a request costs more than these bytes."""
 MAX_IN_FLIGHT = 4
 """Requests at once, of one call."""
 MAX_FILE_BYTES = 5 * 2**30
@@ -119,17 +117,6 @@ class RemoteStore(Store):
                 "writes there"
             )
 
-    def read_ranges(self, name: str, starts: Sequence[int], stops: Sequence[int]) -> list[Bytes]:
-        requests = coalesce(
-            starts, stops, max_gap_bytes=MAX_GAP_BYTES, max_request_bytes=PART_BYTES
-        )
-        out: list[Bytes] = [b""] * len(starts)
-        ranges = [(start, stop) for start, stop, _ in requests]
-        for (first, _, positions), data in zip(requests, self._fetch(name, ranges), strict=True):
-            for position in positions:
-                out[position] = data[starts[position] - first : stops[position] - first]
-        return out
-
     def _fetch(self, name: str, ranges: Sequence[tuple[int, int]]) -> Iterator[Bytes]:
         """Ranges in their order, a few of them read ahead."""
         waiting: deque[Future[Bytes]] = deque()
@@ -144,11 +131,7 @@ class RemoteStore(Store):
     def map(self, name: str, expected_size: int, *, read_ahead: bool = False) -> NDArray[np.uint8]:
         place = f"{self}/{name}"
         size = self.size(name)
-        if size != expected_size:
-            raise StoreError(
-                f"{place}: {size:,} bytes, the manifest says {expected_size:,}; the file is "
-                "truncated or another one, write it again"
-            )
+        refuse_another_size(place, size, expected_size, "write it again")
         if size == 0:  # which cannot be mapped
             return np.empty(0, np.uint8)
         folder = tempfile.gettempdir()
