@@ -15,6 +15,7 @@ from typing import Any
 from urllib.error import HTTPError, URLError
 
 import obstore
+from obstore.exceptions import BaseError
 from obstore.store import S3Store
 
 BIN = Path(sys.executable).parent
@@ -128,7 +129,7 @@ def make_bucket(server: S3Server) -> S3Server:
         try:
             obstore.put(server.client(), "ready", b"1")
             return server
-        except Exception:
+        except BaseError:  # of obstore: whatever it is that the server cannot do yet
             if time.monotonic() > deadline:
                 raise
             time.sleep(0.1)
