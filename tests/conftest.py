@@ -30,6 +30,24 @@ def demo_shards(demo_tree: Path) -> Path:
     return out
 
 
+@pytest.fixture(scope="session")
+def encoded_tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """180 images of each split; read only."""
+    root = tmp_path_factory.mktemp("encoded") / "tree"
+    make_tree(root, per_class=18, seed=6)
+    return root
+
+
+@pytest.fixture(scope="session")
+def encoded(encoded_tree: Path) -> dict[str, Path]:
+    """``encoded_tree`` in each encoding, by its name: 14 blocks of 16 in 4 shards a split."""
+    out = {encoding: encoded_tree.parent / encoding for encoding in ("png", "zstd", "raw")}
+    for encoding, shards in out.items():
+        options = PackOptions(encoding=encoding, shard_size=50, block_size=16)
+        pack(encoded_tree, shards, options, workers=1)
+    return out
+
+
 @pytest.fixture(params=["sorted", "reversed", "by length"])
 def listing_order(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Folders list their names in this order: file systems have orders of their own."""

@@ -32,21 +32,6 @@ pytestmark = [
 ]
 
 
-@pytest.fixture(scope="module")
-def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("datasets") / "tree"
-    make_tree(root, per_class=18, seed=8)
-    return root
-
-
-@pytest.fixture(scope="module")
-def shards(tree: Path) -> dict[str, Path]:
-    for encoding in ("png", "zstd", "raw"):
-        options = PackOptions(encoding=encoding, shard_size=50, block_size=16)
-        pack(tree, tree.parent / encoding, options, workers=1)
-    return {encoding: tree.parent / encoding for encoding in ("png", "zstd", "raw")}
-
-
 def to_array(image: Any) -> Any:
     return torch.from_numpy(np.array(image))
 
@@ -57,13 +42,13 @@ def to_array(image: Any) -> Any:
 @pytest.mark.parametrize("encoding", ["png", "zstd", "raw"])
 @pytest.mark.parametrize("split", ["test", "train+valid"])
 def test_it_stands_where_imagefolder_stood(
-    tree: Path, shards: dict[str, Path], encoding: str, split: str
+    encoded_tree: Path, encoded: dict[str, Path], encoding: str, split: str
 ) -> None:
     import_torchvision()
     from torchvision.datasets import ImageFolder
 
-    folders = [ImageFolder(str(tree / name)) for name in split.split("+")]
-    ours = CINIC10(shards[encoding], split)
+    folders = [ImageFolder(str(encoded_tree / name)) for name in split.split("+")]
+    ours = CINIC10(encoded[encoding], split)
     assert ours.classes == folders[0].classes
     assert ours.class_to_idx == folders[0].class_to_idx
     assert len(ours) == len(ours.targets) == sum(map(len, folders))
@@ -72,7 +57,7 @@ def test_it_stands_where_imagefolder_stood(
         for split_name, folder in zip(split.split("+"), folders, strict=True)
         for (path, _), (image, label) in zip(folder.samples, folder, strict=True)
     }
-    columns = ShardLoader(shards[encoding], split=split, tail="short").dataset.columns
+    columns = ShardLoader(encoded[encoding], split=split, tail="short").dataset.columns
     for place in range(len(ours)):
         image, label = ours[place]
         split_name, _, stem = columns.keys[ours.ids[place]].split("/")
@@ -83,9 +68,9 @@ def test_it_stands_where_imagefolder_stood(
     assert theirs == {}
 
 
-def test_transforms_and_indices(shards: dict[str, Path]) -> None:
-    plain = CINIC10(shards["zstd"], "valid")
-    ours = CINIC10(shards["zstd"], "valid", to_array, lambda label: -label, classes=["cat", "dog"])
+def test_transforms_and_indices(encoded: dict[str, Path]) -> None:
+    plain = CINIC10(encoded["zstd"], "valid")
+    ours = CINIC10(encoded["zstd"], "valid", to_array, lambda label: -label, classes=["cat", "dog"])
     assert len(ours) == 36 and set(ours.targets) == {3, 5}
     image, label = ours[35]
     assert image.shape == (32, 32, 3) and label == -ours.targets[35]
@@ -109,9 +94,9 @@ def test_transforms_and_indices(shards: dict[str, Path]) -> None:
     ],
 )
 def test_dataloader_workers_of_every_kind(
-    shards: dict[str, Path], context: str, encoding: str
+    encoded: dict[str, Path], context: str, encoding: str
 ) -> None:
-    data = CINIC10(shards[encoding], transform=to_array, where=lambda c: c.number % 3 > 0)
+    data = CINIC10(encoded[encoding], transform=to_array, where=lambda c: c.number % 3 > 0)
     data[0]  # opened here before the workers start
     loader = DataLoader(
         Subset(data, range(5, len(data))), 16, num_workers=2, multiprocessing_context=context
@@ -124,16 +109,16 @@ def test_dataloader_workers_of_every_kind(
     assert place == len(data)
 
 
-def test_workers_share_the_cache_on_disk(shards: dict[str, Path], tmp_path: Path) -> None:
-    data = CINIC10(shards["zstd"], transform=to_array, cache="disk", cache_dir=tmp_path)
-    expected = [to_array(image) for image, _ in CINIC10(shards["zstd"])]
+def test_workers_share_the_cache_on_disk(encoded: dict[str, Path], tmp_path: Path) -> None:
+    data = CINIC10(encoded["zstd"], transform=to_array, cache="disk", cache_dir=tmp_path)
+    expected = [to_array(image) for image, _ in CINIC10(encoded["zstd"])]
     loader = DataLoader(data, 16, num_workers=2, multiprocessing_context="fork")
     assert all(map(torch.equal, torch.cat([images for images, _ in loader]), expected))
     assert list(tmp_path.glob("*/train/pixels"))
 
 
-def test_it_pickles_without_what_is_open(shards: dict[str, Path]) -> None:
-    data = CINIC10(shards["zstd"], where=lambda columns: columns.number > 100)
+def test_it_pickles_without_what_is_open(encoded: dict[str, Path]) -> None:
+    data = CINIC10(encoded["zstd"], where=lambda columns: columns.number > 100)
     size = len(pickle.dumps(data))
     data[0]
     assert len(pickle.dumps(data)) == size
@@ -142,8 +127,8 @@ def test_it_pickles_without_what_is_open(shards: dict[str, Path]) -> None:
     np.testing.assert_array_equal(again[7][0], data[7][0])
 
 
-def test_another_dataset_in_its_place(tree: Path, tmp_path: Path) -> None:
-    pack(tree, tmp_path / "shards", workers=1)
+def test_another_dataset_in_its_place(encoded_tree: Path, tmp_path: Path) -> None:
+    pack(encoded_tree, tmp_path / "shards", workers=1)
     data = CINIC10(tmp_path / "shards")
     make_tree(tmp_path / "tree", per_class=18, seed=9)
     pack(tmp_path / "tree", tmp_path / "shards", workers=1, overwrite=True)
@@ -152,9 +137,9 @@ def test_another_dataset_in_its_place(tree: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("encoding", ["png", "zstd", "raw"])
-def test_damage_is_named(tree: Path, tmp_path: Path, encoding: str) -> None:
+def test_damage_is_named(encoded_tree: Path, tmp_path: Path, encoding: str) -> None:
     options = PackOptions(encoding=encoding, block_size=16)
-    pack(tree, tmp_path / "shards", options, workers=1)
+    pack(encoded_tree, tmp_path / "shards", options, workers=1)
     data = CINIC10(tmp_path / "shards")
     reader = data._open()[0]
     row = 40
@@ -169,13 +154,13 @@ def test_damage_is_named(tree: Path, tmp_path: Path, encoding: str) -> None:
         CINIC10(tmp_path / "shards")[row]
 
 
-def test_options_of_the_dataset_that_cannot_be(shards: dict[str, Path]) -> None:
+def test_options_of_the_dataset_that_cannot_be(encoded: dict[str, Path]) -> None:
     with pytest.raises(OptionError, match="cache='device'"):
-        CINIC10(shards["raw"], cache="device")
+        CINIC10(encoded["raw"], cache="device")
     with pytest.raises(OptionError, match="no split 'dev'"):
-        CINIC10(shards["raw"], "dev")
+        CINIC10(encoded["raw"], "dev")
     with pytest.raises(TypeError, match="colour"):
-        CINIC10(shards["raw"], colour="red")
+        CINIC10(encoded["raw"], colour="red")
 
 
 # --- ShardIterable ----------------------------------------------------------------------------
@@ -188,11 +173,11 @@ def facts(batches: Any) -> list[tuple[list[int], bytes]]:
 @pytest.mark.parametrize("num_workers", [0, 1, 2, 3])
 @pytest.mark.parametrize("encoding", ["png", "zstd"])
 def test_any_number_of_workers_gives_the_loaders_batches(
-    shards: dict[str, Path], num_workers: int, encoding: str
+    encoded: dict[str, Path], num_workers: int, encoding: str
 ) -> None:
     options: dict[str, Any] = {"batch_size": 20, "tail": "pad", "augment": Augment(), "seed": 3}
-    loader = ShardLoader(shards[encoding], **options)
-    iterable = ShardIterable(shards[encoding], **options)
+    loader = ShardLoader(encoded[encoding], **options)
+    iterable = ShardIterable(encoded[encoding], **options)
     batches = DataLoader(iterable, batch_size=None, num_workers=num_workers)
     assert len(batches) == len(iterable) == 9
     for _ in range(2):
@@ -206,9 +191,9 @@ def test_any_number_of_workers_gives_the_loaders_batches(
         assert torch.equal(labels, expected.labels) and images.stride() == expected.images.stride()
 
 
-def test_persistent_workers_and_spawned_ones(shards: dict[str, Path]) -> None:
-    loader = ShardLoader(shards["zstd"], batch_size=20)
-    iterable = ShardIterable(shards["zstd"], batch_size=20)
+def test_persistent_workers_and_spawned_ones(encoded: dict[str, Path]) -> None:
+    loader = ShardLoader(encoded["zstd"], batch_size=20)
+    iterable = ShardIterable(encoded["zstd"], batch_size=20)
     len(iterable)  # opened here, too
     for context, persistent in (("fork", True), ("spawn", True)):
         batches = DataLoader(
@@ -226,10 +211,10 @@ def test_persistent_workers_and_spawned_ones(shards: dict[str, Path]) -> None:
         del batches
 
 
-def test_workers_agree_on_the_epoch_whatever_came_before(shards: dict[str, Path]) -> None:
-    loader = ShardLoader(shards["raw"], batch_size=20)
+def test_workers_agree_on_the_epoch_whatever_came_before(encoded: dict[str, Path]) -> None:
+    loader = ShardLoader(encoded["raw"], batch_size=20)
     epochs = [facts(loader) for _ in range(12)]
-    iterable = ShardIterable(shards["raw"], batch_size=20)
+    iterable = ShardIterable(encoded["raw"], batch_size=20)
 
     def batches(num_workers: int) -> DataLoader[Batch]:
         return DataLoader(iterable, batch_size=None, num_workers=num_workers)
@@ -249,19 +234,19 @@ def test_workers_agree_on_the_epoch_whatever_came_before(shards: dict[str, Path]
 
 
 def test_ranks_are_found_where_it_is_made(
-    shards: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+    encoded: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    expected = facts(ShardLoader(shards["raw"], batch_size=20, rank=1, world_size=3))
+    expected = facts(ShardLoader(encoded["raw"], batch_size=20, rank=1, world_size=3))
     monkeypatch.setenv("RANK", "1")
     monkeypatch.setenv("WORLD_SIZE", "3")
-    iterable = ShardIterable(shards["raw"], batch_size=20)
+    iterable = ShardIterable(encoded["raw"], batch_size=20)
     monkeypatch.delenv("RANK")
     monkeypatch.delenv("WORLD_SIZE")
     assert facts(DataLoader(iterable, batch_size=None, num_workers=2)) == expected
 
 
-def test_an_error_in_a_worker_names_the_sample(tree: Path, tmp_path: Path) -> None:
-    pack(tree, tmp_path / "shards", workers=1)
+def test_an_error_in_a_worker_names_the_sample(encoded_tree: Path, tmp_path: Path) -> None:
+    pack(encoded_tree, tmp_path / "shards", workers=1)
     reader = CINIC10(tmp_path / "shards")._open()[0]
     with open(tmp_path / "shards" / reader.shards[0].name, "r+b") as file:
         file.seek(int(reader._indexes[0].offset[7]) + 60)
@@ -274,27 +259,27 @@ def test_an_error_in_a_worker_names_the_sample(tree: Path, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("option", ["device", "progress", "bath_size"])
-def test_options_that_are_not_for_workers(shards: dict[str, Path], option: str) -> None:
+def test_options_that_are_not_for_workers(encoded: dict[str, Path], option: str) -> None:
     with pytest.raises(OptionError, match=f"{option}= is no option of ShardLoader in worker"):
-        ShardIterable(shards["raw"], **{option: "cpu"})
+        ShardIterable(encoded["raw"], **{option: "cpu"})
     with pytest.raises(OptionError, match="cache='device'"):
-        ShardIterable(shards["raw"], cache="device")
+        ShardIterable(encoded["raw"], cache="device")
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
 @pytest.mark.parametrize("done", [0, 1, 4, 8, 9, "all"])
 def test_torchdatas_stateful_dataloader(
-    shards: dict[str, Path], num_workers: int, done: int | str
+    encoded: dict[str, Path], num_workers: int, done: int | str
 ) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         from torchdata.stateful_dataloader import StatefulDataLoader
 
     def make() -> Any:
-        iterable = ShardIterable(shards["zstd"], batch_size=20, augment=Augment())
+        iterable = ShardIterable(encoded["zstd"], batch_size=20, augment=Augment())
         return StatefulDataLoader(iterable, batch_size=None, num_workers=num_workers)
 
-    loader = ShardLoader(shards["zstd"], batch_size=20, augment=Augment())
+    loader = ShardLoader(encoded["zstd"], batch_size=20, augment=Augment())
     first, second, third = facts(loader), facts(loader), facts(loader)
     batches = make()
     assert facts(batches) == first
@@ -324,7 +309,7 @@ LIGHTNING = """
     import_torchvision()  # lightning would, and fail beside a CPU build of torch
     import lightning, torch
 
-    shards, folder, mode = sys.argv[1:]
+    encoded, folder, mode = sys.argv[1:]
 
     class Linear(lightning.LightningModule):
         def __init__(self):
@@ -343,7 +328,7 @@ LIGHTNING = """
         def configure_optimizers(self):
             return torch.optim.SGD(self.parameters(), 0.01)
 
-    loader = ShardLoader(shards, batch_size=20, augment=Augment())
+    loader = ShardLoader(encoded, batch_size=20, augment=Augment())
     trainer = lightning.Trainer(
         accelerator="cpu", max_epochs=3, logger=False, enable_progress_bar=False,
         enable_checkpointing=False, enable_model_summary=False,
@@ -365,24 +350,24 @@ def run(script: str, *arguments: object) -> str:
 
 
 @pytest.fixture(scope="module")
-def lightning_epochs(shards: dict[str, Path], tmp_path_factory: Any) -> Iterator[list[int]]:
+def lightning_epochs(encoded: dict[str, Path], tmp_path_factory: Any) -> Iterator[list[int]]:
     if find_spec("lightning") is None:
         pytest.skip("NOT RUN: lightning is not installed")
     folder = tmp_path_factory.mktemp("lightning")
-    yield [int(i) for i in run(LIGHTNING, shards["raw"], folder, "whole").split()]
+    yield [int(i) for i in run(LIGHTNING, encoded["raw"], folder, "whole").split()]
 
 
 @pytest.mark.real
-def test_lightning_trains(shards: dict[str, Path], lightning_epochs: list[int]) -> None:
-    loader = ShardLoader(shards["raw"], batch_size=20)
+def test_lightning_trains(encoded: dict[str, Path], lightning_epochs: list[int]) -> None:
+    loader = ShardLoader(encoded["raw"], batch_size=20)
     assert lightning_epochs == [i for _ in range(3) for b in loader for i in b.indices.tolist()]
 
 
 @pytest.mark.real
 def test_lightning_resumes_in_the_middle_of_an_epoch(
-    shards: dict[str, Path], lightning_epochs: list[int], tmp_path: Path
+    encoded: dict[str, Path], lightning_epochs: list[int], tmp_path: Path
 ) -> None:
-    stopped = [int(i) for i in run(LIGHTNING, shards["raw"], tmp_path, "stop").split()]
-    resumed = [int(i) for i in run(LIGHTNING, shards["raw"], tmp_path, "resume").split()]
+    stopped = [int(i) for i in run(LIGHTNING, encoded["raw"], tmp_path, "stop").split()]
+    resumed = [int(i) for i in run(LIGHTNING, encoded["raw"], tmp_path, "resume").split()]
     # The batch of the step that was stopped had been given: the state is behind it.
     assert stopped + resumed == lightning_epochs

@@ -20,17 +20,6 @@ from cinic_shards.errors import OptionError
 from cinic_shards.pack import PackOptions, pack
 
 
-@pytest.fixture(scope="module")
-def shards(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """180 images a split in each encoding, 14 blocks of train in 4 shards."""
-    root = tmp_path_factory.mktemp("state")
-    make_tree(root / "tree", per_class=18, seed=6)
-    for encoding in ("png", "zstd", "raw"):
-        options = PackOptions(encoding=encoding, shard_size=50, block_size=16)
-        pack(root / "tree", root / encoding, options, workers=1)
-    return {encoding: root / encoding for encoding in ("png", "zstd", "raw")}
-
-
 def facts(batches: Any) -> list[tuple[list[int], list[int], bytes]]:
     """What batches hold, to compare."""
     return [
@@ -51,12 +40,12 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
 
 @pytest.mark.parametrize("case", CASES)
 def test_resuming_at_every_step_gives_the_rest_of_the_epoch(
-    shards: dict[str, Path], case: str
+    encoded: dict[str, Path], case: str
 ) -> None:
     encoding, options = CASES[case]
 
     def make() -> ShardLoader:
-        return ShardLoader(shards[encoding], batch_size=20, seed=5, **options)
+        return ShardLoader(encoded[encoding], batch_size=20, seed=5, **options)
 
     loader = make()
     loader.set_epoch(3)
@@ -77,9 +66,9 @@ def test_resuming_at_every_step_gives_the_rest_of_the_epoch(
         assert facts(again) == following
 
 
-def test_a_state_goes_on_with_another_number_of_ranks_and_threads(shards: dict[str, Path]) -> None:
+def test_a_state_goes_on_with_another_number_of_ranks_and_threads(encoded: dict[str, Path]) -> None:
     options: dict[str, Any] = {"global_batch_size": 24, "seed": 1, "augment": Augment()}
-    alone = ShardLoader(shards["zstd"], **options)
+    alone = ShardLoader(encoded["zstd"], **options)
     iterator = iter(alone)
     for _ in range(3):
         next(iterator)
@@ -89,7 +78,7 @@ def test_a_state_goes_on_with_another_number_of_ranks_and_threads(shards: dict[s
         parts = []
         for rank in range(world_size):
             loader = ShardLoader(
-                shards["png"], rank=rank, world_size=world_size, workers=1 + rank % 3, **options
+                encoded["png"], rank=rank, world_size=world_size, workers=1 + rank % 3, **options
             )
             loader.load_state_dict(state)
             parts.append(list(loader))
@@ -100,8 +89,8 @@ def test_a_state_goes_on_with_another_number_of_ranks_and_threads(shards: dict[s
         assert joined == [(ids, pixels) for ids, _, pixels in rest]
 
 
-def test_the_state_of_what_ended_and_what_was_abandoned(shards: dict[str, Path]) -> None:
-    loader = ShardLoader(shards["raw"], batch_size=20)
+def test_the_state_of_what_ended_and_what_was_abandoned(encoded: dict[str, Path]) -> None:
+    loader = ShardLoader(encoded["raw"], batch_size=20)
     place = lambda: (loader.state_dict()["epoch"], loader.state_dict()["step"])  # noqa: E731
     assert place() == (0, 0)
     for _, _ in zip(range(2), loader, strict=False):
@@ -121,9 +110,9 @@ def test_the_state_of_what_ended_and_what_was_abandoned(shards: dict[str, Path])
     assert place() == (1, 1)  # of the iteration that began last
 
 
-def test_set_epoch_keeps_the_step_of_a_state_of_that_epoch(shards: dict[str, Path]) -> None:
+def test_set_epoch_keeps_the_step_of_a_state_of_that_epoch(encoded: dict[str, Path]) -> None:
     """The loop that calls set_epoch for each epoch works after a resume, too."""
-    loader = ShardLoader(shards["raw"], batch_size=20)
+    loader = ShardLoader(encoded["raw"], batch_size=20)
     state = loader.state_dict() | {"epoch": 2, "step": 4}
     loader.load_state_dict(state)
     loader.set_epoch(2)
@@ -133,17 +122,17 @@ def test_set_epoch_keeps_the_step_of_a_state_of_that_epoch(shards: dict[str, Pat
     assert len(list(loader)) == 9
 
 
-def test_an_iterator_that_is_never_used_is_no_epoch(shards: dict[str, Path]) -> None:
+def test_an_iterator_that_is_never_used_is_no_epoch(encoded: dict[str, Path]) -> None:
     """Lightning makes one too many."""
-    loader = ShardLoader(shards["raw"], batch_size=20)
+    loader = ShardLoader(encoded["raw"], batch_size=20)
     iter(loader)
     first, second = iter(loader), iter(loader)
-    assert (loader.epoch, next(first).indices.tolist()) == (0, facts(loader_at(shards, 0))[0][0])
-    assert next(second).indices.tolist() == facts(loader_at(shards, 1))[0][0]
+    assert (loader.epoch, next(first).indices.tolist()) == (0, facts(loader_at(encoded, 0))[0][0])
+    assert next(second).indices.tolist() == facts(loader_at(encoded, 1))[0][0]
 
 
-def loader_at(shards: dict[str, Path], epoch: int) -> ShardLoader:
-    loader = ShardLoader(shards["raw"], batch_size=20)
+def loader_at(encoded: dict[str, Path], epoch: int) -> ShardLoader:
+    loader = ShardLoader(encoded["raw"], batch_size=20)
     loader.set_epoch(epoch)
     return loader
 
@@ -166,38 +155,40 @@ def loader_at(shards: dict[str, Path], epoch: int) -> ShardLoader:
     ],
 )
 def test_another_loaders_state_is_refused(
-    shards: dict[str, Path], change: dict[str, Any], said: str
+    encoded: dict[str, Path], change: dict[str, Any], said: str
 ) -> None:
     options = {"global_batch_size": 20}
     if "augment" in change:
-        state = ShardLoader(shards["raw"], **options, augment=Augment()).state_dict()  # type: ignore[arg-type]
+        state = ShardLoader(encoded["raw"], **options, augment=Augment()).state_dict()  # type: ignore[arg-type]
     else:
-        state = ShardLoader(shards["raw"], **options).state_dict()  # type: ignore[arg-type]
-    loader = ShardLoader(shards["raw"], **(options | change))  # type: ignore[arg-type]
+        state = ShardLoader(encoded["raw"], **options).state_dict()  # type: ignore[arg-type]
+    loader = ShardLoader(encoded["raw"], **(options | change))  # type: ignore[arg-type]
     before = loader.state_dict()
     with pytest.raises(OptionError, match=said):
         loader.load_state_dict(state | {"step": 2})
     assert loader.state_dict() == before
 
 
-def test_another_datasets_state_is_refused(shards: dict[str, Path], tmp_path: Path) -> None:
-    state = ShardLoader(shards["raw"], batch_size=20).state_dict()
+def test_another_datasets_state_is_refused(encoded: dict[str, Path], tmp_path: Path) -> None:
+    state = ShardLoader(encoded["raw"], batch_size=20).state_dict()
     make_tree(tmp_path / "tree", per_class=18, seed=7)
     pack(tmp_path / "tree", tmp_path / "other", PackOptions(encoding="raw"), workers=1)
     with pytest.raises(OptionError, match="fingerprint is"):
         ShardLoader(tmp_path / "other", batch_size=20).load_state_dict(state)
     # The same samples in other blocks have another order "window", and the same order "full".
-    pack(shards["raw"].parent / "tree", tmp_path / "blocks", PackOptions(encoding="raw"), workers=1)
+    pack(
+        encoded["raw"].parent / "tree", tmp_path / "blocks", PackOptions(encoding="raw"), workers=1
+    )
     with pytest.raises(OptionError, match=r"^the state is another loader's: blocks is"):
         ShardLoader(tmp_path / "blocks", batch_size=20).load_state_dict(state)
-    full = ShardLoader(shards["raw"], batch_size=20, order="full").state_dict()
+    full = ShardLoader(encoded["raw"], batch_size=20, order="full").state_dict()
     ShardLoader(tmp_path / "blocks", batch_size=20, order="full").load_state_dict(full)
 
 
 @pytest.mark.parametrize("state", [{}, {"epoch": 1, "step": 2}, {"model": 1}])
-def test_what_is_no_state(shards: dict[str, Path], state: dict[str, Any]) -> None:
+def test_what_is_no_state(encoded: dict[str, Path], state: dict[str, Any]) -> None:
     with pytest.raises(OptionError, match="not the state of a loader: it has no 'version'"):
-        ShardLoader(shards["raw"], batch_size=20).load_state_dict(state)
+        ShardLoader(encoded["raw"], batch_size=20).load_state_dict(state)
 
 
 @pytest.mark.parametrize(
@@ -209,15 +200,15 @@ def test_what_is_no_state(shards: dict[str, Path], state: dict[str, Any]) -> Non
         ({"epoch": None}, "epoch=None: expected a whole number"),
     ],
 )
-def test_a_place_that_cannot_be(shards: dict[str, Path], place: dict[str, Any], said: str) -> None:
-    loader = ShardLoader(shards["raw"], batch_size=20)
+def test_a_place_that_cannot_be(encoded: dict[str, Path], place: dict[str, Any], said: str) -> None:
+    loader = ShardLoader(encoded["raw"], batch_size=20)
     with pytest.raises(OptionError, match=said):
         loader.load_state_dict(loader.state_dict() | place)
 
 
-def test_numpys_numbers_give_the_state_of_pythons(shards: dict[str, Path]) -> None:
-    ours = ShardLoader(shards["raw"], batch_size=20, seed=3)
-    theirs = ShardLoader(shards["raw"], batch_size=np.int64(20), seed=np.uint8(3))
+def test_numpys_numbers_give_the_state_of_pythons(encoded: dict[str, Path]) -> None:
+    ours = ShardLoader(encoded["raw"], batch_size=20, seed=3)
+    theirs = ShardLoader(encoded["raw"], batch_size=np.int64(20), seed=np.uint8(3))
     ours.set_epoch(2)
     theirs.set_epoch(np.int32(2))  # type: ignore[arg-type]
     assert json.dumps(ours.state_dict()) == json.dumps(theirs.state_dict())
@@ -242,11 +233,11 @@ def test_numpys_numbers_give_the_state_of_pythons(shards: dict[str, Path]) -> No
         {"where": "x"},
     ],
 )
-def test_options_that_are_no_numbers(shards: dict[str, Path], options: dict[str, Any]) -> None:
+def test_options_that_are_no_numbers(encoded: dict[str, Path], options: dict[str, Any]) -> None:
     with pytest.raises(OptionError, match="expected"):
-        ShardLoader(shards["raw"], **options)
+        ShardLoader(encoded["raw"], **options)
     with pytest.raises(OptionError, match="epoch='1': expected"):
-        ShardLoader(shards["raw"], batch_size=20).set_epoch("1")  # type: ignore[arg-type]
+        ShardLoader(encoded["raw"], batch_size=20).set_epoch("1")  # type: ignore[arg-type]
 
 
 # --- Equal steps, and what counts -------------------------------------------------------------
@@ -254,10 +245,10 @@ def test_options_that_are_no_numbers(shards: dict[str, Path], options: dict[str,
 
 @pytest.mark.parametrize("world_size", [1, 2, 3, 7, 50])
 @pytest.mark.parametrize("encoding", ["png", "zstd", "raw"])
-def test_pad_and_valid(shards: dict[str, Path], encoding: str, world_size: int) -> None:
+def test_pad_and_valid(encoded: dict[str, Path], encoding: str, world_size: int) -> None:
     ranks = [
         ShardLoader(
-            shards[encoding],
+            encoded[encoding],
             split="test",
             global_batch_size=50,
             tail="pad",
@@ -281,12 +272,12 @@ def test_pad_and_valid(shards: dict[str, Path], encoding: str, world_size: int) 
 
 
 def test_a_scaled_mean_over_ranks_is_the_mean_over_the_global_batch(
-    shards: dict[str, Path],
+    encoded: dict[str, Path],
 ) -> None:
     """The gradient of DDP, which averages over ranks, with parts of 7, 7 and 8 of 22 samples."""
     options: dict[str, Any] = {"global_batch_size": 22, "tail": "short", "normalize": True}
-    alone = ShardLoader(shards["raw"], **options)
-    ranks = [ShardLoader(shards["raw"], rank=r, world_size=3, **options) for r in range(3)]
+    alone = ShardLoader(encoded["raw"], **options)
+    ranks = [ShardLoader(encoded["raw"], rank=r, world_size=3, **options) for r in range(3)]
     for whole, *parts in zip(alone, *ranks, strict=True):
         value = sum(part.images.mean() * part.loss_scale for part in parts) / 3
         torch.testing.assert_close(value, whole.images.mean(), rtol=0, atol=1e-5)
@@ -302,9 +293,9 @@ def test_a_scaled_mean_over_ranks_is_the_mean_over_the_global_batch(
     ],
 )
 def test_batch_sizes(
-    shards: dict[str, Path], sizes: dict[str, int], expected: tuple[int, int]
+    encoded: dict[str, Path], sizes: dict[str, int], expected: tuple[int, int]
 ) -> None:
-    loader = ShardLoader(shards["raw"], rank=1, world_size=2, tail="short", **sizes)
+    loader = ShardLoader(encoded["raw"], rank=1, world_size=2, tail="short", **sizes)
     assert (loader.global_batch_size, loader.batch_size) == expected
 
 
@@ -317,13 +308,13 @@ def test_batch_sizes(
         {"global_batch_size": 1},
     ],
 )
-def test_batch_sizes_that_cannot_be(shards: dict[str, Path], sizes: dict[str, int]) -> None:
+def test_batch_sizes_that_cannot_be(encoded: dict[str, Path], sizes: dict[str, int]) -> None:
     with pytest.raises(OptionError, match="batch_size"):
-        ShardLoader(shards["raw"], rank=0, world_size=2, **sizes)
+        ShardLoader(encoded["raw"], rank=0, world_size=2, **sizes)
 
 
 @pytest.mark.parametrize("tail", ["drop", "short", "pad"])
-def test_one_sample_and_a_batch_larger_than_the_set(shards: dict[str, Path], tail: str) -> None:
+def test_one_sample_and_a_batch_larger_than_the_set(encoded: dict[str, Path], tail: str) -> None:
     options: dict[str, Any] = {
         "where": lambda c: c.keys == c.keys[17],
         "tail": tail,
@@ -331,18 +322,18 @@ def test_one_sample_and_a_batch_larger_than_the_set(shards: dict[str, Path], tai
     }
     if tail == "drop":
         with pytest.raises(OptionError, match="1 samples, fewer than the 5 of a batch"):
-            ShardLoader(shards["zstd"], **options)
+            ShardLoader(encoded["zstd"], **options)
         options["batch_size"] = 1
-    loader = ShardLoader(shards["zstd"], **options)
+    loader = ShardLoader(encoded["zstd"], **options)
     (batch,) = loader
     assert int(batch.valid.sum()) == 1 and len(batch) == {"drop": 1, "short": 1, "pad": 5}[tail]
     assert len(set(batch.indices.tolist())) == 1
 
 
 def test_damage_that_is_skipped_does_not_count_and_steps_stay_equal(
-    shards: dict[str, Path], tmp_path: Path
+    encoded: dict[str, Path], tmp_path: Path
 ) -> None:
-    copy = shutil.copytree(shards["png"], tmp_path / "copy")
+    copy = shutil.copytree(encoded["png"], tmp_path / "copy")
     reader = ShardLoader(copy, batch_size=8)._reader
     index, broken = reader._indexes[2], []
     with open(copy / reader.shards[2].name, "r+b") as file:
@@ -371,8 +362,8 @@ def test_damage_that_is_skipped_does_not_count_and_steps_stay_equal(
 # --- What a loader tells of itself ------------------------------------------------------------
 
 
-def test_stats(shards: dict[str, Path]) -> None:
-    loader = ShardLoader(shards["zstd"], batch_size=20, cache="ram")
+def test_stats(encoded: dict[str, Path]) -> None:
+    loader = ShardLoader(encoded["zstd"], batch_size=20, cache="ram")
     assert loader.stats().images == 0 and loader.stats().images_per_second == 0
     size = sum(int(index.length.sum()) for index in loader._reader._indexes)
     for epoch in range(2):
@@ -388,14 +379,14 @@ def test_stats(shards: dict[str, Path]) -> None:
         assert (stats.blocks_decoded, stats.blocks_from_cache, stats.bytes_read) == expected
 
 
-def test_stats_tell_who_waits(shards: dict[str, Path]) -> None:
-    loader = ShardLoader(shards["png"], batch_size=20)
+def test_stats_tell_who_waits(encoded: dict[str, Path]) -> None:
+    loader = ShardLoader(encoded["png"], batch_size=20)
     list(loader)  # compile
     for _ in loader:
         threading.Event().wait(0.02)
     assert loader.stats().waiting_share < 0.3
     slow = ShardLoader(
-        shards["png"],
+        encoded["png"],
         batch_size=20,
         batch_transform=lambda x, y: (threading.Event().wait(0.02), x, y)[1:],  # type: ignore[return-value]
     )
@@ -403,8 +394,8 @@ def test_stats_tell_who_waits(shards: dict[str, Path]) -> None:
     assert slow.stats().waiting_share > 0.7
 
 
-def test_progress(shards: dict[str, Path], capsys: pytest.CaptureFixture[str]) -> None:
-    loader = ShardLoader(shards["raw"], batch_size=20, progress=True)
+def test_progress(encoded: dict[str, Path], capsys: pytest.CaptureFixture[str]) -> None:
+    loader = ShardLoader(encoded["raw"], batch_size=20, progress=True)
     assert len(list(loader)) == 9
     for _ in loader:
         break
@@ -412,8 +403,8 @@ def test_progress(shards: dict[str, Path], capsys: pytest.CaptureFixture[str]) -
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="counts in /proc")
-def test_abandoned_iterators_leave_nothing(shards: dict[str, Path]) -> None:
-    loaders = [ShardLoader(path, batch_size=5) for path in shards.values()]
+def test_abandoned_iterators_leave_nothing(encoded: dict[str, Path]) -> None:
+    loaders = [ShardLoader(path, batch_size=5) for path in encoded.values()]
     for loader in loaders:
         next(iter(loader))
     counts = threading.active_count(), len(os.listdir("/proc/self/fd"))
@@ -425,13 +416,13 @@ def test_abandoned_iterators_leave_nothing(shards: dict[str, Path]) -> None:
     assert (threading.active_count(), len(os.listdir("/proc/self/fd"))) == counts
 
 
-def test_iterators_that_the_garbage_collector_finds(shards: dict[str, Path]) -> None:
+def test_iterators_that_the_garbage_collector_finds(encoded: dict[str, Path]) -> None:
     """In whatever thread it runs: nobody may wait for a thread there, least of all for itself."""
     script = f"""
         import gc, threading
         from cinic_shards import ShardLoader
 
-        loader = ShardLoader({str(shards["png"])!r}, batch_size=5, workers=2)
+        loader = ShardLoader({str(encoded["png"])!r}, batch_size=5, workers=2)
         gc.set_threshold(40)
         for number in range(150):
             iterator = iter(loader)
@@ -453,19 +444,19 @@ def test_iterators_that_the_garbage_collector_finds(shards: dict[str, Path]) -> 
     assert (done.returncode, done.stdout, done.stderr) == (0, "1 36\n", "")
 
 
-def test_an_exception_that_is_kept_keeps_no_thread(shards: dict[str, Path]) -> None:
+def test_an_exception_that_is_kept_keeps_no_thread(encoded: dict[str, Path]) -> None:
     def fail(images: torch.Tensor, labels: torch.Tensor) -> Any:
         raise RuntimeError("mine")
 
     before = threading.active_count()
-    loader = ShardLoader(shards["raw"], batch_size=20, batch_transform=fail, device="cpu")
+    loader = ShardLoader(encoded["raw"], batch_size=20, batch_transform=fail, device="cpu")
     with pytest.raises(RuntimeError, match="mine") as kept:
         list(loader)
     assert threading.active_count() == before and kept.value.__traceback__ is not None
 
 
-def test_a_batch_moves_as_one(shards: dict[str, Path]) -> None:
-    batch: Batch = next(iter(ShardLoader(shards["raw"], batch_size=4)))
+def test_a_batch_moves_as_one(encoded: dict[str, Path]) -> None:
+    batch: Batch = next(iter(ShardLoader(encoded["raw"], batch_size=4)))
     moved = batch.to("meta", non_blocking=True)
     assert {t.device.type for t in (moved.images, moved.labels, moved.valid)} == {"meta"}
     assert moved.indices is batch.indices and moved.loss_scale == 1

@@ -8,7 +8,6 @@ from uuid import uuid4
 
 import pytest
 import torch
-from make_demo_tree import make_tree
 from servers import S3Server
 
 from cinic_shards import CINIC10, Augment, ShardLoader
@@ -21,29 +20,15 @@ from cinic_shards.store.remote import RemoteStore
 ENCODINGS = ("png", "zstd", "raw")
 
 
-@pytest.fixture(scope="module")
-def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("streaming") / "tree"
-    make_tree(root, per_class=18, seed=6)
-    return root
-
-
 def options(encoding: str) -> PackOptions:
     return PackOptions(encoding=encoding, shard_size=50, block_size=16)
 
 
 @pytest.fixture(scope="module")
-def folders(tree: Path) -> dict[str, Path]:
-    for encoding in ENCODINGS:
-        pack(tree, tree.parent / encoding, options(encoding), workers=1)
-    return {encoding: tree.parent / encoding for encoding in ENCODINGS}
-
-
-@pytest.fixture(scope="module")
-def stores(tree: Path) -> dict[str, Store]:
+def stores(encoded_tree: Path) -> dict[str, Store]:
     made = {encoding: open_store(f"memory://{uuid4()}/x") for encoding in ENCODINGS}
     for encoding, store in made.items():
-        pack(tree, store, options(encoding), workers=1)
+        pack(encoded_tree, store, options(encoding), workers=1)
     return made
 
 
@@ -73,7 +58,7 @@ def same(one: Any, other: Any) -> bool:
 @pytest.mark.parametrize("encoding", ENCODINGS)
 @pytest.mark.parametrize("cache", ["none", "ram", "disk", "device"])
 def test_a_folders_batches(
-    folders: dict[str, Path],
+    encoded: dict[str, Path],
     stores: dict[str, Store],
     requests: Counter[str],
     tmp_path: Path,
@@ -81,7 +66,7 @@ def test_a_folders_batches(
     cache: str,
 ) -> None:
     options: dict[str, Any] = {"batch_size": 20, "augment": Augment(), "tail": "short"}
-    local = ShardLoader(folders[encoding], **options)
+    local = ShardLoader(encoded[encoding], **options)
     remote = ShardLoader(stores[encoding], cache=cache, cache_dir=tmp_path, **options)
     assert len(requests) == 4 == sum(requests.values())  # the index of each shard
     assert remote.state_dict() == local.state_dict()
@@ -95,10 +80,10 @@ def test_a_folders_batches(
 
 @pytest.mark.parametrize("encoding", ENCODINGS)
 def test_ranks_and_a_resume(
-    folders: dict[str, Path], stores: dict[str, Store], encoding: str
+    encoded: dict[str, Path], stores: dict[str, Store], encoding: str
 ) -> None:
     options: dict[str, Any] = {"global_batch_size": 30, "origin": "imagenet"}
-    local = ShardLoader(folders[encoding], **options)
+    local = ShardLoader(encoded[encoding], **options)
     for _ in zip(range(2), local, strict=False):
         pass
     state = local.state_dict()
@@ -120,19 +105,19 @@ def load(loader: ShardLoader, state: dict[str, Any]) -> ShardLoader:
 
 @pytest.mark.parametrize("encoding", ENCODINGS)
 def test_order_full_takes_a_cache(
-    folders: dict[str, Path], stores: dict[str, Store], encoding: str
+    encoded: dict[str, Path], stores: dict[str, Store], encoding: str
 ) -> None:
     with pytest.raises(OptionError, match="would read a whole block"):
         ShardLoader(stores[encoding], order="full", batch_size=20)
-    local = ShardLoader(folders[encoding], order="full", batch_size=20, cache="ram")
+    local = ShardLoader(encoded[encoding], order="full", batch_size=20, cache="ram")
     assert same(ShardLoader(stores[encoding], order="full", batch_size=20, cache="ram"), local)
 
 
 @pytest.mark.parametrize("encoding", ENCODINGS)
 def test_images_by_index(
-    folders: dict[str, Path], stores: dict[str, Store], requests: Counter[str], encoding: str
+    encoded: dict[str, Path], stores: dict[str, Store], requests: Counter[str], encoding: str
 ) -> None:
-    local, remote = CINIC10(folders[encoding], "test"), CINIC10(stores[encoding], "test")
+    local, remote = CINIC10(encoded[encoding], "test"), CINIC10(stores[encoding], "test")
     assert remote.targets == local.targets
     requests.clear()
     for place in (3, 100, 2, 3):
@@ -141,9 +126,9 @@ def test_images_by_index(
 
 
 @pytest.mark.parametrize("encoding", ENCODINGS)
-def test_damage_is_named(tree: Path, encoding: str) -> None:
+def test_damage_is_named(encoded_tree: Path, encoding: str) -> None:
     store = open_store(f"memory://{uuid4()}")
-    pack(tree, store, options(encoding), workers=1)
+    pack(encoded_tree, store, options(encoding), workers=1)
     reader = ShardLoader(store, batch_size=20)._reader
     shard, index = reader.shards[1], reader._indexes[1]
     data = bytearray(store.read(shard.name))
@@ -157,9 +142,9 @@ def test_damage_is_named(tree: Path, encoding: str) -> None:
         list(ShardLoader(open_store(str(store)), batch_size=20))
 
 
-def test_a_shard_that_is_replaced_while_it_is_read(tree: Path) -> None:
+def test_a_shard_that_is_replaced_while_it_is_read(encoded_tree: Path) -> None:
     store = open_store(f"memory://{uuid4()}")
-    pack(tree, store, options("zstd"), workers=1)
+    pack(encoded_tree, store, options("zstd"), workers=1)
     loader = ShardLoader(open_store(str(store)), batch_size=20)
     name = loader._reader.shards[0].name
     with store.create(name) as file:
@@ -171,11 +156,11 @@ def test_a_shard_that_is_replaced_while_it_is_read(tree: Path) -> None:
 @pytest.mark.real
 @pytest.mark.parametrize("encoding", ENCODINGS)
 def test_from_a_real_server(
-    seaweedfs: S3Server, tree: Path, folders: dict[str, Path], encoding: str
+    seaweedfs: S3Server, encoded_tree: Path, encoded: dict[str, Path], encoding: str
 ) -> None:
     store = open_store(f"s3://{seaweedfs.bucket}/{uuid4()}", seaweedfs.storage_options)
-    pack(tree, store, options(encoding), workers=1)
+    pack(encoded_tree, store, options(encoding), workers=1)
     assert same(
         ShardLoader(store, batch_size=20, augment=Augment()),
-        ShardLoader(folders[encoding], batch_size=20, augment=Augment()),
+        ShardLoader(encoded[encoding], batch_size=20, augment=Augment()),
     )
