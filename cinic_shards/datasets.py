@@ -20,12 +20,14 @@ from torch.utils.data import IterableDataset, get_worker_info
 
 from cinic_shards.batches import Batch
 from cinic_shards.cache import BlockCache, DiskCache, cache_folder, cache_limit
-from cinic_shards.errors import DecodeError, FormatError, OptionError, whole
+from cinic_shards.errors import DecodeError, FormatError, OptionError
 from cinic_shards.kernels import gather_images
-from cinic_shards.loader import ShardLoader, default_workers, world
+from cinic_shards.loader import ShardLoader
+from cinic_shards.options import whole
 from cinic_shards.reader import Dataset, SplitReader
 from cinic_shards.selection import Subset, select
 from cinic_shards.store import Place
+from cinic_shards.world import default_threads, find_world
 
 _MAX_PROCESSES = 1024
 """Of a DataLoader that shares one ``ShardIterable``."""
@@ -202,7 +204,7 @@ class ShardIterable(IterableDataset[Batch]):
         if options.get("cache") == "device":
             raise OptionError("cache='device' is for ShardLoader, not for worker processes")
         self._path = path
-        rank, world_size = world(options.pop("rank", None), options.pop("world_size", None))
+        rank, world_size = find_world(options.pop("rank", None), options.pop("world_size", None))
         self._options = options | {"rank": rank, "world_size": world_size}
         self._loaders: dict[int, ShardLoader] = {}
         """Of each process: a copy may have been made by a fork."""
@@ -253,7 +255,7 @@ class ShardIterable(IterableDataset[Batch]):
         loader = self._loaders.get(os.getpid())
         if loader is None:
             info = get_worker_info()
-            threads = max(1, default_workers() // (info.num_workers if info else 1))
+            threads = max(1, default_threads() // (info.num_workers if info else 1))
             loader = ShardLoader(self._path, **({"workers": threads} | self._options))
             self._loaders = {os.getpid(): loader}
         return loader

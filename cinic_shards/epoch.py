@@ -16,6 +16,9 @@ from cinic_shards.source import EpochSource
 
 T = TypeVar("T")
 
+_SHOW_SECONDS = 0.2
+"""Between two changes of the progress bar."""
+
 
 @dataclass(frozen=True, slots=True)
 class LoaderStats:
@@ -201,3 +204,25 @@ def run(
             threads.end(pool, wait=is_consumer)
             if source is not None and is_consumer:
                 source.close()
+
+
+def shown(
+    batches: Generator[Batch, None, None], plan: EpochPlan, steps: range
+) -> Generator[Batch, None, None]:
+    """These batches, with a progress bar."""
+    from cinic_shards.progress import ProgressReport  # which loads rich
+
+    size = plan.global_batch_size
+
+    def images_before(step: int) -> int:
+        return min(step * size, plan.num_samples)
+
+    first, total = images_before(steps.start), images_before(len(plan))
+    shown = 0.0
+    with ProgressReport.on_stderr() as report, closing(batches):
+        for step, batch in zip(steps, batches, strict=True):
+            yield batch
+            if (now := time.perf_counter()) - shown >= _SHOW_SECONDS:
+                shown = now
+                done = images_before(step + 1) - first
+                report.update(f"epoch {plan.epoch}", done, total - first)

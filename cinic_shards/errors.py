@@ -12,9 +12,7 @@
 A message gives the place, what was found, what was expected, and what to do next.
 """
 
-import operator
 from collections.abc import Sequence
-from typing import SupportsIndex
 
 
 class CinicShardsError(Exception):
@@ -75,18 +73,3 @@ class DecodeError(CinicShardsError):
 
     def __reduce__(self) -> tuple[type["DecodeError"], tuple[int, str, str]]:
         return DecodeError, (self.position, self.reason, self.place)
-
-
-def whole(name: str, value: SupportsIndex, least: int = 0) -> int:
-    """An option that is a whole number, as Python's own, not numpy's.
-
-    Raises:
-        OptionError: it is none, or below ``least``.
-    """
-    try:
-        number = operator.index(value)
-    except TypeError:
-        number = least - 1
-    if number < least:
-        raise OptionError(f"{name}={value!r}: expected a whole number, at least {least:,}")
-    return number

@@ -1,7 +1,6 @@
 """Plan + source + augmentation -> batches, prefetched by threads."""
 
 import os
-import time
 import warnings
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,19 +17,18 @@ from cinic_shards.augment import PLAIN, Augment, Statistics, Transform
 from cinic_shards.batches import Batch, BatchMaker
 from cinic_shards.cache import CACHES, BlockCache, DiskCache, cache_folder, cache_limit
 from cinic_shards.device import copy_ahead
-from cinic_shards.epoch import LoaderStats, Meter, Threads, run
-from cinic_shards.errors import OptionError, whole
-from cinic_shards.plan import PLAN_VERSION, EpochPlan
+from cinic_shards.epoch import LoaderStats, Meter, Threads, run, shown
+from cinic_shards.errors import OptionError
+from cinic_shards.options import whole
+from cinic_shards.plan import PLAN_VERSION, EpochPlan, part_of
 from cinic_shards.reader import Dataset
 from cinic_shards.selection import Subset, Where, select
 from cinic_shards.source import BlockSource, EpochSource, MappedSource, RowSource
 from cinic_shards.store import Place
-from cinic_shards.workers import usable_cores
+from cinic_shards.world import default_threads, find_world
 
 BatchTransform = Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
 _STATE_VERSION = 1
-_SHOW_SECONDS = 0.2
-"""Between two changes of the progress bar."""
 
 
 class ShardLoader:
@@ -136,8 +134,8 @@ class ShardLoader:
             StoreError: a file cannot be read or has another size than the manifest says.
             FormatError: a file is damaged, or the split has images of several sizes.
         """
-        self.workers = default_workers() if workers is None else whole("workers", workers, 1)
-        self.rank, self.world_size = world(rank, world_size)
+        self.workers = default_threads() if workers is None else whole("workers", workers, 1)
+        self.rank, self.world_size = find_world(rank, world_size)
         self.global_batch_size = _global_batch_size(batch_size, global_batch_size, self.world_size)
         self.shuffle = shuffle
         self.seed = whole("seed", seed)
@@ -196,8 +194,8 @@ class ShardLoader:
     @property
     def batch_size(self) -> int:
         """Samples of a full batch on this rank."""
-        size, rank, ranks = self.global_batch_size, self.rank, self.world_size
-        return size * (rank + 1) // ranks - size * rank // ranks
+        start, stop = part_of(self.global_batch_size, self.rank, self.world_size)
+        return stop - start
 
     @property
     def num_samples(self) -> int:
@@ -260,7 +258,7 @@ class ShardLoader:
             )
             batches = copy_ahead(works, maker.finish, _device_tensors, self.device)
         if self.progress and self.rank == 0:
-            batches = _shown(batches, plan, steps)
+            batches = shown(batches, plan, steps)
         with closing(batches):
             for batch in batches:
                 if self.batch_transform is not None:
@@ -386,9 +384,9 @@ class ShardLoader:
     def _make_cache(
         self, cache_bytes: int | None, cache_dir: str | os.PathLike[str] | None
     ) -> BlockCache:
-        reader = self._reader
+        reader, kind = self._reader, self._source_kind
         limit: int | None = 0
-        if self.cache in ("ram", "disk") and not (reader.encoding == "raw" and reader.is_mapped):
+        if kind is BlockSource and self.cache != "none":
             limit = cache_limit(cache_bytes)
         places = reader.block_starts, reader.image_shape, limit
         needed = self._selection.blocks
@@ -397,13 +395,7 @@ class ShardLoader:
             made: BlockCache = DiskCache(*places, folder, needed)
         else:
             made = BlockCache(*places, needed)
-        if (
-            self.shuffle
-            and self.order == "full"
-            and not (reader.reads_rows and (reader.encoding == "raw" or self.cache == "none"))
-            and self.cache != "device"
-            and not made.holds_all
-        ):
+        if self.shuffle and self.order == "full" and kind is BlockSource and not made.holds_all:
             raise OptionError(
                 f"order='full' would read a whole block, of the encoding {reader.encoding}, for "
                 "nearly every sample: use order='window', or a cache='ram', 'disk' or 'device' "
@@ -411,74 +403,28 @@ class ShardLoader:
             )
         return made
 
+    @property
+    def _source_kind(self) -> type[MappedSource] | type[RowSource] | type[BlockSource]:
+        """Where an epoch's pixels come from."""
+        reader = self._reader
+        if reader.encoding == "raw" and reader.is_mapped:
+            return MappedSource
+        if self.cache == "device" or (reader.reads_rows and self.cache == "none"):
+            return RowSource
+        return BlockSource
+
     def _source(self, plan: EpochPlan, threads: ThreadPoolExecutor) -> EpochSource:
-        if self._reader.encoding == "raw" and self._reader.is_mapped:
+        if self._source_kind is MappedSource:
             return MappedSource(self._reader)
-        if self.cache == "device" or (self._reader.reads_rows and self.cache == "none"):
+        if self._source_kind is RowSource:
             return RowSource(self._reader)
         return BlockSource(
             self._reader, self._cache, plan, self._selection, threads, self._block_memory
         )
 
 
-def _shown(
-    batches: Generator[Batch, None, None], plan: EpochPlan, steps: range
-) -> Generator[Batch, None, None]:
-    """These batches, with a progress bar."""
-    from cinic_shards.progress import ProgressReport  # which loads rich
-
-    size = plan.global_batch_size
-
-    def images_before(step: int) -> int:
-        return min(step * size, plan.num_samples)
-
-    first, total = images_before(steps.start), images_before(len(plan))
-    shown = 0.0
-    with ProgressReport.on_stderr() as report, closing(batches):
-        for step, batch in zip(steps, batches, strict=True):
-            yield batch
-            if (now := time.perf_counter()) - shown >= _SHOW_SECONDS:
-                shown = now
-                done = images_before(step + 1) - first
-                report.update(f"epoch {plan.epoch}", done, total - first)
-
-
 def _device_tensors(batch: Batch) -> list[torch.Tensor]:
     return [batch.images, batch.labels, batch.valid]
-
-
-def default_workers() -> int:
-    """Threads for this process: its share of the cores, where torchrun starts several."""
-    return max(1, usable_cores() // max(1, _from_environment("LOCAL_WORLD_SIZE", 1)))
-
-
-def _from_environment(name: str, default: int) -> int:
-    """A number that torchrun sets."""
-    text = os.environ.get(name)
-    if text is None:
-        return default
-    try:
-        return int(text)
-    except ValueError as error:
-        raise OptionError(f"${name} is {text!r}, expected a number, as torchrun sets it") from error
-
-
-def world(rank: int | None, world_size: int | None) -> tuple[int, int]:
-    """Rank and world size: as given, as torch.distributed or torchrun says, or alone.
-
-    Raises:
-        OptionError: one is given without the other, or torchrun's variables are no numbers.
-    """
-    if (rank is None) != (world_size is None):
-        raise OptionError("give both rank and world_size, or none of them")
-    if rank is not None and world_size is not None:
-        world_size = whole("world_size", world_size, 1)
-        if (rank := whole("rank", rank)) >= world_size:
-            raise OptionError(f"rank={rank}: expected less than the world size of {world_size}")
-        return rank, world_size
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        return torch.distributed.get_rank(), torch.distributed.get_world_size()
-    return _from_environment("RANK", 0), _from_environment("WORLD_SIZE", 1)
 
 
 def _global_batch_size(

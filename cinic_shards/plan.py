@@ -106,10 +106,8 @@ class EpochPlan:
             raise IndexError(f"step {step} of {len(self)}")
         start = step * self.global_batch_size
         count = min(self.global_batch_size, self.num_samples - start)
-        return (
-            start + count * self.rank // self.world_size,
-            start + count * (self.rank + 1) // self.world_size,
-        )
+        first, stop = part_of(count, self.rank, self.world_size)
+        return start + first, start + stop
 
     def rows(self, step: int) -> NDArray[np.int64]:
         """The rows of this rank's part of a step, int64, in batch order.
@@ -119,20 +117,15 @@ class EpochPlan:
         """
         start, stop = self.positions(step)
         rows = self._rows_at(step, start, stop)
-        missing = self._full_part - len(rows) if self.tail == "pad" else 0
-        if missing > 0:
+        first, stop = part_of(self.global_batch_size, self.rank, self.world_size)
+        missing = stop - first - len(rows)
+        if self.tail == "pad" and missing > 0:
             again = rows
             if len(rows) == 0:
                 first = step * self.global_batch_size
                 again = self._rows_at(step, first, first + 1)
             rows = np.concatenate([rows, np.resize(again, missing)])
         return rows
-
-    @property
-    def _full_part(self) -> int:
-        """This rank's samples of a step that is full."""
-        size, rank, ranks = self.global_batch_size, self.rank, self.world_size
-        return size * (rank + 1) // ranks - size * rank // ranks
 
     def _rows_at(self, step: int, start: int, stop: int) -> NDArray[np.int64]:
         if not self.shuffle:
@@ -166,6 +159,11 @@ class EpochPlan:
             _last_positions(self.num_samples, self.num_lanes, order, sequence_starts, out)
             out //= self.global_batch_size
         return out
+
+
+def part_of(count: int, rank: int, world_size: int) -> tuple[int, int]:
+    """Start and stop of a rank's part of so many samples: parts differ by one at most."""
+    return count * rank // world_size, count * (rank + 1) // world_size
 
 
 class _Blocks(NamedTuple):

@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cinic_shards.columns import Columns
-from cinic_shards.errors import OptionError, whole
+from cinic_shards.errors import OptionError
+from cinic_shards.options import whole
 from cinic_shards.plan import choose
 from cinic_shards.provenance import origins_named
 from cinic_shards.reader import Dataset, SplitReader

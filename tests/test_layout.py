@@ -12,15 +12,15 @@ PACKAGE = Path(cinic_shards.__file__).parent
 
 # Reading order: a file imports only from files before it.
 ORDER = """
-    errors provenance workers
+    errors options provenance workers
     format.fields format.tar format.blocks format.index format.manifest format
     tree kernels.memory kernels.intrinsics kernels.base kernels.png kernels.blocks kernels.images
     kernels codec
     store.address store.base store.local store.clients store.remote store columns facts
     shard_source shard_writer listing journal dataset_writer pack convert
-    shard_checker verify unpack duplicates interop
-    plan reader selection cache source augment device buffers batches epoch progress loader datasets
-    warmup bench cli.console cli.shards cli __main__
+    faults shard_checker verify unpack duplicates interop
+    plan reader selection cache source augment device buffers batches progress epoch world loader
+    datasets warmup bench cli.console cli.shards cli __main__
 """.split()
 
 FIRST_WITH_TORCH = "augment"
