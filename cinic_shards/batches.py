@@ -41,7 +41,7 @@ class Batch:
         return iter((self.images, self.labels))
 
     def __len__(self) -> int:
-        return len(self.labels)
+        return self.labels.size(0)  # len() of a tensor takes a microsecond
 
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> "Batch":
         """The batch on a device; ``indices`` stay on the CPU."""
@@ -72,18 +72,6 @@ class Work:
     indices: torch.Tensor
     valid: torch.Tensor
     loss_scale: float
-
-
-@dataclass(frozen=True, slots=True)
-class _Rows:
-    """What some steps are made of, their damaged rows left out."""
-
-    places: NDArray[np.int64]
-    rows: NDArray[np.int64]
-    ends: list[int]
-    """Where each step's part ends."""
-    valid: NDArray[np.bool_]
-    loss_scales: list[float]
 
 
 class BatchMaker:
@@ -120,14 +108,22 @@ class BatchMaker:
         self._resident_errors: dict[int, DecodeError] = {}
         """By place."""
 
+    @property
+    def image_bytes(self) -> int:
+        """Of an image in a finished batch."""
+        return int(np.prod(self._image_shape)) * self._transform.dtype.itemsize
+
     def on_cpu(self, plan: EpochPlan, source: EpochSource, steps: range) -> list[Batch]:
         """Finished batches, side by side in one piece of memory. Runs in any thread."""
         transform = self._transform
         parts = [plan.rows(step) for step in steps]
         places = np.concatenate(parts)
-        addresses, images, good = self._fetch(source, self._selection.rows_at(places))
-        found = self._rows(plan, steps, parts, places, good)
-        ids = self._reader.ids(found.rows)
+        rows = self._selection.rows_at(places)
+        addresses, images, good = self._fetch(source, rows)
+        sizes, valid, scales = self._counts(plan, steps, parts, good)
+        if good is not None:
+            rows = rows[good]
+        ids = self._reader.ids(rows)
         if images is None or not transform.is_plain:
             decoded = images  # stays until it is read
             images = self._buffers.take((len(ids), *self._image_shape), transform.dtype)
@@ -136,17 +132,14 @@ class BatchMaker:
             else:
                 transform.on_cpu(addresses, transform.draw(ids, plan.epoch), images)
             del decoded
-        images = images.permute(0, 3, 1, 2)
-        labels = torch.from_numpy(self._reader.labels[found.rows])
-        indices = torch.from_numpy(ids)
-        valid = torch.from_numpy(found.valid)
-        if len(parts) == 1:
-            return [Batch(images, labels, indices, valid, found.loss_scales[0])]
-        bounds = itertools.pairwise([0, *found.ends])
-        return [
-            Batch(images[a:b], labels[a:b], indices[a:b], valid[a:b], scale)
-            for (a, b), scale in zip(bounds, found.loss_scales, strict=True)
-        ]
+        whole = (
+            images.permute(0, 3, 1, 2),
+            torch.from_numpy(self._reader.labels[rows]),
+            torch.from_numpy(ids),
+            torch.from_numpy(valid),
+        )
+        columns = [tensor.split_with_sizes(sizes) for tensor in whole]
+        return list(map(Batch, *columns, scales))
 
     def for_device(self, plan: EpochPlan, source: EpochSource, steps: range) -> list[Work]:
         """The CPU's part of batches for a device. Runs in any thread."""
@@ -167,42 +160,48 @@ class BatchMaker:
                 if (error := self._resident_errors.get(place))
             ]
             good = self._without(errors, self._selection.rows_at(places)) if errors else None
-        found = self._rows(plan, range(step, step + 1), [places], places, good)
-        ids = self._reader.ids(found.rows)
+        _, valid, scales = self._counts(plan, range(step, step + 1), [places], good)
+        if good is not None:
+            places = places[good]
+        rows = self._selection.rows_at(places)
+        ids = self._reader.ids(rows)
         return Work(
             images=images,
-            places=torch.from_numpy(np.arange(len(ids)) if images is not None else found.places),
+            places=torch.from_numpy(np.arange(len(ids)) if images is not None else places),
             draws=torch.from_numpy(self._transform.draw(ids, plan.epoch)),
-            labels=torch.from_numpy(self._reader.labels[found.rows]),
+            labels=torch.from_numpy(self._reader.labels[rows]),
             indices=torch.from_numpy(ids),
-            valid=torch.from_numpy(found.valid),
-            loss_scale=found.loss_scales[0],
+            valid=torch.from_numpy(valid),
+            loss_scale=scales[0],
         )
 
-    def _rows(
+    def _counts(
         self,
         plan: EpochPlan,
         steps: range,
         parts: list[NDArray[np.int64]],
-        places: NDArray[np.int64],
         good: NDArray[np.int64] | None,
-    ) -> _Rows:
-        ends = list(itertools.accumulate(map(len, parts)))
-        valid = np.ones(len(places), np.bool_)
+    ) -> tuple[list[int], NDArray[np.bool_], list[float]]:
+        """Each step's samples; which of all of them count; and each step's ``loss_scale``.
+
+        ``good`` are the positions of those that are not damaged, where some are.
+        """
+        sizes = [len(part) for part in parts]
+        valid = np.ones(sum(sizes), np.bool_)
         counts = [plan.num_valid(step) for step in steps]
         num_valid = [mine for mine, _ in counts]
-        for part, end, count in zip(parts, ends, num_valid, strict=True):
-            if count < len(part):
-                valid[end - len(part) + count : end] = False
+        if num_valid != sizes:  # padded, which only the last step is
+            valid[len(valid) - sizes[-1] + num_valid[-1] :] = False
         if good is not None:
-            places, valid = places[good], valid[good]
-            ends = np.searchsorted(good, ends).tolist()
-            num_valid = [int(valid[a:b].sum()) for a, b in itertools.pairwise([0, *ends])]
+            ends = np.searchsorted(good, [0, *itertools.accumulate(sizes)])
+            valid = valid[good]
+            sizes = np.diff(ends).tolist()
+            num_valid = [int(valid[a:b].sum()) for a, b in itertools.pairwise(ends.tolist())]
         scales = [
             mine * plan.world_size / of_all
             for mine, (_, of_all) in zip(num_valid, counts, strict=True)
         ]
-        return _Rows(places, self._selection.rows_at(places), ends, valid, scales)
+        return sizes, valid, scales
 
     def _fetch(
         self, source: EpochSource, rows: NDArray[np.int64]

@@ -156,7 +156,7 @@ def run(
     make: Callable[[EpochPlan, EpochSource, range], list[T]],
     meter: Meter,
     *,
-    joins_steps: bool,
+    most_images: int,
 ) -> Generator[T, None, None]:
     """What ``make`` makes of each step, in order, a bounded number of them under way.
 
@@ -167,7 +167,7 @@ def run(
         open_source: where the pixels come from, given the threads.
         make: makes some steps; called in a thread.
         meter: is told what is under way.
-        joins_steps: whether a thread may make several steps at once where they are small.
+        most_images: of steps that a thread makes at once, where a step is small.
     """
     under_way = meter.under_way
     pool = threads.new_pool()
@@ -176,19 +176,24 @@ def run(
     try:
         threads.free_ended(pool)
         source = meter.source = open_source(pool)
-        # Where a step is a matter of microseconds, to hand it to a thread would cost as much.
-        at_once = 1
-        if joins_steps:
-            at_once = max(1, source.images_at_once * plan.world_size // plan.global_batch_size)
+        # Where a step is a matter of microseconds, to hand it to a thread costs as much.
+        images_at_once = min(source.images_at_once, most_images)
+        at_once = max(1, images_at_once * plan.world_size // plan.global_batch_size)
         limit = 2 * threads.count if at_once == 1 else threads.count
-        num_wanted = 0
+        num_wanted = num_begun = 0
         done = iter(steps)
-        for first in range(0, len(steps), at_once):
-            ahead = min(first + at_once + source.steps_ahead, len(steps))
+        count = 1
+        while num_begun < len(steps):
+            ahead = min(num_begun + count + source.steps_ahead, len(steps))
             for step in steps[num_wanted:ahead]:
                 source.want(step)
             num_wanted = ahead
-            under_way.append(pool.submit(make, plan, source, steps[first : first + at_once]))
+            under_way.append(pool.submit(make, plan, source, steps[num_begun : num_begun + count]))
+            num_begun += count
+            # More by and by, for the first batch is waited for; and fewer at the end, where one
+            # thread would have nothing to do while another makes many.
+            count = min(2 * count, at_once, (len(steps) - num_begun) // (2 * threads.count))
+            count = max(1, count)
             if len(under_way) > limit:
                 for result in under_way.popleft().result():
                     source.release(next(done))

@@ -29,6 +29,8 @@ from cinic_shards.world import default_threads, find_world
 
 BatchTransform = Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
 _STATE_VERSION = 1
+_MOST_BYTES = 2**25
+"""Of batches that a thread makes at once."""
 
 
 class ShardLoader:
@@ -249,12 +251,14 @@ class ShardLoader:
             return self._source(plan, threads)
 
         if self.device is None:
+            most_images = _MOST_BYTES // maker.image_bytes
             batches: Generator[Batch, None, None] = run(
-                plan, steps, self._threads, open_source, maker.on_cpu, meter, joins_steps=True
-            )
+                plan, steps, self._threads, open_source, maker.on_cpu, meter,
+                most_images=most_images,
+            )  # fmt: skip
         else:
             works = run(
-                plan, steps, self._threads, open_source, maker.for_device, meter, joins_steps=False
+                plan, steps, self._threads, open_source, maker.for_device, meter, most_images=1
             )
             batches = copy_ahead(works, maker.finish, _device_tensors, self.device)
         if self.progress and self.rank == 0:

@@ -117,9 +117,11 @@ class EpochPlan:
         """
         start, stop = self.positions(step)
         rows = self._rows_at(step, start, stop)
+        if self.tail != "pad":
+            return rows
         first, stop = part_of(self.global_batch_size, self.rank, self.world_size)
         missing = stop - first - len(rows)
-        if self.tail == "pad" and missing > 0:
+        if missing > 0:
             again = rows
             if len(rows) == 0:
                 first = step * self.global_batch_size
@@ -341,19 +343,18 @@ def window_rows(
         else:
             above = middle
     skip -= _count_before(first_lane, first, stop, num_lanes)
+    # Divided once: a division takes as long as a row.
+    first_offset, first_rest = first // num_lanes, first % num_lanes
+    stop_offset, stop_rest = stop // num_lanes, stop % num_lanes
+    each, longer = size // num_lanes, size % num_lanes
     for lane in range(first_lane, num_lanes):
-        position = first + (lane - first) % num_lanes  # the lane's first one in this step
-        count = (stop - position + num_lanes - 1) // num_lanes if position < stop else 0
-        if skip >= count:
-            skip -= count
-            continue
-        position += skip * num_lanes
-        skip = 0
-        start = _lane_start(lane, size, num_lanes)
-        end = _lane_start(lane + 1, size, num_lanes)
+        offset = first_offset + (1 if lane < first_rest else 0) + skip
+        stop_in_lane = stop_offset + (1 if lane < stop_rest else 0)
+        skip = max(0, offset - stop_in_lane)
+        start = lane * each + min(lane, longer)
+        end = start + each + (1 if lane < longer else 0)
         begin, num_rows = 0, 0
-        while position < stop and written < len(out):
-            offset = position // num_lanes
+        while offset < stop_in_lane and written < len(out):
             place = start + offset if lane % 2 == 0 else end - 1 - offset
             if not begin <= place < begin + num_rows:
                 number, begin, first_row, num_rows = _find_block(
@@ -366,7 +367,7 @@ def window_rows(
                 place - begin, num_rows, low_bits, low_mask, high_mask, keys, tweak
             )
             written += 1
-            position += num_lanes
+            offset += 1
         if written == len(out):
             return
 

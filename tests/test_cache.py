@@ -115,7 +115,7 @@ def test_blocks_that_nobody_needs_are_let_go(demo_tree: Path, tmp_path: Path) ->
 
     patch = pytest.MonkeyPatch()
     patch.setattr(source, "np", Counting())
-    patch.setattr(source, "DECODED_AT_ONCE", 1)
+    patch.setattr(source, "IMAGES_AT_ONCE", 1)
     try:
         assert len(epochs(loader, 1)) == 30
     finally:

@@ -3,7 +3,7 @@
 import numpy as np
 
 from cinic_shards.kernels.base import kernel, mix, quick_kernel
-from cinic_shards.kernels.memory import bytes_at, copy_bytes
+from cinic_shards.kernels.memory import bytes_at, copy_bytes, prefetch
 
 _ONE = np.uint64(1)
 _TWO = np.uint64(2)
@@ -17,6 +17,9 @@ def gather_images(addresses, out):
     size = height * width * 3
     to = out.ctypes.data
     for i in range(num_images):
+        if i + 2 < num_images:  # both pages that it is on: a random one is long looked for
+            prefetch(addresses[i + 2])
+            prefetch(addresses[i + 2] + size - 1)
         copy_bytes(to + i * size, addresses[i], size)
 
 
@@ -63,6 +66,9 @@ def augment_images(addresses, draws, padding, cutout, fill, table, out):
     columns = np.uint64(width)
     for i in range(num_images):
         base = addresses[i]
+        if i + 1 < num_images:
+            prefetch(addresses[i + 1])
+            prefetch(addresses[i + 1] + height * row_bytes - 1)
         if padding > 0:
             for y in range(height):
                 copy_bytes(inside + y * padded_row, base + y * row_bytes, row_bytes)

@@ -45,6 +45,27 @@ def _(address):
 
 
 @intrinsic
+def _prefetch(typing_context, address):
+    def generate(context, builder, signature, arguments):
+        byte, number = ir.IntType(8).as_pointer(), ir.IntType(32)
+        function_type = ir.FunctionType(ir.VoidType(), [byte, number, number, number])
+        function = cgutils.get_or_insert_function(
+            builder.module, function_type, "llvm.prefetch.p0i8"
+        )
+        pointer = builder.inttoptr(arguments[0], byte)
+        # To be read, kept near, data.
+        builder.call(function, [pointer, number(0), number(3), number(1)])
+        return context.get_dummy_value()
+
+    return types.void(types.int64), generate
+
+
+@overload(memory.prefetch)
+def _(address):
+    return lambda address: _prefetch(address)
+
+
+@intrinsic
 def _copy_bytes(typing_context, to, source, length):
     def generate(context, builder, signature, arguments):
         to, source, length = arguments

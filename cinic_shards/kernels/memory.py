@@ -23,6 +23,10 @@ def load_byte(address: Word) -> int:
     return ctypes.c_uint8.from_address(int(address)).value
 
 
+def prefetch(address: Word) -> None:
+    """Let the processor begin to load what is at an address. Nothing depends on it."""
+
+
 def copy_bytes(to: Word, source: Word, length: Word) -> None:
     """Copy so many bytes from one address to another."""
     # ctypes.memmove lets go of the GIL, and may wait for it longer than the copy takes.
