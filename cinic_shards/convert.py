@@ -3,18 +3,20 @@
 import os
 import warnings
 from collections.abc import Callable, Iterator
-from concurrent.futures import BrokenExecutor
+from concurrent.futures import BrokenExecutor, Executor
 
 import numpy as np
 
 from cinic_shards.dataset_writer import Recipe, check_output, worker_died, write_dataset
 from cinic_shards.errors import OptionError
+from cinic_shards.executors import open_executor
+from cinic_shards.facts import libraries
 from cinic_shards.format import Manifest
 from cinic_shards.listing import Listing
 from cinic_shards.pack import PackOptions
 from cinic_shards.shard_writer import ShardJob, ShardLayout
 from cinic_shards.store import Place, Store, open_store, read_manifest
-from cinic_shards.workers import Progress, make_executor, usable_cores
+from cinic_shards.workers import Progress
 
 
 def convert(
@@ -25,6 +27,7 @@ def convert(
     block_size: int | None = None,
     sidecars: tuple[str, ...] | None = None,
     workers: int | None = None,
+    executor: Executor | str | None = None,
     overwrite: bool = False,
     progress: Progress = lambda doing, done, total: None,
     warn: Callable[[str], None] = warnings.warn,
@@ -41,6 +44,7 @@ def convert(
         block_size: samples a block; by default as it is.
         sidecars: see ``PackOptions``.
         workers: processes; by default the cores that this process may use.
+        executor: where to convert instead; see ``pack``.
         overwrite: replace the dataset that ``out`` holds.
         progress: see ``workers.Progress``.
         warn: called with each thing that a user should know.
@@ -50,9 +54,6 @@ def convert(
         StoreError, FormatError, TreeError: the dataset cannot be read, or is damaged.
         OutputError: ``out`` cannot be written, or holds other files.
     """
-    workers = usable_cores() if workers is None else workers
-    if workers < 1:
-        raise OptionError(f"{workers} workers: expected at least 1")
     store, target = open_store(place), open_store(out)
     places = {os.path.realpath(str(one)) if one.is_local else str(one) for one in (store, target)}
     if len(places) == 1:
@@ -77,12 +78,12 @@ def convert(
     layout = options.layout(manifest.image_shape)
     check_output(target, overwrite)
     try:
-        with make_executor(workers) as executor:
+        with open_executor(executor, workers) as jobs_run:
             return write_dataset(
                 target,
                 _recipe(store, manifest, layout),
                 overwrite=overwrite,
-                executor=executor,
+                executor=jobs_run,
                 doing="convert",
                 progress=progress,
                 warn=warn,
@@ -92,6 +93,8 @@ def convert(
 
 
 def _recipe(store: Store, manifest: Manifest, layout: ShardLayout) -> Recipe:
+    made_with = libraries(layout.encoding)
+
     def jobs(out: Store) -> Iterator[ShardJob]:
         for split in manifest.splits:
             for shard in split.shards:
@@ -103,6 +106,7 @@ def _recipe(store: Store, manifest: Manifest, layout: ShardLayout) -> Recipe:
                     root=store,
                     samples=shard,
                     num_classes=len(manifest.classes),
+                    libraries=made_with,
                 )
 
     shards = [shard for split in manifest.splits for shard in split.shards]

@@ -208,19 +208,19 @@ def make_manifest(
         splits=tuple(splits),
         fingerprint=f"blake2b:{fingerprint.hexdigest()}",
         options=options,
-        libraries=_libraries(encoding),
+        libraries=libraries(encoding),
         licence=CINIC10_LICENCE if is_cinic10 else "",
         citation=CINIC10_CITATION if is_cinic10 else "",
     )
 
 
-def _libraries(encoding: str) -> dict[str, str]:
-    """Library -> version, of what the shards and their facts were made with."""
-    libraries = {
+def libraries(encoding: str) -> dict[str, str]:
+    """Library -> version, of what the shards and their facts are made with here."""
+    found = {
         "cinic-shards": __version__,
         "numpy": np.__version__,
         "pillow": PIL.__version__,
     }
     if encoding == "zstd":  # whose compressed bytes differ between versions
-        libraries["libzstd"] = ".".join(map(str, zstandard.ZSTD_VERSION))
-    return libraries
+        found["libzstd"] = ".".join(map(str, zstandard.ZSTD_VERSION))
+    return found

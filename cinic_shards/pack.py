@@ -3,7 +3,7 @@
 import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import BrokenExecutor
+from concurrent.futures import BrokenExecutor, Executor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,13 +14,14 @@ from numpy.typing import NDArray
 import cinic_shards.format as fmt
 from cinic_shards.dataset_writer import Recipe, check_output, worker_died, write_dataset
 from cinic_shards.errors import FormatError, OptionError
-from cinic_shards.facts import packing_digests
+from cinic_shards.executors import open_executor
+from cinic_shards.facts import libraries, packing_digests
 from cinic_shards.format import Manifest
 from cinic_shards.listing import changes, folders_changed, list_tree
 from cinic_shards.shard_writer import ShardJob, ShardLayout
 from cinic_shards.store import Place, Store, open_store
 from cinic_shards.tree import Tree, read_image_shape, scan_tree
-from cinic_shards.workers import Progress, make_executor, usable_cores
+from cinic_shards.workers import Progress
 
 SIDECARS = ("cls", "json")
 
@@ -113,6 +114,7 @@ def pack(
     options: PackOptions | None = None,
     *,
     workers: int | None = None,
+    executor: Executor | str | None = None,
     overwrite: bool = False,
     progress: Progress = lambda doing, done, total: None,
     warn: Callable[[str], None] = warnings.warn,
@@ -127,6 +129,8 @@ def pack(
         options: see ``PackOptions``.
         workers: processes; by default the cores that this process may use. With more than one,
             call from under ``if __name__ == "__main__":``, as for any spawned process.
+        executor: where to pack instead: see ``executors.open_executor``. What is on other machines
+            must find ``root`` and ``out`` under the same names, and have the same releases.
         overwrite: replace the dataset that ``out`` holds (the files that its manifest names).
         progress: see ``workers.Progress``.
         warn: called with each thing that a user should know and packing can live with.
@@ -140,23 +144,20 @@ def pack(
         OutputError: ``out`` cannot be written, or holds other files.
     """
     options = options or PackOptions()
-    workers = usable_cores() if workers is None else workers
-    if workers < 1:
-        raise OptionError(f"{workers} workers: expected at least 1")
     root, store = Path(root), open_store(out)
     if store.is_local and Path(os.path.realpath(str(store))).is_relative_to(os.path.realpath(root)):
         raise OptionError(f"{out}: lies inside the tree {root}; write the shards elsewhere")
     check_output(store, overwrite)
     try:
-        with make_executor(workers) as executor:
-            tree = scan_tree(root, executor=executor, progress=_scan_progress(progress))
+        with open_executor(executor, workers) as jobs_run:
+            tree = scan_tree(root, executor=jobs_run, progress=_scan_progress(progress))
             for warning in tree.warnings:
                 warn(warning)
             return write_dataset(
                 store,
                 _recipe(tree, options),
                 overwrite=overwrite,
-                executor=executor,
+                executor=jobs_run,
                 doing="pack",
                 progress=progress,
                 warn=warn,
@@ -209,6 +210,7 @@ def _shard_jobs(
     tree: Tree, out: Store, options: PackOptions, layout: ShardLayout
 ) -> Iterator[ShardJob]:
     shard_size = options.samples_a_shard
+    made_with = libraries(layout.encoding)
     for split, records in tree.splits.items():
         order = packing_order(records.keys, options.seed)
         num_shards = -(-len(order) // shard_size)
@@ -219,9 +221,10 @@ def _shard_jobs(
                 split=split,
                 name=fmt.shard_name(split, shard_index, num_shards),
                 layout=layout,
-                root=tree.root,
+                root=tree.root.absolute(),
                 samples=records.take(order[start : start + shard_size]),
                 num_classes=len(tree.classes),
+                libraries=made_with,
             )
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import itertools
+import platform
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -10,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 import cinic_shards.format as fmt
-from cinic_shards.facts import ImageMeter, ShardFacts, shard_facts
+from cinic_shards.errors import OutputError
+from cinic_shards.facts import ImageMeter, ShardFacts, libraries, shard_facts
 from cinic_shards.format import Index, ShardInfo
 from cinic_shards.provenance import ORIGINS
 from cinic_shards.store import Store
@@ -44,6 +46,8 @@ class ShardJob:
     samples: Records | ShardInfo
     """Files of a tree, or a shard of a dataset."""
     num_classes: int
+    libraries: dict[str, str]
+    """What the bytes depend on: a worker elsewhere must have the same."""
 
     def open_source(self) -> "ShardSource":
         """The samples, ready to be read."""
@@ -72,11 +76,18 @@ def write_shard(job: ShardJob) -> PackedShard:
     A problem with an image is told in the result, so that those of all shards are told at once.
 
     Raises:
-        OutputError: the shard cannot be written; nothing of it is left.
+        OutputError: the shard cannot be written, nothing of it is left; or this process has other
+            releases of libraries than the one that gave the job.
         StoreError, FormatError: the shard that it is made from cannot be read.
     """
+    here = libraries(job.layout.encoding)
+    if here != job.libraries:
+        raise OutputError(
+            f"{job.name}: a worker on {platform.node()} has {here}, the shards are made with "
+            f"{job.libraries}; install the same there"
+        )
     source = job.open_source()
-    with job.out.create(job.name) as file:
+    with job.out.create(job.name, is_shared=True) as file:
         shard = _Shard(job, source, file)
         if job.layout.encoding == "png":
             shard.write_pngs()

@@ -144,7 +144,8 @@ def scan_tree(
         folders += [(split, name) for name in _subfolders(root, split, dates, problems, strays)]
 
     found: list[_Folder] = []
-    for folder in _in_turn(executor, _scan_folder, [(str(root), *one) for one in folders]):
+    full_path = os.path.abspath(root)  # a worker may have begun in another folder
+    for folder in _in_turn(executor, _scan_folder, [(full_path, *one) for one in folders]):
         found.append(folder)
         problems += folder.problems
         strays += folder.strays
@@ -152,7 +153,7 @@ def scan_tree(
     if not any(folder.files for folder in found) and not problems:
         problems.append(f"{root}: no .png file in any <split>/<class>/ folder")
     if problems:
-        named = [(str(root), folder.files, folder.sizes) for folder in found]
+        named = [(full_path, folder.files, folder.sizes) for folder in found]
         for more in _in_turn(executor, _look_into, named):
             problems += more
         raise TreeError(str(root), sorted(problems))

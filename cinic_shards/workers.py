@@ -7,7 +7,14 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterable
-from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor, as_completed
+from concurrent.futures import (
+    Executor,
+    Future,
+    ProcessPoolExecutor,
+    ThreadPoolExecutor,
+    as_completed,
+)
+from concurrent.futures import wait as wait_for_all
 from multiprocessing.connection import wait as wait_for_any
 from typing import Any, TypeVar
 
@@ -77,18 +84,21 @@ def run_jobs(
     When one fails, the others have ended or been taken back before its exception is raised.
 
     Args:
-        executor: see ``make_executor``; it takes no more jobs after a failure.
+        executor: see ``executors.open_executor``.
         function: of one job; importable, for other processes.
         jobs: workers begin with the first ones while the next ones are made.
         done: called with each result as it comes.
     """
+    futures: list[Future[R]] = []
     try:
-        futures = [executor.submit(function, job) for job in jobs]
+        futures.extend(executor.submit(function, job) for job in jobs)
         for future in as_completed(futures):
             done(future.result())
         return [future.result() for future in futures]
     except BaseException:
-        executor.shutdown(wait=True, cancel_futures=True)
+        for future in futures:
+            future.cancel()
+        wait_for_all(futures)
         raise
 
 

@@ -40,7 +40,7 @@ def test_a_claim_holds(name: str, tree_options: list[str], tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(
-    "name", ["damage", "resume", "order", "one_order", "abandoned", "object_store"]
+    "name", ["damage", "resume", "order", "one_order", "abandoned", "object_store", "dask_packing"]
 )
 def test_a_claim_on_its_own_tree_holds(name: str, tmp_path: Path) -> None:
     run_claim(name, [], tmp_path)

@@ -8,7 +8,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -136,8 +136,8 @@ def make_bucket(server: S3Server) -> S3Server:
 
 
 @contextmanager
-def seaweedfs(folder: Path) -> Iterator[S3Server]:
-    """SeaweedFS's S3."""
+def seaweedfs(folder: Path, host: str = "127.0.0.1") -> Iterator[S3Server]:
+    """SeaweedFS's S3, at an address of this machine or namespace."""
     master, volume, filer, s3 = (free_port() for _ in range(4))
     identity = {
         "name": "ci",
@@ -147,14 +147,14 @@ def seaweedfs(folder: Path) -> Iterator[S3Server]:
     (folder / "s3.json").write_text(json.dumps({"identities": [identity]}))
     (folder / "data").mkdir()
     command = [
-        BIN / "weed", "server", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", f"-dir={folder / 'data'}",
+        BIN / "weed", "server", f"-ip={host}", f"-ip.bind={host}", f"-dir={folder / 'data'}",
         f"-master.port={master}", f"-volume.port={volume}", f"-filer.port={filer}", "-s3",
         f"-s3.port={s3}", "-s3.port.iceberg=0", "-s3.port.lance=0",
         f"-s3.config={folder / 's3.json'}", "-volume.max=0", "-master.volumeSizeLimitMB=1024",
     ]  # fmt: skip
-    endpoint = f"http://127.0.0.1:{s3}"
+    endpoint = f"http://{host}:{s3}"
     with running(command, folder / "log", endpoint):
-        yield make_bucket(S3Server(endpoint, filer=f"http://127.0.0.1:{filer}"))
+        yield make_bucket(S3Server(endpoint, filer=f"http://{host}:{filer}"))
 
 
 @contextmanager
@@ -186,3 +186,37 @@ def caddy(folder: Path, served: Path) -> Iterator[str]:
     home = {"HOME": str(folder), "XDG_DATA_HOME": str(folder), "XDG_CONFIG_HOME": str(folder)}
     with running(command, folder / "log", f"http://127.0.0.1:{port}/", **home):
         yield f"http://127.0.0.1:{port}"
+
+
+@dataclass(frozen=True)
+class DaskCluster:
+    """A scheduler, and its workers' processes."""
+
+    address: str
+    workers: list[subprocess.Popen[bytes]]
+
+
+@contextmanager
+def dask_cluster(folder: Path, num_workers: int = 2) -> Iterator[DaskCluster]:
+    """Dask's scheduler and workers of one thread each."""
+    port, pages = free_port(), free_port()
+    address = f"127.0.0.1:{port}"
+    command = [
+        BIN / "dask", "scheduler", "--host", "127.0.0.1", "--port", port,
+        "--dashboard-address", f"127.0.0.1:{pages}",
+    ]  # fmt: skip
+    with ExitStack() as stack:
+        up = f"http://127.0.0.1:{pages}/health"
+        stack.enter_context(running(command, folder / "scheduler.log", up))
+        workers = []
+        for number in range(num_workers):
+            pages = free_port()
+            command = [
+                BIN / "dask", "worker", f"tcp://{address}", "--nthreads", 1, "--no-nanny",
+                "--dashboard-address", f"127.0.0.1:{pages}", "--local-directory", folder,
+                "--name", number,
+            ]  # fmt: skip
+            up = f"http://127.0.0.1:{pages}/health"
+            log = folder / f"worker-{number}.log"
+            workers.append(stack.enter_context(running(command, log, up)))
+        yield DaskCluster(f"dask://{address}", workers)

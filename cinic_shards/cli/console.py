@@ -36,6 +36,14 @@ err_console = Console(stderr=True, **_AS_IT_IS)
 Workers = Annotated[
     int | None, typer.Option(help="Processes; default: the cores this process may use.")
 ]
+WhereToRun = Annotated[
+    str | None,
+    typer.Option(
+        "--executor",
+        help="Where to work: `process:N` (as `--workers N`), or a dask cluster, "
+        "`dask://host:port`, whose workers find the same files under the same names.",
+    ),
+]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print only errors.")]
 
 

@@ -10,6 +10,7 @@ import typer
 
 from cinic_shards.cli.console import (
     Quiet,
+    WhereToRun,
     Workers,
     app,
     err_console,
@@ -49,6 +50,7 @@ def pack(
         typer.Option(help="Members beside each PNG: `cls` (default), `cls,json`, `json`, `none`."),
     ] = None,
     workers: Workers = None,
+    executor: WhereToRun = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace the dataset that OUT holds.")
     ] = False,
@@ -66,6 +68,8 @@ def pack(
     `cinic-shard pack ./cinic ./shards --encoding raw`
 
     `cinic-shard pack ./cinic s3://bucket/cinic --encoding zstd`
+
+    `cinic-shard pack ./cinic s3://bucket/cinic --executor dask://scheduler:8786`
 
     `cinic-shard pack ./cinic ./shards --sidecars cls,json --shard-size 5000`
     """
@@ -88,6 +92,7 @@ def pack(
             out,
             options,
             workers=workers,
+            executor=executor,
             overwrite=overwrite,
             progress=report.update,
             warn=(lambda text: None) if quiet else warn,
@@ -114,6 +119,7 @@ def convert(
         str | None, typer.Option(help="Of `png`: `cls` (default), `cls,json`, `json`, `none`.")
     ] = None,
     workers: Workers = None,
+    executor: WhereToRun = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace the dataset that OUT holds.")
     ] = False,
@@ -137,6 +143,7 @@ def convert(
             block_size=block_size,
             sidecars=_sidecars(sidecars),
             workers=workers,
+            executor=executor,
             overwrite=overwrite,
             progress=report.update,
             warn=(lambda text: None) if quiet else warn,

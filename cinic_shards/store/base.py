@@ -82,8 +82,13 @@ class Store(ABC):
         """
 
     @abstractmethod
-    def create(self, name: str) -> AbstractContextManager[BinaryIO]:
+    def create(self, name: str, *, is_shared: bool = False) -> AbstractContextManager[BinaryIO]:
         """Write a file that appears under its name only when it is whole.
+
+        Args:
+            name: the file's name.
+            is_shared: another process may be writing the same file now, as where a cluster gives a
+                job to a second worker; each writes one of its own until it is whole.
 
         Raises:
             OutputError: it cannot be written; nothing is left behind.

@@ -6,10 +6,11 @@ import os
 import shutil
 import stat
 import time
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -74,6 +75,10 @@ class LocalStore(Store):
 
     def __str__(self) -> str:
         return str(self.root)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # The process that it is sent to may have begun in another folder.
+        return LocalStore, (self.root.absolute(),)
 
     def names(self) -> list[str]:
         try:
@@ -148,9 +153,10 @@ class LocalStore(Store):
         return shutil.disk_usage(self.root).free
 
     @contextmanager
-    def create(self, name: str) -> Iterator[BinaryIO]:
+    def create(self, name: str, *, is_shared: bool = False) -> Iterator[BinaryIO]:
         path = self.root / name
-        temporary = path.with_name(name + TEMPORARY_SUFFIX)
+        mark = f".{uuid.uuid4().hex[:8]}" if is_shared else ""
+        temporary = path.with_name(name + mark + TEMPORARY_SUFFIX)
         try:
             with open(temporary, "wb") as file:
                 yield file

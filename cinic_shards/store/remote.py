@@ -155,7 +155,7 @@ class RemoteStore(Store):
     # Writing
 
     @contextmanager
-    def create(self, name: str) -> Iterator[BinaryIO]:
+    def create(self, name: str, *, is_shared: bool = False) -> Iterator[BinaryIO]:
         # By one request, of a file that was written aside: what is not whole never reaches the
         # server. Parts of an upload that was killed would stay there, unseen and paid for.
         self._need_listing("can only be read from")
