@@ -12,7 +12,7 @@ PACKAGE = Path(cinic_shards.__file__).parent
 
 # Reading order: a file imports only from files before it.
 ORDER = """
-    errors options provenance workers
+    errors options provenance workers executors
     format.fields format.tar format.blocks format.index format.manifest format
     tree kernels.memory kernels.intrinsics kernels.base kernels.png kernels.blocks kernels.images
     kernels codec
@@ -38,6 +38,7 @@ MAY_IMPORT = {
     "mmap": {"store.local", "store.remote"},
     "obstore": {"store.clients", "store.remote"},
     "boto3": {"store.clients"},
+    "distributed": {"executors"},
     "tarfile": set(),
     "pickle": set(),
 }
