@@ -29,7 +29,7 @@ from cinic_shards.world import default_threads, find_world
 
 BatchTransform = Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
 _STATE_VERSION = 1
-_MOST_BYTES = 2**25
+_MOST_BYTES = 3 * 2**23
 """Of batches that a thread makes at once."""
 
 
