@@ -37,6 +37,8 @@ FAULTS = {
 """Kind of fault -> what it does."""
 
 _CHUNK_BYTES = 2**16
+"""Passed on at once, where the bandwidth has a bound."""
+_FAST_BYTES = 2**20
 _HEAD = re.compile(rb"^(content-length|transfer-encoding|etag):[ \t]*(.*?)[ \t]*\r$", re.I | re.M)
 
 
@@ -78,7 +80,9 @@ class FaultProxy:
         self.counts: Counter[str] = Counter()
         self._chance = random.Random(faults.seed)
         self._loop = asyncio.new_event_loop()
-        self._server = self._loop.run_until_complete(asyncio.start_server(self._serve, *listen))
+        self._server = self._loop.run_until_complete(
+            asyncio.start_server(self._serve, *listen, limit=_FAST_BYTES)
+        )
         self.address: tuple[str, int] = self._server.sockets[0].getsockname()[:2]
         self._thread = threading.Thread(target=self._loop.run_forever, name="fault proxy")
 
@@ -122,7 +126,7 @@ class FaultProxy:
         """One client's connection, and one to the server for it."""
         up_writer = None
         try:
-            up_reader, up_writer = await asyncio.open_connection(*self.upstream)
+            up_reader, up_writer = await asyncio.open_connection(*self.upstream, limit=_FAST_BYTES)
             while await self._exchange(reader, writer, up_reader, up_writer):
                 pass
         except (OSError, asyncio.IncompleteReadError, asyncio.CancelledError):
@@ -168,7 +172,8 @@ class FaultProxy:
             await writer.drain()
             return True
         left = _length(answer) // 2 if fault in ("cut", "stall-body") else None
-        async for part in _body(up_reader, answer, until_end=True):
+        most = _CHUNK_BYTES if self.faults.bytes_a_second else _FAST_BYTES
+        async for part in _body(up_reader, answer, until_end=True, most=most):
             part = part if left is None else part[:left]
             writer.write(part)
             await writer.drain()
@@ -201,7 +206,11 @@ def _length(head: bytes) -> int:
 
 
 async def _body(
-    reader: asyncio.StreamReader, head: bytes, *, until_end: bool = False
+    reader: asyncio.StreamReader,
+    head: bytes,
+    *,
+    until_end: bool = False,
+    most: int = _CHUNK_BYTES,
 ) -> AsyncIterator[bytes]:
     """The body behind a head, as it is on the wire."""
     fields = _fields(head)
@@ -210,7 +219,7 @@ async def _body(
             line = await reader.readuntil(b"\r\n")
             size = int(line.split(b";")[0], 16)
             yield line
-            async for part in _exactly(reader, size):
+            async for part in _exactly(reader, size, most):
                 yield part
             if size:
                 yield await reader.readexactly(2)
@@ -221,16 +230,16 @@ async def _body(
                 if line == b"\r\n":
                     return
     elif b"content-length" in fields:
-        async for part in _exactly(reader, int(fields[b"content-length"])):
+        async for part in _exactly(reader, int(fields[b"content-length"]), most):
             yield part
     elif until_end:
-        while part := await reader.read(_CHUNK_BYTES):
+        while part := await reader.read(most):
             yield part
 
 
-async def _exactly(reader: asyncio.StreamReader, size: int) -> AsyncIterator[bytes]:
+async def _exactly(reader: asyncio.StreamReader, size: int, most: int) -> AsyncIterator[bytes]:
     while size:
-        part = await reader.read(min(size, _CHUNK_BYTES))
+        part = await reader.read(min(size, most))
         if not part:
             raise asyncio.IncompleteReadError(b"", size)
         size -= len(part)
