@@ -5,11 +5,13 @@
 """
 
 import inspect
+import multiprocessing
 import operator
 import os
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -20,14 +22,16 @@ from torch.utils.data import IterableDataset, get_worker_info
 
 from cinic_shards.batches import Batch
 from cinic_shards.cache import BlockCache, DiskCache, cache_folder, cache_limit
-from cinic_shards.errors import DecodeError, FormatError, OptionError
+from cinic_shards.errors import DecodeError, FormatError, OptionError, StoreError
 from cinic_shards.kernels import gather_images
 from cinic_shards.loader import ShardLoader
 from cinic_shards.options import whole
 from cinic_shards.reader import Dataset, SplitReader
 from cinic_shards.selection import Subset, select
-from cinic_shards.store import Place
+from cinic_shards.store import Place, has_client, open_store
 from cinic_shards.world import default_threads, find_world
+
+T = TypeVar("T")
 
 _MAX_PROCESSES = 1024
 """Of a DataLoader that shares one ``ShardIterable``."""
@@ -78,18 +82,16 @@ class CINIC10(TorchDataset[tuple[Any, Any]]):
         self.transform = transform
         self.target_transform = target_transform
         self._cache_options = cache, cache_dir
-        dataset = Dataset(root)
-        self._fingerprint = dataset.manifest.fingerprint
-        reader = dataset.split(split)
-        selection = select(dataset, reader, Subset(**subset))
-        self._rows = selection.rows_at(np.arange(len(selection)))
+        found = _in_another_process(root, partial(_find_samples, root, split, Subset(**subset)))
+        self._fingerprint = found.fingerprint
+        self._rows = found.rows
         """The reader's row of each sample."""
-        self.classes = list(dataset.manifest.classes)
+        self.classes = list(found.classes)
         """Class names; a label is a place here."""
         self.class_to_idx = {name: label for label, name in enumerate(self.classes)}
-        self.targets: list[int] = reader.labels[self._rows].tolist()
+        self.targets: list[int] = found.labels.tolist()
         """Every sample's label."""
-        self.ids: NDArray[np.int64] = reader.ids(self._rows)
+        self.ids: NDArray[np.int64] = found.ids
         """Every sample's id in the dataset, shape (N,)."""
         self._opened: tuple[SplitReader, BlockCache] | None = None
 
@@ -180,6 +182,59 @@ class CINIC10(TorchDataset[tuple[Any, Any]]):
             here = np.flatnonzero(blocks == block)
             images[here] = pixels[rows[here] - reader.block_starts[block]]
         return []
+
+
+class _Samples(NamedTuple):
+    """What a ``CINIC10`` is made of, each array with one entry a sample."""
+
+    fingerprint: str
+    classes: tuple[str, ...]
+    rows: NDArray[np.int64]
+    labels: NDArray[np.int64]
+    ids: NDArray[np.int64]
+
+
+def _find_samples(root: Place, split: str, subset: Subset) -> _Samples:
+    dataset = Dataset(root)
+    reader = dataset.split(split)
+    selection = select(dataset, reader, subset)
+    rows = selection.rows_at(np.arange(len(selection)))
+    manifest = dataset.manifest
+    return _Samples(
+        manifest.fingerprint, manifest.classes, rows, reader.labels[rows], reader.ids(rows)
+    )
+
+
+def _in_another_process(root: Place, read: Callable[[], T]) -> T:
+    """What ``read`` gives, by a child where that keeps this process free of a server's client.
+
+    A DataLoader on Linux forks its workers, and after a fork such a client is of no use.
+    """
+    is_free = sys.platform == "linux" and not has_client()
+    if open_store(root).is_local or not is_free or multiprocessing.current_process().daemon:
+        return read()
+    context = multiprocessing.get_context("fork")  # spawned, it would need the user's main guard
+    receiver, sender = context.Pipe(duplex=False)
+
+    def tell() -> None:
+        try:
+            sender.send((read(), None))
+        except Exception as error:
+            sender.send((None, error))
+
+    child = context.Process(target=tell, daemon=True)
+    child.start()
+    sender.close()
+    try:
+        result, error = receiver.recv()
+    except EOFError:
+        raise StoreError(f"{root}: the process that read its indexes was killed") from None
+    finally:
+        child.join()
+        receiver.close()
+    if error is not None:
+        raise error
+    return result  # type: ignore[no-any-return]
 
 
 class ShardIterable(IterableDataset[Batch]):

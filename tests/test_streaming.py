@@ -1,8 +1,12 @@
 """A loader on a URL: a folder's batches, one request a block, damage named, errors in time."""
 
+import os
+import subprocess
+import sys
 import threading
 from collections import Counter
 from pathlib import Path
+from textwrap import indent
 from typing import Any
 from uuid import uuid4
 
@@ -164,3 +168,55 @@ def test_from_a_real_server(
         ShardLoader(store, batch_size=20, augment=Augment()),
         ShardLoader(encoded[encoding], batch_size=20, augment=Augment()),
     )
+
+
+LOADED = """
+import sys
+from torch.utils.data import DataLoader
+from cinic_shards import CINIC10, ShardIterable
+
+url, context, local = sys.argv[1:]
+data, other = CINIC10(url, "test", origin="imagenet"), CINIC10(local, "test", origin="imagenet")
+assert data.targets == other.targets and data.ids.tolist() == other.ids.tolist()
+read = lambda pair: [(image.tobytes(), label) for image, label in pair]
+for epoch in range(2):
+    loader = DataLoader(data, 8, num_workers=2, multiprocessing_context=context, collate_fn=list)
+    assert [read(batch) for batch in loader] == [
+        read(batch) for batch in DataLoader(other, 8, collate_fn=list)
+    ]
+batches = DataLoader(ShardIterable(url, batch_size=8), None, num_workers=2,
+                     multiprocessing_context=context)
+assert [b.indices.tolist() for b in batches] == [
+    b.indices.tolist() for b in ShardIterable(local, batch_size=8)
+]
+print("the same", len(data))
+"""
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("context", ["fork", "forkserver"])
+def test_a_dataloader_that_forks(
+    seaweedfs: S3Server, encoded_tree: Path, encoded: dict[str, Path], context: str, tmp_path: Path
+) -> None:
+    place = f"s3://{seaweedfs.bucket}/{uuid4()}"
+    store = open_store(place, seaweedfs.storage_options)
+    pack(encoded_tree, store, options("zstd"), workers=1)
+    script = tmp_path / "load.py"  # without a main guard, which fork does not need
+    script.write_text(
+        LOADED if context == "fork" else "if __name__ == '__main__':\n" + indent(LOADED, "    ")
+    )
+    done = subprocess.run(
+        [sys.executable, script, place, context, encoded["zstd"]],
+        env=os.environ | seaweedfs.environment, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 0 and "the same" in done.stdout, done.stderr
+
+
+@pytest.mark.real
+def test_an_error_of_the_child_that_reads_indexes(seaweedfs: S3Server) -> None:
+    code = f"from cinic_shards import CINIC10; CINIC10('s3://{seaweedfs.bucket}/nothing', 'test')"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=os.environ | seaweedfs.environment, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert done.stderr.splitlines()[-1].startswith("cinic_shards.errors.StoreError: s3://")

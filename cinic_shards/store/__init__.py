@@ -18,6 +18,7 @@ from cinic_shards.errors import FormatError, MissingError, OptionError, StoreErr
 from cinic_shards.format import Index, Manifest, ShardInfo
 from cinic_shards.store.address import parse_address
 from cinic_shards.store.base import MAX_READ_BYTES, Bytes, Store
+from cinic_shards.store.clients import has_client
 from cinic_shards.store.local import TEMPORARY_SUFFIX, LocalStore, lock_byte, lock_file
 from cinic_shards.store.remote import RemoteStore
 
@@ -29,6 +30,7 @@ __all__ = [
     "Place",
     "RemoteStore",
     "Store",
+    "has_client",
     "is_packing",
     "lock_byte",
     "lock_file",

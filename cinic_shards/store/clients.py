@@ -38,6 +38,11 @@ _client_process = 0
 """The process that made the first client; 0 while there is none."""
 
 
+def has_client() -> bool:
+    """Whether this process, or the one that it was forked from, has used a server."""
+    return _client_process != 0
+
+
 class Connection:
     """The clients of one host, made when they are first used."""
 
