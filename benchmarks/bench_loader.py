@@ -47,6 +47,46 @@ WEBDATASET_DECODERS = ("torchrgb8", "pil")
 Statistics = tuple[Sequence[float], Sequence[float]]
 
 
+def webdataset_epochs(
+    urls: Sequence[str],
+    *,
+    batch_size: int,
+    workers: int,
+    decoder: str = "torchrgb8",
+    normalize: Statistics | None = None,
+) -> Iterable[Any]:
+    """Stock webdataset as its documentation advises: shuffle and batch in the workers.
+
+    Args:
+        urls: of the shards; files, or whatever webdataset opens.
+        batch_size: a batch's images.
+        workers: of the DataLoader.
+        decoder: ``torchrgb8`` decodes to uint8 tensors, ``torchrgb`` to float32; ``pil`` leaves the
+            rest to torchvision's transforms.
+        normalize: mean and standard deviation.
+    """
+    import_torchvision()
+    import webdataset as wds
+    from torchvision import transforms
+
+    dataset = wds.WebDataset(list(urls), shardshuffle=len(urls), empty_check=False).shuffle(1000)
+    steps: list[Any] = []
+    if decoder == "pil":
+        dataset = dataset.decode("pil")
+        steps.append(transforms.PILToTensor() if normalize is None else transforms.ToTensor())
+    else:
+        dataset = dataset.decode("torchrgb8" if normalize is None else "torchrgb")
+    if normalize is not None:
+        steps.append(transforms.Normalize(*normalize))
+    dataset = dataset.to_tuple("png", "cls")
+    if steps:
+        dataset = dataset.map_tuple(transforms.Compose(steps), int)
+    dataset = dataset.batched(batch_size, partial=False)
+    return wds.WebLoader(  # type: ignore[no-any-return]
+        dataset, batch_size=None, num_workers=workers, persistent_workers=workers > 0
+    )
+
+
 def webdataset(
     shards: str | os.PathLike[str],
     split: str,
@@ -56,33 +96,15 @@ def webdataset(
     decoder: str = "torchrgb8",
     normalize: Statistics | None = None,
 ) -> Contender:
-    """Stock webdataset as its documentation advises: shuffle and batch in the workers.
-
-    ``torchrgb8`` decodes to uint8 tensors, ``torchrgb`` to float32; ``pil`` leaves the rest to
-    torchvision's transforms.
-    """
+    """Stock webdataset on our shards: see ``webdataset_epochs``."""
 
     def open_loader() -> Iterable[Any]:
-        import_torchvision()
-        import webdataset as wds
-        from torchvision import transforms
-
-        urls = sorted(glob.glob(shards_of(shards, split)))
-        dataset = wds.WebDataset(urls, shardshuffle=len(urls), empty_check=False).shuffle(1000)
-        steps: list[Any] = []
-        if decoder == "pil":
-            dataset = dataset.decode("pil")
-            steps.append(transforms.PILToTensor() if normalize is None else transforms.ToTensor())
-        else:
-            dataset = dataset.decode("torchrgb8" if normalize is None else "torchrgb")
-        if normalize is not None:
-            steps.append(transforms.Normalize(*normalize))
-        dataset = dataset.to_tuple("png", "cls")
-        if steps:
-            dataset = dataset.map_tuple(transforms.Compose(steps), int)
-        dataset = dataset.batched(batch_size, partial=False)
-        return wds.WebLoader(  # type: ignore[no-any-return]
-            dataset, batch_size=None, num_workers=workers, persistent_workers=workers > 0
+        return webdataset_epochs(
+            sorted(glob.glob(shards_of(shards, split))),
+            batch_size=batch_size,
+            workers=workers,
+            decoder=decoder,
+            normalize=normalize,
         )
 
     setting = f"{workers} workers, {decoder}"
