@@ -49,7 +49,7 @@ def read_epochs(reader: str, options: dict[str, Any], epochs: int) -> dict[str, 
     rates, sizes = [], []
     for _ in range(epochs + 1):
         before, start = received(), time.perf_counter()
-        count = sum(len(batch[1]) for batch in batches)
+        count = sum(len(labels) for _, labels in batches)
         rates.append(count / (time.perf_counter() - start))
         sizes.append((received() - before) / count)
     return {"rates": rates[1:], "bytes": sizes[1:]}
