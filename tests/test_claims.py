@@ -10,6 +10,7 @@ import tarfile
 from pathlib import Path
 
 import pytest
+from namespaces import can_make_hosts
 
 ROOT = Path(__file__).resolve().parents[1]
 PHOTOGRAPHS = ROOT.parent / "shared" / "data" / "cinic-mini.tar"
@@ -44,6 +45,17 @@ def test_a_claim_holds(name: str, tree_options: list[str], tmp_path: Path) -> No
 )
 def test_a_claim_on_its_own_tree_holds(name: str, tmp_path: Path) -> None:
     run_claim(name, [], tmp_path)
+
+
+@pytest.mark.parametrize("name", ["nodes", "stream_speed"])
+def test_a_claim_of_several_hosts_holds(name: str, tmp_path: Path) -> None:
+    if not can_make_hosts():
+        pytest.skip("NOT RUN: makes network namespaces, as root")
+    run_claim(name, ["--per-class", "200", "--repeats", "1"], tmp_path)
+
+
+def test_a_bad_network(tmp_path: Path) -> None:
+    run_claim("bad_network", ["--per-class", "200", "--repeats", "1"], tmp_path)
 
 
 def run_claim(name: str, options: list[str], tmp_path: Path) -> None:
