@@ -1,7 +1,7 @@
 """Where packing runs: processes of this machine, a dask cluster, or any Executor."""
 
 from collections.abc import Callable, Iterator
-from concurrent.futures import BrokenExecutor, Executor, Future, ThreadPoolExecutor
+from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 WAIT_SECONDS = 30.0
-"""For a cluster's scheduler, and for its first worker."""
+"""For a cluster's scheduler, for its first worker, and for another one where the last has died."""
 
 
 @contextmanager
@@ -103,13 +103,22 @@ class _Cluster(Executor):
 
     def _run(self, function: Callable[..., T], args: Any, kwargs: Any) -> T:
         from distributed import KilledWorker
+        from distributed.comm.core import CommClosedError
 
         job = self._client.submit(function, *args, **kwargs, pure=False)
         try:
-            result: T = job.result()
-        except (KilledWorker, OSError, TimeoutError) as error:
+            while True:
+                try:
+                    result: T = job.result(timeout=WAIT_SECONDS)
+                    return result
+                except TimeoutError:
+                    if job.done():
+                        raise  # the job's own
+                    # Dask would wait for a new worker for ever.
+                    if not self._client.nthreads():
+                        raise BrokenExecutor("dask: no worker is left") from None
+        except (KilledWorker, CommClosedError, CancelledError) as error:
             raise BrokenExecutor(f"dask: {error}") from error
-        return result
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """As ``Executor.shutdown``."""

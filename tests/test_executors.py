@@ -21,7 +21,7 @@ from cinic_shards.errors import OptionError, OutputError
 from cinic_shards.executors import open_executor
 from cinic_shards.pack import PackOptions, pack
 from cinic_shards.shard_writer import write_shard
-from cinic_shards.workers import usable_cores
+from cinic_shards.workers import run_jobs, usable_cores
 
 COMMAND = Path(sys.executable).with_name("cinic-shard")
 SMALL = PackOptions(shard_size=64, block_size=32)
@@ -176,3 +176,33 @@ def test_a_killed_worker_does_not_matter(tmp_path: Path) -> None:
         said = process.communicate(timeout=120)[1]
     assert process.returncode == 0, said
     assert digests(tmp_path / "out") == digests(tmp_path / "one")
+
+
+@pytest.mark.real
+def test_where_all_workers_die_the_same_call_goes_on(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(executors, "WAIT_SECONDS", 2.0)
+    make_tree(tmp_path / "tree", per_class=300, seed=0)
+    pack(tmp_path / "tree", tmp_path / "one", SMALL, workers=1)
+    (tmp_path / "dask").mkdir()
+    with dask_cluster(tmp_path / "dask") as cluster, ThreadPoolExecutor(1) as thread:
+        packing = thread.submit(
+            pack, tmp_path / "tree", tmp_path / "out", SMALL, executor=cluster.address
+        )
+        while not packing.done() and len(list(tmp_path.glob("out/_packing/*.tar"))) < 5:
+            time.sleep(0.002)
+        assert not packing.done()
+        for worker in cluster.workers:
+            os.kill(worker.pid, signal.SIGKILL)
+        with pytest.raises(OutputError, match="run the same command again"):
+            packing.result(timeout=60)
+    assert len(list(tmp_path.glob("out/_packing/*.tar"))) >= 5
+    pack(tmp_path / "tree", tmp_path / "out", SMALL, workers=1)
+    assert digests(tmp_path / "out") == digests(tmp_path / "one")
+
+
+@pytest.mark.real
+def test_an_error_of_a_job_on_a_cluster_is_the_jobs(cluster: DaskCluster, tmp_path: Path) -> None:
+    with open_executor(cluster.address, None) as executor, pytest.raises(FileNotFoundError):
+        run_jobs(executor, os.listdir, [str(tmp_path / "missing")])
