@@ -78,12 +78,12 @@ def convert(
     layout = options.layout(manifest.image_shape)
     check_output(target, overwrite)
     try:
-        with open_executor(executor, workers) as jobs_run:
+        with open_executor(executor, workers) as pool:
             return write_dataset(
                 target,
                 _recipe(store, manifest, layout),
                 overwrite=overwrite,
-                executor=jobs_run,
+                executor=pool,
                 doing="convert",
                 progress=progress,
                 warn=warn,

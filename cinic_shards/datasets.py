@@ -82,7 +82,7 @@ class CINIC10(TorchDataset[tuple[Any, Any]]):
         self.transform = transform
         self.target_transform = target_transform
         self._cache_options = cache, cache_dir
-        found = _in_another_process(root, partial(_find_samples, root, split, Subset(**subset)))
+        found = _without_a_client(root, partial(_find_samples, root, split, Subset(**subset)))
         self._fingerprint = found.fingerprint
         self._rows = found.rows
         """The reader's row of each sample."""
@@ -205,8 +205,8 @@ def _find_samples(root: Place, split: str, subset: Subset) -> _Samples:
     )
 
 
-def _in_another_process(root: Place, read: Callable[[], T]) -> T:
-    """What ``read`` gives, by a child where that keeps this process free of a server's client.
+def _without_a_client(root: Place, read: Callable[[], T]) -> T:
+    """What ``read`` gives; by a child, where that leaves this process without a server's client.
 
     A DataLoader on Linux forks its workers, and after a fork such a client is of no use.
     """

@@ -149,15 +149,15 @@ def pack(
         raise OptionError(f"{out}: lies inside the tree {root}; write the shards elsewhere")
     check_output(store, overwrite)
     try:
-        with open_executor(executor, workers) as jobs_run:
-            tree = scan_tree(root, executor=jobs_run, progress=_scan_progress(progress))
+        with open_executor(executor, workers) as pool:
+            tree = scan_tree(root, executor=pool, progress=_scan_progress(progress))
             for warning in tree.warnings:
                 warn(warning)
             return write_dataset(
                 store,
                 _recipe(tree, options),
                 overwrite=overwrite,
-                executor=jobs_run,
+                executor=pool,
                 doing="pack",
                 progress=progress,
                 warn=warn,

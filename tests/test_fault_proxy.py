@@ -8,7 +8,7 @@ from uuid import uuid4
 import numpy as np
 import pytest
 from fault_proxy import FAULTS, FaultProxy, Faults
-from servers import S3Server
+from servers import S3Server, address_of
 
 from cinic_shards.errors import OutputError, StoreError
 from cinic_shards.pack import PackOptions, pack
@@ -28,11 +28,6 @@ QUICK = {
 }
 BOUND_SECONDS = 3 + 3 + 1
 """``retry_timeout``, one request more, and what the machine takes."""
-
-
-def address_of(url: str) -> tuple[str, int]:
-    host, _, port = url.rpartition("/")[2].rpartition(":")
-    return host, int(port)
 
 
 @pytest.fixture

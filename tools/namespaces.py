@@ -30,12 +30,16 @@ class Host:
             finally:
                 _enter(here.fileno())
 
-    def num_bytes(self, direction: str = "rx") -> int:
-        """What has come to this host (``rx``) or left it (``tx``), headers too."""
+    def received(self) -> int:
+        """Bytes that have come to this host, headers too."""
         with self.inside():
-            counters = Path("/proc/thread-self/net/dev").read_text()
-        columns = counters.split(f"{INTERFACE}:")[1].split()
-        return int(columns[{"rx": 0, "tx": 8}[direction]])
+            return received()
+
+
+def received() -> int:
+    """Bytes that have come to the host that this thread is on."""
+    counters = Path("/proc/thread-self/net/dev").read_text()
+    return int(counters.split(f"{INTERFACE}:")[1].split()[0])
 
 
 def _enter(descriptor: int) -> None:

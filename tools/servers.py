@@ -35,6 +35,12 @@ def free_port() -> int:
             return port
 
 
+def address_of(url: str) -> tuple[str, int]:
+    """Host and port."""
+    host, _, port = url.rpartition("/")[2].rpartition(":")
+    return host, int(port)
+
+
 @contextmanager
 def running(
     command: Sequence[object], log: Path, url: str, **environment: str

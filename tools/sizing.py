@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from cinic_shards.plan import EpochPlan
 
 BYTES_AN_IMAGE = {"png": 4_229, "zstd": 1_892, "raw": 3_144}
-"""Of CINIC-10's shards. Stock webdataset's, at best: see below."""
+"""Of CINIC-10's shards."""
 WEBDATASET_BYTES = 4_140
-"""Of png and cls members with ``mtime=0``."""
+"""Of stock webdataset's, png and cls members with ``mtime=0``."""
 DOLLARS_A_MILLION, DOLLARS_A_GB = 0.40, 0.09
 """List prices of requests that read, and of bytes that leave a region; within it bytes are free."""
 
@@ -34,7 +34,7 @@ class Cluster:
     global_batch_size: int
     caches: bool
     """Whether each node keeps what it has fetched (``cache="disk"``, and room for all)."""
-    seed: int = 0
+    tail: str = "drop"
 
     def plan(self, epoch: int) -> EpochPlan:
         """The epoch as one process sees it, whose steps all ranks share."""
@@ -43,8 +43,8 @@ class Cluster:
             global_batch_size=self.global_batch_size,
             order="window",
             block_size=self.block_size,
-            seed=self.seed,
             epoch=epoch,
+            tail=self.tail,
         )
 
     def fetched(self, epochs: int) -> Iterator[NDArray[np.bool_]]:

@@ -18,7 +18,7 @@ from typing import Any
 
 from claim import COMMAND, Claim
 from fault_proxy import FAULTS, FaultProxy, Faults
-from servers import S3Server, seaweedfs
+from servers import S3Server, address_of, seaweedfs
 
 LATENCY_SECONDS = 0.05
 FAULT_SHARE = 0.05
@@ -106,19 +106,13 @@ def behind(server: S3Server, proxy: FaultProxy) -> S3Server:
     return S3Server(proxy.url, server.bucket)
 
 
-def address_of(server: S3Server) -> tuple[str, int]:
-    """Host and port."""
-    host, _, port = server.endpoint.rpartition("/")[2].rpartition(":")
-    return host, int(port)
-
-
 def measure_latency(claim: Claim, server: S3Server, place: str) -> dict[str, float]:
     """Median rates, in turn."""
     rates: dict[str, list[float]] = {}
     slow = Faults(latency_seconds=LATENCY_SECONDS)
     with (
-        FaultProxy(address_of(server), Faults()) as fast,
-        FaultProxy(address_of(server), slow) as far,
+        FaultProxy(address_of(server.endpoint), Faults()) as fast,
+        FaultProxy(address_of(server.endpoint), slow) as far,
     ):
         ways = {"direct": server, "0 ms": behind(server, fast), "50 ms": behind(server, far)}
         for _ in range(claim.args.repeats):
@@ -134,7 +128,7 @@ def die(kind: str, server: S3Server, place: str, scratch: Path) -> list[dict[str
     script = folder / "dies.py"
     script.write_text(DIES)
     with ExitStack() as stack:
-        proxy = stack.enter_context(FaultProxy(address_of(server), Faults()))
+        proxy = stack.enter_context(FaultProxy(address_of(server.endpoint), Faults()))
         command = [
             Path(sys.executable).with_name("torchrun"), "--standalone", "--nproc-per-node=2",
             script, place, folder, json.dumps(QUICK),
@@ -173,7 +167,7 @@ def main() -> None:
 
         epochs = 3
         chances = {kind: FAULT_SHARE for kind in FAULTS if kind != "etag"}
-        with FaultProxy(address_of(server), Faults(LATENCY_SECONDS, 0, chances)) as proxy:
+        with FaultProxy(address_of(server.endpoint), Faults(LATENCY_SECONDS, 0, chances)) as proxy:
             options = json.dumps({"read_timeout": 1})
             found = run(HASHES, behind(server, proxy), place, epochs, options)
             counts = dict(proxy.counts)

@@ -9,6 +9,7 @@ Without a tree, a small one is drawn; the line then says so.
 """
 
 import argparse
+import hashlib
 import json
 import os
 import platform
@@ -100,6 +101,11 @@ class Claim:
         count = sum(1 for _ in self._tree.glob("*/*/*.png"))
         kind = "given" if self.args.tree else "drawn"
         return f"{kind}, {count:,} images"
+
+
+def digests(folder: Path) -> dict[str, str]:
+    """SHA-256 of every file."""
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.iterdir()}
 
 
 def machine() -> dict[str, Any]:

@@ -3,20 +3,13 @@
 A scheduler and two workers, real processes on loopback. Needs the extra ``dask``.
 """
 
-import hashlib
 import os
 import signal
 import subprocess
 import time
-from pathlib import Path
 
-from claim import COMMAND, Claim
+from claim import COMMAND, Claim, digests
 from servers import dask_cluster
-
-
-def digests(folder: Path) -> dict[str, str]:
-    """SHA-256 of every file."""
-    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.iterdir()}
 
 
 def main() -> None:

@@ -4,22 +4,16 @@ Packs the tree as png, zstd and raw, with one worker and with two. Every image o
 with Pillow's, as ``list(loader)`` gives it: all batches of a split are held at once.
 """
 
-import hashlib
 import warnings
 from pathlib import Path
 
 import numpy as np
-from claim import Claim
+from claim import Claim, digests
 from PIL import Image
 
 from cinic_shards import ShardLoader
 from cinic_shards.format import ENCODINGS
 from cinic_shards.reader import Dataset
-
-
-def digests(folder: Path) -> dict[str, str]:
-    """SHA-256 of each file."""
-    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.iterdir()}
 
 
 def compare(tree: Path, folders: dict[str, Path]) -> tuple[int, int, bool]:

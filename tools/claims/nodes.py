@@ -2,9 +2,10 @@
 
 Network namespaces are the hosts: SeaweedFS on one, two nodes of 2 and of 3 ranks on others,
 torchrun with gloo between these. Each step's parts are compared with those of one process that
-reads a folder. What a node fetches is counted by request in its ranks, and in bytes by its network
-interface. Ranks that are neighbours share a block: with ``cache="disk"`` it comes once a node,
-without a cache once to each of the two. Linux, as root.
+reads a folder. What a node fetches is counted by request in its ranks, where it must be what
+``tools/sizing.py`` computes, and in bytes by its network interface. Ranks that are neighbours share
+a block: with ``cache="disk"`` it comes once a node, without a cache once to each of the two. Linux,
+as root.
 """
 
 import json
@@ -21,11 +22,15 @@ import numpy as np
 from claim import COMMAND, Claim
 from namespaces import INTERFACE, Host, hosts
 from servers import S3Server, seaweedfs
+from sizing import Cluster
 
-from cinic_shards.reader import Dataset
+from cinic_shards.reader import Dataset, SplitReader
 
 GLOBAL_BATCH = 512
 EPOCHS = 2
+CASES = ((2, "disk", "short"), (3, "disk", "short"), (2, "none", "drop"))
+"""Ranks a node, cache and tail. In a short last step parts are others: without a cache neighbours
+would share one more block."""
 BAR_BYTES = 1.03
 """A node's received bytes, of what its ranks asked for: headers, the manifest, torchrun's talk."""
 RUN = """
@@ -64,9 +69,9 @@ ALONE = """
 import hashlib, json, sys
 from cinic_shards import Augment, ShardLoader
 
-shards, out, batch, epochs, world = sys.argv[1:]
+shards, out, batch, epochs, world, tail = sys.argv[1:]
 world = int(world)
-loader = ShardLoader(shards, global_batch_size=int(batch), augment=Augment())
+loader = ShardLoader(shards, global_batch_size=int(batch), augment=Augment(), tail=tail)
 said = []
 for epoch in range(int(epochs)):
     loader.set_epoch(epoch)
@@ -89,7 +94,7 @@ def run_nodes(
     scratch.mkdir()
     script = scratch / "stream.py"
     script.write_text(RUN)
-    before = [node.num_bytes() for node in nodes]
+    before = [node.received() for node in nodes]
     start = time.perf_counter()
     processes = []
     for number, node in enumerate(nodes):
@@ -112,23 +117,17 @@ def run_nodes(
         json.loads((scratch / f"{rank}.json").read_text())
         for rank in range(len(nodes) * ranks_a_node)
     ]
-    received = [node.num_bytes() - at for node, at in zip(nodes, before, strict=True)]
+    received = [node.received() - at for node, at in zip(nodes, before, strict=True)]
     return said, received, seconds
 
 
-def expected_blocks(local: Path, ids: set[int]) -> Counter[str]:
-    """The ranges of the blocks that these samples are in."""
-    reader = Dataset(local).split("train")
-    ranges: Counter[str] = Counter()
-    first_id = int(reader.ids(np.array([0]))[0])
-    wanted = set(reader.blocks_of(np.array(sorted(ids)) - first_id).tolist())
-    block = 0
-    for shard, index in zip(reader.shards, reader._indexes, strict=True):
-        for offset, length in zip(index.offset.tolist(), index.length.tolist(), strict=True):
-            if block in wanted:
-                ranges[f"{shard.name} {offset} {offset + length}"] = 1
-            block += 1
-    return ranges
+def ranges_of_blocks(reader: SplitReader) -> list[str]:
+    """The range that is fetched for each block."""
+    return [
+        f"{shard.name} {offset} {offset + length}"
+        for shard, index in zip(reader.shards, reader._indexes, strict=True)
+        for offset, length in zip(index.offset.tolist(), index.length.tolist(), strict=True)
+    ]
 
 
 def num_bytes(ranges: Counter[str]) -> int:
@@ -154,37 +153,42 @@ def main() -> None:
                  "--workers", "1", "--quiet"],
                 env=os.environ | server.environment, check=True,
             )  # fmt: skip
+        dataset = Dataset(local)
+        reader = dataset.split("train")
+        ranges = ranges_of_blocks(reader)
         problems: list[str] = []
         figures: dict[str, Any] = {}
         details: dict[str, Any] = {}
-        for ranks_a_node, cache in ((2, "disk"), (3, "disk"), (2, "none")):
+        for ranks_a_node, cache, tail in CASES:
             name = f"2 nodes x {ranks_a_node} ranks, cache {cache}"
             world = 2 * ranks_a_node
             alone = claim.scratch / f"alone-{world}-{cache}.json"
-            subprocess.run(
-                [
-                    sys.executable,
-                    "-c",
-                    ALONE,
-                    *map(str, (local, alone, GLOBAL_BATCH, EPOCHS, world)),
-                ],
-                check=True,
-            )
+            arguments = map(str, (local, alone, GLOBAL_BATCH, EPOCHS, world, tail))
+            subprocess.run([sys.executable, "-c", ALONE, *arguments], check=True)
             expected = json.loads(alone.read_text())
             scratch = claim.scratch / f"nodes-{world}-{cache}"
             said, received, seconds = run_nodes(
-                nodes, server, scratch, ranks_a_node, {"cache": cache}
+                nodes, server, scratch, ranks_a_node, {"cache": cache, "tail": tail}
             )
-            held: list[Counter[str]] = [Counter() for _ in nodes]
+            model = Cluster(
+                num_samples=len(reader),
+                block_size=dataset.manifest.block_size,
+                nodes=len(nodes),
+                ranks_a_node=ranks_a_node,
+                global_batch_size=GLOBAL_BATCH,
+                caches=cache == "disk",
+                tail=tail,
+            )
+            num_expected = min(len(reader), len(model.plan(0)) * GLOBAL_BATCH)
             indexes = [Counter(rank.pop(0)) for rank in said]
             payload = [
                 sum(map(num_bytes, indexes[number * ranks_a_node : (number + 1) * ranks_a_node]))
                 for number in range(len(nodes))
             ]
-            for epoch in range(EPOCHS):
+            for epoch, needed in enumerate(model.fetched(EPOCHS)):
                 given = Counter(i for rank in said for ids, _ in rank[epoch]["steps"] for i in ids)
-                if any(count != 1 for count in given.values()):
-                    problems.append(f"{name}, epoch {epoch}: a sample came twice")
+                if len(given) != num_expected or any(count != 1 for count in given.values()):
+                    problems.append(f"{name}, epoch {epoch}: a sample came twice, or never")
                 differ = sum(
                     said[rank][epoch]["steps"] != expected[epoch][rank] for rank in range(world)
                 )
@@ -195,23 +199,17 @@ def main() -> None:
                     fetched: Counter[str] = Counter()
                     for rank in ranks:
                         fetched.update(rank[epoch]["fetched"])
-                    ids = {i for rank in ranks for part, _ in rank[epoch]["steps"] for i in part}
-                    wanted = expected_blocks(local, ids)
-                    if cache == "disk":
-                        wanted -= held[number]
-                        held[number] |= wanted
-                    # What a last batch that is dropped would have needed may be fetched too.
-                    twice = [key for key, count in fetched.items() if count > 1]
-                    missing = wanted - fetched
-                    shared = 0 if cache == "disk" else ranks_a_node - 1
-                    if len(twice) > shared or missing:
+                    wanted = Counter(ranges[block] for block in np.flatnonzero(needed[number]))
+                    num_twice = sum(count > 1 for count in fetched.values())
+                    num_others = len(fetched.keys() ^ wanted.keys())
+                    if num_twice > (0 if model.caches else ranks_a_node - 1) or num_others:
                         problems.append(
-                            f"{name}, epoch {epoch}, node {number}: {len(twice)} blocks fetched "
-                            f"more than once, {len(missing)} never"
+                            f"{name}, epoch {epoch}, node {number}: {num_twice} blocks fetched "
+                            f"more than once, {num_others} others than tools/sizing.py says"
                         )
                     payload[number] += num_bytes(fetched)
                     details[f"{name}, epoch {epoch}, node {number}"] = {
-                        "blocks fetched": fetched.total(), "needed": len(wanted),
+                        "blocks fetched": fetched.total(), "by tools/sizing.py": len(wanted),
                         "MB": round(num_bytes(fetched) / 1e6, 1),
                     }  # fmt: skip
                 figures[f"{name}, epoch {epoch}"] = (
@@ -225,7 +223,7 @@ def main() -> None:
         claim.report(
             figure=figures,
             bar="every sample once, the batches of one process, each block of a node fetched once "
-            "(without a cache, one by both of two neighbours); "
+            "(without a cache, one by both of two neighbours), as tools/sizing.py says; "
             f"with a real tree at most {BAR_BYTES:g} x the bytes asked for on the wire",
             holds=not problems,
             problems=problems[:10],

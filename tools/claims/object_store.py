@@ -14,13 +14,8 @@ from collections import Counter
 from pathlib import Path
 
 import obstore
-from claim import COMMAND, Claim
+from claim import COMMAND, Claim, digests
 from servers import S3Server, seaweedfs
-
-
-def in_folder(folder: Path) -> dict[str, str]:
-    """SHA-256 of every file."""
-    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.iterdir()}
 
 
 def in_bucket(server: S3Server, prefix: str) -> dict[str, str]:
@@ -44,7 +39,7 @@ def main() -> None:
         options = ["--shard-size", size, "--quiet"]
 
         start = time.perf_counter()
-        expected = in_folder(claim.pack("local", "--shard-size", size))
+        expected = digests(claim.pack("local", "--shard-size", size))
         local_seconds = time.perf_counter() - start
 
         def command(*arguments: str | Path) -> list[str]:

@@ -5,19 +5,13 @@ Packs the tree with one worker, with two, and from a copy of its listing in shuf
 unpacks all shards with ``tar xf`` and compares every PNG with its file.
 """
 
-import hashlib
 import os
 import random
 import subprocess
 import tempfile
 from pathlib import Path
 
-from claim import Claim
-
-
-def digests(folder: Path) -> dict[str, str]:
-    """SHA-256 of each file."""
-    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.iterdir()}
+from claim import Claim, digests
 
 
 def shuffled_listing(tree: Path, out: Path) -> int:

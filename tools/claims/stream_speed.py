@@ -19,19 +19,13 @@ from typing import Any
 
 import obstore
 from claim import COMMAND, Claim
-from namespaces import INTERFACE, Host, hosts
+from namespaces import Host, hosts, received
 from pack_speed import write_with_shardwriter
 from servers import S3Server, seaweedfs
 
 BATCH_SIZE = 512
 BAR_SPEED, BAR_BYTES = 10.0, 0.5
 SPLIT = "train"
-
-
-def received() -> int:
-    """Bytes that have come to this process's host."""
-    counters = Path("/proc/net/dev").read_text().split(f"{INTERFACE}:")[1]
-    return int(counters.split()[0])
 
 
 def read_epochs(reader: str, options: dict[str, Any], epochs: int) -> dict[str, list[float]]:
