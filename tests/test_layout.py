@@ -18,7 +18,7 @@ ORDER = """
     kernels codec
     store.address store.base store.local store.clients store.remote store columns facts
     shard_source shard_writer listing journal dataset_writer pack convert
-    faults shard_checker verify unpack duplicates interop
+    faults shard_checker verify unpack duplicates interop cinic
     plan reader selection cache source augment device buffers batches progress epoch world loader
     datasets warmup bench cli.console cli.shards cli __main__
 """.split()

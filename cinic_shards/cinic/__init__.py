@@ -1,0 +1,1 @@
+"""CINIC-10 itself: how it is fetched, built from its sources, and taken apart again."""
