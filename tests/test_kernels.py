@@ -188,6 +188,21 @@ def test_many_calls_and_large_ones_are_compiled() -> None:
     """) == "True\n"  # fmt: skip
 
 
+@pytest.mark.parametrize("is_on", [True, False])
+def test_loading_numba_collects_no_garbage_and_leaves_the_collector_as_it_was(is_on: bool) -> None:
+    assert run(MANY_CALLS + f"""
+    import gc
+    if not {is_on}:
+        gc.disable()
+    collected = []
+    def note(phase, info):
+        collected.append("numba" in sys.modules and blocks_of_rows._compiled is None)
+    gc.callbacks.append(note)
+    blocks_of_rows.compile(np.arange(9), np.array([0, 9]), np.empty(9, np.int64))
+    print(gc.isenabled(), True in collected, "numba" in sys.modules)
+    """) == f"{is_on} False True\n"  # fmt: skip
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
 def test_a_process_forked_while_a_thread_loads_numba_has_its_kernels() -> None:
     assert run(MANY_CALLS + """
