@@ -6,7 +6,7 @@
     ├── OutputError                     a place that cannot be written: other files, no space
     ├── StoreError                      bytes that cannot be read: short read, server down
     │   └── MissingError                no such file
-    ├── FormatError                     a manifest, index or shard that is not what it should be
+    ├── FormatError                     a manifest, index, shard or archive that is not what it says
     └── DecodeError                     a payload that is not an image, or not one of this shape
 
 A message gives the place, what was found, what was expected, and what to do next.
@@ -54,7 +54,7 @@ class MissingError(StoreError):
 
 
 class FormatError(CinicShardsError):
-    """A manifest, an index or a shard is not what the format says."""
+    """A manifest, an index or a shard is not what the format says; or an archive is another one."""
 
 
 class DecodeError(CinicShardsError):

@@ -18,7 +18,7 @@ ORDER = """
     kernels codec
     store.address store.base store.local store.clients store.remote store columns facts
     shard_source shard_writer listing journal dataset_writer pack convert
-    faults shard_checker verify unpack duplicates interop cinic
+    faults shard_checker verify unpack duplicates interop cinic cinic.cifar10
     plan reader selection cache source augment device buffers batches progress epoch world loader
     datasets warmup bench cli.console cli.shards cli __main__
 """.split()
@@ -39,8 +39,9 @@ MAY_IMPORT = {
     "obstore": {"store.clients", "store.remote"},
     "boto3": {"store.clients"},
     "distributed": {"executors"},
-    "tarfile": set(),
+    "tarfile": {"cinic.cifar10"},
     "pickle": set(),
+    "pickletools": {"cinic.cifar10"},
 }
 """Who alone may import a library, where it is a concern of its own."""
 
