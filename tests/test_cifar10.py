@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cinic_shards.cinic import cifar10
-from cinic_shards.cinic.cifar10 import CLASSES, FOLDER, read_cifar10, read_pickle
+from cinic_shards.cinic import cifar10, pickles
+from cinic_shards.cinic.cifar10 import CLASSES, FOLDER, read_cifar10
+from cinic_shards.cinic.pickles import read_pickle
 from cinic_shards.errors import FormatError, StoreError
 
 SIZE = 20
@@ -168,7 +169,7 @@ def test_what_is_no_archive(tmp_path: Path) -> None:
 
 
 def test_a_small_archive_of_a_large_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cifar10, "_MAX_FILE_BYTES", 10_000)
+    monkeypatch.setattr(cifar10, "MAX_PICKLE_BYTES", 10_000)
     path = archive(tmp_path / "x.tar.gz", {"test_batch": bytes(10_001)})
     with pytest.raises(FormatError, match="test_batch is 10,001 bytes, expected at most 10,000"):
         read_cifar10(path)
@@ -229,7 +230,7 @@ def test_a_hostile_pickle(name: str, tmp_path: Path, capsys: pytest.CaptureFixtu
 
 
 def test_a_pickle_with_too_many_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cifar10, "_MAX_STEPS", 100)
+    monkeypatch.setattr(pickles, "_MAX_STEPS", 100)
     assert read_pickle(pickle.dumps(list(range(80)))) == list(range(80))
     with pytest.raises(FormatError, match="more than 100 steps"):
         read_pickle(pickle.dumps(list(range(120))))

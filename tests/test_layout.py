@@ -18,19 +18,21 @@ ORDER = """
     kernels codec
     store.address store.base store.local store.clients store.remote store columns facts
     shard_source shard_writer listing journal dataset_writer pack convert
-    faults shard_checker verify unpack duplicates interop cinic cinic.cifar10
-    plan reader selection cache source augment device buffers batches progress epoch world loader
-    datasets warmup bench cli.console cli.shards cli __main__
+    faults shard_checker verify unpack duplicates interop
+    cinic cinic.pickles cinic.cifar10
+    plan reader selection cinic.restore
+    cache source augment device buffers batches progress epoch world loader
+    datasets warmup bench cli.console cli.shards cli.cinic cli __main__
 """.split()
 
 FIRST_WITH_TORCH = "augment"
 
 MAY_IMPORT = {
     "msgpack": {"format.index"},
-    "struct": {"format.tar", "format.blocks", "format.index", "codec"},
+    "struct": {"format.tar", "format.blocks", "format.index", "codec", "cinic.pickles"},
     "torch": set(ORDER[ORDER.index(FIRST_WITH_TORCH) :]),
     "torchvision": {"bench"},
-    "typer": {"cli.console", "cli.shards"},
+    "typer": {"cli.console", "cli.shards", "cli.cinic"},
     "rich": {"cli.console", "progress"},
     "numba": {"kernels.base", "kernels.intrinsics"},
     "llvmlite": {"kernels.intrinsics"},
@@ -41,7 +43,7 @@ MAY_IMPORT = {
     "distributed": {"executors"},
     "tarfile": {"cinic.cifar10"},
     "pickle": set(),
-    "pickletools": {"cinic.cifar10"},
+    "pickletools": {"cinic.pickles"},
 }
 """Who alone may import a library, where it is a concern of its own."""
 

@@ -1,26 +1,27 @@
-"""CIFAR-10 as its authors publish it: six pickles in a tar, read without unpickling anything.
+"""CIFAR-10 as its authors publish it: seven pickles in a tar.
 
-https://www.cs.toronto.edu/~kriz/cifar.html says what is in them. A pickle is a program that may
-call anything. Here the standard library splits it into its steps, and only those that build lists,
-dictionaries, numbers, texts and an array of bytes are followed; nothing that it names is called.
+https://www.cs.toronto.edu/~kriz/cifar.html says what is in them.
 """
 
 import gzip
 import io
 import os
-import pickletools
+import shutil
 import tarfile
 import zlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cinic_shards.errors import FormatError, StoreError
+from cinic_shards.cinic.pickles import MAX_PICKLE_BYTES, PickledArray, read_pickle, write_pickle
+from cinic_shards.errors import FormatError, OutputError, StoreError
 from cinic_shards.format import shown
+from cinic_shards.store import LocalStore
 
 FOLDER = "cifar-10-batches-py"
 """Of the files, in the archive and where torchvision looks for them."""
@@ -35,12 +36,8 @@ CLASSES = (
 )  # fmt: skip
 """Class names in the order of their labels, as ``batches.meta`` has them."""
 
-_MAX_FILE_BYTES = 2**26
-"""Of a batch: 31 MB as it is published, 46 MB where Python 3 has written it."""
 _MAX_ARCHIVE_BYTES = 2**29
 """Of the archive's content: a few bytes of gzip can hold any number."""
-_MAX_STEPS = 1_000_000
-"""Of a pickle: a batch takes about five an image, with its file names."""
 _HINT = "get cifar-10-python.tar.gz from https://www.cs.toronto.edu/~kriz/cifar.html again"
 
 
@@ -144,7 +141,7 @@ def _read_folder(folder: Path) -> Iterator[tuple[str, bytes]]:
     for file in sorted(folder.iterdir()):
         if file.is_file():
             with open(file, "rb") as content:
-                yield file.name, content.read(_MAX_FILE_BYTES + 1)
+                yield file.name, content.read(MAX_PICKLE_BYTES + 1)
 
 
 def _read_members(path: Path, archive: tarfile.TarFile) -> Iterator[tuple[str, bytes]]:
@@ -152,10 +149,10 @@ def _read_members(path: Path, archive: tarfile.TarFile) -> Iterator[tuple[str, b
         folder, _, name = member.name.removeprefix("./").rpartition("/")
         if folder != FOLDER or not member.isfile():
             continue
-        if member.size > _MAX_FILE_BYTES:
+        if member.size > MAX_PICKLE_BYTES:
             raise FormatError(
                 f"{path}: {member.name} is {member.size:,} bytes, expected at most "
-                f"{_MAX_FILE_BYTES:,}; {_HINT}"
+                f"{MAX_PICKLE_BYTES:,}; {_HINT}"
             )
         file = archive.extractfile(member)
         assert file is not None  # of an ordinary file
@@ -177,175 +174,6 @@ class _Bounded(io.RawIOBase):
         if self._left < 0:
             raise tarfile.ReadError(f"it holds more than {_MAX_ARCHIVE_BYTES:,} bytes")
         return data
-
-
-# Pickles
-
-
-@dataclass(slots=True)
-class _Name:
-    """Something that a pickle names; it is never looked up."""
-
-    name: str
-
-
-@dataclass(slots=True)
-class _Array:
-    """A numpy array that a pickle describes."""
-
-    state: tuple[Any, ...] = ()
-
-
-@dataclass(slots=True)
-class _Dtype:
-    """A numpy dtype that a pickle describes."""
-
-    name: Any
-
-
-_MARK = object()
-_ARRAY_MAKERS = tuple(
-    f"{module}.multiarray _reconstruct" for module in ("numpy.core", "numpy._core")
-)
-"""By numpy 1 and by numpy 2."""
-
-
-def read_pickle(data: bytes) -> Any:
-    """What a pickle of plain objects holds: no object of it is made but Python's own containers.
-
-    Returns:
-        Dictionaries, lists, tuples, numbers, texts (of Python 2: bytes), and arrays of uint8.
-
-    Raises:
-        FormatError: it is no pickle, is truncated, or does anything else.
-    """
-    if len(data) > _MAX_FILE_BYTES:
-        raise FormatError(f"more than {_MAX_FILE_BYTES:,} bytes")
-    machine = _Machine()
-    step, opcode = 0, None
-    try:
-        for step, (opcode, argument, _) in enumerate(pickletools.genops(data)):
-            if step == _MAX_STEPS:
-                raise FormatError(f"more than {_MAX_STEPS:,} steps")
-            machine.run(opcode.name, argument)
-        return machine.result()
-    except (IndexError, KeyError, TypeError, ValueError, OverflowError) as error:
-        done = "" if opcode is None else f", step {step} ({opcode.name})"
-        raise FormatError(f"not a readable pickle{done}: {shown(str(error))}") from error
-
-
-@dataclass(slots=True)
-class _Machine:
-    """Follows a pickle's steps."""
-
-    stack: list[Any] = field(default_factory=list)
-    memo: dict[int, Any] = field(default_factory=dict)
-
-    def run(self, name: str, argument: Any) -> None:
-        """One step."""
-        stack = self.stack
-        if name in _VALUES:
-            stack.append(argument)
-        elif name in _CONSTANTS:
-            stack.append(_CONSTANTS[name])
-        elif name in ("STRING", "BINSTRING", "SHORT_BINSTRING"):  # Python 2's are bytes
-            stack.append(argument.encode("latin-1"))
-        elif name in ("PUT", "BINPUT", "LONG_BINPUT"):
-            self.memo[argument] = stack[-1]
-        elif name == "MEMOIZE":
-            self.memo[len(self.memo)] = stack[-1]
-        elif name in ("GET", "BINGET", "LONG_BINGET"):
-            stack.append(self.memo[argument])
-        elif name == "MARK":
-            stack.append(_MARK)
-        elif name == "GLOBAL":
-            stack.append(_Name(argument))
-        elif name == "STACK_GLOBAL":
-            attribute, module = stack.pop(), stack.pop()
-            stack.append(_Name(f"{module} {attribute}"))
-        elif name in _NEW_CONTAINERS:
-            stack.append(_NEW_CONTAINERS[name]())
-        elif name in ("TUPLE1", "TUPLE2", "TUPLE3"):
-            size = int(name[-1])
-            if len(stack) < size:
-                raise IndexError("nothing to take")
-            stack[-size:] = [tuple(stack[-size:])]
-        elif name in ("TUPLE", "LIST", "DICT"):
-            items = self._since_mark()
-            stack.append(_from_items(name, items))
-        elif name in ("APPEND", "APPENDS"):
-            items = [stack.pop()] if name == "APPEND" else self._since_mark()
-            _expect(stack[-1], list).extend(items)
-        elif name in ("SETITEM", "SETITEMS"):
-            items = stack[-2:] if name == "SETITEM" else self._since_mark()
-            if name == "SETITEM":
-                del stack[-2:]
-            _expect(stack[-1], dict).update(_from_items("DICT", items))
-        elif name == "REDUCE":
-            arguments, function = stack.pop(), stack.pop()
-            stack.append(_reduce(function, _expect(arguments, tuple)))
-        elif name == "BUILD":
-            state = stack.pop()
-            if isinstance(stack[-1], _Array):
-                stack[-1].state = _expect(state, tuple)
-            else:
-                _expect(stack[-1], _Dtype)
-        elif name not in ("PROTO", "FRAME", "STOP"):
-            raise FormatError(f"a pickle that does more than hold data (step {name})")
-
-    def _since_mark(self) -> list[Any]:
-        items = []
-        while (item := self.stack.pop()) is not _MARK:
-            items.append(item)
-        return items[::-1]
-
-    def result(self) -> Any:
-        """What the last step has left."""
-        (value,) = self.stack
-        return value
-
-
-_VALUES = frozenset(
-    "INT BININT BININT1 BININT2 LONG LONG1 LONG4 BINUNICODE SHORT_BINUNICODE UNICODE BINBYTES "
-    "SHORT_BINBYTES BINFLOAT FLOAT".split()
-)
-_CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
-_NEW_CONTAINERS: dict[str, type] = {"EMPTY_LIST": list, "EMPTY_DICT": dict, "EMPTY_TUPLE": tuple}
-
-
-def _expect(value: Any, kind: type) -> Any:
-    if not isinstance(value, kind):
-        raise TypeError(f"{type(value).__name__} where {kind.__name__} is expected")
-    return value
-
-
-def _from_items(kind: str, items: list[Any]) -> Any:
-    if kind == "TUPLE":
-        return tuple(items)
-    if kind == "LIST":
-        return items
-    keys, values = items[::2], items[1::2]
-    if not all(isinstance(key, str | bytes) for key in keys):  # others may take for ever to hash
-        raise TypeError("a key of a dictionary that is no text")
-    return dict(zip(keys, values, strict=True))
-
-
-def _reduce(function: Any, arguments: tuple[Any, ...]) -> Any:
-    """What a call would give; none is made."""
-    name = function.name if isinstance(function, _Name) else type(function).__name__
-    if name == "_codecs encode":  # how protocol 2 writes bytes
-        text, encoding = arguments
-        if encoding in ("latin1", "latin-1"):
-            return _expect(text, str).encode("latin-1")
-    elif name in ("__builtin__ bytes", "builtins bytes") and not arguments:
-        return b""
-    elif name in _ARRAY_MAKERS:
-        return _Array()
-    elif name == "numpy dtype":
-        return _Dtype(arguments[0])
-    raise FormatError(
-        f"a pickle that calls {shown(name)}: expected plain data and numpy arrays; nothing was run"
-    )
 
 
 # What must be in them
@@ -389,18 +217,18 @@ def _batch(content: dict[str, Any]) -> CifarSet:
 
 def _bytes_of(array: Any, shape: tuple[int, int]) -> NDArray[np.uint8]:
     """An array of uint8 of this shape."""
-    if not isinstance(array, _Array) or len(array.state) != 5:
+    if not isinstance(array, PickledArray):
         raise FormatError("data is no array")
-    _, found_shape, dtype, is_fortran, data = array.state
-    if not isinstance(dtype, _Dtype) or _text(dtype.name) not in ("u1", "|u1", "uint8"):
+    if _text(array.dtype) not in ("u1", "|u1", "uint8"):
         raise FormatError("data is not of uint8")
     size = shape[0] * shape[1]
-    if found_shape != shape:
-        stated = "x".join(map(_brief, found_shape)) if isinstance(found_shape, tuple) else "?"
+    if array.shape != shape:
+        stated = "x".join(map(_brief, array.shape))
         raise FormatError(f"data is of shape {stated[:100]}, expected {shape[0]}x{shape[1]}")
-    if not isinstance(data, bytes) or len(data) != size:
-        raise FormatError(f"data has another number of bytes than the {size:,} of its shape")
-    return np.frombuffer(data, np.uint8).reshape(shape, order="F" if is_fortran else "C")
+    if len(array.data) != size:
+        raise FormatError(f"data has {len(array.data):,} bytes, its shape {size:,}")
+    pixels = np.frombuffer(array.data, np.uint8)
+    return pixels.reshape(shape, order="F" if array.is_fortran else "C")
 
 
 def _label_names(content: dict[str, Any]) -> tuple[str, ...]:
@@ -409,3 +237,89 @@ def _label_names(content: dict[str, Any]) -> tuple[str, ...]:
         found = [_text(name) for name in names] if isinstance(names, list) else _brief(names)
         raise FormatError(f"label_names are {shown(found)}, expected {', '.join(CLASSES)}")
     return CLASSES
+
+
+# Writing
+
+
+def write_npz(cifar: Cifar10, target: Path) -> None:
+    """Write a file of the arrays ``x_train``, ``y_train``, ``x_test``, ``y_test``, ``label_names``.
+
+    Raises:
+        OutputError: it cannot be written; nothing is left of it.
+    """
+    with _made(target.parent), LocalStore(target.parent).create(target.name) as file:
+        np.savez(
+            file,
+            x_train=cifar.train.images,
+            y_train=cifar.train.labels,
+            x_test=cifar.test.images,
+            y_test=cifar.test.labels,
+            label_names=np.array(cifar.label_names),
+        )
+
+
+def write_batches(cifar: Cifar10, target: Path) -> None:
+    """Write the folder of the archive; it appears when all of it is there.
+
+    Raises:
+        OutputError: it cannot be written; nothing is left of it.
+    """
+    partial = target.with_name(f"{target.name}.partial")
+    with _made(target.parent):
+        try:
+            shutil.rmtree(partial, ignore_errors=True)  # of a process that was killed
+            partial.mkdir()
+            for name, content in _contents(cifar):
+                (partial / name).write_bytes(write_pickle(content))
+            os.rename(partial, target)
+        except BaseException:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise
+
+
+def _contents(cifar: Cifar10) -> Iterator[tuple[str, dict[bytes, Any]]]:
+    """Name and content of each file, with the fields of the published ones.
+
+    These name each image's file of the collection that it was chosen from; what CINIC-10 calls it
+    stands there instead.
+    """
+    for kind, set_name, names in (
+        ("training", "train", TRAIN_BATCHES),
+        ("testing", "test", TEST_BATCHES),
+    ):
+        one = cifar.sets[set_name]
+        size = len(one) // len(names)
+        for number, name in enumerate(names):
+            start, stop = number * size, (number + 1) * size
+            planes = np.ascontiguousarray(one.images[start:stop].transpose(0, 3, 1, 2))
+            yield (
+                name,
+                {
+                    b"batch_label": f"{kind} batch {number + 1} of {len(names)}".encode(),
+                    b"labels": one.labels[start:stop].tolist(),
+                    b"data": planes.reshape(size, -1),
+                    b"filenames": [
+                        f"cifar10-{set_name}-{row}.png".encode() for row in range(start, stop)
+                    ],
+                },
+            )
+    yield (
+        META,
+        {
+            b"num_cases_per_batch": size,
+            b"label_names": [name.encode() for name in cifar.label_names],
+            b"num_vis": int(np.prod(IMAGE_SHAPE)),
+        },
+    )
+
+
+@contextmanager
+def _made(folder: Path) -> Iterator[None]:
+    """A folder that goes again where an error ends this, if it was not there before."""
+    try:
+        with LocalStore(folder).undone_on_error():
+            folder.mkdir(parents=True, exist_ok=True)
+            yield
+    except OSError as error:
+        raise OutputError(f"{error.filename or folder}: {error.strerror}") from error
