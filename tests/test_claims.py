@@ -41,7 +41,17 @@ def test_a_claim_holds(name: str, tree_options: list[str], tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(
-    "name", ["damage", "resume", "order", "one_order", "abandoned", "object_store", "dask_packing"]
+    "name",
+    [
+        "damage",
+        "resume",
+        "order",
+        "one_order",
+        "abandoned",
+        "object_store",
+        "dask_packing",
+        "restore_cifar10",
+    ],
 )
 def test_a_claim_on_its_own_tree_holds(name: str, tmp_path: Path) -> None:
     run_claim(name, [], tmp_path)
