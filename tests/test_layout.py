@@ -19,7 +19,7 @@ ORDER = """
     store.address store.base store.local store.clients store.remote store columns facts
     shard_source shard_writer listing journal dataset_writer pack convert
     faults shard_checker verify unpack duplicates interop
-    cinic cinic.pickles cinic.cifar10
+    cinic cinic.pickles cinic.cifar10 cinic.contributors
     plan reader selection cinic.restore
     cache source augment device buffers batches progress epoch world loader
     datasets warmup bench cli.console cli.shards cli.cinic cli __main__

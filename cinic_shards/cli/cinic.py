@@ -1,5 +1,6 @@
 """The commands for CINIC-10 itself: take it apart, and give CIFAR-10 back."""
 
+import sys
 import time
 from pathlib import Path
 from typing import Annotated
@@ -73,3 +74,33 @@ def restore_cifar10(
         where = f": {done.written}" if done.written else ""
         seconds = time.perf_counter() - start
         out_console.print(printable(f"{done.num_images:,} images{same}, {seconds:.1f} s{where}"))
+
+
+@app.command()
+def contributors(
+    shards: Annotated[str, typer.Argument(help="Folder or URL that `pack` wrote to.")],
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="File to write; default: standard output.")
+    ] = None,
+    quiet: Quiet = False,
+) -> None:
+    """List the ImageNet images that a dataset has: `synset, image_num, cinic_set, class`.
+
+    In the form of the authors' imagenet-contributors.csv; sorted by set (train, valid, test),
+    class, synset and number. Only indexes are read.
+
+    **Examples**
+
+    `cinic-shard contributors ./shards -o imagenet-contributors.csv`
+
+    `cinic-shard contributors ./shards | grep n02691156`
+    """
+    from cinic_shards.cinic import contributors as lists
+
+    found = lists.list_contributors(shards)
+    if out is None:
+        lists.write_contributors(found, sys.stdout)
+        return
+    lists.save_contributors(found, out)
+    if not quiet:
+        out_console.print(printable(f"{len(found):,} ImageNet images: {out}"))
