@@ -1,7 +1,7 @@
 """What the indexes say of samples, as arrays: to choose among them, or to look them up by id."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,6 +36,10 @@ class Columns:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def take(self, rows: NDArray[np.int64]) -> "Columns":
+        """The columns of these rows, in this order."""
+        return Columns(*(getattr(self, field.name)[rows] for field in fields(self)))
 
     @classmethod
     def of(cls, indexes: Sequence[tuple[str, Index]]) -> "Columns":

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 
 import cinic_shards.format as fmt
+from cinic_shards.columns import Columns
 from cinic_shards.errors import FormatError
-from cinic_shards.format import PIXEL_HASH_BYTES, Manifest
-from cinic_shards.store import Store, read_index
+from cinic_shards.format import Manifest
+from cinic_shards.store import Store
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,20 +45,26 @@ def find_duplicates(store: Store, manifest: Manifest) -> Duplicates:
     Raises:
         StoreError, FormatError: a shard cannot be read, or its index is damaged.
     """
-    keys: list[str] = []
-    hashes = [np.empty((0, PIXEL_HASH_BYTES), np.uint8)]
-    for split in manifest.splits:
-        for shard in split.shards:
-            index = read_index(store, shard, len(manifest.classes))
-            keys += index.keys
-            hashes.append(index.pixel_hash)
-    rows = np.concatenate(hashes).view(f"V{PIXEL_HASH_BYTES}").ravel()
-    _, image_of, counts = np.unique(rows, return_inverse=True, return_counts=True)
+    columns = Columns.read(store, manifest, manifest.splits)
+    return duplicates_among(columns, place=str(store))
+
+
+def duplicates_among(columns: Columns, *, place: str) -> Duplicates:
+    """Find images with equal pixel hashes among these.
+
+    Args:
+        columns: of the images.
+        place: where the dataset lies, for a message.
+
+    Raises:
+        FormatError: a key is none.
+    """
+    _, image_of, counts = np.unique(columns.pixel_hash, return_inverse=True, return_counts=True)
     repeated = np.flatnonzero(counts[image_of] > 1)
     groups: dict[int, list[str]] = {}
     for row in repeated.tolist():
-        key = keys[row]
+        key = columns.keys[row]
         if problem := fmt.key_problem(key, key.partition("/")[0]):
-            raise FormatError(f"{store}: a sample has the key {key!r}: {problem}")
+            raise FormatError(f"{place}: a sample has the key {key!r}: {problem}")
         groups.setdefault(int(image_of[row]), []).append(key)
     return Duplicates(tuple(tuple(group) for group in groups.values()))

@@ -81,6 +81,8 @@ class Dataset:
             "licence": manifest.licence,
             "citation": manifest.citation,
             "num_samples": manifest.num_samples,
+            "mean": manifest.pixels.mean,
+            "std": manifest.pixels.std,
             "classes": manifest.classes,
             "options": manifest.options,
             "libraries": manifest.libraries,
@@ -136,9 +138,10 @@ class SplitReader:
         self.shards = [shard for split in splits for shard in split.shards]
         self.pixels = sum((split.pixels for split in splits), PixelSums(0, (0, 0, 0), (0, 0, 0)))
         """Of all samples, for their mean and deviation."""
-        self._image_sizes: Counter[tuple[int, int]] = Counter()
+        self.image_sizes: Counter[tuple[int, int]] = Counter()
+        """(height, width) -> number of images, as the manifest says."""
         for split in splits:
-            self._image_sizes.update(split.image_sizes)
+            self.image_sizes.update(split.image_sizes)
         self._splits = [split.name for split in splits for _ in split.shards]
         """The split of each shard."""
         self._maps: list[NDArray[np.uint8]] = []
@@ -238,7 +241,7 @@ class SplitReader:
         Raises:
             FormatError: the split has images of several sizes.
         """
-        sizes = sorted(self._image_sizes.items(), key=lambda item: -item[1])
+        sizes = sorted(self.image_sizes.items(), key=lambda item: -item[1])
         if len(sizes) != 1:
             listed = ", ".join(f"{h}x{w} ({count:,})" for (h, w), count in sizes[:5])
             raise FormatError(

@@ -6,7 +6,7 @@ import torch
 from cinic_shards import codec
 from cinic_shards.augment import Augment, Transform
 from cinic_shards.facts import ImageMeter
-from cinic_shards.kernels import gather_images
+from cinic_shards.kernels import add_histograms, gather_images
 from cinic_shards.plan import EpochPlan
 
 
@@ -18,6 +18,7 @@ def warm_up() -> None:
     codec.decode_png(payloads, images)
     codec.checksums(payloads)
     ImageMeter().add_images(images)
+    add_histograms(images, np.zeros(2, np.int64), np.zeros((1, 3, 256), np.int64))
     for encoding in ("raw", "zstd"):
         codec.decode_block(
             np.frombuffer(codec.encode_block(images, encoding), np.uint8), encoding, images

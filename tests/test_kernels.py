@@ -118,8 +118,10 @@ def test_images(dtype: str, both_forms: set[str]) -> None:
         out = torch.zeros(images.shape, dtype=transform.dtype)
         transform.on_cpu(addresses, transform.draw(np.arange(6), epoch=2), out)
     ImageMeter().add_images(images)
+    kernels.add_histograms(images, np.arange(6) % 2, np.zeros((2, 3, 256), np.int64))
     assert both_forms == {
         "gather_images", "draw_augmentations", "augment_images", "add_channel_sums",
+        "add_histograms",
     }  # fmt: skip
 
 

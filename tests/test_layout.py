@@ -20,9 +20,9 @@ ORDER = """
     shard_source shard_writer listing journal dataset_writer pack convert
     faults shard_checker verify unpack duplicates interop
     cinic cinic.pickles cinic.cifar10 cinic.contributors
-    plan reader selection cinic.restore
+    plan reader selection cinic.restore images stats
     cache source augment device buffers batches progress epoch world loader
-    datasets warmup bench cli.console cli.shards cli.cinic cli __main__
+    datasets warmup bench cli.console cli.shards cli.cinic cli.views cli __main__
 """.split()
 
 FIRST_WITH_TORCH = "augment"
@@ -32,7 +32,7 @@ MAY_IMPORT = {
     "struct": {"format.tar", "format.blocks", "format.index", "codec", "cinic.pickles"},
     "torch": set(ORDER[ORDER.index(FIRST_WITH_TORCH) :]),
     "torchvision": {"bench"},
-    "typer": {"cli.console", "cli.shards", "cli.cinic"},
+    "typer": {"cli.console", "cli.shards", "cli.cinic", "cli.views"},
     "rich": {"cli.console", "progress"},
     "numba": {"kernels.base", "kernels.intrinsics"},
     "llvmlite": {"kernels.intrinsics"},

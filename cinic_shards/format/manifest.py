@@ -130,6 +130,11 @@ class Manifest:
     def num_samples(self) -> int:
         return sum(split.num_samples for split in self.splits)
 
+    @property
+    def pixels(self) -> PixelSums:
+        """The sums over all splits."""
+        return sum((split.pixels for split in self.splits), PixelSums(0, (0, 0, 0), (0, 0, 0)))
+
     def split(self, name: str) -> SplitInfo | None:
         """The split of this name, or None."""
         return next((split for split in self.splits if split.name == name), None)

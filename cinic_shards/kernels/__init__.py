@@ -13,6 +13,7 @@ from cinic_shards.kernels.blocks import (
 )
 from cinic_shards.kernels.images import (
     add_channel_sums,
+    add_histograms,
     augment_images,
     draw_augmentations,
     gather_images,
@@ -26,6 +27,7 @@ from cinic_shards.kernels.png import (
 
 __all__ = [
     "add_channel_sums",
+    "add_histograms",
     "addresses_of_rows",
     "augment_images",
     "blocks_of_rows",

@@ -123,3 +123,24 @@ def add_channel_sums(images, sums, square_sums):
     for lane in range(96):
         sums[lane % 3] += np.int64(lane_sums[lane])
         square_sums[lane % 3] += np.int64(lane_squares[lane])
+
+
+@kernel
+def add_histograms(images, groups, counts):
+    """Count each value of each channel of N images, uint8 (N, H, W, 3), by group.
+
+    Args:
+        images: uint8, C-contiguous.
+        groups: int64 (N,), which of G groups an image is of.
+        counts: int64 (G, 3, 256); added to.
+    """
+    num_images, height, width, _ = images.shape
+    values = images.reshape(-1)
+    size = height * width * 3
+    for i in range(num_images):
+        group = groups[i]
+        start = i * size
+        for at in range(start, start + size, 3):
+            counts[group, 0, values[at]] += 1
+            counts[group, 1, values[at + 1]] += 1
+            counts[group, 2, values[at + 2]] += 1

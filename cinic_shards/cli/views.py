@@ -1,0 +1,119 @@
+"""The commands that look into a dataset: its statistics, a montage, and a page about it."""
+
+import json
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cinic_shards.cli.console import (
+    Quiet,
+    app,
+    err_console,
+    interruptible,
+    out_console,
+    print_table,
+)
+from cinic_shards.progress import ProgressReport
+
+if TYPE_CHECKING:
+    from cinic_shards.stats import Counts, Stats
+
+Shards = Annotated[str, typer.Argument(help="Folder or URL that `pack` wrote to.")]
+Split = Annotated[
+    str | None, typer.Option(help="Only this split, or several as `train+valid`; default: all.")
+]
+Classes = Annotated[list[str] | None, typer.Option("--class", help="Only this class; repeatable.")]
+Origins = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--origin",
+        help="Only this origin: `cifar`, `cifar-train`, `cifar-test`, `imagenet`, `unknown`; "
+        "repeatable.",
+    ),
+]
+Threads = Annotated[
+    int | None,
+    typer.Option("--workers", help="Threads that decode; default: the cores this process may use."),
+]
+
+
+@app.command()
+def stats(
+    shards: Shards,
+    split: Split = None,
+    class_name: Classes = None,
+    origin: Origins = None,
+    histograms: Annotated[
+        bool,
+        typer.Option("--histograms", help="Count the pixels' values, by origin and channel."),
+    ] = False,
+    workers: Threads = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print JSON; with synsets and histograms.")
+    ] = False,
+    quiet: Quiet = False,
+) -> None:
+    """Channel means and deviations, exactly; counts by split, class and origin; duplicates.
+
+    Of whole splits they are in the manifest; a part by class or origin is decoded.
+
+    **Examples**
+
+    `cinic-shard stats ./shards --split train+valid`
+
+    `cinic-shard stats ./shards --origin cifar-train`
+
+    `cinic-shard stats ./shards --histograms --json`
+    """
+    from cinic_shards.stats import measure
+
+    with (
+        interruptible("nothing was measured"),
+        ProgressReport(err_console, quiet=quiet or as_json) as report,
+    ):
+        found = measure(
+            shards,
+            split=split,
+            classes=class_name,
+            origins=origin,
+            histograms=histograms,
+            workers=workers,
+            progress=report.update,
+        )
+    if as_json:
+        print(json.dumps(found.to_json(), indent=1, ensure_ascii=False))
+    else:
+        _print_stats(found)
+
+
+def _print_stats(found: "Stats") -> None:
+    from cinic_shards.stats import pixel_sums
+
+    images = "image" if found.num_samples == 1 else "images"
+    out_console.print(f"{found.num_samples:,} {images}")
+    rows = [["all", *map(_exact, (found.mean, found.std))]]
+    for origin, counts in (found.histograms or {}).items():
+        sums = pixel_sums(counts)
+        rows.append([origin, *map(_exact, (sums.mean, sums.std))])
+    print_table(["", "mean of red, green, blue", "standard deviation"], rows)
+    splits = list(found.splits)
+    table = [_count_row("images", found.splits, splits)]
+    for label, counts_of in (("origin", found.origins), ("class", found.classes)):
+        table += _count_rows(label, counts_of, splits)
+    print_table(["", *splits, *(["all"] if len(splits) > 1 else [])], table)
+    if found.synsets:
+        out_console.print(f"{len(found.synsets):,} synsets: --json lists them")
+    out_console.print(f"{len(found.duplicates.groups):,} images are there more than once")
+
+
+def _exact(values: tuple[float, float, float]) -> str:
+    return " ".join(f"{value:.8f}" for value in values)
+
+
+def _count_rows(label: str, counts_of: "Counts", splits: list[str]) -> list[list[str]]:
+    return [_count_row(f"{label}: {name}", by, splits) for name, by in counts_of.items()]
+
+
+def _count_row(label: str, counts: dict[str, int], splits: list[str]) -> list[str]:
+    cells = [f"{counts.get(split, 0):,}" for split in splits]
+    return [label, *cells, *([f"{sum(counts.values()):,}"] if len(splits) > 1 else [])]
