@@ -1,6 +1,7 @@
 """The commands that look into a dataset: its statistics, a montage, and a page about it."""
 
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -12,6 +13,7 @@ from cinic_shards.cli.console import (
     interruptible,
     out_console,
     print_table,
+    printable,
 )
 from cinic_shards.progress import ProgressReport
 
@@ -117,3 +119,41 @@ def _count_rows(label: str, counts_of: "Counts", splits: list[str]) -> list[list
 def _count_row(label: str, counts: dict[str, int], splits: list[str]) -> list[str]:
     cells = [f"{counts.get(split, 0):,}" for split in splits]
     return [label, *cells, *([f"{sum(counts.values()):,}"] if len(splits) > 1 else [])]
+
+
+@app.command()
+def show(
+    shards: Shards,
+    out: Annotated[Path, typer.Option("--output", "-o", help="The PNG to write.")],
+    split: Split = None,
+    class_name: Classes = None,
+    origin: Origins = None,
+    per_class: Annotated[int, typer.Option(min=1, help="Samples a class.")] = 16,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the choice.")] = 0,
+    workers: Threads = None,
+    quiet: Quiet = False,
+) -> None:
+    """Write a montage: a PNG with a row of samples, chosen by chance, for each class.
+
+    **Examples**
+
+    `cinic-shard show ./shards -o montage.png`
+
+    `cinic-shard show ./shards -o cats.png --class cat --origin cifar --per-class 100`
+    """
+    from cinic_shards.montage import show as write_montage
+
+    with interruptible("nothing was written"), ProgressReport(err_console, quiet=quiet) as report:
+        num_shown = write_montage(
+            shards,
+            out,
+            split=split,
+            classes=class_name,
+            origins=origin,
+            per_class=per_class,
+            seed=seed,
+            workers=workers,
+            progress=report.update,
+        )
+    if not quiet:
+        out_console.print(printable(f"{num_shown:,} images: {out}"))

@@ -19,7 +19,13 @@ from cinic_shards.format import Index, Manifest, ShardInfo
 from cinic_shards.store.address import parse_address
 from cinic_shards.store.base import MAX_READ_BYTES, Bytes, Store
 from cinic_shards.store.clients import has_client
-from cinic_shards.store.local import TEMPORARY_SUFFIX, LocalStore, lock_byte, lock_file
+from cinic_shards.store.local import (
+    TEMPORARY_SUFFIX,
+    LocalStore,
+    lock_byte,
+    lock_file,
+    store_of_file,
+)
 from cinic_shards.store.remote import RemoteStore
 
 __all__ = [
@@ -38,6 +44,7 @@ __all__ = [
     "open_store",
     "read_index",
     "read_manifest",
+    "store_of_file",
 ]
 
 Place = str | os.PathLike[str] | Store

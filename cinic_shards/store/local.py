@@ -208,3 +208,16 @@ class LocalStore(Store):
 
     def is_folder(self, name: str) -> bool:
         return (self.root / name).is_dir()
+
+
+def store_of_file(path: Path) -> LocalStore:
+    """The folder that a file is to be written to: ``create(path.name)`` of it.
+
+    Raises:
+        OutputError: there is no such folder, or a folder of the file's name.
+    """
+    if not path.parent.is_dir():
+        raise OutputError(f"{path}: there is no folder {path.parent}; make it first")
+    if path.is_dir():
+        raise OutputError(f"{path}: a folder; give the name of a file")
+    return LocalStore(path.parent)
