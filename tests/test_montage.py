@@ -25,13 +25,11 @@ def flat(tmp_path_factory: pytest.TempPathFactory) -> Path:
             for number in range(20):
                 folder = root / "tree" / split / name
                 folder.mkdir(parents=True, exist_ok=True)
-                stem = (
-                    f"cifar10-{split}-{number}"
-                    if number < 5
-                    else f"n0000000{class_code + 1}_{number}"
-                )
+                synset = f"n0000000{class_code + 1}"
+                # The two classes' CIFAR-10 numbers differ.
+                cifar10 = f"cifar10-{split}-{number}" + "00" * class_code
+                stem = cifar10 if number < 5 else f"{synset}_{number}"
                 colour = (class_code * 200, split_code * 200, number * 10)
-                stem += "" if number >= 5 or class_code == 0 else "00"
                 Image.new("RGB", (8, 8), colour).save(folder / f"{stem}.png")
     pack(root / "tree", root / "shards", PackOptions(shard_size=15, block_size=4), workers=1,
          warn=lambda text: None)  # fmt: skip
