@@ -1,13 +1,18 @@
 """A dataset -> the same samples in another encoding, shard by shard, without the tree."""
 
-import os
 import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import BrokenExecutor, Executor
 
 import numpy as np
 
-from cinic_shards.dataset_writer import Recipe, check_output, worker_died, write_dataset
+from cinic_shards.dataset_writer import (
+    Recipe,
+    check_output,
+    refuse_itself,
+    worker_died,
+    write_dataset,
+)
 from cinic_shards.errors import OptionError
 from cinic_shards.executors import open_executor
 from cinic_shards.facts import libraries
@@ -55,9 +60,7 @@ def convert(
         OutputError: ``out`` cannot be written, or holds other files.
     """
     store, target = open_store(place), open_store(out)
-    places = {os.path.realpath(str(one)) if one.is_local else str(one) for one in (store, target)}
-    if len(places) == 1:
-        raise OptionError(f"{out}: is the dataset itself; write the shards elsewhere")
+    refuse_itself(store, target)
     manifest = read_manifest(store)
     if not manifest.splits:
         raise OptionError(f"{place}: holds no sample")
@@ -112,7 +115,7 @@ def _recipe(store: Store, manifest: Manifest, layout: ShardLayout) -> Recipe:
     shards = [shard for split in manifest.splits for shard in split.shards]
     return Recipe(
         source=str(store),
-        listing=_list_shards(manifest),
+        listing=list_shards(manifest),
         classes=manifest.classes,
         options=manifest.options | {"sidecars": list(layout.sidecars)},
         encoding=layout.encoding,
@@ -125,7 +128,7 @@ def _recipe(store: Store, manifest: Manifest, layout: ShardLayout) -> Recipe:
     )
 
 
-def _list_shards(manifest: Manifest) -> Listing:
+def list_shards(manifest: Manifest) -> Listing:
     """The shards as if they were files of a tree; a digest stands for a date."""
     listing: Listing = {}
     for split in manifest.splits:

@@ -4,6 +4,7 @@ So an older dataset stays until the new one is whole; the manifest comes last. A
 folder lets the same command go on where this process is killed.
 """
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import BrokenExecutor, Executor
 from dataclasses import dataclass
@@ -71,6 +72,13 @@ def old_files(store: Store, overwrite: bool) -> list[str]:
         if store.is_folder(name):
             raise OutputError(f"{store}: {name} is a folder, expected a shard; remove it")
     return old
+
+
+def refuse_itself(source: Store, out: Store) -> None:
+    """Refuse to write a dataset over the one that it is made from."""
+    places = {os.path.realpath(str(one)) if one.is_local else str(one) for one in (source, out)}
+    if len(places) == 1:
+        raise OptionError(f"{out}: is the dataset itself; write the shards elsewhere")
 
 
 def check_output(store: Store, overwrite: bool) -> None:

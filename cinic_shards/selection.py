@@ -84,8 +84,23 @@ def select(dataset: Dataset, reader: SplitReader, subset: Subset) -> Selection:
     """
     if subset == Subset():
         return Selection(None, reader.block_starts, np.arange(reader.num_blocks))
-    is_chosen = np.ones(len(reader), np.bool_)
-    columns = reader.columns
+    is_chosen = choose_samples(dataset, reader.columns, subset)
+    if not is_chosen.any():
+        given = ", ".join(f"{name}={value!r}" for name, value in _given(subset).items())
+        raise OptionError(f"no sample of {reader.name} is left by {given}")
+    rows = np.flatnonzero(is_chosen)
+    starts = np.searchsorted(rows, reader.block_starts)
+    blocks = np.flatnonzero(np.diff(starts))
+    return Selection(rows, np.append(starts[blocks], len(rows)), blocks)
+
+
+def choose_samples(dataset: Dataset, columns: Columns, subset: Subset) -> NDArray[np.bool_]:
+    """Which of a dataset's samples, those of ``columns``, are in a subset: bool, shape (N,).
+
+    Raises:
+        OptionError: a class, origin or split that is not there, or no mask.
+    """
+    is_chosen = np.ones(len(columns), np.bool_)
     if subset.classes is not None:
         classes = dataset.manifest.classes
         wanted = [classes.index(_known("class", name, classes)) for name in subset.classes]
@@ -100,18 +115,12 @@ def select(dataset: Dataset, reader: SplitReader, subset: Subset) -> Selection:
         if set(others.split) & set(columns.split):
             raise OptionError(
                 f"exclude_duplicates_of={subset.exclude_duplicates_of!r}: that is part of what is "
-                f"read, {reader.name}; give other splits"
+                f"read, {'+'.join(dict.fromkeys(columns.split.tolist()))}; give other splits"
             )
         is_chosen &= ~np.isin(columns.pixel_hash, others.pixel_hash)
     if subset.fraction < 1:
         is_chosen = _thinned(is_chosen, columns, subset)
-    if not is_chosen.any():
-        given = ", ".join(f"{name}={value!r}" for name, value in _given(subset).items())
-        raise OptionError(f"no sample of {reader.name} is left by {given}")
-    rows = np.flatnonzero(is_chosen)
-    starts = np.searchsorted(rows, reader.block_starts)
-    blocks = np.flatnonzero(np.diff(starts))
-    return Selection(rows, np.append(starts[blocks], len(rows)), blocks)
+    return is_chosen
 
 
 def _given(subset: Subset) -> dict[str, Any]:

@@ -53,6 +53,8 @@ class CheckedShard:
     encoding: str = ""
     block_size: int = 0
     class_of_label: dict[int, str] | None = None
+    classes: tuple[str, ...] | None = None
+    """The dataset's, where the shard states them."""
     sidecars: tuple[str, ...] = ()
     order: tuple[bytes, bytes] | None = None
     """The first and the last sample's packing digests, where the seed is known."""
@@ -156,6 +158,7 @@ class _Check:
             encoding=index.encoding,
             block_size=index.block_size,
             class_of_label=class_of_label,
+            classes=index.classes,
             sidecars=sidecars,
             order=self._check_order(),
             keys=tuple(index.keys) if job.tree is not None else (),
@@ -287,6 +290,8 @@ class _Check:
             name = key.split("/")[1]
             if names.setdefault(label, name) != name:
                 self._tell(row, f"label {label} is that of class {names[label]} too")
+            elif index.classes is not None and index.classes[label] != name:
+                self._tell(row, f"label {label} is that of class {index.classes[label]}")
 
     def _check_order(self) -> tuple[bytes, bytes] | None:
         """Strictly ascending digests: so no key is there twice, either."""
@@ -415,13 +420,13 @@ def _fill(expected: NDArray[np.uint8], found: NDArray[np.uint8], starts: Any, le
         expected[at : at + length] = found[at : at + length]
 
 
-_SUFFIXES = ["." + "".join(letters) for letters in itertools.product("pP", "nN", "gG")]
+PNG_SUFFIXES = ["." + "".join(letters) for letters in itertools.product("pP", "nN", "gG")]
 """A file's suffix may be in capitals, its member's is not."""
 
 
 def _read_png(path: str) -> bytes:
     """The file of this path and one of the suffixes."""
-    for suffix in _SUFFIXES:
+    for suffix in PNG_SUFFIXES:
         with suppress(FileNotFoundError), open(path + suffix, "rb", buffering=0) as file:
             return file.read()
     raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))

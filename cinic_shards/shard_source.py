@@ -22,6 +22,9 @@ from cinic_shards.provenance import Provenance, parse_stem
 from cinic_shards.store import Store, open_shard
 from cinic_shards.tree import OPEN_FLAGS, Records
 
+OTHER_PIXELS = "its pixels' hash is not the index's; fetch the file again"
+OTHER_CRC = "its CRC-32 is not the index's; fetch the file again"
+
 
 class ShardSource(ABC):
     """N samples in packing order; what is wrong is told by row among those asked for."""
@@ -74,6 +77,10 @@ class ShardSource(ABC):
         payloads = codec.Payloads.in_buffer(buffer, starts, sizes)
         hashes, bad = meter.add_pngs(payloads, buffer, starts, out)
         return hashes, bad | unread
+
+    def block_payload(self, start: int, stop: int, encoding: str) -> bytes | None:
+        """The payload of a block of this range, if the source has just that."""
+        return None
 
     def other_pixels(self, hashes: NDArray[np.uint8]) -> dict[int, str]:
         """What is wrong where pixels with these hashes, uint8 (N, 16), are not the source's."""
@@ -169,8 +176,7 @@ class PackedSource(ShardSource):
 
     def other_pixels(self, hashes: NDArray[np.uint8]) -> dict[int, str]:
         bad = (hashes != self.index.pixel_hash).any(axis=1)
-        problem = "its pixels' hash is not the index's; fetch the file again"
-        return dict.fromkeys(np.flatnonzero(bad).tolist(), problem)
+        return dict.fromkeys(np.flatnonzero(bad).tolist(), OTHER_PIXELS)
 
     def payload(self, number: int) -> NDArray[np.uint8]:
         """The bytes of one payload."""
@@ -195,8 +201,7 @@ class PackedPngs(PackedSource):
             buffer[at : at + len(payload)] = payload
         payloads = codec.Payloads.in_buffer(buffer, starts, self.png_sizes(start, stop))
         bad = codec.checksums(payloads) != self.index.crc32[start:stop]
-        problem = "its CRC-32 is not the index's; fetch the file again"
-        return dict.fromkeys(np.flatnonzero(bad).tolist(), problem)
+        return dict.fromkeys(np.flatnonzero(bad).tolist(), OTHER_CRC)
 
 
 class PackedBlocks(PackedSource):
@@ -232,6 +237,27 @@ class PackedBlocks(PackedSource):
         else:
             self._problem = codec.decode_block(payload, self.index.encoding, self._images)
         self._block = block
+
+    def take(
+        self, rows: NDArray[np.int64], out: NDArray[np.uint8], places: NDArray[np.int64]
+    ) -> str:
+        """Put rows of one block to their places in ``out``, uint8 (N, H, W, 3).
+
+        The block's CRC-32 is not looked at: whoever calls compares the pixels' hashes.
+
+        Returns:
+            What is wrong with the block.
+        """
+        block = int(rows[0]) // self.index.block_size
+        start, stop = self.index.block_starts[block : block + 2].tolist()
+        if self.index.encoding == "raw":  # any row lies there as it is
+            pixels = self.payload(block)[fmt.NPY_HEADER_BYTES :]
+            out[places] = pixels.reshape(stop - start, *out.shape[1:])[rows - start]
+            return ""
+        images = np.empty((stop - start, *out.shape[1:]), np.uint8)
+        problem = codec.decode_block(self.payload(block), self.index.encoding, images)
+        out[places] = images[rows - start]
+        return problem
 
     def images(self, start: int, stop: int) -> tuple[NDArray[np.uint8], dict[int, str]]:
         """Decode a range; what is wrong, by row."""

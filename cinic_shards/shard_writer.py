@@ -31,6 +31,20 @@ class ShardLayout:
     image_shape: tuple[int, int, int] | None
     """(H, W, 3) of every image, where the encoding needs them alike."""
     sidecars: tuple[str, ...]
+    classes: tuple[str, ...] | None = None
+    """The dataset's, where one has no sample: every index states them then."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PickedSamples:
+    """N samples of a dataset's shards, in the order of a new one."""
+
+    shards: tuple[tuple[str, ShardInfo], ...]
+    """The shards that any of them is in, and the split of each."""
+    shard: NDArray[np.int64]
+    """Of each sample: its shard's place in ``shards``, shape (N,)."""
+    row: NDArray[np.int64]
+    """Of each sample: its row in that shard, shape (N,)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,8 +57,8 @@ class ShardJob:
     layout: ShardLayout
     root: Path | Store
     """The tree or the dataset that the samples are in."""
-    samples: Records | ShardInfo
-    """Files of a tree, or a shard of a dataset."""
+    samples: Records | ShardInfo | PickedSamples
+    """Files of a tree; a shard of a dataset, or samples of several."""
     num_classes: int
     libraries: dict[str, str]
     """What the bytes depend on: a worker elsewhere must have the same."""
@@ -52,11 +66,19 @@ class ShardJob:
     def open_source(self) -> "ShardSource":
         """The samples, ready to be read."""
         # Numba takes its time to load: the process that only hands out jobs does without.
+        from cinic_shards.picked_source import PickedSource
         from cinic_shards.shard_source import TreeSource, open_packed
 
         if isinstance(self.root, Store):
-            assert isinstance(self.samples, ShardInfo)
-            return open_packed(self.root, self.split, self.samples, self.num_classes)
+            if isinstance(self.samples, ShardInfo):
+                return open_packed(self.root, self.split, self.samples, self.num_classes)
+            assert isinstance(self.samples, PickedSamples)
+            picked = self.samples
+            sources = [
+                open_packed(self.root, split, shard, self.num_classes)
+                for split, shard in picked.shards
+            ]
+            return PickedSource(self.split, sources, picked.shard, picked.row)
         assert isinstance(self.samples, Records)
         return TreeSource(self.root, self.samples)
 
@@ -169,7 +191,9 @@ class _Shard:
                 hashes, bad = source.read_images(start, stop, part, self.meter)
                 self._tell(start, bad)
                 self.pixel_hash.append(hashes)
-            payload = encode_block(images, layout.encoding)
+            payload = source.block_payload(first, end, layout.encoding)
+            if payload is None:
+                payload = encode_block(images, layout.encoding)
             buffer, at = fmt.lay_out_block(
                 fmt.block_name(self.job.name, block),
                 layout.encoding,
@@ -200,6 +224,7 @@ class _Shard:
             length=np.concatenate(self.length).astype(np.uint64),
             crc32=np.concatenate(self.crc32),
             first_row=np.arange(0, num_samples, payload_rows).astype(np.uint64),
+            classes=layout.classes,
         )
         index_bytes = index.to_bytes()
         index_offset = self.size + fmt.TAR_BLOCK

@@ -29,15 +29,25 @@ class Unpacked:
     """Files that were there already, with the same bytes."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Job:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UnpackJob:
+    """A shard, and what of it is to be written."""
+
     store: Store
+    """Where the dataset lies."""
     out: Path
+    """Where the tree goes."""
     split: str
     info: ShardInfo
     num_classes: int
-    classes: frozenset[str] | None
-    origins: frozenset[str] | None
+    classes: frozenset[str] | None = None
+    """Only these; None for all."""
+    origins: frozenset[str] | None = None
+    """Only these; None for all."""
+    rows: NDArray[np.int64] | None = None
+    """Only these; None for all."""
+    new_split: str | None = None
+    """The folder to write to, where it is not named as the split is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,8 +95,19 @@ def unpack(
     store = open_store(place)
     manifest = read_manifest(store)
     out = Path(out)
-    workshop = out / _WORKSHOP
     jobs = list(_jobs(store, manifest, out, splits, classes, origins))
+    return unpack_jobs(store, out, jobs, workers=workers, progress=progress)
+
+
+def unpack_jobs(
+    store: Store, out: Path, jobs: Sequence[UnpackJob], *, workers: int, progress: Progress
+) -> Unpacked:
+    """Write what these jobs, all of one dataset and output, are to write; see ``unpack``.
+
+    Raises:
+        StoreError, FormatError, OutputError: as ``unpack``.
+    """
+    workshop = out / _WORKSHOP
     total = sum(job.info.num_samples for job in jobs)
     done = 0
 
@@ -137,7 +158,7 @@ def _jobs(
     splits: Sequence[str] | None,
     classes: Sequence[str] | None,
     origins: Sequence[str] | None,
-) -> Iterator[_Job]:
+) -> Iterator[UnpackJob]:
     known_splits = [split.name for split in manifest.splits]
     if origins is not None:
         origins = [origin for name in origins for origin in origins_named(name)]
@@ -150,23 +171,23 @@ def _jobs(
     for split in manifest.splits:
         if splits is None or split.name in splits:
             for info in split.shards:
-                yield _Job(
-                    store,
-                    out,
-                    split.name,
-                    info,
-                    len(manifest.classes),
-                    None if classes is None else frozenset(classes),
-                    None if origins is None else frozenset(origins),
+                yield UnpackJob(
+                    store=store,
+                    out=out,
+                    split=split.name,
+                    info=info,
+                    num_classes=len(manifest.classes),
+                    classes=None if classes is None else frozenset(classes),
+                    origins=None if origins is None else frozenset(origins),
                 )
 
 
-def _unpack_shard(job: _Job) -> _Done:
+def _unpack_shard(job: UnpackJob) -> _Done:
     """Write the wanted samples of one shard. Runs in any process."""
     memory, index = open_shard(job.store, job.info, job.num_classes)
     rows = _wanted(job, index)
     read = _read_pngs if index.encoding == "png" else _read_blocks
-    partial = job.out / _WORKSHOP / job.info.name
+    partial = job.out / _WORKSHOP / f"{job.new_split or job.split}-{job.info.name}"
     folders: set[str] = set()
     num_written = num_kept = 0
     problems = []
@@ -179,9 +200,11 @@ def _unpack_shard(job: _Job) -> _Done:
         if problem:
             problems.append(f"{place}: {problem}")
             continue
+        if job.new_split is not None:
+            key = f"{job.new_split}/{key.partition('/')[2]}"
         folder = key.rpartition("/")[0]
         if folder not in folders:
-            _make_folder(job.out, folder)
+            make_folder(job.out, folder)
             folders.add(folder)
         path = f"{job.out}/{key}.png"
         try:
@@ -261,8 +284,11 @@ def _has_same_pixels(one: bytes, other: bytes) -> bool:
     return np.array_equal(images[0], images[1])
 
 
-def _wanted(job: _Job, index: Index) -> NDArray[np.int64]:
+def _wanted(job: UnpackJob, index: Index) -> NDArray[np.int64]:
     wanted = np.ones(len(index), np.bool_)
+    if job.rows is not None:
+        wanted[:] = False
+        wanted[job.rows] = True
     if job.origins is not None:
         wanted &= np.isin(index.origin, [ORIGINS.index(name) for name in job.origins])
     if job.classes is not None:
@@ -271,8 +297,8 @@ def _wanted(job: _Job, index: Index) -> NDArray[np.int64]:
     return np.flatnonzero(wanted)
 
 
-def _make_folder(out: Path, folder: str) -> None:
-    """``out/<split>/<class>``, neither of them a link that leads elsewhere."""
+def make_folder(out: Path, folder: str) -> None:
+    """Make ``out/<split>/<class>``, neither of them a link that leads elsewhere."""
     path = out
     for name in folder.split("/"):
         path = path / name

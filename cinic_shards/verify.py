@@ -134,10 +134,15 @@ def _compare(manifest: Manifest, checked: Sequence[CheckedShard]) -> Iterator[Fa
         return Fault(fmt.MANIFEST_NAME, problem)
 
     facts = [shard.facts for shard in checked if shard.facts is not None]
-    class_of_label: dict[int, str] = {}
-    for shard in checked:
-        class_of_label |= shard.class_of_label or {}
-    classes = tuple(name for _, name in sorted(class_of_label.items()))
+    stated = {shard.classes for shard in checked}
+    classes = stated.pop() if stated else None
+    if classes is None:
+        class_of_label: dict[int, str] = {}
+        for shard in checked:
+            class_of_label |= shard.class_of_label or {}
+        classes = tuple(name for _, name in sorted(class_of_label.items()))
+    if stated:
+        yield fault("some of its shards state other classes than others")
     if classes != manifest.classes:
         stated_classes, found_classes = fmt.shown(manifest.classes), fmt.shown(classes)
         yield fault(f"its classes are {stated_classes}, its shards' are {found_classes}")
@@ -146,9 +151,10 @@ def _compare(manifest: Manifest, checked: Sequence[CheckedShard]) -> Iterator[Fa
     if "seed" in manifest.options and _seed(manifest) is None:
         yield fault(f"its seed is {fmt.shown(manifest.options['seed'])}, expected a number")
     sidecars = {shard.sidecars for shard in checked}
-    stated = manifest.options.get("sidecars", [])
-    if [list(names) for names in sidecars] != [stated]:
-        yield fault(f"its sidecars are {fmt.shown(stated)}, its shards' are {sorted(sidecars)}")
+    stated_sidecars = manifest.options.get("sidecars", [])
+    if [list(names) for names in sidecars] != [stated_sidecars]:
+        says = fmt.shown(stated_sidecars)
+        yield fault(f"its sidecars are {says}, its shards' are {sorted(sidecars)}")
     for before, after in itertools.pairwise(checked):
         if (
             before.order
@@ -239,18 +245,7 @@ def reindex(
         raise FormatError(
             f"{store}: {len(faults)} faults in the shards; no manifest was made\n  {listed}"
         )
-    class_of_label: dict[int, str] = {}
-    for shard in checked:
-        for label, name in (shard.class_of_label or {}).items():
-            if class_of_label.setdefault(label, name) != name:
-                raise FormatError(
-                    f"{store}: label {label} is class {name} in some shards and "
-                    f"{class_of_label[label]} in others; they are not of one dataset"
-                )
-    classes = tuple(name for _, name in sorted(class_of_label.items()))
-    if sorted(class_of_label) != list(range(len(classes))) or len(set(classes)) < len(classes):
-        labels = fmt.shown(class_of_label)
-        raise FormatError(f"{store}: the shards' labels {labels} are not of one dataset")
+    classes = _classes(store, checked)
     if len(sidecars := {shard.sidecars for shard in checked}) > 1:
         raise FormatError(f"{store}: shards with the sidecars {sidecars} are not of one dataset")
     if len(kinds := {(shard.encoding, shard.block_size) for shard in checked}) > 1:
@@ -267,6 +262,30 @@ def reindex(
     with store.create(fmt.MANIFEST_NAME) as file:
         file.write(manifest.to_bytes())
     return manifest
+
+
+def _classes(store: Store, checked: Sequence[CheckedShard]) -> tuple[str, ...]:
+    """The classes that shards, each whole, state or make up together."""
+    stated = {shard.classes for shard in checked}
+    if len(stated) > 1:
+        raise FormatError(
+            f"{store}: shards that state several lists of classes, or none, are not of one dataset"
+        )
+    if (classes := stated.pop()) is not None:
+        return classes
+    class_of_label: dict[int, str] = {}
+    for shard in checked:
+        for label, name in (shard.class_of_label or {}).items():
+            if class_of_label.setdefault(label, name) != name:
+                raise FormatError(
+                    f"{store}: label {label} is class {name} in some shards and "
+                    f"{class_of_label[label]} in others; they are not of one dataset"
+                )
+    classes = tuple(name for _, name in sorted(class_of_label.items()))
+    if sorted(class_of_label) != list(range(len(classes))) or len(set(classes)) < len(classes):
+        labels = fmt.shown(class_of_label)
+        raise FormatError(f"{store}: the shards' labels {labels} are not of one dataset")
+    return classes
 
 
 def _shards_by_split(store: Store, names: Sequence[str]) -> dict[str, list[str]]:

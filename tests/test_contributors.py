@@ -147,6 +147,7 @@ def test_the_command(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     path = tmp_path / "x.csv"
+    text = ""
     for more in ([], ["-o", path], ["-q", "--out", path]):
         monkeypatch.setattr(
             "sys.argv", ["cinic-shard", "contributors", *map(str, [demo_shards, *more])]

@@ -247,12 +247,23 @@ def parse_index(data: bytes, end: int = END) -> Index:
 
 
 def assert_same(one: Index, other: Index) -> None:
-    for name in ("encoding", "block_size", "image_shape", "keys"):
+    for name in ("encoding", "block_size", "image_shape", "keys", "classes"):
         assert getattr(one, name) == getattr(other, name)
-    for field in fields(Index)[4:]:
+    for field in fields(Index)[4:-1]:
         left, right = getattr(one, field.name), getattr(other, field.name)
         assert left.dtype == right.dtype and left.shape == right.shape
         np.testing.assert_array_equal(left, right)
+
+
+def test_an_index_may_state_the_classes() -> None:
+    classes = tuple(f"class {label}" for label in range(NUM_CLASSES))
+    index = replace(make_index(40), classes=classes)
+    assert_same(index, parse_index(index.to_bytes(), end=100_000))
+    for stated in (classes[:2], classes[:1] * NUM_CLASSES, (1,)):
+        with pytest.raises(
+            FormatError, match=r"x.tar: index: (a label is not below 2|classes are)"
+        ):
+            parse_index(replace(index, classes=stated).to_bytes(), end=100_000)
 
 
 @pytest.mark.parametrize("num_samples", [0, 1, 2, 4, 1000])

@@ -3,19 +3,23 @@
 import sys
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from cinic_shards.cli.console import (
     Quiet,
+    WhereToRun,
+    Workers,
     app,
     err_console,
     interruptible,
     out_console,
+    print_written,
     printable,
     warn,
 )
+from cinic_shards.errors import OptionError
 from cinic_shards.progress import ProgressReport
 
 
@@ -104,3 +108,105 @@ def contributors(
     lists.save_contributors(found, out)
     if not quiet:
         out_console.print(printable(f"{len(found):,} ImageNet images: {out}"))
+
+
+@app.command()
+def select(
+    shards: Annotated[str, typer.Argument(help="Folder or URL that `pack` wrote to.")],
+    out: Annotated[str, typer.Argument(help="Folder or URL for the shards, or folder of a tree.")],
+    split: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="`train`: as it is; `train+valid`: joined, as `train-valid`; `all=train+valid`: "
+            "joined, as `all`. Repeatable, or with commas; default: every split."
+        ),
+    ] = None,
+    class_name: Annotated[
+        list[str] | None, typer.Option("--class", help="Only this class; repeatable.")
+    ] = None,
+    origin: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Only this origin: `cifar`, `cifar-train`, `cifar-test`, `imagenet`, "
+            "`unknown`; repeatable."
+        ),
+    ] = None,
+    exclude_duplicates_of: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SPLIT", help="Of other splits, no image that has the pixels of one of its."
+        ),
+    ] = None,
+    fraction: Annotated[
+        float, typer.Option(help="So much of each class of each split; above 0, at most 1.")
+    ] = 1.0,
+    fraction_seed: Annotated[int, typer.Option(help="Of that choice.")] = 0,
+    tree: Annotated[
+        bool, typer.Option("--tree", help="Write PNG files instead of shards.")
+    ] = False,
+    symlink_to: Annotated[
+        Path | None,
+        typer.Option(metavar="TREE", help="Make links into the whole tree instead of shards."),
+    ] = None,
+    workers: Workers = None,
+    executor: WhereToRun = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace the dataset that OUT holds.")
+    ] = False,
+    quiet: Quiet = False,
+) -> None:
+    """Write part of a dataset, or splits of it joined, as a dataset of its own or as a tree.
+
+    The encoding stays, and the labels, also where a class is left without an image. Where it was
+    killed, the same command goes on.
+
+    **Examples**
+
+    `cinic-shard select ./shards ./large --split train=train+valid,test`
+
+    `cinic-shard select ./shards ./cifar-part --origin cifar`
+
+    `cinic-shard select ./shards ./imagenet-part --origin imagenet --tree`
+
+    `cinic-shard select ./shards ./tenth --fraction 0.1 --exclude-duplicates-of test`
+
+    `cinic-shard select ./shards ./links --class cat --class dog --symlink-to ./cinic`
+    """
+    from cinic_shards.select import select as select_shards
+    from cinic_shards.select_tree import select_tree
+    from cinic_shards.selection import Subset
+
+    is_tree = tree or symlink_to is not None
+    if is_tree and (executor is not None or overwrite):
+        raise OptionError("--executor and --overwrite are for shards; leave them out for a tree")
+    chosen: dict[str, Any] = {
+        "splits": split or (),
+        "subset": Subset(
+            classes=class_name,
+            origin=origin,
+            exclude_duplicates_of=exclude_duplicates_of,
+            fraction=fraction,
+            fraction_seed=fraction_seed,
+        ),
+        "workers": workers,
+        "warn": (lambda text: None) if quiet else warn,
+    }
+    start = time.perf_counter()
+    stopped = "the same command goes on" if is_tree else "nothing was written"
+    with interruptible(stopped), ProgressReport(err_console, quiet=quiet) as report:
+        if not is_tree:
+            manifest = select_shards(
+                shards, out, **chosen, executor=executor, overwrite=overwrite,
+                progress=report.update,
+            )  # fmt: skip
+        else:
+            done = select_tree(shards, out, **chosen, symlink_to=symlink_to, progress=report.update)
+    seconds = time.perf_counter() - start
+    if quiet:
+        return
+    if not is_tree:
+        print_written(manifest, seconds, out)
+        return
+    kept = f", {done.num_kept:,} were there already" if done.num_kept else ""
+    what = "files" if symlink_to is None else "links"
+    out_console.print(printable(f"{done.num_written:,} {what}{kept}, {seconds:.1f} s: {out}"))

@@ -102,3 +102,14 @@ def get_field(content: dict[str, Any], place: str, name: str, expected: type) ->
     if type(value) is not expected or (type(value) is int and not 0 <= value <= MAX_INTEGER):
         raise FormatError(f"{place}: {name} is {shown(value)}, expected {expected.__name__}")
     return value
+
+
+def class_names(names: object, place: str) -> tuple[str, ...]:
+    """A list of class names, in the order of their labels."""
+    if (
+        not isinstance(names, list)
+        or not all(isinstance(name, str) for name in names)
+        or len(set(names)) < len(names)
+    ):
+        raise FormatError(f"{place}: classes are {shown(names)}, expected names, each once")
+    return tuple(names)

@@ -21,6 +21,7 @@ from cinic_shards.format.fields import (
     MAX_PIXELS,
     VERSION,
     check_version,
+    class_names,
     get_field,
     get_integers,
     shown,
@@ -94,6 +95,8 @@ class Index:
     """CRC-32 of each payload, shape (P,)."""
     first_row: NDArray[np.uint64]
     """The shard's row that is first in each payload, shape (P,)."""
+    classes: tuple[str, ...] | None = None
+    """The dataset's class names, where one of them has no sample; else None: shards tell them."""
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -128,6 +131,7 @@ class Index:
             "image_shape": self.image_shape,
             "num_samples": len(self.keys),
             "num_payloads": len(self.offset),
+            **({} if self.classes is None else {"classes": self.classes}),
             "keys": self.keys,
             "columns": columns,
         }
@@ -172,6 +176,9 @@ class Index:
             raise FormatError(f"{place}: {len(keys)} keys for {counts['sample']} samples")
         if (longest := max(map(len, keys), default=0)) > 2 * MAX_NAME_BYTES + 1:
             raise FormatError(f"{place}: a key of {longest:,} letters; fetch the file again")
+        classes = content.get("classes")
+        if classes is not None:
+            classes = class_names(classes, place)
         stored = get_field(content, place, "columns", dict)
         columns = {}
         for name, dtype, per in _COLUMNS:
@@ -185,7 +192,7 @@ class Index:
                 )
             array = np.frombuffer(values, _item(dtype))
             columns[name] = array.reshape(-1, PIXEL_HASH_BYTES) if dtype == "|V16" else array
-        index = cls(encoding, block_size, image_shape, keys, **columns)
+        index = cls(encoding, block_size, image_shape, keys, **columns, classes=classes)
         index._check(place, end, num_classes)
         return index
 
@@ -203,6 +210,8 @@ class Index:
             problem = "payloads overlap"
         elif ((self.label < 0) | (self.label >= num_classes)).any():
             problem = f"a label is not below {num_classes}, the number of classes"
+        elif self.classes is not None and (self.label >= len(self.classes)).any():
+            problem = f"a label is not below {len(self.classes)}, the number of its classes"
         elif (self.origin >= len(ORIGINS)).any():
             problem = "an origin code is unknown"
         elif not 1 <= self.block_size <= MAX_BLOCK_SIZE:

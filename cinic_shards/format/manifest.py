@@ -18,6 +18,7 @@ from cinic_shards.format.fields import (
     SPLIT_NAME,
     VERSION,
     check_version,
+    class_names,
     get_field,
     get_integers,
     shown,
@@ -220,7 +221,7 @@ class Manifest:
         manifest = cls(
             encoding,
             block_size,
-            _class_names(content, place),
+            class_names(content.get("classes"), place),
             splits,
             _fingerprint(content, place),
             get_field(content, place, "options", dict),
@@ -243,13 +244,6 @@ def _fingerprint(content: dict[str, Any], place: str) -> str:
             f"{place}: fingerprint is {shown(fingerprint)}, expected 'blake2b:' and 64 digits"
         )
     return fingerprint
-
-
-def _class_names(content: dict[str, Any], place: str) -> tuple[str, ...]:
-    names = get_field(content, place, "classes", list)
-    if not all(isinstance(name, str) for name in names) or len(set(names)) < len(names):
-        raise FormatError(f"{place}: classes are {shown(names)}, expected names, each once")
-    return tuple(names)
 
 
 def _check_digest(data: bytes, place: str, stated: str) -> None:
