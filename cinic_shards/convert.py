@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import BrokenExecutor, Executor
+from dataclasses import replace
 
 import numpy as np
 
@@ -78,7 +79,7 @@ def convert(
     if encoding == "png" and manifest.encoding != "png":
         warn("the PNGs are encoded anew: their pixels are the same, their bytes are not those of "
              "the files that were packed")  # fmt: skip
-    layout = options.layout(manifest.image_shape)
+    layout = replace(options.layout(manifest.image_shape), classes=manifest.stated_classes)
     check_output(target, overwrite)
     try:
         with open_executor(executor, workers) as pool:

@@ -74,6 +74,13 @@ def select(
     check_output(target, overwrite)
     wanted = subset or Subset()
     chosen = choose(dataset, splits, wanted, warn)
+    if not dataset.store.is_local and (
+        joined := [one.name for one in chosen if {one.name} != {split for split, _ in one.shards}]
+    ):
+        warn(
+            f"{target}: the samples of a shard of {', '.join(joined)} come from many shards, "
+            "each fetched for it as a whole; copying the dataset to a disk first may be faster"
+        )
     recipe = _recipe(dataset, chosen, _options(dataset.manifest), _parent(dataset, chosen, wanted))
     try:
         with open_executor(executor, workers) as pool:

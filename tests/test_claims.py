@@ -34,7 +34,8 @@ def tree_options(
 
 
 @pytest.mark.parametrize(
-    "name", ["round_trip", "stock_readers", "pixels", "bad_input", "nothing_lost", "encodings"]
+    "name",
+    ["round_trip", "stock_readers", "pixels", "bad_input", "nothing_lost", "encodings", "select"],
 )
 def test_a_claim_holds(name: str, tree_options: list[str], tmp_path: Path) -> None:
     run_claim(name, tree_options, tmp_path)

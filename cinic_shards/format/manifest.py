@@ -136,6 +136,14 @@ class Manifest:
         """The sums over all splits."""
         return sum((split.pixels for split in self.splits), PixelSums(0, (0, 0, 0), (0, 0, 0)))
 
+    @property
+    def stated_classes(self) -> tuple[str, ...] | None:
+        """What every index must state: the classes, where one has no sample; else None."""
+        present = {
+            name for split in self.splits for shard in split.shards for name in shard.classes
+        }
+        return None if present >= set(self.classes) else self.classes
+
     def split(self, name: str) -> SplitInfo | None:
         """The split of this name, or None."""
         return next((split for split in self.splits if split.name == name), None)
