@@ -129,11 +129,13 @@ def test_the_manifest_tables(manifest: Any) -> None:
     assert fields_of(row="digest") == list(manifest)
     assert fields_of(row="first_id") == list(split)
     assert fields_of(row="index_sha256") == list(split["shards"][0])
-    assert fields_of(row="seed") == list(manifest["options"])
+    assert fields_of(row="seed") == [*manifest["options"], "parent"]  # of a selected dataset alone
 
 
 def test_the_index_tables() -> None:
-    content = msgpack.unpackb(shown_bytes("index")[1])
+    index = fmt.Index.from_bytes(shown_bytes("index")[1], place="", end=2**20, num_classes=2)
+    assert index.to_bytes() == shown_bytes("index")[1]
+    content = msgpack.unpackb(replace(index, classes=("cat", "dog", "eel")).to_bytes())
     assert fields_of(row="num_payloads") == list(content)
     rows = table_of("column", "dtype", "values", "content", row="crc32")
     dtypes = {name: column["dtype"] for name, column in content["columns"].items()}
