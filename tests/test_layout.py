@@ -20,7 +20,7 @@ ORDER = """
     shard_source picked_source shard_writer listing journal dataset_writer pack convert
     faults shard_checker verify unpack duplicates interop
     cinic cinic.pickles cinic.cifar10 cinic.contributors
-    plan reader selection new_splits select select_tree cinic.restore images stats montage
+    plan reader selection new_splits select select_tree images cinic.restore stats montage
     cache source augment device buffers batches progress epoch world loader
     datasets warmup bench cli.console cli.shards cli.cinic cli.views cli __main__
 """.split()

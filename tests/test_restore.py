@@ -255,7 +255,7 @@ def test_images_of_other_sizes_beside(tree: Path, cifar: Cifar10, tmp_path: Path
     (path,) = copy.glob("*/*/cifar10-test-5.png")
     Image.fromarray(np.zeros((33, 32, 3), np.uint8)).save(path)
     pack(copy, tmp_path / "large", workers=1)
-    with pytest.raises(FormatError, match=r"(?s): 1 image cannot be read.*test-5\).*33x32"):
+    with pytest.raises(FormatError, match=r"1 image of another size than 32x32: .*-5 \(33x32\)"):
         restore_cifar10(tmp_path / "large", tmp_path / "out2")
     assert not (tmp_path / "out2").exists()
 
@@ -267,7 +267,7 @@ def test_damage_is_named(encoding: str, shards: dict[str, Path], tmp_path: Path)
     data = bytearray(path.read_bytes())
     data[2000:30000] = bytes(28000)
     path.write_bytes(data)
-    with pytest.raises(FormatError, match=r"cannot be read; nothing was written\n  train-00000-of"):
+    with pytest.raises(FormatError, match=r"written: \d+ images cannot be decoded\n  train-00000"):
         restore_cifar10(copy, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
@@ -287,7 +287,7 @@ def test_an_output_that_cannot_be(shards: dict[str, Path], tmp_path: Path) -> No
     ):
         with pytest.raises(OptionError, match=problem):
             restore_cifar10(shards["png"], tmp_path / "z" / out, format=kind)
-    with pytest.raises(OptionError, match="0 workers: expected at least 1"):
+    with pytest.raises(OptionError, match="workers=0: expected"):
         restore_cifar10(shards["png"], tmp_path / "z", workers=0)
     assert sorted(path.name for path in tmp_path.iterdir()) == [FOLDER, "x.npz"]
 

@@ -3,7 +3,6 @@
 import os
 import warnings
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,10 +22,11 @@ from cinic_shards.cinic.cifar10 import (
     write_npz,
 )
 from cinic_shards.columns import Columns
-from cinic_shards.errors import DecodeError, FormatError, OptionError, OutputError
+from cinic_shards.errors import FormatError, OptionError, OutputError
+from cinic_shards.images import Images, map_images
 from cinic_shards.reader import Dataset, SplitReader
 from cinic_shards.store import Place
-from cinic_shards.workers import Progress, usable_cores
+from cinic_shards.workers import Progress
 
 FORMATS = ("batches", "npz")
 _MAX_LISTED = 5
@@ -75,9 +75,6 @@ def restore_cifar10(
     """
     if out is None and check is None:
         raise OptionError("give a place to write to, or an archive to check against")
-    workers = usable_cores() if workers is None else workers
-    if workers < 1:
-        raise OptionError(f"{workers} workers: expected at least 1")
     target = None if out is None else _target(Path(out), format)
     dataset = Dataset(place)
     reader = dataset.split("+".join(split.name for split in dataset.manifest.splits))
@@ -183,70 +180,35 @@ def _decode(
     place: str,
     reader: SplitReader,
     found: dict[str, FoundSet],
-    workers: int,
+    workers: int | None,
     progress: Progress,
 ) -> Cifar10:
     """Decode what was found: of PNGs only these, of blocks those that hold any."""
-    total = sum(len(one.rows) for one in found.values())
-    images = np.empty((total, *IMAGE_SHAPE), np.uint8)
     rows = np.concatenate([one.rows for one in found.values()])
-    places = np.argsort(rows)  # in the order of the shards
-    blocks = reader.blocks_of(rows[places])
-    pieces = np.split(places, np.flatnonzero(np.diff(blocks)) + 1)
+    order = np.argsort(rows)  # that of the shards
+    rising = rows[order]
+    out = np.empty((len(rows), *IMAGE_SHAPE), np.uint8)
+    others: list[str] = []
 
-    def decode(piece: NDArray[np.int64]) -> tuple[int, list[DecodeError]]:
-        return len(piece), _decode_piece(reader, rows[piece], images, piece)
+    def keep(images: Images) -> None:
+        if images.pixels.shape[1:] != IMAGE_SHAPE:
+            height, width, _ = images.pixels.shape[1:]
+            others.extend(f"{reader.key(row)} ({height}x{width})" for row in images.rows.tolist())
+        else:
+            out[order[np.searchsorted(rising, images.rows)]] = images.pixels
 
-    errors: list[DecodeError] = []
-    done = 0
-    progress("read", done, total)
-    with ThreadPoolExecutor(workers) as threads:
-        futures = [threads.submit(decode, piece) for piece in pieces]
-        try:
-            for future in as_completed(futures):
-                number, bad = future.result()
-                errors += bad
-                done += number
-                progress("read", done, total)
-        except BaseException:
-            threads.shutdown(cancel_futures=True)
-            raise
-    if errors:
-        listed = "".join(f"\n  {error}" for error in errors[:_MAX_LISTED])
-        more = len(errors) - _MAX_LISTED
-        listed += f"\n  and {more:,} more" if more > 0 else ""
-        raise FormatError(
-            f"{place}: {_count(len(errors))} cannot be read; nothing was written{listed}"
-        )
+    try:
+        map_images(reader, rising, keep, doing="read", workers=workers, progress=progress)
+    except FormatError as error:
+        raise FormatError(f"{place}: nothing was written: {error}") from error
+    if problems := list(_told("CIFAR-10", sorted(others), "of another size than 32x32")):
+        raise FormatError(f"{place}: {problems[0]}; nothing was written")
     end_of_train = len(found["train"].rows)
     return Cifar10(
-        train=CifarSet(images[:end_of_train], found["train"].labels),
-        test=CifarSet(images[end_of_train:], found["test"].labels),
+        train=CifarSet(out[:end_of_train], found["train"].labels),
+        test=CifarSet(out[end_of_train:], found["test"].labels),
         label_names=CLASSES,
     )
-
-
-def _decode_piece(
-    reader: SplitReader,
-    rows: NDArray[np.int64],
-    images: NDArray[np.uint8],
-    places: NDArray[np.int64],
-) -> list[DecodeError]:
-    """Decode rows of one block, which rise, into these places of ``images``."""
-    if reader.encoding == "png":
-        out = np.empty((len(rows), *IMAGE_SHAPE), np.uint8)
-        errors = reader.read_images(rows, out)
-    else:
-        if reader.image_shape != IMAGE_SHAPE:
-            raise FormatError(f"images of {reader.image_shape}, CIFAR-10's are of {IMAGE_SHAPE}")
-        block = int(reader.blocks_of(rows[:1])[0])
-        start, stop = reader.block_starts[block : block + 2].tolist()
-        block_images = np.empty((stop - start, *IMAGE_SHAPE), np.uint8)
-        wanted = set((rows - start).tolist())
-        errors = [e for e in reader.read_block(block, block_images) if e.position in wanted]
-        out = block_images[rows - start]
-    images[places] = out
-    return errors
 
 
 def _refuse_another(cifar: Cifar10, other: Cifar10, *, place: str, archive: str) -> None:
