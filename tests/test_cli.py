@@ -368,7 +368,7 @@ def test_help_names_every_command(run: Run) -> None:
     assert commands == {
         *"pack convert info verify unpack reindex warmup bench".split(),
         *"restore-cifar10 contributors".split(),
-        *"stats show".split(),
+        *"stats show report".split(),
     }
     found = run("--help")
     assert all(name in found.out for name in commands)

@@ -1,6 +1,7 @@
 """The commands that look into a dataset: its statistics, a montage, and a page about it."""
 
 import json
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,6 +15,7 @@ from cinic_shards.cli.console import (
     out_console,
     print_table,
     printable,
+    warn,
 )
 from cinic_shards.progress import ProgressReport
 
@@ -157,3 +159,61 @@ def show(
         )
     if not quiet:
         out_console.print(printable(f"{num_shown:,} images: {out}"))
+
+
+@app.command()
+def report(
+    shards: Shards,
+    out: Annotated[Path, typer.Option("--output", "-o", help="The HTML file to write.")],
+    sample: Annotated[
+        int, typer.Option(min=1, help="About so many images can be browsed on the page.")
+    ] = 4000,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the choice.")] = 0,
+    title: Annotated[
+        str | None, typer.Option(help="The dataset's name; default: CINIC-10, or the folder's.")
+    ] = None,
+    quick: Annotated[
+        bool,
+        typer.Option(
+            "--quick", help="For its integrity, check digests and indexes alone: see `verify`."
+        ),
+    ] = False,
+    workers: Threads = None,
+    quiet: Quiet = False,
+) -> None:
+    """Write one page about a dataset: counts, samples, statistics, duplicates, and images to browse.
+
+    An HTML file that needs no other and no network. It says what `verify` finds, too; a dataset
+    with faults gets its page, and exit status 0.
+
+    **Examples**
+
+    `cinic-shard report ./shards -o report.html`
+
+    `cinic-shard report s3://bucket/cinic -o report.html --sample 1000`
+    """
+    from cinic_shards.report import write_report
+
+    start = time.perf_counter()
+    with (
+        interruptible("no report was written"),
+        ProgressReport(err_console, quiet=quiet) as progress,
+    ):
+        content = write_report(
+            shards,
+            out,
+            sample=sample,
+            seed=seed,
+            title=title,
+            quick=quick,
+            workers=workers,
+            progress=progress.update,
+        )
+    found = content.verification
+    if not found.is_whole:
+        num_faults = len(found.faults) + found.num_more_faults
+        warn(f"{shards}: {num_faults:,} faults; the report lists them")
+    if not quiet:
+        size = out.stat().st_size / 1e6
+        seconds = time.perf_counter() - start
+        out_console.print(printable(f"{size:.1f} MB, {seconds:.1f} s: {out}"))

@@ -1,0 +1,231 @@
+"use strict";
+// The browser of images: filters with counts of the whole dataset, a grid, and a dialog.
+(() => {
+  const data = JSON.parse(document.getElementById("data").textContent);
+  const FACETS = ["split", "class", "origin", "synset"];
+  const NAMES = { split: data.splits, class: data.classes, origin: data.origins, synset: data.synsets };
+  const PAGE = 192;
+  const numImages = data.images.id.length;
+  const grid = document.getElementById("grid");
+  const status = document.getElementById("status");
+  const more = document.getElementById("more");
+  const dialog = document.getElementById("details");
+  const selects = FACETS.map((facet) => document.getElementById(`filter-${facet}`));
+  const counted = new Intl.NumberFormat("en-US");
+
+  let matching = []; // images that the filters let through, by number
+  let current = 0; // the place in `matching` that has the focus, or that the dialog shows
+
+  // What the filters ask for: a code for each facet, -1 for any.
+  const wanted = () => selects.map((select) => (select && select.value !== "" ? Number(select.value) : -1));
+
+  function isWanted(codes, wants, except) {
+    return FACETS.every((_, i) => i === except || wants[i] < 0 || codes[i] === wants[i]);
+  }
+
+  // How many of the dataset's images each option stands for, the other filters as they are.
+  function countOptions(wants, facet) {
+    const counts = new Map();
+    for (const cell of data.cells) {
+      if (isWanted(cell, wants, facet)) {
+        counts.set(cell[facet], (counts.get(cell[facet]) || 0) + cell[4]);
+      }
+    }
+    return counts;
+  }
+
+  function fillSelect(select, facet, wants) {
+    const counts = countOptions(wants, facet);
+    const options = [];
+    let total = 0;
+    NAMES[FACETS[facet]].forEach((name, code) => {
+      const count = counts.get(code) || 0;
+      total += count;
+      if (count > 0 || wants[facet] === code) {
+        options.push(new Option(`${name || "none"} (${counted.format(count)})`, code, false, wants[facet] === code));
+      }
+    });
+    select.replaceChildren(new Option(`any (${counted.format(total)})`, "", false, wants[facet] < 0), ...options);
+  }
+
+  function applyFilters() {
+    const wants = wanted();
+    selects.forEach((select, facet) => select && fillSelect(select, facet, wants));
+    matching = [];
+    for (let image = 0; image < numImages; image++) {
+      if (isWanted(FACETS.map((facet) => data.images[facet][image]), wants, -1)) {
+        matching.push(image);
+      }
+    }
+    current = 0;
+    grid.replaceChildren();
+    showMore();
+  }
+
+  function tellStatus() {
+    let inDataset = 0;
+    const wants = wanted();
+    for (const cell of data.cells) {
+      if (isWanted(cell, wants, -1)) {
+        inDataset += cell[4];
+      }
+    }
+    const images = matching.length === 1 ? "image" : "images";
+    status.textContent =
+      `${counted.format(matching.length)} ${images} of the sample, for ${counted.format(inDataset)} of the dataset` +
+      (grid.children.length < matching.length ? `; ${counted.format(grid.children.length)} are shown.` : ".");
+  }
+
+  function showMore() {
+    const start = grid.children.length;
+    const items = matching.slice(start, start + PAGE).map((image) => {
+      const button = document.createElement("button");
+      button.type = "button";
+      button.tabIndex = -1;
+      button.setAttribute("aria-label", keyOf(image));
+      paint(button, image);
+      const item = document.createElement("li");
+      item.append(button);
+      return item;
+    });
+    grid.append(...items);
+    if (start === 0 && items.length > 0) {
+      buttonAt(0).tabIndex = 0;
+    }
+    more.hidden = grid.children.length >= matching.length;
+    tellStatus();
+  }
+
+  function paint(element, image) {
+    const place = image % data.tilesPerSheet;
+    element.className = `tile sheet-${Math.floor(image / data.tilesPerSheet)}`;
+    element.style.setProperty("--x", place % data.tilesPerRow);
+    element.style.setProperty("--y", Math.floor(place / data.tilesPerRow));
+  }
+
+  const buttonAt = (place) => grid.children[place].firstChild;
+
+  const nameOf = (facet, image) => NAMES[facet][data.images[facet][image]];
+
+  const keyOf = (image) => `${nameOf("split", image)}/${nameOf("class", image)}/${data.images.stem[image]}`;
+
+  // One image of the grid is reached by Tab, the others from there by arrow keys.
+  function moveTo(place, takesFocus) {
+    const target = Math.max(0, Math.min(place, matching.length - 1));
+    while (target >= grid.children.length) {
+      showMore();
+    }
+    buttonAt(Math.min(current, grid.children.length - 1)).tabIndex = -1;
+    current = target;
+    const button = buttonAt(current);
+    button.tabIndex = 0;
+    if (takesFocus) {
+      button.focus();
+    }
+  }
+
+  function imagesPerRow() {
+    const top = grid.children[0].offsetTop;
+    let count = 1;
+    while (count < grid.children.length && grid.children[count].offsetTop === top) {
+      count++;
+    }
+    return count;
+  }
+
+  function provenanceOf(image) {
+    const number = data.images.number[image];
+    const origin = nameOf("origin", image);
+    if (origin === "imagenet") {
+      return `ImageNet, synset ${nameOf("synset", image)}, image ${number}`;
+    }
+    if (origin.startsWith("cifar10-")) {
+      return `CIFAR-10, ${origin.slice("cifar10-".length)} set, image ${number}`;
+    }
+    return "unknown: the file name tells none";
+  }
+
+  function fillDialog() {
+    const image = matching[current];
+    document.getElementById("details-key").textContent = keyOf(image);
+    paint(document.getElementById("details-picture"), image);
+    const facts = [
+      ["Split", nameOf("split", image)],
+      ["Class", nameOf("class", image)],
+      ["From", provenanceOf(image)],
+      ["Id", String(data.images.id[image])],
+      ["Shown", data.isExact ? "every pixel, enlarged" : "smaller than it is"],
+    ];
+    const terms = facts.flatMap(([name, text]) => {
+      const term = document.createElement("dt");
+      const fact = document.createElement("dd");
+      term.textContent = name;
+      fact.textContent = text;
+      return [term, fact];
+    });
+    document.getElementById("details-facts").replaceChildren(...terms);
+    document.getElementById("previous").disabled = current === 0;
+    document.getElementById("next").disabled = current === matching.length - 1;
+  }
+
+  function step(by) {
+    moveTo(current + by, false);
+    fillDialog();
+  }
+
+  const MOVES = {
+    ArrowLeft: () => current - 1,
+    ArrowRight: () => current + 1,
+    ArrowUp: () => current - imagesPerRow(),
+    ArrowDown: () => current + imagesPerRow(),
+    Home: () => 0,
+    End: () => grid.children.length - 1,
+  };
+
+  grid.addEventListener("keydown", (event) => {
+    const move = MOVES[event.key];
+    if (move && !event.altKey && !event.ctrlKey && !event.metaKey) {
+      event.preventDefault();
+      const place = move();
+      if (place >= 0 && place < matching.length) {
+        moveTo(place, true);
+      }
+    }
+  });
+  grid.addEventListener("click", (event) => {
+    const item = event.target.closest("li");
+    if (item) {
+      moveTo([...grid.children].indexOf(item), false);
+      fillDialog();
+      dialog.showModal();
+    }
+  });
+  dialog.addEventListener("keydown", (event) => {
+    if (event.key === "ArrowLeft" || event.key === "ArrowRight") {
+      event.preventDefault();
+      step(event.key === "ArrowLeft" ? -1 : 1);
+    }
+  });
+  dialog.addEventListener("click", (event) => {
+    if (event.target === dialog) {
+      dialog.close(); // a click beside it
+    }
+  });
+  dialog.addEventListener("close", () => moveTo(current, true));
+  document.getElementById("previous").addEventListener("click", () => step(-1));
+  document.getElementById("next").addEventListener("click", () => step(1));
+  document.getElementById("close").addEventListener("click", () => dialog.close());
+  more.addEventListener("click", () => {
+    const first = grid.children.length;
+    showMore();
+    moveTo(first, true);
+  });
+  const form = document.querySelector(".filters");
+  form.addEventListener("change", applyFilters);
+  form.addEventListener("submit", (event) => event.preventDefault());
+  form.addEventListener("reset", () => {
+    selects.forEach((select) => select && (select.value = ""));
+    setTimeout(applyFilters); // when the form has put its own values back
+  });
+  applyFilters();
+})();
