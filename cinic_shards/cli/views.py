@@ -181,7 +181,7 @@ def report(
     workers: Threads = None,
     quiet: Quiet = False,
 ) -> None:
-    """Write one page about a dataset: counts, samples, statistics, duplicates, and images to browse.
+    """Write one page about a dataset: counts, samples, statistics, duplicates, images to browse.
 
     An HTML file that needs no other and no network. It says what `verify` finds, too; a dataset
     with faults gets its page, and exit status 0.

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from cinic_shards.stats import pixel_sums
 
 _WIDTH, _HEIGHT = 340, 210
-_LEFT, _RIGHT, _TOP, _BOTTOM = 40, 8, 14, 24
+_LEFT, _RIGHT, _TOP, _BOTTOM = 36, 12, 8, 24
 _TICKS = (0, 64, 128, 192, 255)
 
 
@@ -75,11 +75,11 @@ def histogram(series: Sequence[Series], channel: int, name: str, top: float) -> 
             f'<text class="tick" x="{_LEFT - 6}" y="{y + 3.5:.1f}" text-anchor="end">'
             f"{number * step:.1%}</text>"
         )
-    for value in _TICKS:
-        parts.append(
-            f'<text class="tick" x="{x_of(value):.1f}" y="{base + 16}" text-anchor="middle">'
-            f"{value}</text>"
-        )
+    parts += [
+        f'<text class="tick" x="{x_of(value):.1f}" y="{base + 16}" text-anchor="middle">'
+        f"{value}</text>"
+        for value in _TICKS
+    ]
     labels = []
     for number, one in enumerate(series):
         points = " ".join(
@@ -103,7 +103,7 @@ def histogram(series: Sequence[Series], channel: int, name: str, top: float) -> 
 
 
 def _step(top: float) -> float:
-    """Between two lines of the scale: 1, 2 or 5 times a power of ten, three or so of them."""
-    rough = top / 3
+    """Between two lines of the scale: 1, 2 or 5 times a power of ten, for two to four lines."""
+    rough = top / 4.5
     power = 10 ** np.floor(np.log10(rough))
     return float(next(power * factor for factor in (1, 2, 5, 10) if power * factor >= rough))

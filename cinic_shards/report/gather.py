@@ -23,7 +23,7 @@ from cinic_shards.store import Place
 from cinic_shards.verify import Verification, verify
 from cinic_shards.workers import Progress, usable_cores
 
-MAX_DUPLICATES_SHOWN = 24
+MAX_DUPLICATES_SHOWN = 12
 """Groups."""
 MAX_OF_A_GROUP = 4
 """Images."""

@@ -16,6 +16,8 @@ from cinic_shards.report import sections
 from cinic_shards.report.gather import Content, cells
 from cinic_shards.report.sheets import COLUMNS, TILES
 
+_SIDES = {"strip": 32, "grid": 64, "dialog": 256}
+"""How large a tile is drawn where, in pixels, or as a smaller whole multiple of its side."""
 _SPLIT_ORDER = ("train", "valid", "test")
 
 
@@ -56,7 +58,10 @@ def _asset(name: str) -> str:
 
 def _sheet_rules(content: Content) -> str:
     sheets = content.sheets
-    rules = [f":root{{--cell:{sheets.side};--columns:{COLUMNS}}}"]
+    zooms = "".join(
+        f";--{name}-zoom:{max(1, side // sheets.side)}" for name, side in _SIDES.items()
+    )
+    rules = [f":root{{--cell:{sheets.side};--columns:{COLUMNS}{zooms}}}"]
     for number, (uri, num_rows) in enumerate(zip(sheets.uris, sheets.num_rows, strict=True)):
         rules.append(f".sheet-{number}{{--rows:{num_rows};background-image:url({uri})}}")
     return "".join(rules)
@@ -78,6 +83,8 @@ def _data(content: Content, splits: Sequence[str]) -> dict[str, Any]:
         {name: code for code, name in enumerate(names)} for names in (splits, origins, synsets)
     )
 
+    unreadable = {error.position for error in content.unreadable}
+
     def stem(key: str) -> str:
         return key.rpartition("/")[2]
 
@@ -85,6 +92,7 @@ def _data(content: Content, splits: Sequence[str]) -> dict[str, Any]:
         "splits": list(splits),
         "classes": list(content.manifest.classes),
         "origins": origins,
+        "originTitles": [sections.ORIGIN_TITLES[name] for name in origins],
         "synsets": synsets,
         "cells": [
             [split_codes[split], label, origin_codes[origin], synset_codes[synset], count]
@@ -97,6 +105,7 @@ def _data(content: Content, splits: Sequence[str]) -> dict[str, Any]:
             "synset": [synset_codes[name] for name in columns.synset[rows].tolist()],
             "number": columns.number[rows].tolist(),
             "id": rows.tolist(),
+            "isUnreadable": [row in unreadable for row in rows.tolist()],
             "stem": [stem(key) for key in columns.keys[rows].tolist()],
         },
         "tilesPerSheet": TILES,

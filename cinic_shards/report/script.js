@@ -3,7 +3,7 @@
 (() => {
   const data = JSON.parse(document.getElementById("data").textContent);
   const FACETS = ["split", "class", "origin", "synset"];
-  const NAMES = { split: data.splits, class: data.classes, origin: data.origins, synset: data.synsets };
+  const NAMES = { split: data.splits, class: data.classes, origin: data.originTitles, synset: data.synsets };
   const PAGE = 192;
   const numImages = data.images.id.length;
   const grid = document.getElementById("grid");
@@ -70,10 +70,10 @@
         inDataset += cell[4];
       }
     }
-    const images = matching.length === 1 ? "image" : "images";
+    const [found, shown, inAll] = [matching.length, grid.children.length, inDataset].map(counted.format);
+    const isPart = grid.children.length < matching.length;
     status.textContent =
-      `${counted.format(matching.length)} ${images} of the sample, for ${counted.format(inDataset)} of the dataset` +
-      (grid.children.length < matching.length ? `; ${counted.format(grid.children.length)} are shown.` : ".");
+      `${found} of the sample’s images match, ${inAll} of the dataset’s` + (isPart ? `; ${shown} are shown.` : ".");
   }
 
   function showMore() {
@@ -111,6 +111,9 @@
 
   // One image of the grid is reached by Tab, the others from there by arrow keys.
   function moveTo(place, takesFocus) {
+    if (matching.length === 0) {
+      return;
+    }
     const target = Math.max(0, Math.min(place, matching.length - 1));
     while (target >= grid.children.length) {
       showMore();
@@ -135,7 +138,7 @@
 
   function provenanceOf(image) {
     const number = data.images.number[image];
-    const origin = nameOf("origin", image);
+    const origin = data.origins[data.images.origin[image]];
     if (origin === "imagenet") {
       return `ImageNet, synset ${nameOf("synset", image)}, image ${number}`;
     }
@@ -143,6 +146,13 @@
       return `CIFAR-10, ${origin.slice("cifar10-".length)} set, image ${number}`;
     }
     return "unknown: the file name tells none";
+  }
+
+  function shownAs(image) {
+    if (data.images.isUnreadable[image]) {
+      return "not at all: the image is damaged";
+    }
+    return data.isExact ? "every pixel, enlarged" : "smaller than it is";
   }
 
   function fillDialog() {
@@ -154,7 +164,7 @@
       ["Class", nameOf("class", image)],
       ["From", provenanceOf(image)],
       ["Id", String(data.images.id[image])],
-      ["Shown", data.isExact ? "every pixel, enlarged" : "smaller than it is"],
+      ["Shown", shownAs(image)],
     ];
     const terms = facts.flatMap(([name, text]) => {
       const term = document.createElement("dt");

@@ -25,6 +25,7 @@ ORIGIN_TITLES = {
     "imagenet": "ImageNet",
     "unknown": "unknown",
 }
+TIMES = "\N{MULTIPLICATION SIGN}"
 _MAX_OPEN_ROWS = 40
 _MAX_FAULTS_SHOWN = 50
 
@@ -57,7 +58,7 @@ def all_sections(content: Content, splits: Sequence[str]) -> list[Section]:
         Section("counts", "Counts", _counts(content, splits, of_all)),
         Section("samples", "Samples", _samples(content)),
         Section("intensities", "Intensities", _intensities(content, splits)),
-        Section("duplicates", "Duplicates", _duplicates(content)),
+        Section("duplicates", "Duplicates", _duplicates(content, splits)),
         Section("integrity", "Integrity", _integrity(content)),
         Section("browser", "Browse", _browser(content, splits)),
     ]
@@ -72,7 +73,7 @@ def lead(content: Content, splits: Sequence[str]) -> str:
         (f"{manifest.num_samples:,}", "images"),
         (f"{len(manifest.classes):,}", "classes" if len(manifest.classes) != 1 else "class"),
         (f"{len(splits):,}", "splits" if len(splits) != 1 else "split"),
-        (f"{shape[0]} × {shape[1]}" if shape else "several", "pixels" if shape else "sizes"),
+        (f"{shape[0]} {TIMES} {shape[1]}" if shape else "several", "pixels" if shape else "sizes"),
         (_bytes(size), f"as {manifest.encoding}"),
     ]
     items = "".join(f"<div><dt>{name}</dt><dd>{value}</dd></div>" for value, name in figures)
@@ -105,7 +106,7 @@ def _table(
 
     head = "".join(cell("th", i, text, ' scope="col"') for i, text in enumerate(header))
     body = "".join(
-        "<tr>"
+        ('<tr class="total">' if str(row[0]).lower() == "all" else "<tr>")
         + cell("th", 0, row[0], ' scope="row"')
         + "".join(cell("td", i, text) for i, text in enumerate(row[1:], 1))
         + "</tr>"
@@ -125,7 +126,7 @@ def _folded(summary: str, body: str) -> str:
 def _dataset(content: Content) -> str:
     manifest, summary = content.manifest, content.summary
     texts = [
-        ("Place", content.place),
+        ("Place", place_shown(content)),
         ("Licence", manifest.licence),
         ("Citation", manifest.citation),
         ("Encoding", f"{manifest.encoding}, blocks of {manifest.block_size:,} images; format "
@@ -146,6 +147,12 @@ def _dataset(content: Content) -> str:
             "No licence and no citation: not every file is named as CINIC-10 names its images."
         )
     return f'<dl class="facts">{rows}</dl>{note}'
+
+
+def place_shown(content: Content) -> str:
+    """A URL, or the name of a folder: where in somebody's home it lies is not for the page."""
+    place = content.place
+    return place if "://" in place else place.rstrip("/").rpartition("/")[2] or place
 
 
 def _option(value: object) -> str:
@@ -169,7 +176,8 @@ def _counts(content: Content, splits: Sequence[str], of_all: Cells) -> str:
             _bytes(size), f"{size / manifest.num_samples:,.0f}",
         ])  # fmt: skip
     header = ["Split", "images", "shards", "size", "bytes an image"]
-    parts = [_table(header, by_split, caption="By split")]
+    parts = []
+    tables = [_table(header, by_split, caption="By split")]
 
     def cross(title: str, name_of: Callable[[tuple[str, int, str, str]], str]) -> str:
         found: dict[str, Counter[str]] = {}
@@ -182,11 +190,14 @@ def _counts(content: Content, splits: Sequence[str], of_all: Cells) -> str:
     if origins == {"unknown"}:
         parts.append(_note("By origin: the file names tell none."))
     else:
-        parts.append(cross("Origin", lambda key: ORIGIN_TITLES[key[2]]))
+        tables.append(cross("Origin", lambda key: ORIGIN_TITLES[key[2]]))
     classes = cross("Class", lambda key: manifest.classes[key[1]])
     if len(manifest.classes) > _MAX_OPEN_ROWS:
         classes = _folded(f"{len(manifest.classes):,} classes", classes)
-    parts.append(classes)
+    else:
+        tables.append(classes)
+        classes = ""
+    parts = [f'<div class="tables">{"".join(tables)}</div>', *parts, classes]
     if synsets := {synset for _, _, _, synset in of_all if synset}:
         parts.append(_folded(f"{len(synsets):,} synsets", _synsets(content, splits, of_all)))
     elif origins != {"unknown"}:
@@ -195,8 +206,8 @@ def _counts(content: Content, splits: Sequence[str], of_all: Cells) -> str:
         sizes: Counter[tuple[int, int]] = Counter()
         for info in infos:
             sizes.update(info.image_sizes)
-        rows = [[f"{h} × {w}", f"{count:,}"] for (h, w), count in sizes.most_common(20)]
-        title = f"The {len(rows)} most common of {len(sizes):,} image sizes, height × width"
+        rows = [[f"{h} {TIMES} {w}", f"{count:,}"] for (h, w), count in sizes.most_common(20)]
+        title = f"The {len(rows)} most common of {len(sizes):,} image sizes, height {TIMES} width"
         parts.append(_table(["Size", "images"], rows, caption=title))
     return "".join(parts)
 
@@ -329,19 +340,19 @@ def _cut_bins(series: Sequence[Series], top: float) -> str:
     return "; ".join(found)
 
 
-def _duplicates(content: Content) -> str:
+def _duplicates(content: Content, splits: Sequence[str]) -> str:
     found = content.duplicates
     if not found.groups:
         return "<p>No two images have the same pixels.</p>"
     counts = found.counts
-    where = sorted({place for row in counts.values() for place in row}, key=lambda p: ("&" in p, p))
-    several = counts.get("other class", {})
-    rows = [[name, *(f"{row.get(place, 0):,}" for place in where)] for name, row in counts.items()]
-    total = {
-        place: sum(row.get(place, 0) for row in counts.values()) - several.get(place, 0)
-        for place in where
-    }
-    rows.append(["all", *(f"{total[place]:,}" for place in where)])
+    several = counts.pop("other class", {})
+    there = {place for row in counts.values() for place in row}
+    where = [*(name for name in splits if name in there), *sorted(there.difference(splits))]
+    total = {place: sum(row.get(place, 0) for row in counts.values()) for place in where}
+    named = [*counts.items(), ("all", total)]
+    if several:
+        named.append(("of them in several classes", several))
+    rows = [[name, *(f"{row.get(place, 0):,}" for place in where)] for name, row in named]
     num_groups, num_shown = len(found.groups), len(content.shown_duplicates)
     across = sum(len({key.partition("/")[0] for key in group}) > 1 for group in found.groups)
     text = (
