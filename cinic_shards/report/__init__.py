@@ -1,12 +1,12 @@
 """One page about a dataset, in one HTML file that needs no network.
 
-``gather`` reads the dataset, ``charts`` and ``sheets`` make pictures, ``sections`` writes what the
+``content`` reads the dataset, ``charts`` and ``sheets`` make pictures, ``sections`` writes what the
 page says, ``page`` puts it into ``template.html`` with ``style.css`` and ``script.js``.
 """
 
 from pathlib import Path
 
-from cinic_shards.report.gather import Content, gather
+from cinic_shards.report.content import Content, gather
 from cinic_shards.report.page import make_page
 from cinic_shards.store import Place, store_of_file
 from cinic_shards.workers import Progress

@@ -13,7 +13,7 @@ from typing import Any
 from cinic_shards import __version__
 from cinic_shards.provenance import CINIC10_CITATION
 from cinic_shards.report import sections
-from cinic_shards.report.gather import Content, cells
+from cinic_shards.report.content import Content, cells
 from cinic_shards.report.sheets import COLUMNS, TILES
 
 _SIDES = {"strip": 32, "grid": 64, "dialog": 256}

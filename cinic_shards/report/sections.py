@@ -8,7 +8,7 @@ from html import escape
 import numpy as np
 
 from cinic_shards.report.charts import Series, highest_share, histogram
-from cinic_shards.report.gather import (
+from cinic_shards.report.content import (
     MAX_MONTAGE_CLASSES,
     MAX_OF_A_GROUP,
     Content,
@@ -320,9 +320,9 @@ def _intensities(content: Content, splits: Sequence[str]) -> str:
         parts.append(_note(f"Cut at the top: {cut}."))
     caption = "Means and standard deviations, on the scale 0 to 1"
     parts.append(_table(header, rows, caption=caption))
-    if content.unreadable:
-        parts.append(_note(f"{len(content.unreadable):,} images cannot be read and are left out of "
-                           "the histograms."))  # fmt: skip
+    if num_bad := len(content.unreadable):
+        images = "1 image is" if num_bad == 1 else f"{num_bad:,} images are"
+        parts.append(_note(f"{images} damaged, and in none of the histograms."))
     return "".join(parts)
 
 
