@@ -436,3 +436,15 @@ def test_the_command(
     assert out.read_bytes() == (tmp_path / "s.html").read_bytes()
     assert run("report", tmp_path, "-o", out, "--quiet")[0] == 1
     assert run("report", encoded["zstd"], "-o", out, "--seed", -1)[0] == 2
+
+
+@pytest.mark.real
+def test_of_a_url(encoded: dict[str, Path], web: str, web_root: Path, tmp_path: Path) -> None:
+    for encoding, shards in encoded.items():
+        shutil.copytree(shards, web_root / f"report-{encoding}")
+        url = f"{web}/report-{encoding}"
+        write_report(url, tmp_path / "r.html", sample=100, workers=2)
+        write_report(shards, tmp_path / "s.html", sample=100, workers=2)
+        there, here = Page(tmp_path / "r.html"), Page(tmp_path / "s.html")
+        assert url in there.text
+        assert there.source.replace(url, encoding) == here.source
