@@ -21,7 +21,8 @@ ORDER = """
     faults shard_checker verify unpack duplicates interop
     cinic cinic.pickles cinic.cifar10 cinic.contributors
     plan reader selection new_splits select select_tree images cinic.restore stats montage
-    report.sheets report.charts report.content report.sections report.page report
+    report.sheets report.charts report.content report.elements report.tables report.pictures
+    report.sections report.page report
     cache source augment device buffers batches progress epoch world loader
     datasets warmup bench cli.console cli.shards cli.cinic cli.views cli __main__
 """.split()

@@ -1,7 +1,8 @@
 """One page about a dataset, in one HTML file that needs no network.
 
-``content`` reads the dataset, ``charts`` and ``sheets`` make pictures, ``sections`` writes what the
-page says, ``page`` puts it into ``template.html`` with ``style.css`` and ``script.js``.
+``content`` reads the dataset, ``charts`` and ``sheets`` make pictures, ``tables`` and ``pictures``
+write what the page says, ``sections`` puts that in order, and ``page`` into ``template.html`` with
+``style.css`` and ``script.js``.
 """
 
 from pathlib import Path

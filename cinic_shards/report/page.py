@@ -15,6 +15,7 @@ from cinic_shards.provenance import CINIC10_CITATION
 from cinic_shards.report import sections
 from cinic_shards.report.content import Content, cells
 from cinic_shards.report.sheets import COLUMNS, TILES
+from cinic_shards.report.tables import ORIGIN_TITLES
 
 _SIDES = {"strip": 32, "grid": 64, "dialog": 256}
 """How large a tile is drawn where, in pixels, or as a smaller whole multiple of its side."""
@@ -92,7 +93,7 @@ def _data(content: Content, splits: Sequence[str]) -> dict[str, Any]:
         "splits": list(splits),
         "classes": list(content.manifest.classes),
         "origins": origins,
-        "originTitles": [sections.ORIGIN_TITLES[name] for name in origins],
+        "originTitles": [ORIGIN_TITLES[name] for name in origins],
         "synsets": synsets,
         "cells": [
             [split_codes[split], label, origin_codes[origin], synset_codes[synset], count]
