@@ -35,7 +35,7 @@ def tree_options(
 
 @pytest.mark.parametrize(
     "name",
-    ["round_trip", "stock_readers", "pixels", "bad_input", "nothing_lost", "encodings", "select"],
+    "round_trip stock_readers pixels bad_input nothing_lost encodings select stats".split(),
 )
 def test_a_claim_holds(name: str, tree_options: list[str], tmp_path: Path) -> None:
     run_claim(name, tree_options, tmp_path)
@@ -63,6 +63,10 @@ def test_a_claim_of_several_hosts_holds(name: str, tmp_path: Path) -> None:
     if not can_make_hosts():
         pytest.skip("NOT RUN: makes network namespaces, as root")
     run_claim(name, ["--per-class", "200", "--repeats", "1"], tmp_path)
+
+
+def test_the_report(tree_options: list[str], tmp_path: Path) -> None:
+    run_claim("report", tree_options, tmp_path)
 
 
 def test_a_bad_network(tmp_path: Path) -> None:
