@@ -41,10 +41,10 @@ def _montage(content: Content, title: str, origins: tuple[str, ...] | None) -> s
     rows = []
     for name, of in montage_rows(content, origins).items():
         tiles = "".join(tile(content.tile_of[row]) for row in of)
-        label = escape(f"Samples of {name}")
+        text = escape(name)
         rows.append(
-            f'<div class="montage-row"><span class="name">{escape(name)}</span>'
-            f'<span class="strip" role="img" aria-label="{label}">{tiles}</span></div>'
+            f'<div class="montage-row"><span class="name" title="{text}">{text}</span>'
+            f'<span class="strip" role="img" aria-label="Samples of {text}">{tiles}</span></div>'
         )
     return f'<figure class="montage"><figcaption>{title}</figcaption>{"".join(rows)}</figure>'
 

@@ -20,8 +20,6 @@ MAX_EXACT_SIDE = 32
 REDUCED_SIDE = 48
 """Larger ones are reduced to this, and compressed with a loss: the page must stay small."""
 _REDUCED_QUALITY = 80
-_BETWEEN = (128, 128, 128)
-"""Where a tile is smaller than its place."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +59,9 @@ def make_sheets(tiles: Sequence[Image.Image], *, is_exact: bool, workers: int) -
 
 
 def _sheet(tiles: Sequence[Image.Image], side: int, is_exact: bool) -> str:
-    sheet = Image.new("RGB", (COLUMNS * side, -(-len(tiles) // COLUMNS) * side), _BETWEEN)
+    # Where a tile is smaller than its place, the page shows through.
+    mode = "RGB" if all(tile.size == (side, side) for tile in tiles) else "RGBA"
+    sheet = Image.new(mode, (COLUMNS * side, -(-len(tiles) // COLUMNS) * side))
     for number, tile in enumerate(tiles):
         left, top = number % COLUMNS * side, number // COLUMNS * side
         sheet.paste(tile, (left + (side - tile.width) // 2, top + (side - tile.height) // 2))

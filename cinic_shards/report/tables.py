@@ -17,6 +17,7 @@ TIMES = "\N{MULTIPLICATION SIGN}"
 _MAX_OPEN_ROWS = 40
 """Longer tables are folded."""
 _MAX_FAULTS_SHOWN = 50
+_MAX_SIZES = 10
 
 Cells = Counter[tuple[str, int, str, str]]
 """See ``content.cells``."""
@@ -53,6 +54,10 @@ def place_shown(content: Content) -> str:
     """A URL, or the name of a folder: where in somebody's home it lies is not for the page."""
     place = content.place
     return place if "://" in place else place.rstrip("/").rpartition("/")[2] or place
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
 def _option(value: object) -> str:
@@ -100,15 +105,19 @@ def counts(content: Content, splits: Sequence[str], of_all: Cells) -> str:
         classes = ""
     parts = [f'<div class="tables">{"".join(tables)}</div>', *parts, classes]
     if synsets := {synset for _, _, _, synset in of_all if synset}:
-        parts.append(folded(f"{len(synsets):,} synsets", _synsets(content, splits, of_all)))
+        parts.append(folded(_counted(len(synsets), "synset"), _synsets(content, splits, of_all)))
     elif origins != {"unknown"}:
         parts.append(note("By synset: no image is ImageNet's."))
     if manifest.image_shape is None:
         sizes: Counter[tuple[int, int]] = Counter()
         for info in infos:
             sizes.update(info.image_sizes)
-        rows = [[f"{h} {TIMES} {w}", f"{count:,}"] for (h, w), count in sizes.most_common(20)]
-        title = f"The {len(rows)} most common of {len(sizes):,} image sizes, height {TIMES} width"
+        rows = [
+            [f"{h} {TIMES} {w}", f"{count:,}"] for (h, w), count in sizes.most_common(_MAX_SIZES)
+        ]
+        title = f"By image size, height {TIMES} width"
+        if len(rows) < len(sizes):
+            title += f": the {len(rows)} most common of {len(sizes):,}"
         parts.append(table(["Size", "images"], rows, caption=title))
     return "".join(parts)
 
@@ -168,4 +177,4 @@ def integrity(content: Content) -> str:
     ]
     header = ["Shard", "images", "bytes", "SHA-256"]
     shards = table(header, rows, caption="Shards and their SHA-256")
-    return "".join(parts) + folded(f"{len(rows):,} shards", shards)
+    return "".join(parts) + folded(_counted(len(rows), "shard"), shards)
