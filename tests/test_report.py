@@ -19,7 +19,7 @@ from PIL import Image
 
 from cinic_shards import __main__
 from cinic_shards.duplicates import find_duplicates
-from cinic_shards.errors import OptionError, OutputError, StoreError
+from cinic_shards.errors import FormatError, OptionError, OutputError, StoreError
 from cinic_shards.pack import PackOptions, pack
 from cinic_shards.reader import Dataset
 from cinic_shards.report import content as content_module
@@ -342,6 +342,11 @@ def test_damage_is_on_the_page(encoded: dict[str, Path], tmp_path: Path) -> None
     bad = page.data["images"]["isUnreadable"].index(True)
     assert page.data["images"]["isUnreadable"].count(True) == 1
     assert page.data["images"]["id"][bad] == content.unreadable[0].position
+    data[-2000] ^= 1  # in the index, which all else is told from
+    path.write_bytes(data)
+    with pytest.raises(FormatError, match="its index has SHA-256"):
+        write_report(shards, tmp_path / "none.html", workers=1)
+    assert not (tmp_path / "none.html").exists()
     write_report(encoded["png"], tmp_path / "q.html", quick=True, workers=1)
     quick = Page(tmp_path / "q.html").text
     assert "Whole: digests checked" in quick and "no image was decoded for it" in quick
