@@ -121,6 +121,9 @@ def test_filters(page: Page, keys: list[str]) -> None:
         "any (18)",
         *(f"{synset or 'none'} ({count})" for synset, count in sorted(synsets.items())),
     ]
+    # A filter's own options count what they would give, the other filters as they are.
+    splits = [option.text for option in page.find_all("#filter-split option")]
+    assert splits == ["any (54)", "train (18)", "valid (18)", "test (18)"]
     synset = sorted(synsets)[-1]
     page.choose("#filter-synset", synset)
     assert numbers(page)[1] == synsets[synset]
