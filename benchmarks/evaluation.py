@@ -1,0 +1,67 @@
+"""Right answers of a model on a split, told apart by where the images come from."""
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from cinic_shards import ShardLoader
+from cinic_shards.provenance import origins_named
+
+GROUPS = ("cifar", "imagenet", "unknown")
+"""What errors are told apart by."""
+
+Scores = Mapping[str, tuple[int, int]]
+"""A group -> right answers, and images; only groups that have any."""
+
+
+class Evaluation:
+    """A split to test models on.
+
+    Args:
+        loader: of the split, without shuffle, with ``tail="pad"``; of all ranks.
+        amp: see ``Recipe``.
+        channels_last: see ``Setting``.
+    """
+
+    def __init__(self, loader: ShardLoader, *, amp: bool, channels_last: bool) -> None:
+        self.loader = loader
+        self._amp = amp
+        self._channels_last = channels_last
+        origin = loader.dataset.columns.origin
+        groups = np.zeros(len(origin), np.int64)
+        for place, name in enumerate(GROUPS):
+            groups[np.isin(origin, list(origins_named(name)))] = place
+        self._group_of = torch.from_numpy(groups)
+
+    @torch.no_grad()
+    def __call__(self, model: nn.Module, device: torch.device) -> Scores:
+        """The model's right answers, those of all ranks together.
+
+        It is left in its evaluation mode. Its buffers (batch norm's statistics) become those of
+        rank 0, as they are in a checkpoint.
+        """
+        if dist.is_initialized():
+            for buffer in model.buffers():
+                dist.broadcast(buffer, 0)
+        model.eval()
+        counts = torch.zeros((len(GROUPS), 2), dtype=torch.int64, device=device)
+        for batch in self.loader:
+            images = batch.images if self._channels_last else batch.images.contiguous()
+            with torch.autocast(device.type, torch.bfloat16, enabled=self._amp):
+                scores = model(images)
+            is_right = (scores.argmax(1) == batch.labels) & batch.valid
+            groups: Tensor = self._group_of[batch.indices].to(device)
+            counts.index_add_(0, groups, torch.stack([is_right, batch.valid], 1).to(torch.int64))
+        if dist.is_initialized():
+            dist.all_reduce(counts)
+        rows = zip(GROUPS, counts.tolist(), strict=True)
+        return {name: (right, count) for name, (right, count) in rows if count}
+
+
+def error_of(scores: Scores) -> float:
+    """The share of wrong answers over all groups."""
+    right = sum(right for right, _ in scores.values())
+    return 1 - right / sum(count for _, count in scores.values())

@@ -1,0 +1,89 @@
+"""Draw the logs of ``train.py``: loss and test error of each epoch.
+
+python benchmarks/plot_training.py runs/*/log.csv curves.png
+"""
+
+import argparse
+import csv
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import matplotlib as mpl
+
+mpl.use("Agg")
+import matplotlib.pyplot as plt
+from matplotlib.ticker import MaxNLocator
+
+_COLOURS = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#888888")
+
+
+def plot_curves(logs: Sequence[Path], picture: Path) -> None:
+    """Training loss, and training and test error, of one run or of several.
+
+    Args:
+        logs: ``log.csv`` of each run, in a folder whose name is the run's.
+        picture: a PNG to write.
+    """
+    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
+    for number, log in enumerate(logs):
+        with log.open(newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+        epochs = [int(row["epoch"]) for row in rows]
+        style = {"color": _COLOURS[number % len(_COLOURS)], "marker": "." if len(rows) < 20 else ""}
+        left.plot(epochs, [float(row["loss"]) for row in rows], label=log.parent.name, **style)
+        for part, line in (("train", "--"), ("test", "-")):
+            errors = [100 * (1 - float(row[f"{part}_accuracy"])) for row in rows]
+            label = part if number == 0 else None
+            right.plot(epochs, errors, linestyle=line, label=label, **style)
+    left.set_title("training loss", fontsize=10)
+    right.set_title("error, %", fontsize=10)
+    right.set_ylim(bottom=0)
+    for axis in (left, right):
+        axis.set_xlabel("epoch", fontsize=9)
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.grid(alpha=0.3)
+        axis.legend(fontsize=8, frameon=False)
+    figure.savefig(picture, dpi=150)
+    plt.close(figure)
+
+
+def plot_shift(errors: Mapping[str, Mapping[str, float]], picture: Path) -> None:
+    """Test error by origin, a group of bars for what a model was trained on.
+
+    Args:
+        errors: what it was trained on -> what it was tested on -> the error, 0 to 1.
+        picture: a PNG to write.
+    """
+    tested = list(dict.fromkeys(name for row in errors.values() for name in row))
+    figure, axis = plt.subplots(figsize=(6, 3.4), layout="constrained")
+    width = 0.8 / len(tested)
+    for number, name in enumerate(tested):
+        places = [place + (number - (len(tested) - 1) / 2) * width for place in range(len(errors))]
+        heights = [100 * row[name] for row in errors.values()]
+        bars = axis.bar(places, heights, 0.92 * width, label=name, color=_COLOURS[number])
+        axis.bar_label(bars, [f"{height:.1f}" for height in heights], padding=2, fontsize=8)
+    axis.set_xticks(range(len(errors)), list(errors))
+    axis.set_xlabel("trained on", fontsize=9)
+    axis.set_ylabel("test error, %", fontsize=9)
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.margins(y=0.12)
+    axis.legend(title="tested on", fontsize=8, title_fontsize=8, frameon=False, ncols=len(tested),
+                loc="lower center", bbox_to_anchor=(0.5, 1.0))  # fmt: skip
+    figure.savefig(picture, dpi=150)
+    plt.close(figure)
+
+
+def main() -> None:
+    """Read the logs and write the picture."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("logs", type=Path, nargs="+")
+    parser.add_argument("picture", type=Path)
+    args = parser.parse_args()
+    plot_curves(args.logs, args.picture)
+
+
+if __name__ == "__main__":
+    main()

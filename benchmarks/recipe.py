@@ -1,0 +1,74 @@
+"""What a training run does, and how: its options."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import models
+import torch
+
+from cinic_shards.errors import OptionError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recipe:
+    """All that a run's result depends on.
+
+    The default is that of https://github.com/BayesWatch/cinic-10: 300 epochs of SGD, the rate
+    annealed to zero along a cosine (here step by step). Images are cropped and flipped as in
+    https://github.com/kuangliu/pytorch-cifar, to whose models the page refers.
+    """
+
+    model: str = "resnet18"
+    train_split: str = "train"
+    """``train+valid`` for the page's other configuration."""
+    test_split: str = "test"
+    train_origin: str = "all"
+    """``all``, or an origin as ``ShardLoader`` takes it: ``cifar``, ``imagenet``, ..."""
+    test_origin: str = "all"
+    train_fraction: float = 1.0
+    """So much of the training images, of each class alike."""
+    seed: int = 0
+    """Of the weights, the order and the augmentation."""
+    epochs: int = 300
+    batch_size: int = 64
+    """Over all ranks."""
+    lr: float = 0.1
+    momentum: float = 0.9
+    weight_decay: float = 1e-4
+    amp: bool = False
+    """bfloat16 where torch's autocast deems it safe."""
+
+    def __post_init__(self) -> None:
+        if self.model not in models.NAMES:
+            raise OptionError(f"model {self.model!r}: expected one of {', '.join(models.NAMES)}")
+        if self.epochs < 1 or not self.lr > 0:
+            raise OptionError(f"{self.epochs} epochs at a rate of {self.lr}: expected more than 0")
+
+    @property
+    def name(self) -> str:
+        """Of the run's folder: what distinguishes it from others of the same experiment."""
+        parts = [self.model, self.train_split]
+        parts += [self.train_origin] * (self.train_origin != "all")
+        parts += [f"of-{self.train_fraction:.3g}"] * (self.train_fraction != 1)
+        return "-".join([*parts, f"seed{self.seed}"])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Setting:
+    """How a run is made: none of this changes what it learns, but for rounding."""
+
+    device: torch.device
+    channels_last: bool = False
+    """Weights in channels-last memory order, as the loader's images are; else both contiguous."""
+    compile: bool = False
+    """By ``torch.compile``."""
+    workers: int | None = None
+    """Decoding threads: the loader's default where None."""
+    cache: str = "none"
+    """The loader's."""
+    checkpoint_seconds: float = 600.0
+    """Between two checkpoints within an epoch; there is always one at its end."""
+    resume: bool = False
+    """Go on where the folder's checkpoint says."""
+    quiet: bool = False
+    is_asked_to_stop: Callable[[], bool] = field(default=lambda: False)

@@ -1,0 +1,194 @@
+"""Train the published models on shards, by the published recipe or another.
+
+    python benchmarks/train.py shards                             # ResNet-18, 300 epochs
+    python benchmarks/train.py shards --model vgg16 mobilenet --amp --channels-last
+    python benchmarks/train.py shards --train-split train+valid --seeds 5
+    torchrun --nproc-per-node=8 benchmarks/train.py shards        # the same batches on 8 GPUs
+    python benchmarks/train.py shards --resume                    # goes on where it stopped
+    python benchmarks/train.py shards --model tiny --epochs 5 --train-origin cifar  # for a CPU
+
+Each run has a folder of its own in ``--out``, with ``log.csv`` (a row each epoch), ``curves.png``,
+``result.json`` and ``checkpoint.pt``, which is written after each epoch, every
+``--checkpoint-seconds`` within one, and at Ctrl-C or SIGTERM. ``training_table.py`` prints all
+results beside the published ones.
+"""
+
+import argparse
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import models
+import torch
+import torch.distributed as dist
+from recipe import Recipe, Setting
+from trainer import DivergedError, Run, StoppedError
+
+from cinic_shards.errors import CinicShardsError, OptionError
+
+ORIGINS = ("all", "cifar", "cifar-train", "cifar-test", "imagenet")
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """What ``recipe_of`` and ``setting_of`` read, but for seed, model and origins."""
+    default = Recipe()
+    parser.add_argument("shards", help="folder or URL that cinic-shard pack wrote to")
+    parser.add_argument("--out", type=Path, default=Path("runs"), help="default: runs")
+    recipe = parser.add_argument_group("recipe (default: that of CINIC-10's page)")
+    recipe.add_argument("--train-split", default=default.train_split, help="or train+valid")
+    recipe.add_argument("--test-split", default=default.test_split)
+    recipe.add_argument(
+        "--train-fraction", type=float, default=1.0, help="so much of each class's images"
+    )
+    recipe.add_argument("--epochs", type=int, default=default.epochs)
+    recipe.add_argument("--batch-size", type=int, default=default.batch_size, help="over all ranks")
+    recipe.add_argument("--lr", type=float, default=default.lr, help="the first; falls to 0")
+    recipe.add_argument("--momentum", type=float, default=default.momentum)
+    recipe.add_argument("--weight-decay", type=float, default=default.weight_decay)
+    recipe.add_argument("--amp", action="store_true", help="mixed precision, with bfloat16")
+    setting = parser.add_argument_group("setting")
+    setting.add_argument("--device", help="default: cuda where there is one, else cpu")
+    setting.add_argument(
+        "--channels-last", action="store_true", help="memory order of weights and images"
+    )
+    setting.add_argument("--compile", action="store_true", help="by torch.compile")
+    setting.add_argument("--workers", type=int, help="decoding threads; default: the cores")
+    setting.add_argument(
+        "--cache", default="none", choices=["none", "ram", "disk", "device"], help="the loader's"
+    )
+    setting.add_argument("--checkpoint-seconds", type=float, default=600, metavar="S")
+    setting.add_argument("--resume", action="store_true", help="go on with what --out holds")
+    setting.add_argument("--quiet", action="store_true", help="print results and errors alone")
+
+
+def recipe_of(args: argparse.Namespace, **given: Any) -> Recipe:
+    """The recipe that the arguments tell."""
+    told = {one.name: getattr(args, one.name) for one in fields(Recipe) if hasattr(args, one.name)}
+    return Recipe(**told | given)
+
+
+def setting_of(args: argparse.Namespace) -> Setting:
+    """The setting that the arguments tell; joins the other ranks where torchrun runs this.
+
+    From here on Ctrl-C and SIGTERM ask to stop; the second one ends the process at once.
+    """
+    device = torch.device(args.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    if "RANK" in os.environ:
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        if device.type == "cuda":
+            device = torch.device("cuda", dist.get_node_local_rank(0))
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    asked: list[int] = []
+
+    def ask(number: int, frame: object) -> None:
+        asked.append(number)
+        signal.signal(number, signal.SIG_DFL)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, ask)
+    return Setting(
+        device=device,
+        channels_last=args.channels_last,
+        compile=args.compile,
+        workers=args.workers,
+        cache=args.cache,
+        checkpoint_seconds=args.checkpoint_seconds,
+        resume=args.resume,
+        quiet=args.quiet,
+        is_asked_to_stop=lambda: bool(asked),
+    )
+
+
+def run_all(
+    shards: str, out: Path, recipes: Sequence[Recipe], setting: Setting
+) -> list[dict[str, Any]]:
+    """Train by each recipe, in turn; what is finished is not done again.
+
+    Returns:
+        What each folder's ``result.json`` holds.
+
+    Raises:
+        StoppedError, DivergedError, CinicShardsError: as ``Run`` does, with the folder.
+    """
+    results = []
+    for recipe in recipes:
+        run = Run(shards, out / recipe.name, recipe, setting)
+        try:
+            results.append(run.train(say_if(run.is_first and not setting.quiet)))
+        except (StoppedError, DivergedError) as error:
+            raise type(error)(f"{run.folder}: {error}") from None
+        if run.is_first:
+            _draw(run.folder)
+    return results
+
+
+def say_if(is_wanted: bool) -> Any:
+    """Prints, or does nothing."""
+    return (lambda text: print(text, file=sys.stderr, flush=True)) if is_wanted else lambda _: None
+
+
+def _draw(folder: Path) -> None:
+    with suppress(ImportError):  # matplotlib is optional
+        from plot_training import plot_curves
+
+        plot_curves([folder / "log.csv"], folder / "curves.png")
+
+
+def ended(work: Any) -> int:
+    """Do the work of a command; the exit status, a user's mistake told in one message."""
+    try:
+        work()
+    except (CinicShardsError, DivergedError, StoppedError) as error:
+        after = ""
+        if isinstance(error, StoppedError):
+            after = "; the same command with --resume goes on there"
+        if not dist.is_initialized() or dist.get_rank() == 0:
+            print(f"error: {error}{after}", file=sys.stderr, flush=True)
+        if isinstance(error, StoppedError):
+            return 130
+        return 2 if isinstance(error, OptionError) else 1
+    finally:
+        if dist.is_initialized():
+            if sys.exc_info()[0] is None:
+                dist.barrier()  # torch may abort a process that leaves while others still talk
+            dist.destroy_process_group()
+    return 0
+
+
+def main() -> None:
+    """Train, and print mean and deviation of each model's test error."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add_options(parser)
+    parser.add_argument("--model", nargs="+", default=["resnet18"], choices=models.NAMES)
+    parser.add_argument("--train-origin", default="all", choices=ORIGINS)
+    parser.add_argument("--test-origin", default="all", choices=ORIGINS)
+    parser.add_argument("--seed", type=int, default=0, help="the first; default 0")
+    parser.add_argument("--seeds", type=int, default=1, help="how many runs of each model")
+    args = parser.parse_args()
+
+    def work() -> None:
+        setting = setting_of(args)
+        for name in args.model:
+            recipes = [
+                recipe_of(args, model=name, seed=args.seed + number) for number in range(args.seeds)
+            ]
+            results = run_all(args.shards, args.out, recipes, setting)
+            errors = torch.tensor([result["test_error"] for result in results]) * 100
+            deviation = f" +/- {errors.std():.2f}" if len(errors) > 1 else ""
+            if not dist.is_initialized() or dist.get_rank() == 0:
+                runs = f"{len(errors)} run{'s' * (len(errors) > 1)}"
+                print(f"{name}: test error {errors.mean():.2f}{deviation} % ({runs})", flush=True)
+
+    sys.exit(ended(work))
+
+
+if __name__ == "__main__":
+    main()

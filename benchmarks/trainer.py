@@ -1,0 +1,338 @@
+"""One training run over shards: it can be killed at any moment, and goes on exactly.
+
+``train.py`` and ``shift.py`` are its commands.
+"""
+
+import csv
+import json
+import os
+import platform
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import models
+import numpy as np
+import torch
+import torch.distributed as dist
+from evaluation import Evaluation, Scores, error_of
+from recipe import Recipe, Setting
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from cinic_shards import Augment, Batch, ShardLoader, __version__
+from cinic_shards.errors import OptionError
+
+COLUMNS = (
+    "epoch", "loss", "train_accuracy", "test_accuracy", "lr", "seconds", "images_per_second",
+    "waiting_share",
+)  # fmt: skip
+"""Of ``log.csv``. ``lr`` is the epoch's last, ``seconds`` are of training and testing together,
+``images_per_second`` and the loader's ``waiting_share`` are of training alone."""
+
+_TEST_BATCH = 500
+_AGREE_STEPS = 10
+"""Between two moments at which ranks agree whether to stop or to write a checkpoint."""
+_CHECKPOINT_VERSION = 1
+
+
+class DivergedError(Exception):
+    """The loss is no number any more."""
+
+
+class StoppedError(Exception):
+    """The run was asked to stop, and has left a checkpoint."""
+
+
+@dataclass(slots=True)
+class Sums:
+    """Of the epoch that is under way, over all its steps so far."""
+
+    counts: Tensor
+    """Loss, right answers and images of this rank: float64, shape (3,), on the device."""
+    training_seconds: float = 0.0
+    waiting_seconds: float = 0.0
+
+
+class Run:
+    """A model, what trains it, and the folder it is kept in.
+
+    Args:
+        shards: the dataset, a folder or URL.
+        folder: of this run alone: ``checkpoint.pt``, ``log.csv``, ``result.json``.
+        recipe: what to do.
+        setting: how.
+
+    Raises:
+        OptionError: the folder has a checkpoint and ``resume`` was not said, or it is one of
+            another recipe; the dataset has no such split or origin.
+    """
+
+    def __init__(self, shards: str, folder: Path, recipe: Recipe, setting: Setting) -> None:
+        self.recipe, self.setting, self.folder = recipe, setting, folder
+        self.device = setting.device
+        self.is_first = not dist.is_initialized() or dist.get_rank() == 0
+        self.checkpoint = folder / "checkpoint.pt"
+        if self.checkpoint.exists() and not setting.resume:
+            raise OptionError(
+                f"{folder}: has a checkpoint; say --resume to go on with it, or remove the folder"
+            )
+        where: dict[str, Any] = {
+            "device": None if self.device.type == "cpu" else self.device,
+            "workers": setting.workers,
+            "cache": setting.cache,
+        }
+        self.loader = ShardLoader(
+            shards,
+            split=recipe.train_split,
+            origin=None if recipe.train_origin == "all" else recipe.train_origin,
+            fraction=recipe.train_fraction,
+            global_batch_size=recipe.batch_size,
+            seed=recipe.seed,
+            augment=Augment(normalize="cinic10"),
+            progress=not setting.quiet,
+            **where,
+        )
+        test_loader = ShardLoader(
+            shards,
+            split=recipe.test_split,
+            origin=None if recipe.test_origin == "all" else recipe.test_origin,
+            global_batch_size=_TEST_BATCH,
+            shuffle=False,
+            tail="pad",
+            normalize="cinic10",
+            **where,
+        )
+        self._evaluation = Evaluation(
+            test_loader, amp=recipe.amp, channels_last=setting.channels_last
+        )
+        torch.manual_seed(recipe.seed)
+        self.model = models.build(recipe.model, len(self.loader.classes)).to(self.device)
+        if setting.channels_last:
+            self.model = self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.optimizer = torch.optim.SGD(
+            self.model.parameters(),
+            recipe.lr,
+            momentum=recipe.momentum,
+            weight_decay=recipe.weight_decay,
+        )
+        self.scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(
+            self.optimizer, recipe.epochs * len(self.loader)
+        )
+        self.history: list[dict[str, float]] = []
+        """A row of ``log.csv`` for each epoch that is over."""
+        self.sums = self._no_sums()
+        self._saved_at = time.monotonic()
+        if self.checkpoint.exists():
+            self._load()
+        if setting.compile:
+            self.model.compile()
+        self._forward: nn.Module = self.model
+        if dist.is_initialized():
+            ids = [self.device.index] if self.device.type == "cuda" else None
+            self._forward = DistributedDataParallel(self.model, device_ids=ids)
+
+    def train(self, say: Callable[[str], None]) -> dict[str, Any]:
+        """All epochs that are left; writes the log and a checkpoint after each, then the result.
+
+        Args:
+            say: takes a line for each epoch.
+
+        Returns:
+            What ``result.json`` holds.
+
+        Raises:
+            StoppedError: it was asked for; the checkpoint is written.
+            DivergedError: the loss is not finite.
+            CinicShardsError: data cannot be read.
+        """
+        scores: Scores = {}
+        while len(self.history) < self.recipe.epochs:
+            self._train_epoch()
+            total = self._total()
+            if not np.isfinite(total[0]):
+                raise DivergedError(
+                    f"epoch {len(self.history) + 1}: the loss is {total[0]}; choose a smaller "
+                    f"learning rate than {self.recipe.lr}"
+                )
+            start = time.perf_counter()
+            scores = self._evaluation(self.model, self.device)
+            testing_seconds = time.perf_counter() - start
+            row = self._row(total, scores, testing_seconds)
+            self.history.append(row)
+            self.sums = self._no_sums()
+            self._save()
+            say(
+                f"{self.recipe.name}: epoch {row['epoch']}/{self.recipe.epochs}: "
+                f"loss {row['loss']:.3f}, train {row['train_accuracy']:.2%}, "
+                f"test {row['test_accuracy']:.2%}, lr {row['lr']:.4f}, {row['seconds']:.1f} s, "
+                f"{row['images_per_second']:,.0f} images/s, waiting {row['waiting_share']:.1%}"
+            )
+        if not scores:  # it was killed behind its last checkpoint
+            scores = self._evaluation(self.model, self.device)
+        result = self._result(scores)
+        if self.is_first:
+            _write(self.folder / "result.json", json.dumps(result, indent=1) + "\n")
+        return result
+
+    def _train_epoch(self) -> None:
+        sums = self.sums
+        seconds_before, waited_before = sums.training_seconds, sums.waiting_seconds
+
+        def count_time() -> None:
+            stats = self.loader.stats()
+            sums.training_seconds = seconds_before + stats.seconds
+            sums.waiting_seconds = waited_before + stats.waiting_seconds
+
+        self._forward.train()
+        for step, batch in enumerate(self.loader, start=1):
+            self._train_step(batch)
+            stop, save = self._wishes(step)
+            if stop or save:
+                count_time()
+                self._save()
+            if stop:
+                raise StoppedError(f"stopped in epoch {len(self.history) + 1}")
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        count_time()
+
+    def _train_step(self, batch: Batch) -> None:
+        images = batch.images if self.setting.channels_last else batch.images.contiguous()
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.recipe.amp):
+            scores = self._forward(images)
+            loss = nn.functional.cross_entropy(scores, batch.labels)
+        self.optimizer.zero_grad(set_to_none=True)
+        (loss * batch.loss_scale).backward()  # type: ignore[no-untyped-call]
+        self.optimizer.step()
+        self.scheduler.step()
+        count = len(batch)
+        right = (scores.detach().argmax(1) == batch.labels).sum()
+        self.sums.counts[0] += loss.detach() * count  # on the device: nothing waits for it
+        self.sums.counts[1] += right
+        self.sums.counts[2] += count
+
+    def _wishes(self, step: int) -> tuple[bool, bool]:
+        """Whether to stop, and whether to write a checkpoint: the same on all ranks."""
+        stop = self.setting.is_asked_to_stop()
+        save = time.monotonic() - self._saved_at >= self.setting.checkpoint_seconds
+        if not dist.is_initialized():
+            return stop, save
+        if step % _AGREE_STEPS:
+            return False, False
+        wishes = torch.tensor([stop, save], dtype=torch.int32, device=self.device)
+        dist.all_reduce(wishes, dist.ReduceOp.MAX)
+        agreed = wishes.tolist()
+        return bool(agreed[0]), bool(agreed[1])
+
+    # What is kept
+
+    def _no_sums(self) -> Sums:
+        return Sums(torch.zeros(3, dtype=torch.float64, device=self.device))
+
+    def _total(self) -> list[float]:
+        """Loss, right answers and images of all ranks."""
+        total = self.sums.counts.clone()
+        if dist.is_initialized():
+            dist.all_reduce(total)
+        return [float(value) for value in total.tolist()]
+
+    def _save(self) -> None:
+        """Write the checkpoint, then the log that goes with it."""
+        total = self._total()
+        self._saved_at = time.monotonic()
+        if not self.is_first:
+            return
+        state = {
+            "version": _CHECKPOINT_VERSION,
+            "recipe": asdict(self.recipe),
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scheduler": self.scheduler.state_dict(),
+            "loader": self.loader.state_dict(),
+            # All ranks begin with one seed and draw alike: one state is everybody's.
+            "rng": torch.get_rng_state(),
+            "device_rng": torch.cuda.get_rng_state() if self.device.type == "cuda" else None,
+            "sums": [total, self.sums.training_seconds, self.sums.waiting_seconds],
+            "history": self.history,
+        }
+        self.folder.mkdir(parents=True, exist_ok=True)
+        partial = self.checkpoint.with_suffix(".partial")
+        with partial.open("wb") as file:
+            torch.save(state, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, self.checkpoint)
+        self._write_log()
+
+    def _load(self) -> None:
+        state = torch.load(self.checkpoint, map_location="cpu", weights_only=True)
+        if state.get("version") != _CHECKPOINT_VERSION:
+            raise OptionError(f"{self.checkpoint}: not a checkpoint of this version of train.py")
+        different = [
+            f"{name} is {state['recipe'].get(name)!r} in the checkpoint and {value!r} here"
+            for name, value in asdict(self.recipe).items()
+            if state["recipe"].get(name) != value
+        ]
+        if different:
+            raise OptionError(
+                f"{self.checkpoint}: of another recipe: {'; '.join(different)}. Give the same "
+                "options, or another --out"
+            )
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scheduler.load_state_dict(state["scheduler"])
+        self.loader.load_state_dict(state["loader"])
+        torch.set_rng_state(state["rng"])
+        if self.device.type == "cuda" and state["device_rng"] is not None:
+            torch.cuda.set_rng_state(state["device_rng"])
+        total, training_seconds, waiting_seconds = state["sums"]
+        self.sums = Sums(self.sums.counts, training_seconds, waiting_seconds)
+        if self.is_first:
+            self.sums.counts += torch.tensor(total, dtype=torch.float64, device=self.device)
+        self.history = state["history"]
+        if self.is_first:
+            self._write_log()
+
+    def _row(
+        self, total: Sequence[float], scores: Scores, testing_seconds: float
+    ) -> dict[str, float]:
+        loss, right, count = total
+        seconds, waited = self.sums.training_seconds, self.sums.waiting_seconds
+        values = (
+            len(self.history) + 1, loss / count, right / count, 1 - error_of(scores),
+            float(self.scheduler.get_last_lr()[0]), seconds + testing_seconds, count / seconds,
+            waited / seconds,
+        )  # fmt: skip
+        return dict(zip(COLUMNS, values, strict=True))
+
+    def _write_log(self) -> None:
+        lines = [COLUMNS, *([row[name] for name in COLUMNS] for row in self.history)]
+        partial = self.folder / "log.partial"
+        with partial.open("w", newline="", encoding="utf-8") as file:
+            csv.writer(file).writerows(lines)
+        os.replace(partial, self.folder / "log.csv")
+
+    def _result(self, scores: Scores) -> dict[str, Any]:
+        cuda = self.device.type == "cuda"
+        return {
+            "recipe": asdict(self.recipe),
+            "parameters": models.num_parameters(self.model),
+            "train_images": self.loader.num_samples,
+            "test_error": error_of(scores),
+            "errors": {name: 1 - right / count for name, (right, count) in scores.items()},
+            "test_images": {name: count for name, (_, count) in scores.items()},
+            "loss": self.history[-1]["loss"],
+            "seconds": sum(row["seconds"] for row in self.history),
+            "device": torch.cuda.get_device_name(self.device) if cuda else platform.machine(),
+            "ranks": dist.get_world_size() if dist.is_initialized() else 1,
+            "versions": {"torch": str(torch.__version__), "cinic-shards": __version__},
+        }
+
+
+def _write(path: Path, text: str) -> None:
+    partial = path.with_suffix(".partial")
+    partial.write_text(text, encoding="utf-8")
+    os.replace(partial, path)
