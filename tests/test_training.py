@@ -1,0 +1,250 @@
+"""Training runs: their log, their end, and that a killed one goes on as if nothing had been."""
+
+import csv
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from make_demo_tree import make_tree
+from recipe import Recipe, Setting
+from trainer import COLUMNS, Run, StoppedError
+
+from cinic_shards.errors import OptionError
+from cinic_shards.pack import PackOptions, pack
+
+BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
+CPU = torch.device("cpu")
+TINY = Recipe(model="tiny", epochs=2, batch_size=50, lr=0.05)
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """270 images of each split, in blocks that are mapped."""
+    root = tmp_path_factory.mktemp("training")
+    make_tree(root / "tree", per_class=27, seed=0)
+    pack(root / "tree", root / "shards", PackOptions(encoding="raw", block_size=64), workers=1)
+    return str(root / "shards")
+
+
+@pytest.fixture(scope="module")
+def whole(shards: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run of ``TINY`` that nothing stopped."""
+    folder = tmp_path_factory.mktemp("whole")
+    train(shards, folder)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Any:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)  # sums are then added in one order
+    yield
+    torch.set_num_threads(before)
+
+
+def train(shards: str, folder: Path, recipe: Recipe = TINY, **setting: Any) -> dict[str, Any]:
+    setting = {"device": CPU, "quiet": True, "workers": 1} | setting
+    return Run(shards, folder, recipe, Setting(**setting)).train(lambda _: None)
+
+
+def rows(folder: Path) -> list[dict[str, str]]:
+    with (folder / "log.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def weights(folder: Path) -> list[torch.Tensor]:
+    state = torch.load(folder / "checkpoint.pt", weights_only=True)
+    return [*state["model"].values(), *_tensors(state["optimizer"])]
+
+
+def _tensors(value: Any) -> list[torch.Tensor]:
+    if isinstance(value, dict):
+        return [tensor for part in value.values() for tensor in _tensors(part)]
+    return [value] if isinstance(value, torch.Tensor) else []
+
+
+def equal(one: Sequence[torch.Tensor], other: Sequence[torch.Tensor]) -> bool:
+    return all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+def run_script(name: str, *options: Any, **popen: Any) -> subprocess.Popen[str]:
+    command = [sys.executable, BENCHMARKS / f"{name}.py", *options]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    return subprocess.Popen(list(map(str, command)), text=True, env=environment, **(pipes | popen))
+
+
+def finished(process: subprocess.Popen[str]) -> str:
+    """What it printed on both; it must end well."""
+    out, error = process.communicate(timeout=300)
+    assert process.returncode == 0, error
+    return out + error
+
+
+def test_the_default_is_the_published_recipe() -> None:
+    recipe = Recipe()
+    assert (recipe.epochs, recipe.batch_size, recipe.lr) == (300, 64, 0.1)
+    assert (recipe.momentum, recipe.weight_decay) == (0.9, 1e-4)
+    assert (recipe.train_split, recipe.test_split) == ("train", "test")
+
+
+def test_a_run_learns_and_keeps_its_log(whole: Path) -> None:
+    log = rows(whole)
+    assert tuple(log[0]) == COLUMNS
+    assert [row["epoch"] for row in log] == ["1", "2"]
+    assert float(log[1]["loss"]) < float(log[0]["loss"]) < 2.5
+    assert float(log[1]["lr"]) == 0 < float(log[0]["lr"]) < TINY.lr
+    assert all(0 <= float(row["waiting_share"]) < 1 for row in log)
+    assert all(float(row["images_per_second"]) > 0 for row in log)
+    result = json.loads((whole / "result.json").read_text())
+    assert result["test_error"] == 1 - float(log[1]["test_accuracy"])
+    assert result["test_images"] == {"cifar": 60, "imagenet": 210}
+    assert result["train_images"] == 270
+    by_origin = 60 * result["errors"]["cifar"] + 210 * result["errors"]["imagenet"]
+    assert by_origin / 270 == pytest.approx(result["test_error"])
+    assert not list(whole.glob("*.partial"))
+
+
+@pytest.mark.parametrize("stop_at", [1, 4, 5, 7], ids=lambda step: f"step {step}")
+def test_a_stopped_run_goes_on_exactly(
+    shards: str, whole: Path, tmp_path: Path, stop_at: int
+) -> None:
+    """In an epoch (of 5 steps), at the last step of one, and in the next."""
+    steps = iter(range(1, 100))
+    with pytest.raises(StoppedError, match=f"stopped in epoch {(stop_at - 1) // 5 + 1}"):
+        train(shards, tmp_path, is_asked_to_stop=lambda: next(steps) == stop_at)
+    assert not (tmp_path / "result.json").exists()
+    torch.manual_seed(99)
+    train(shards, tmp_path, resume=True)
+    assert equal(weights(tmp_path), weights(whole))
+    for row, expected in zip(rows(tmp_path), rows(whole), strict=True):
+        for name in ("epoch", "loss", "train_accuracy", "test_accuracy", "lr"):
+            assert row[name] == expected[name]
+
+
+def test_a_finished_run_is_not_done_again(shards: str, whole: Path) -> None:
+    before = (whole / "log.csv").read_bytes(), weights(whole)
+    result = train(shards, whole, resume=True)
+    assert result["test_error"] == 1 - float(rows(whole)[-1]["test_accuracy"])
+    assert (whole / "log.csv").read_bytes() == before[0]
+    assert equal(weights(whole), before[1])
+
+
+def test_a_checkpoint_is_not_overwritten_by_mistake(shards: str, whole: Path) -> None:
+    with pytest.raises(OptionError, match="has a checkpoint; say --resume to go on"):
+        train(shards, whole)
+
+
+def test_another_recipe_is_refused_and_all_that_differs_is_said(shards: str, whole: Path) -> None:
+    other = Recipe(model="tiny", epochs=3, batch_size=50, lr=0.5)
+    with pytest.raises(OptionError) as raised:
+        train(shards, whole, other, resume=True)
+    assert "epochs is 2 in the checkpoint and 3 here; lr is 0.05" in str(raised.value)
+
+
+def test_seeds_differ(shards: str, whole: Path, tmp_path: Path) -> None:
+    train(shards, tmp_path, Recipe(model="tiny", epochs=1, batch_size=50, lr=0.05, seed=1))
+    assert rows(tmp_path)[0]["loss"] != rows(whole)[0]["loss"]
+
+
+def test_origin_and_fraction_choose_the_images(shards: str, tmp_path: Path) -> None:
+    recipe = Recipe(
+        model="tiny", epochs=1, batch_size=10, train_origin="imagenet", test_origin="cifar-test",
+        train_fraction=0.5,
+    )  # fmt: skip
+    result = train(shards, tmp_path, recipe, channels_last=True)
+    assert result["train_images"] == 110  # half of 21 a class, rounded up
+    assert result["test_images"] == {"cifar": 30}
+    assert recipe.name == "tiny-train-imagenet-of-0.5-seed0"
+
+
+def test_mixed_precision(shards: str, whole: Path, tmp_path: Path) -> None:
+    train(shards, tmp_path, Recipe(model="tiny", epochs=1, batch_size=50, lr=0.05, amp=True))
+    mine, theirs = float(rows(tmp_path)[0]["loss"]), float(rows(whole)[0]["loss"])
+    assert mine != theirs and mine == pytest.approx(theirs, rel=0.05)
+
+
+TINY_OPTIONS = ("--model", "tiny", "--epochs", 2, "--batch-size", 50, "--lr", 0.05, "--workers", 1)
+
+
+def test_the_command_prints_mean_and_deviation(shards: str, whole: Path, tmp_path: Path) -> None:
+    out = tmp_path / "runs"
+    said = finished(run_script("train", shards, *TINY_OPTIONS, "--seeds", 2, "--out", out))
+    errors = [
+        100 * json.loads((out / f"tiny-train-seed{seed}" / "result.json").read_text())["test_error"]
+        for seed in range(2)
+    ]
+    match = re.search(r"tiny: test error ([\d.]+) \+/- ([\d.]+) % \(2 runs\)", said)
+    assert match
+    assert float(match[1]) == pytest.approx(sum(errors) / 2, abs=0.01)
+    assert float(match[2]) == pytest.approx(abs(errors[0] - errors[1]) / 2**0.5, abs=0.01)
+    assert equal(weights(out / "tiny-train-seed0"), weights(whole))
+    assert (out / "tiny-train-seed1" / "curves.png").read_bytes().startswith(b"\x89PNG")
+    assert said.count("waiting") == 4
+
+
+@pytest.mark.real
+def test_ctrl_c_leaves_a_checkpoint_and_kill_9_the_last_one(shards: str, tmp_path: Path) -> None:
+    long = ("--model", "tiny", "--epochs", 1000, "--batch-size", 10, "--workers", 1, "--quiet")
+    folder = tmp_path / "tiny-train-seed0"
+    process = run_script("train", shards, *long, "--out", tmp_path, "--checkpoint-seconds", 0)
+    wait_for(folder / "log.csv", process)
+    process.send_signal(signal.SIGINT)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert re.search(r"stopped in epoch \d+; the same command with --resume goes on", error)
+    assert "Traceback" not in error
+    done = len(rows(folder))
+    process = run_script(
+        "train", shards, *long, "--out", tmp_path, "--resume", "--checkpoint-seconds", 0
+    )
+    while len(rows(folder)) < done + 2:
+        assert process.poll() is None
+        time.sleep(0.02)
+    process.kill()
+    process.communicate()
+    state = torch.load(folder / "checkpoint.pt", weights_only=True)
+    assert len(state["history"]) >= done + 2
+    epoch, step = state["loader"]["epoch"], state["loader"]["step"]
+    assert (epoch, step) == (len(state["history"]), 0) or 0 < step <= 27
+
+
+def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
+    while not path.exists():
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.02)
+
+
+def test_a_mistake_is_told_in_one_line(shards: str, tmp_path: Path) -> None:
+    process = run_script("train", shards, "--train-split", "trian", "--out", tmp_path)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert error.startswith("error: ") and "trian" in error and "Traceback" not in error
+
+
+@pytest.mark.real
+def test_two_ranks_learn_what_one_does(shards: str, tmp_path: Path) -> None:
+    """The same global batches and a model that sees images one by one: the same loss curve."""
+    options = [shards, "--model", "tiny", "--epochs", 3, "--batch-size", 45, "--lr", 0.05]
+    torchrun = Path(sys.executable).with_name("torchrun")
+    command = [
+        torchrun, "--standalone", "--nproc-per-node=2", BENCHMARKS / "train.py", *options,
+        "--out", tmp_path / "two",
+    ]  # fmt: skip
+    subprocess.run(
+        list(map(str, command)), check=True, timeout=300, env={**os.environ, "OMP_NUM_THREADS": "1"}
+    )
+    finished(run_script("train", *options, "--out", tmp_path / "one"))
+    one, two = (rows(tmp_path / name / "tiny-train-seed0") for name in ("one", "two"))
+    for row, expected in zip(two, one, strict=True):
+        assert float(row["loss"]) == pytest.approx(float(expected["loss"]), rel=1e-5)
+        assert row["test_accuracy"] == expected["test_accuracy"]
