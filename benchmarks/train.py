@@ -153,6 +153,9 @@ def ended(work: Any) -> int:
         if isinstance(error, StoppedError):
             return 130
         return 2 if isinstance(error, OptionError) else 1
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr, flush=True)
+        return 130
     finally:
         if dist.is_initialized():
             if sys.exc_info()[0] is None:

@@ -1,0 +1,256 @@
+"""Train a small network in seconds, on one GPU: accuracy and time of n runs.
+
+    python benchmarks/fast.py shards --runs 5 --compile
+    python benchmarks/fast.py shards --device cpu --runs 2 --epochs 1 --width 8 --fraction 0.05
+
+Evidence: none. It was never run on a GPU; tests run it on a CPU, much smaller.
+The network and the recipe are near those of David Page's "How to Train Your ResNet", which were
+found for CIFAR-10. ``Fast`` holds all of the recipe, and each field is an option.
+
+The pixels lie on the device (``cache="device"``), where they are gathered, cropped, flipped and
+cut; only places and chance go there in an epoch. A run's seconds are those of opening the shards,
+copying the training split to the device, and training; testing does not count, nor does a warm-up
+of ten steps before the first run, which is when ``--compile`` takes its time.
+"""
+
+import argparse
+import dataclasses
+import statistics
+import sys
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from evaluation import Evaluation, error_of
+from models import Residual, conv_norm_relu
+from torch import Tensor, nn
+from train import ended
+
+from cinic_shards import Augment, Batch, ShardLoader
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fast:
+    """The whole recipe."""
+
+    epochs: int = 16
+    batch_size: int = 512
+    width: int = 64
+    """Channels of the first convolution; the others have 2, 4 and 8 times as many."""
+    score_scale: float = 0.125
+    """What the last layer's scores are multiplied by."""
+    peak_lr: float = 0.4
+    """The rate rises to it in a straight line, and falls to zero in another."""
+    peak_at: float = 0.25
+    """When, as a part of all steps."""
+    momentum: float = 0.9
+    """Nesterov's."""
+    weight_decay: float = 5e-4
+    label_smoothing: float = 0.1
+    crop_padding: int = 4
+    cutout: int = 8
+    """Pixels of a square's side; 0 for none."""
+    fraction: float = 1.0
+    """So much of the training split."""
+    train_split: str = "train"
+    test_split: str = "test"
+
+
+class FastNet(nn.Module):
+    """Nine layers: four stages of a convolution, the second and the last with a residual pair."""
+
+    def __init__(self, recipe: Fast, num_classes: int) -> None:
+        super().__init__()
+        width = recipe.width
+
+        def pair(channels: int) -> Residual:
+            both = nn.Sequential(
+                conv_norm_relu(channels, channels), conv_norm_relu(channels, channels)
+            )
+            return Residual(both, nn.Identity())
+
+        def halved(channels_in: int, channels_out: int) -> nn.Sequential:
+            convolution = nn.Conv2d(channels_in, channels_out, 3, padding=1, bias=False)
+            # Norm and ReLU see a quarter of the pixels when pooled before.
+            return nn.Sequential(
+                convolution, nn.MaxPool2d(2), nn.BatchNorm2d(channels_out), nn.ReLU(inplace=True)
+            )
+
+        self.body = nn.Sequential(
+            conv_norm_relu(3, width),
+            halved(width, 2 * width),
+            pair(2 * width),
+            halved(2 * width, 4 * width),
+            halved(4 * width, 8 * width),
+            pair(8 * width),
+            nn.AdaptiveMaxPool2d(1),
+            nn.Flatten(),
+            nn.Linear(8 * width, num_classes, bias=False),
+        )
+        self.score_scale = recipe.score_scale
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(N, 3, H, W) -> (N, num_classes)."""
+        scores: Tensor = self.body(images) * self.score_scale
+        return scores
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """Of one run."""
+
+    accuracy: float
+    """On the test split, 0 to 1."""
+    seconds: float
+    loss: float
+    """Of the last batch, with smoothed labels."""
+
+
+class Bench:
+    """A network that is trained anew in each run: compiled once.
+
+    Args:
+        shards: folder or URL of the dataset.
+        recipe: what to do.
+        device: where.
+        by_compiler: whether through ``torch.compile``.
+    """
+
+    def __init__(
+        self, shards: str, recipe: Fast, device: torch.device, *, by_compiler: bool
+    ) -> None:
+        self.shards, self.recipe, self.device = shards, recipe, device
+        test = ShardLoader(
+            shards,
+            split=recipe.test_split,
+            shuffle=False,
+            tail="pad",
+            augment=Augment(crop_padding=0, flip=False, normalize="cinic10", dtype="bfloat16"),
+            cache="device",
+            device=device,
+        )
+        self._evaluation = Evaluation(test, amp=True, channels_last=True)
+        model = FastNet(recipe, len(test.classes)).to(device)
+        self.model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if by_compiler:
+            self.model.compile()
+
+    def run(self, seed: int, *, most_steps: int | None = None) -> Outcome:
+        """Train from new weights and test.
+
+        Args:
+            seed: of weights, order and augmentation.
+            most_steps: leave off there, for a warm-up.
+        """
+        recipe = self.recipe
+        torch.manual_seed(seed)
+        for module in self.model.modules():
+            if hasattr(module, "reset_parameters"):
+                module.reset_parameters()
+        start = time.perf_counter()
+        loader = ShardLoader(
+            self.shards,
+            split=recipe.train_split,
+            fraction=recipe.fraction,
+            batch_size=recipe.batch_size,
+            seed=seed,
+            order="full",
+            augment=Augment(
+                crop_padding=recipe.crop_padding,
+                cutout=recipe.cutout,
+                normalize="cinic10",
+                dtype="bfloat16",
+            ),
+            cache="device",
+            device=self.device,
+        )
+        optimizer = torch.optim.SGD(
+            self.model.parameters(),
+            recipe.peak_lr,
+            momentum=recipe.momentum,
+            weight_decay=recipe.weight_decay,
+            nesterov=True,
+        )
+        num_steps = recipe.epochs * len(loader)
+        peak = recipe.peak_at * num_steps
+
+        def rate(step: int) -> float:
+            return min((step + 1) / (peak + 1), (num_steps - step) / (num_steps - peak))
+
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, rate)
+        self.model.train()
+        steps = 0
+        loss = torch.zeros(())
+        for _ in range(recipe.epochs):
+            for batch in loader:
+                loss = self._step(batch, optimizer)
+                scheduler.step()
+                steps += 1
+                if steps == most_steps:
+                    break
+            if steps == most_steps:
+                break
+        last_loss = loss.item()  # waits for the device
+        seconds = time.perf_counter() - start
+        accuracy = 1 - error_of(self._evaluation(self.model, self.device))
+        return Outcome(accuracy, seconds, last_loss)
+
+    def _step(self, batch: Batch, optimizer: torch.optim.Optimizer) -> Tensor:
+        with torch.autocast(self.device.type, torch.bfloat16):
+            scores = self.model(batch.images)
+            loss = nn.functional.cross_entropy(
+                scores, batch.labels, label_smoothing=self.recipe.label_smoothing
+            )
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        return loss.detach()
+
+
+def summary(values: list[float], digits: int) -> str:
+    """Mean and, of several, deviation."""
+    deviation = f" +/- {statistics.stdev(values):.{digits}f}" if len(values) > 1 else ""
+    return f"{statistics.fmean(values):.{digits}f}{deviation}"
+
+
+def main() -> None:
+    """Run n times; print each run, then mean and deviation."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("shards", help="folder or URL that cinic-shard pack wrote to")
+    parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--seed", type=int, default=0, help="of the first run")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--compile", action="store_true", help="by torch.compile")
+    names = [one.name for one in dataclasses.fields(Fast)]
+    for name in names:
+        default: Any = getattr(Fast(), name)
+        option = f"--{name.replace('_', '-')}"
+        parser.add_argument(option, type=type(default), default=default, help=f"default: {default}")
+    args = parser.parse_args()
+    recipe = Fast(**{name: getattr(args, name) for name in names})
+
+    def work() -> None:
+        torch.backends.cudnn.benchmark = True
+        bench = Bench(args.shards, recipe, torch.device(args.device), by_compiler=args.compile)
+        bench.run(args.seed, most_steps=10)
+        outcomes = []
+        for number in range(args.runs):
+            outcomes.append(outcome := bench.run(args.seed + number))
+            print(
+                f"run {number + 1} of {args.runs}: {outcome.accuracy:.2%} in "
+                f"{outcome.seconds:.2f} s, last loss {outcome.loss:.3f}",
+                file=sys.stderr,
+                flush=True,
+            )
+        accuracy = summary([100 * outcome.accuracy for outcome in outcomes], 2)
+        seconds = summary([outcome.seconds for outcome in outcomes], 2)
+        print(f"accuracy {accuracy} %, {seconds} s, {len(outcomes)} runs on {args.device}")
+
+    sys.exit(ended(work))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,141 @@
+"""How well does what is learnt from one origin serve the other: test error by origin.
+
+    python benchmarks/shift.py shards --amp --channels-last            # hours on one GPU
+    python benchmarks/shift.py shards --model tiny --epochs 5 --equal  # minutes on a CPU
+
+CINIC-10 joins images of CIFAR-10 and of ImageNet under one set of classes, to study what its
+authors call distribution shift. This trains one model on all images of a split, on CIFAR's part
+and on ImageNet's part, and tests each on both parts of the test split. CIFAR's part of ``train``
+has 20,000 images of 90,000: ``--equal`` trains on as many of each, so that not their number but
+their origin makes the difference. Runs are those of ``train.py``, kept and resumed as there; the
+table is printed and written to ``shift.md``, the plot to ``shift.png``.
+"""
+
+import argparse
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import models
+import torch.distributed as dist
+from recipe import Recipe
+from train import add_options, ended, recipe_of, run_all, setting_of
+from training_table import mean_and_deviation
+
+from cinic_shards.errors import OptionError
+from cinic_shards.provenance import origins_named
+from cinic_shards.reader import Dataset
+
+TRAINED_ON = ("all", "cifar", "imagenet")
+TESTED_ON = ("all", "cifar", "imagenet")
+
+
+def fractions(shards: str, split: str, *, equal: bool) -> dict[str, float]:
+    """How much of each origin's training images to take.
+
+    Args:
+        shards: the dataset.
+        split: trained on.
+        equal: as many of each as the smallest part has.
+
+    Raises:
+        OptionError: the split has no images of one of the origins.
+    """
+    origin = Dataset(shards).columns_of(split).origin
+    sizes = {"all": len(origin)}
+    for name in TRAINED_ON[1:]:
+        sizes[name] = sum(int((origin == one).sum()) for one in origins_named(name))
+        if not sizes[name]:
+            raise OptionError(f"{shards}: {split} has no image of {name}: nothing to compare")
+    smallest = min(sizes.values())
+    return {name: smallest / size if equal else 1.0 for name, size in sizes.items()}
+
+
+def errors_by_origin(
+    results: Mapping[str, Sequence[Mapping[str, Any]]],
+) -> dict[str, dict[str, list[float]]]:
+    """Trained on -> tested on -> the error of each seed."""
+    found = {}
+    for trained, runs in results.items():
+        by_group = [{"all": run["test_error"], **run["errors"]} for run in runs]
+        found[trained] = {tested: [run[tested] for run in by_group] for tested in TESTED_ON}
+    return found
+
+
+def table(
+    errors: Mapping[str, Mapping[str, Sequence[float]]],
+    results: Mapping[str, Sequence[Mapping[str, Any]]],
+) -> str:
+    """Markdown: a row for what was trained on, a column for what was tested on."""
+    lines = [
+        "| trained on | images | " + " | ".join(f"error on {name}, %" for name in TESTED_ON) + " |",
+        "| --- | ---: |" + " ---: |" * len(TESTED_ON),
+    ]
+    for trained, row in errors.items():
+        images = f"{results[trained][0]['train_images']:,}"
+        cells = [mean_and_deviation(row[tested]) for tested in TESTED_ON]
+        lines.append(f"| {trained} | {images} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    """Train three times, or three times as many seeds; print the table and draw the plot."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add_options(parser)
+    parser.set_defaults(out=Path("runs-shift"))
+    parser.add_argument("--model", default="resnet18", choices=models.NAMES)
+    parser.add_argument("--equal", action="store_true", help="train on as many images of each")
+    parser.add_argument("--seed", type=int, default=0, help="the first; default 0")
+    parser.add_argument("--seeds", type=int, default=1, help="how many runs of each")
+    args = parser.parse_args()
+
+    def recipes(origin: str, fraction: float) -> list[Recipe]:
+        seeds = range(args.seed, args.seed + args.seeds)
+        given = {"train_origin": origin, "train_fraction": fraction}
+        return [recipe_of(args, seed=seed, **given) for seed in seeds]
+
+    def work() -> None:
+        if args.equal and args.train_fraction != 1:
+            raise OptionError("--equal chooses the fractions: leave --train-fraction out")
+        parts = fractions(args.shards, args.train_split, equal=args.equal)
+        setting = setting_of(args)
+        results = {
+            origin: run_all(
+                args.shards,
+                args.out,
+                recipes(origin, fraction if args.equal else args.train_fraction),
+                setting,
+            )
+            for origin, fraction in parts.items()
+        }
+        if dist.is_initialized() and dist.get_rank() != 0:
+            return
+        errors = errors_by_origin(results)
+        text = table(errors, results)
+        (args.out / "shift.md").write_text(text, encoding="utf-8")
+        sys.stdout.write(text)
+        _draw(errors, args.out / "shift.png")
+
+    sys.exit(ended(work))
+
+
+def _draw(errors: Mapping[str, Mapping[str, Sequence[float]]], picture: Path) -> None:
+    try:
+        from plot_training import plot_shift
+    except ImportError:
+        print(f"no {picture}: matplotlib is not installed", file=sys.stderr)
+        return
+    plot_shift(
+        {
+            trained: {tested: sum(values) / len(values) for tested, values in row.items()}
+            for trained, row in errors.items()
+        },
+        picture,
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,113 @@
+"""Print the results of ``train.py`` beside CINIC-10's published ones.
+
+    python benchmarks/training_table.py runs
+
+The published errors are those of https://github.com/BayesWatch/cinic-10 (and arXiv:1810.03505), on
+the test split: after training on ``train`` once, and on ``train+valid`` with five seeds. Ours are
+the mean and, of several seeds, the deviation (of the sample); where a run's recipe is not the
+published one, its row says in what.
+"""
+
+import argparse
+import json
+import statistics
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import models
+from recipe import Recipe
+
+PUBLISHED: Mapping[str, Mapping[str, str]] = {
+    "train": {
+        "vgg16": "15.25",
+        "resnet18": "12.42",
+        "preact_resnet18": "12.84",
+        "googlenet": "11.54",
+        "resnext29_2x64d": "11.66",
+        "mobilenet": "19.55",
+    },
+    "train+valid": {
+        "vgg16": "12.23 +/- 0.16",
+        "resnet18": "9.73 +/- 0.05",
+        "preact_resnet18": "10.10 +/- 0.08",
+        "googlenet": "8.83 +/- 0.12",
+        "resnext29_2x64d": "8.55 +/- 0.15",
+        "densenet121": "8.74 +/- 0.16",
+        "mobilenet": "18.00 +/- 0.16",
+    },
+}
+"""Split that was trained on -> model -> test error in percent. The page has no DenseNet-121 that
+was trained on ``train`` alone."""
+
+_OWN_COLUMN = ("model", "train_split", "seed")
+"""What a row says of a recipe without being asked."""
+
+
+def read_results(folder: Path) -> list[dict[str, Any]]:
+    """Every ``result.json`` below a folder, in the order of their paths."""
+    return [json.loads(path.read_text("utf-8")) for path in sorted(folder.rglob("result.json"))]
+
+
+def mean_and_deviation(errors: Iterable[float]) -> str:
+    """Of errors 0 to 1, in percent."""
+    percent = [100 * error for error in errors]
+    deviation = f" +/- {statistics.stdev(percent):.2f}" if len(percent) > 1 else ""
+    return f"{statistics.fmean(percent):.2f}{deviation}"
+
+
+def difference(recipe: Mapping[str, Any]) -> str:
+    """In what a recipe is not the published one."""
+    published = asdict(Recipe())
+    return ", ".join(
+        f"{name} {value}"
+        for name, value in recipe.items()
+        if name not in _OWN_COLUMN and value != published[name]
+    )
+
+
+def table(results: Iterable[Mapping[str, Any]]) -> str:
+    """Markdown: a table for each of the two configurations, and one row for each recipe."""
+    runs: dict[tuple[str, str], dict[str, list[Mapping[str, Any]]]] = {}
+    for result in results:
+        recipe = result["recipe"]
+        place = recipe["train_split"], recipe["model"]
+        runs.setdefault(place, {}).setdefault(difference(recipe), []).append(result)
+    splits = dict.fromkeys([*PUBLISHED, *(split for split, _ in runs)])
+    lines = []
+    for split in splits:
+        lines += [
+            f"Trained on {split}:\n",
+            "| model | parameters | published error, % | error, % | runs | not as published in |",
+            "| --- | ---: | ---: | ---: | ---: | --- |",
+        ]
+        for name in models.NAMES:
+            published = PUBLISHED.get(split, {}).get(name, "")
+            count = f"{models.num_parameters(models.build(name)) / 1e6:.2f} M"
+            of_recipes = runs.get((split, name), {})
+            for what, group in sorted(of_recipes.items(), key=lambda item: item[0]):
+                ours = mean_and_deviation(result["test_error"] for result in group)
+                lines.append(f"| {name} | {count} | {published} | {ours} | {len(group)} | {what} |")
+            if not of_recipes and published:
+                lines.append(f"| {name} | {count} | {published} | | 0 | |")
+        lines.append("")
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def main() -> None:
+    """Read the results and print the table."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("runs", type=Path, help="the --out of train.py")
+    args = parser.parse_args()
+    results = read_results(args.runs)
+    if not results:
+        parser.error(f"{args.runs}: no result.json in it; train.py writes one at a run's end")
+    sys.stdout.write(table(results))
+
+
+if __name__ == "__main__":
+    main()
