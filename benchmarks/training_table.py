@@ -62,7 +62,7 @@ def difference(recipe: Mapping[str, Any]) -> str:
     """In what a recipe is not the published one."""
     published = asdict(Recipe())
     return ", ".join(
-        f"{name} {value}"
+        f"{name} {value:.3g}" if isinstance(value, float) else f"{name} {value}"
         for name, value in recipe.items()
         if name not in _OWN_COLUMN and value != published[name]
     )

@@ -8,14 +8,19 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import fast
 import pytest
+import shift
 import torch
+import training_table
 from make_demo_tree import make_tree
 from recipe import Recipe, Setting
+from train import run_all
 from trainer import COLUMNS, Run, StoppedError
 
 from cinic_shards.errors import OptionError
@@ -24,6 +29,14 @@ from cinic_shards.pack import PackOptions, pack
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 CPU = torch.device("cpu")
 TINY = Recipe(model="tiny", epochs=2, batch_size=50, lr=0.05)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)  # another number adds in another order
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
@@ -41,14 +54,6 @@ def whole(shards: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("whole")
     train(shards, folder)
     return folder
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Any:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)  # sums are then added in one order
-    yield
-    torch.set_num_threads(before)
 
 
 def train(shards: str, folder: Path, recipe: Recipe = TINY, **setting: Any) -> dict[str, Any]:
@@ -171,6 +176,73 @@ def test_mixed_precision(shards: str, whole: Path, tmp_path: Path) -> None:
     train(shards, tmp_path, Recipe(model="tiny", epochs=1, batch_size=50, lr=0.05, amp=True))
     mine, theirs = float(rows(tmp_path)[0]["loss"]), float(rows(whole)[0]["loss"])
     assert mine != theirs and mine == pytest.approx(theirs, rel=0.05)
+
+
+def test_the_table_has_every_published_error_and_ours_beside_it(whole: Path) -> None:
+    (result,) = training_table.read_results(whole)
+    other = result | {"test_error": result["test_error"] + 0.02}
+    published = {"recipe": asdict(Recipe(model="vgg16")), "test_error": 0.1525}
+    lines = training_table.table([result, published, other]).splitlines()
+    assert "| vgg16 | 14.72 M | 15.25 | 15.25 | 1 |  |" in lines
+    ours = f"{100 * result['test_error'] + 1:.2f} +/- 1.41"
+    what = "epochs 2, batch_size 50, lr 0.05"
+    assert f"| tiny | 0.09 M |  | {ours} | 2 | {what} |" in lines
+    assert "| densenet121 | 6.96 M | 8.74 +/- 0.16 | | 0 | |" in lines
+    assert sum(line.endswith("| | 0 | |") for line in lines) == 5 + 7
+
+
+def test_distribution_shift_is_told_by_origin(shards: str, tmp_path: Path) -> None:
+    parts = shift.fractions(shards, "train", equal=True)
+    assert parts == {"all": 60 / 270, "cifar": 1, "imagenet": 60 / 210}
+    results = {
+        origin: run_all(
+            shards,
+            tmp_path,
+            [replace(TINY, batch_size=20, train_origin=origin, train_fraction=fraction, epochs=1)],
+            Setting(device=CPU, workers=1, quiet=True),
+        )
+        for origin, fraction in parts.items()
+    }
+    assert [runs[0]["train_images"] for runs in results.values()] == [60, 60, 60]
+    errors = shift.errors_by_origin(results)
+    for row in errors.values():
+        by_origin = 60 * row["cifar"][0] + 210 * row["imagenet"][0]
+        assert by_origin / 270 == pytest.approx(row["all"][0])
+    lines = shift.table(errors, results).splitlines()
+    assert [line.split(" | ")[:2] for line in lines[2:]] == [
+        ["| all", "60"], ["| cifar", "60"], ["| imagenet", "60"],
+    ]  # fmt: skip
+
+
+def test_shift_needs_both_origins(tmp_path: Path) -> None:
+    make_tree(tmp_path / "tree", per_class=1, seed=0)  # too few for one that CIFAR-10 has
+    pack(tmp_path / "tree", tmp_path / "shards", workers=1)
+    with pytest.raises(OptionError, match="train has no image of cifar: nothing to compare"):
+        shift.fractions(str(tmp_path / "shards"), "train", equal=False)
+
+
+def test_the_fast_recipe_learns_and_a_seed_is_a_run(shards: str) -> None:
+    recipe = fast.Fast(epochs=3, batch_size=30, width=8, peak_lr=0.2)
+    bench = fast.Bench(shards, recipe, CPU, by_compiler=False)
+    bench.run(5, most_steps=2)
+    first, other, again = (bench.run(seed) for seed in (0, 1, 0))
+    assert first.accuracy > 0.2 and first.loss < 2.3 and first.seconds > 0
+    assert first.loss == again.loss and first.accuracy == again.accuracy
+    assert first.loss != other.loss
+
+
+@pytest.mark.real
+def test_shift_and_the_fast_recipe_by_their_commands(shards: str, tmp_path: Path) -> None:
+    options = ("--model", "tiny", "--epochs", 1, "--batch-size", 20, "--equal", "--quiet")
+    said = finished(run_script("shift", shards, *options, "--out", tmp_path / "runs"))
+    assert said == (tmp_path / "runs" / "shift.md").read_text()
+    assert said.startswith("| trained on | images | error on all, % |")
+    assert (tmp_path / "runs" / "shift.png").read_bytes().startswith(b"\x89PNG")
+    table = finished(run_script("training_table", tmp_path / "runs"))
+    assert table.count("| tiny |") == 3
+    options = ("--device", "cpu", "--runs", 2, "--epochs", 1, "--width", 8, "--batch-size", 50)
+    said = finished(run_script("fast", shards, *options))
+    assert re.search(r"accuracy [\d.]+ \+/- [\d.]+ %, [\d.]+ \+/- [\d.]+ s, 2 runs on cpu", said)
 
 
 TINY_OPTIONS = ("--model", "tiny", "--epochs", 2, "--batch-size", 50, "--lr", 0.05, "--workers", 1)
