@@ -84,10 +84,10 @@ def main() -> None:
     with Claim(__doc__ or "") as claim:
         bar, options = 0.3, ["--epochs", "4", "--lr", "0.05"]
         if claim.args.tree:
-            bar, options = 0.5, ["--epochs", "6", "--train-origin", "cifar"]
+            bar, options = 0.5, ["--epochs", "8", "--train-origin", "cifar"]
             options += ["--test-origin", "cifar-test"]
         options += ["--model", "tiny", "--channels-last", "--workers", "1"]
-        options += ["--checkpoint-seconds", "0.5"]
+        options += ["--checkpoint-seconds", "0.1"]
         shards = claim.pack("shards", "--encoding", "raw")
         name = "tiny-train-cifar-seed0" if claim.args.tree else "tiny-train-seed0"
         alone, killed = claim.scratch / "alone" / name, claim.scratch / "killed" / name
@@ -119,6 +119,7 @@ def main() -> None:
             and losses[-1] < losses[0]
             and is_same
             and is_same_log
+            and any(resumed_at)
             and (killed / "curves.png").exists(),
             killed_and_resumed_at_step=resumed_at,
             images_per_second=[round(float(row["images_per_second"])) for row in rows],
