@@ -230,6 +230,8 @@ def main() -> None:
         option = f"--{name.replace('_', '-')}"
         parser.add_argument(option, type=type(default), default=default, help=f"default: {default}")
     args = parser.parse_args()
+    if args.runs < 1:
+        parser.error(f"--runs {args.runs}: expected at least 1")
     recipe = Fast(**{name: getattr(args, name) for name in names})
 
     def work() -> None:

@@ -18,9 +18,8 @@ from pathlib import Path
 from typing import Any
 
 import models
-import torch.distributed as dist
 from recipe import Recipe
-from train import add_options, ended, recipe_of, run_all, setting_of
+from train import add_options, ended, is_first, recipe_of, run_all, setting_of
 from training_table import mean_and_deviation
 
 from cinic_shards.errors import OptionError
@@ -91,6 +90,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="the first; default 0")
     parser.add_argument("--seeds", type=int, default=1, help="how many runs of each")
     args = parser.parse_args()
+    if args.seeds < 1:
+        parser.error(f"--seeds {args.seeds}: expected at least 1")
 
     def recipes(origin: str, fraction: float) -> list[Recipe]:
         seeds = range(args.seed, args.seed + args.seeds)
@@ -111,7 +112,7 @@ def main() -> None:
             )
             for origin, fraction in parts.items()
         }
-        if dist.is_initialized() and dist.get_rank() != 0:
+        if not is_first():
             return
         errors = errors_by_origin(results)
         text = table(errors, results)

@@ -17,7 +17,7 @@ import argparse
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import fields
 from pathlib import Path
@@ -75,7 +75,8 @@ def recipe_of(args: argparse.Namespace, **given: Any) -> Recipe:
 def setting_of(args: argparse.Namespace) -> Setting:
     """The setting that the arguments tell; joins the other ranks where torchrun runs this.
 
-    From here on Ctrl-C and SIGTERM ask to stop; the second one ends the process at once.
+    From here on Ctrl-C and SIGTERM ask to stop. A second Ctrl-C ends a process at once, where
+    torchrun does not run it.
     """
     device = torch.device(args.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     if "RANK" in os.environ:
@@ -88,7 +89,8 @@ def setting_of(args: argparse.Namespace) -> Setting:
 
     def ask(number: int, frame: object) -> None:
         asked.append(number)
-        signal.signal(number, signal.SIG_DFL)
+        if not dist.is_initialized():  # torchrun hands a signal on that its ranks have got already
+            signal.signal(number, signal.default_int_handler)
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, ask)
@@ -140,28 +142,33 @@ def _draw(folder: Path) -> None:
         plot_curves([folder / "log.csv"], folder / "curves.png")
 
 
-def ended(work: Any) -> int:
-    """Do the work of a command; the exit status, a user's mistake told in one message."""
+def ended(work: Callable[[], None]) -> int:
+    """Do the work of a command; the exit status, and one message where it fails."""
+    status = 0
     try:
         work()
-    except (CinicShardsError, DivergedError, StoppedError) as error:
-        after = ""
-        if isinstance(error, StoppedError):
-            after = "; the same command with --resume goes on there"
-        if not dist.is_initialized() or dist.get_rank() == 0:
-            print(f"error: {error}{after}", file=sys.stderr, flush=True)
-        if isinstance(error, StoppedError):
-            return 130
+    except StoppedError as error:  # on all ranks at the same step
+        status = 130
+        if is_first():
+            message = f"{error}; the same command with --resume goes on there"
+            print(message, file=sys.stderr, flush=True)
+    except (CinicShardsError, DivergedError) as error:
+        if is_first() or not isinstance(error, OptionError):
+            print(f"error: {error}", file=sys.stderr, flush=True)
+        # Perhaps of this rank alone: torchrun ends the others, which wait for it.
         return 2 if isinstance(error, OptionError) else 1
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr, flush=True)
         return 130
-    finally:
-        if dist.is_initialized():
-            if sys.exc_info()[0] is None:
-                dist.barrier()  # torch may abort a process that leaves while others still talk
-            dist.destroy_process_group()
-    return 0
+    if dist.is_initialized():
+        dist.barrier()  # torch may abort a process that leaves while others still talk
+        dist.destroy_process_group()
+    return status
+
+
+def is_first() -> bool:
+    """Whether this is rank 0, or alone."""
+    return not dist.is_initialized() or dist.get_rank() == 0
 
 
 def main() -> None:
@@ -176,6 +183,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="the first; default 0")
     parser.add_argument("--seeds", type=int, default=1, help="how many runs of each model")
     args = parser.parse_args()
+    if args.seeds < 1:
+        parser.error(f"--seeds {args.seeds}: expected at least 1")
 
     def work() -> None:
         setting = setting_of(args)
@@ -186,7 +195,7 @@ def main() -> None:
             results = run_all(args.shards, args.out, recipes, setting)
             errors = torch.tensor([result["test_error"] for result in results]) * 100
             deviation = f" +/- {errors.std():.2f}" if len(errors) > 1 else ""
-            if not dist.is_initialized() or dist.get_rank() == 0:
+            if is_first():
                 runs = f"{len(errors)} run{'s' * (len(errors) > 1)}"
                 print(f"{name}: test error {errors.mean():.2f}{deviation} % ({runs})", flush=True)
 

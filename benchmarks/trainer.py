@@ -1,9 +1,7 @@
-"""One training run over shards: it can be killed at any moment, and goes on exactly.
-
-``train.py`` and ``shift.py`` are its commands.
-"""
+"""One training run over shards, which can be killed at any moment and goes on exactly."""
 
 import csv
+import io
 import json
 import os
 import platform
@@ -11,7 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import models
 import numpy as np
@@ -34,7 +32,7 @@ COLUMNS = (
 
 _TEST_BATCH = 500
 _AGREE_STEPS = 10
-"""Between two moments at which ranks agree whether to stop or to write a checkpoint."""
+"""How often ranks agree whether to stop or to write a checkpoint."""
 _CHECKPOINT_VERSION = 1
 
 
@@ -79,11 +77,9 @@ class Run:
             raise OptionError(
                 f"{folder}: has a checkpoint; say --resume to go on with it, or remove the folder"
             )
-        where: dict[str, Any] = {
-            "device": None if self.device.type == "cpu" else self.device,
-            "workers": setting.workers,
-            "cache": setting.cache,
-        }
+        where: dict[str, Any] = {"workers": setting.workers, "cache": setting.cache}
+        if self.device.type != "cpu":  # where batches are made anyway
+            where["device"] = self.device
         self.loader = ShardLoader(
             shards,
             split=recipe.train_split,
@@ -125,6 +121,7 @@ class Run:
         """A row of ``log.csv`` for each epoch that is over."""
         self.sums = self._no_sums()
         self._saved_at = time.monotonic()
+        self._steps = 0  # of this process
         if self.checkpoint.exists():
             self._load()
         if setting.compile:
@@ -174,7 +171,8 @@ class Run:
             scores = self._evaluation(self.model, self.device)
         result = self._result(scores)
         if self.is_first:
-            _write(self.folder / "result.json", json.dumps(result, indent=1) + "\n")
+            text = (json.dumps(result, indent=1) + "\n").encode()
+            _replace(self.folder / "result.json", lambda file: file.write(text))
         return result
 
     def _train_epoch(self) -> None:
@@ -187,9 +185,9 @@ class Run:
             sums.waiting_seconds = waited_before + stats.waiting_seconds
 
         self._forward.train()
-        for step, batch in enumerate(self.loader, start=1):
+        for batch in self.loader:
             self._train_step(batch)
-            stop, save = self._wishes(step)
+            stop, save = self._wishes()
             if stop or save:
                 count_time()
                 self._save()
@@ -214,13 +212,14 @@ class Run:
         self.sums.counts[1] += right
         self.sums.counts[2] += count
 
-    def _wishes(self, step: int) -> tuple[bool, bool]:
+    def _wishes(self) -> tuple[bool, bool]:
         """Whether to stop, and whether to write a checkpoint: the same on all ranks."""
         stop = self.setting.is_asked_to_stop()
         save = time.monotonic() - self._saved_at >= self.setting.checkpoint_seconds
         if not dist.is_initialized():
             return stop, save
-        if step % _AGREE_STEPS:
+        self._steps += 1
+        if self._steps % _AGREE_STEPS:
             return False, False
         wishes = torch.tensor([stop, save], dtype=torch.int32, device=self.device)
         dist.all_reduce(wishes, dist.ReduceOp.MAX)
@@ -259,12 +258,7 @@ class Run:
             "history": self.history,
         }
         self.folder.mkdir(parents=True, exist_ok=True)
-        partial = self.checkpoint.with_suffix(".partial")
-        with partial.open("wb") as file:
-            torch.save(state, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, self.checkpoint)
+        _replace(self.checkpoint, lambda file: torch.save(state, file))
         self._write_log()
 
     def _load(self) -> None:
@@ -310,10 +304,9 @@ class Run:
 
     def _write_log(self) -> None:
         lines = [COLUMNS, *([row[name] for name in COLUMNS] for row in self.history)]
-        partial = self.folder / "log.partial"
-        with partial.open("w", newline="", encoding="utf-8") as file:
-            csv.writer(file).writerows(lines)
-        os.replace(partial, self.folder / "log.csv")
+        text = io.StringIO(newline="")
+        csv.writer(text).writerows(lines)
+        _replace(self.folder / "log.csv", lambda file: file.write(text.getvalue().encode()))
 
     def _result(self, scores: Scores) -> dict[str, Any]:
         cuda = self.device.type == "cuda"
@@ -332,7 +325,15 @@ class Run:
         }
 
 
-def _write(path: Path, text: str) -> None:
-    partial = path.with_suffix(".partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
+def _replace(path: Path, write: Callable[[BinaryIO], object]) -> None:
+    """Write a file that is there as a whole, or as it was before."""
+    partial = path.with_name(path.name + ".partial")
+    try:
+        with partial.open("wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    except BaseException:  # a full disk, or the second Ctrl-C
+        partial.unlink(missing_ok=True)
+        raise

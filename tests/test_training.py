@@ -303,20 +303,42 @@ def test_a_mistake_is_told_in_one_line(shards: str, tmp_path: Path) -> None:
     assert error.startswith("error: ") and "trian" in error and "Traceback" not in error
 
 
+def torchrun(*options: Any, **popen: Any) -> subprocess.Popen[str]:
+    """``train.py`` on two ranks, in a process group of its own."""
+    program = Path(sys.executable).with_name("torchrun")
+    command = [program, "--standalone", "--nproc-per-node=2", BENCHMARKS / "train.py", *options]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        list(map(str, command)), env=environment, start_new_session=True, text=True, **popen
+    )
+
+
 @pytest.mark.real
 def test_two_ranks_learn_what_one_does(shards: str, tmp_path: Path) -> None:
     """The same global batches and a model that sees images one by one: the same loss curve."""
     options = [shards, "--model", "tiny", "--epochs", 3, "--batch-size", 45, "--lr", 0.05]
-    torchrun = Path(sys.executable).with_name("torchrun")
-    command = [
-        torchrun, "--standalone", "--nproc-per-node=2", BENCHMARKS / "train.py", *options,
-        "--out", tmp_path / "two",
-    ]  # fmt: skip
-    subprocess.run(
-        list(map(str, command)), check=True, timeout=300, env={**os.environ, "OMP_NUM_THREADS": "1"}
-    )
+    assert torchrun(*options, "--out", tmp_path / "two").wait(timeout=300) == 0
     finished(run_script("train", *options, "--out", tmp_path / "one"))
     one, two = (rows(tmp_path / name / "tiny-train-seed0") for name in ("one", "two"))
     for row, expected in zip(two, one, strict=True):
         assert float(row["loss"]) == pytest.approx(float(expected["loss"]), rel=1e-5)
         assert row["test_accuracy"] == expected["test_accuracy"]
+
+
+@pytest.mark.real
+def test_two_ranks_stop_at_ctrl_c_and_one_goes_on(shards: str, tmp_path: Path) -> None:
+    options = [shards, "--model", "tiny", "--epochs", 25, "--batch-size", 45, "--lr", 0.01]
+    options += ["--workers", 1, "--quiet", "--out", tmp_path]
+    process = torchrun(*options, stderr=subprocess.PIPE)
+    folder = tmp_path / "tiny-train-seed0"
+    wait_for(folder / "log.csv", process)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+    _, error = process.communicate(timeout=120)
+    assert re.search(r"stopped in epoch \d+; the same command with --resume goes on", error)
+    state = torch.load(folder / "checkpoint.pt", weights_only=True)
+    assert state["sums"][0][2] == 45 * state["loader"]["step"] > 0
+    before = rows(folder)
+    assert len(before) < 25
+    finished(run_script("train", *options, "--resume"))
+    assert [row["epoch"] for row in rows(folder)] == [str(epoch) for epoch in range(1, 26)]
+    assert rows(folder)[: len(before)] == before
