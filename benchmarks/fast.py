@@ -134,7 +134,7 @@ class Bench:
         model = FastNet(recipe, len(test.classes)).to(device)
         self.model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         if by_compiler:
-            self.model.compile()
+            self.model = torch.compile(self.model)
 
     def run(self, seed: int, *, most_steps: int | None = None) -> Outcome:
         """Train from new weights and test.

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import models
 import torch
@@ -72,3 +73,11 @@ class Setting:
     """Go on where the folder's checkpoint says."""
     quiet: bool = False
     is_asked_to_stop: Callable[[], bool] = field(default=lambda: False)
+
+    @property
+    def loader_options(self) -> dict[str, Any]:
+        """Of a ``ShardLoader``: how it works, and where its batches go."""
+        device = (
+            None if self.device.type == "cpu" else self.device
+        )  # the CPU is where they are made
+        return {"device": device, "workers": self.workers, "cache": self.cache}

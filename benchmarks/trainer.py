@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 import models
 import numpy as np
@@ -77,9 +77,6 @@ class Run:
             raise OptionError(
                 f"{folder}: has a checkpoint; say --resume to go on with it, or remove the folder"
             )
-        where: dict[str, Any] = {"workers": setting.workers, "cache": setting.cache}
-        if self.device.type != "cpu":  # where batches are made anyway
-            where["device"] = self.device
         self.loader = ShardLoader(
             shards,
             split=recipe.train_split,
@@ -89,7 +86,7 @@ class Run:
             seed=recipe.seed,
             augment=Augment(normalize="cinic10"),
             progress=not setting.quiet,
-            **where,
+            **setting.loader_options,
         )
         test_loader = ShardLoader(
             shards,
@@ -99,7 +96,7 @@ class Run:
             shuffle=False,
             tail="pad",
             normalize="cinic10",
-            **where,
+            **setting.loader_options,
         )
         self._evaluation = Evaluation(
             test_loader, amp=recipe.amp, channels_last=setting.channels_last
@@ -124,12 +121,12 @@ class Run:
         self._steps = 0  # of this process
         if self.checkpoint.exists():
             self._load()
-        if setting.compile:
-            self.model.compile()
         self._forward: nn.Module = self.model
         if dist.is_initialized():
             ids = [self.device.index] if self.device.type == "cuda" else None
             self._forward = DistributedDataParallel(self.model, device_ids=ids)
+        if setting.compile:  # by the function: the method leaves an nn.Sequential as it is
+            self._forward = cast(nn.Module, torch.compile(self._forward))
 
     def train(self, say: Callable[[str], None]) -> dict[str, Any]:
         """All epochs that are left; writes the log and a checkpoint after each, then the result.
@@ -155,7 +152,7 @@ class Run:
                     f"learning rate than {self.recipe.lr}"
                 )
             start = time.perf_counter()
-            scores = self._evaluation(self.model, self.device)
+            scores = self._test()
             testing_seconds = time.perf_counter() - start
             row = self._row(total, scores, testing_seconds)
             self.history.append(row)
@@ -168,7 +165,7 @@ class Run:
                 f"{row['images_per_second']:,.0f} images/s, waiting {row['waiting_share']:.1%}"
             )
         if not scores:  # it was killed behind its last checkpoint
-            scores = self._evaluation(self.model, self.device)
+            scores = self._test()
         result = self._result(scores)
         if self.is_first:
             text = (json.dumps(result, indent=1) + "\n").encode()
@@ -211,6 +208,10 @@ class Run:
         self.sums.counts[0] += loss.detach() * count  # on the device: nothing waits for it
         self.sums.counts[1] += right
         self.sums.counts[2] += count
+
+    def _test(self) -> Scores:
+        # DDP would speak to the other ranks in each batch.
+        return self._evaluation(self.model if dist.is_initialized() else self._forward, self.device)
 
     def _wishes(self) -> tuple[bool, bool]:
         """Whether to stop, and whether to write a checkpoint: the same on all ranks."""

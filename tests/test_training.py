@@ -245,6 +245,15 @@ def test_shift_and_the_fast_recipe_by_their_commands(shards: str, tmp_path: Path
     assert re.search(r"accuracy [\d.]+ \+/- [\d.]+ %, [\d.]+ \+/- [\d.]+ s, 2 runs on cpu", said)
 
 
+@pytest.mark.real
+def test_compiling_compiles_the_whole_model(shards: str, whole: Path, tmp_path: Path) -> None:
+    torch._dynamo.reset()  # type: ignore[no-untyped-call]
+    train(shards, tmp_path, replace(TINY, epochs=1), compile=True)
+    assert torch._dynamo.utils.counters["stats"]["calls_captured"] > 10
+    mine, theirs = float(rows(tmp_path)[0]["loss"]), float(rows(whole)[0]["loss"])
+    assert mine == pytest.approx(theirs, rel=0.2)  # TINY's rate falls later
+
+
 TINY_OPTIONS = ("--model", "tiny", "--epochs", 2, "--batch-size", 50, "--lr", 0.05, "--workers", 1)
 
 
