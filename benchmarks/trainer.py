@@ -74,9 +74,7 @@ class Run:
         self.is_first = not dist.is_initialized() or dist.get_rank() == 0
         self.checkpoint = folder / "checkpoint.pt"
         if self.checkpoint.exists() and not setting.resume:
-            raise OptionError(
-                f"{folder}: has a checkpoint; say --resume to go on with it, or remove the folder"
-            )
+            raise OptionError(f"{folder}: has a checkpoint; give --resume, or remove the folder")
         self.loader = ShardLoader(
             shards,
             split=recipe.train_split,

@@ -145,7 +145,7 @@ def test_a_finished_run_is_not_done_again(shards: str, whole: Path) -> None:
 
 
 def test_a_checkpoint_is_not_overwritten_by_mistake(shards: str, whole: Path) -> None:
-    with pytest.raises(OptionError, match="has a checkpoint; say --resume to go on"):
+    with pytest.raises(OptionError, match="has a checkpoint; give --resume"):
         train(shards, whole)
 
 
@@ -246,6 +246,7 @@ def test_shift_and_the_fast_recipe_by_their_commands(shards: str, tmp_path: Path
 
 
 @pytest.mark.real
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's of itself
 def test_compiling_compiles_the_whole_model(shards: str, whole: Path, tmp_path: Path) -> None:
     torch._dynamo.reset()  # type: ignore[no-untyped-call]
     train(shards, tmp_path, replace(TINY, epochs=1), compile=True)
