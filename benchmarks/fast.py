@@ -25,7 +25,7 @@ import torch
 from evaluation import Evaluation, error_of
 from models import Residual, conv_norm_relu
 from torch import Tensor, nn
-from train import ended
+from train import ended, say
 
 from cinic_shards import Augment, Batch, ShardLoader
 
@@ -241,11 +241,9 @@ def main() -> None:
         outcomes = []
         for number in range(args.runs):
             outcomes.append(outcome := bench.run(args.seed + number))
-            print(
+            say(
                 f"run {number + 1} of {args.runs}: {outcome.accuracy:.2%} in "
-                f"{outcome.seconds:.2f} s, last loss {outcome.loss:.3f}",
-                file=sys.stderr,
-                flush=True,
+                f"{outcome.seconds:.2f} s, last loss {outcome.loss:.3f}"
             )
         accuracy = summary([100 * outcome.accuracy for outcome in outcomes], 2)
         seconds = summary([outcome.seconds for outcome in outcomes], 2)

@@ -19,7 +19,7 @@ from typing import Any
 
 import models
 from recipe import Recipe
-from train import add_options, ended, is_first, recipe_of, run_all, setting_of
+from train import add_options, ended, is_first, recipe_of, run_all, say, setting_of
 from training_table import mean_and_deviation
 
 from cinic_shards.errors import OptionError
@@ -127,7 +127,7 @@ def _draw(errors: Mapping[str, Mapping[str, Sequence[float]]], picture: Path) ->
     try:
         from plot_training import plot_shift
     except ImportError:
-        print(f"no {picture}: matplotlib is not installed", file=sys.stderr)
+        say(f"no {picture}: matplotlib is not installed")
         return
     plot_shift(
         {

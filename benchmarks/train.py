@@ -79,12 +79,13 @@ def setting_of(args: argparse.Namespace) -> Setting:
     torchrun does not run it.
     """
     device = torch.device(args.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    if device.type == "cuda":
+        if device.index is None:
+            device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
+        torch.cuda.set_device(device)
+        torch.backends.cudnn.benchmark = True  # all batches have one shape
     if "RANK" in os.environ:
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
-        if device.type == "cuda":
-            device = torch.device("cuda", dist.get_node_local_rank(0))
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
     asked: list[int] = []
 
     def ask(number: int, frame: object) -> None:
@@ -122,7 +123,7 @@ def run_all(
     for recipe in recipes:
         run = Run(shards, out / recipe.name, recipe, setting)
         try:
-            results.append(run.train(say_if(run.is_first and not setting.quiet)))
+            results.append(run.train(silent if setting.quiet or not run.is_first else say))
         except (StoppedError, DivergedError) as error:
             raise type(error)(f"{run.folder}: {error}") from None
         if run.is_first:
@@ -130,9 +131,13 @@ def run_all(
     return results
 
 
-def say_if(is_wanted: bool) -> Any:
-    """Prints, or does nothing."""
-    return (lambda text: print(text, file=sys.stderr, flush=True)) if is_wanted else lambda _: None
+def say(text: str) -> None:
+    """Print beside the results."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def silent(text: str) -> None:
+    """Print nothing."""
 
 
 def _draw(folder: Path) -> None:
@@ -150,15 +155,14 @@ def ended(work: Callable[[], None]) -> int:
     except StoppedError as error:  # on all ranks at the same step
         status = 130
         if is_first():
-            message = f"{error}; the same command with --resume goes on there"
-            print(message, file=sys.stderr, flush=True)
+            say(f"{error}; the same command with --resume goes on there")
     except (CinicShardsError, DivergedError) as error:
         if is_first() or not isinstance(error, OptionError):
-            print(f"error: {error}", file=sys.stderr, flush=True)
+            say(f"error: {error}")
         # Perhaps of this rank alone: torchrun ends the others, which wait for it.
         return 2 if isinstance(error, OptionError) else 1
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr, flush=True)
+        say("interrupted")
         return 130
     if dist.is_initialized():
         dist.barrier()  # torch may abort a process that leaves while others still talk

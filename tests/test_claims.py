@@ -49,6 +49,8 @@ def test_a_claim_holds(name: str, tree_options: list[str], tmp_path: Path) -> No
         "order",
         "one_order",
         "abandoned",
+        "training",
+        "parameters",
         "object_store",
         "dask_packing",
         "restore_cifar10",

@@ -163,13 +163,13 @@ def test_seeds_differ(shards: str, whole: Path, tmp_path: Path) -> None:
 
 def test_origin_and_fraction_choose_the_images(shards: str, tmp_path: Path) -> None:
     recipe = Recipe(
-        model="tiny", epochs=1, batch_size=10, train_origin="imagenet", test_origin="cifar-test",
-        train_fraction=0.5,
+        model="tiny", epochs=1, batch_size=10, train_split="train+valid", train_fraction=0.5,
+        train_origin="imagenet", test_origin="cifar-test",
     )  # fmt: skip
     result = train(shards, tmp_path, recipe, channels_last=True)
-    assert result["train_images"] == 110  # half of 21 a class, rounded up
+    assert result["train_images"] == 2 * 110  # half of 21 a class and split, rounded up
     assert result["test_images"] == {"cifar": 30}
-    assert recipe.name == "tiny-train-imagenet-of-0.5-seed0"
+    assert recipe.name == "tiny-train+valid-imagenet-of-0.5-seed0"
 
 
 def test_mixed_precision(shards: str, whole: Path, tmp_path: Path) -> None:
