@@ -7,6 +7,7 @@ folder lets the same command go on where this process is killed.
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import BrokenExecutor, Executor
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -91,7 +92,7 @@ def check_output(store: Store, overwrite: bool) -> None:
 
 def write_dataset(
     store: Store,
-    recipe: Recipe,
+    recipe: Recipe | Callable[[Store], AbstractContextManager[Recipe]],
     *,
     overwrite: bool,
     executor: Executor,
@@ -101,18 +102,30 @@ def write_dataset(
 ) -> Manifest:
     """Make a dataset, or go on with one that an earlier process began.
 
+    Args:
+        store: where.
+        recipe: what it is made from; or what opens that, given a folder that this process alone
+            holds, the journal's, and closes it in the end.
+        overwrite: replace the dataset that is there.
+        executor: where shards are made.
+        doing: for ``progress``.
+        progress: see ``workers.Progress``.
+        warn: called with each thing that a user should know.
+
     Raises:
         TreeError: what it is made from cannot be used, or has changed.
         OutputError: it cannot be written; or a worker died, and the same command goes on.
     """
     try:
-        with store.undone_on_error(), Journal(store) as journal:
+        with store.undone_on_error(), Journal(store) as journal, ExitStack() as stack:
             is_anothers = journal.start is not None
             try:
                 if journal.old_files is None:
                     old = old_files(store, overwrite)
                 else:  # an earlier process has begun to move files
                     old = journal.old_files
+                if not isinstance(recipe, Recipe):
+                    recipe = stack.enter_context(recipe(journal.folder))
                 options = recipe.options | {
                     "encoding": recipe.encoding,
                     "block_size": recipe.block_size,

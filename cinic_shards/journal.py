@@ -22,6 +22,7 @@ from cinic_shards.errors import CinicShardsError, OutputError, TreeError
 from cinic_shards.facts import ShardFacts
 from cinic_shards.format import PixelSums, ShardInfo
 from cinic_shards.listing import Listing, changes
+from cinic_shards.spool import SPOOL_SUFFIX
 from cinic_shards.store import Store, open_shard
 
 _BEGIN = "begin.json"
@@ -96,7 +97,7 @@ class Journal:
         """
         expected = {"release": __version__, "options": options}
         if self.start is None:
-            self._clear(keep={_LOCK})
+            self._clear(keep={_LOCK, *self._spools()})
             with self.folder.create(_LISTING) as file:
                 np.savez(file, **now)  # type: ignore[arg-type]
             self.start = expected
@@ -115,7 +116,11 @@ class Journal:
             raise TreeError(source, problems)
         noted = {shard["info"]["name"] for shard in self.shards}
         notes = {name + _NOTE for name in noted}
-        self._clear(keep={*noted, *notes, _BEGIN, _MOVING, _LISTING, _LOCK})
+        self._clear(keep={*noted, *notes, _BEGIN, _MOVING, _LISTING, _LOCK, *self._spools()})
+
+    def _spools(self) -> list[str]:
+        """The images of an archive, from which this process is going to pack."""
+        return [name for name in self.folder.names() if name.endswith(SPOOL_SUFFIX)]
 
     def _clear(self, keep: set[str]) -> None:
         """Delete what was not finished, or not noted."""

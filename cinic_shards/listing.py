@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cinic_shards.archive import ArchiveTree, archive_state
 from cinic_shards.tree import Tree
 
 Listing = dict[str, NDArray[Any]]
@@ -16,8 +17,15 @@ _MAX_LISTED = 20
 
 
 def list_tree(tree: Tree) -> Listing:
-    """What is in a tree, as arrays: of each split, its files' paths, sizes and dates."""
+    """What is in a tree, as arrays: of each split, its files' paths, sizes and dates.
+
+    An archive that the tree is in stands there too, in a split without a name.
+    """
     listing: Listing = {}
+    if isinstance(tree, ArchiveTree):
+        size, modified = tree.state
+        listing[":paths"] = np.frombuffer(tree.root.name.encode(), np.uint8)
+        listing[":sizes"], listing[":modified"] = np.array([size]), np.array([modified])
     for split, records in tree.splits.items():
         # No path holds a newline: the scan has seen to that.
         paths = "\n".join(records.files).encode()
@@ -56,8 +64,13 @@ def _by_path(listing: Listing) -> dict[str, tuple[int, int]]:
     return rows
 
 
-def folders_changed(tree: Tree) -> bool:
-    """Whether a name in one of the tree's folders has come or gone since it was scanned."""
+def has_changed(tree: Tree) -> bool:
+    """Whether a name in one of the tree's folders has come or gone since it was scanned.
+
+    Of an archive: whether its size or date is another one.
+    """
+    if isinstance(tree, ArchiveTree):
+        return archive_state(tree.root) != tree.state
     for folder, modified in tree.folders.items():
         try:
             if os.stat(tree.root / folder).st_mtime_ns != modified:

@@ -1,9 +1,11 @@
-"""A tree of PNGs -> a dataset of shards."""
+"""A tree of PNGs, or an archive of one -> a dataset of shards."""
 
 import os
+import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import BrokenExecutor, Executor
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,14 +14,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 import cinic_shards.format as fmt
+from cinic_shards.archive import ArchiveTree, scan_archive
 from cinic_shards.dataset_writer import Recipe, check_output, worker_died, write_dataset
 from cinic_shards.errors import FormatError, OptionError
 from cinic_shards.executors import open_executor
 from cinic_shards.facts import libraries, packing_digests
 from cinic_shards.format import Manifest
-from cinic_shards.listing import changes, folders_changed, list_tree
+from cinic_shards.listing import changes, has_changed, list_tree
+from cinic_shards.members import is_archive
 from cinic_shards.shard_writer import ShardJob, ShardLayout
-from cinic_shards.store import Place, Store, open_store
+from cinic_shards.spool import open_spool
+from cinic_shards.store import LocalStore, Place, Store, open_store
 from cinic_shards.tree import Tree, read_image_shape, scan_tree
 from cinic_shards.workers import Progress
 
@@ -121,16 +126,19 @@ def pack(
 ) -> Manifest:
     """Pack the PNG tree at ``root`` into shards and a manifest in ``out``.
 
-    The same tree and options give the same bytes, whatever ``workers`` is.
+    The same tree and options give the same bytes, whatever ``workers`` is, and from an archive too.
 
     Args:
-        root: a folder with ``<split>/<class>/*.png``.
+        root: a folder with ``<split>/<class>/*.png``; or a tar of one (also with gzip, xz or bzip2)
+            or a zip. That is not unpacked: images that are compressed in it are written to one
+            temporary file, in ``out`` or, where that is no folder, in ``TMPDIR``.
         out: a place that is empty or does not exist; see ``store.Place``.
         options: see ``PackOptions``.
         workers: processes; by default the cores that this process may use. With more than one,
             call from under ``if __name__ == "__main__":``, as for any spawned process.
         executor: where to pack instead: see ``executors.open_executor``. What is on other machines
-            must find ``root`` and ``out`` under the same names, and have the same releases.
+            must find ``root`` and ``out`` under the same names, of a compressed archive the
+            temporary file too, and have the same releases.
         overwrite: replace the dataset that ``out`` holds (the files that its manifest names).
         progress: see ``workers.Progress``.
         warn: called with each thing that a user should know and packing can live with.
@@ -150,12 +158,17 @@ def pack(
     check_output(store, overwrite)
     try:
         with open_executor(executor, workers) as pool:
-            tree = scan_tree(root, executor=pool, progress=_scan_progress(progress))
-            for warning in tree.warnings:
-                warn(warning)
+            recipe: Recipe | Callable[[Store], AbstractContextManager[Recipe]]
+            if is_archive(root):
+                recipe = _from_archive(root, options, _scan_progress(progress), warn)
+            else:
+                tree = scan_tree(root, executor=pool, progress=_scan_progress(progress))
+                for warning in tree.warnings:
+                    warn(warning)
+                recipe = _recipe(tree, options)
             return write_dataset(
                 store,
-                _recipe(tree, options),
+                recipe,
                 overwrite=overwrite,
                 executor=pool,
                 doing="pack",
@@ -177,12 +190,32 @@ def _scan_progress(progress: Progress) -> Callable[[int], None]:
     return folder_done
 
 
+def _from_archive(
+    path: Path, options: PackOptions, progress: Callable[[int], None], warn: Callable[[str], None]
+) -> Callable[[Store], AbstractContextManager[Recipe]]:
+    """What opens the recipe of an archive's images, and removes their spool in the end."""
+
+    @contextmanager
+    def open_recipe(folder: Store) -> Iterator[Recipe]:
+        # Beside the shards, whose disk must hold as much again, and which other machines can see.
+        beside = folder.root if isinstance(folder, LocalStore) else Path(tempfile.gettempdir())
+        with open_spool(beside.absolute()) as spool:
+            tree = scan_archive(path, spool, progress=progress)
+            for warning in tree.warnings:
+                warn(warning)
+            yield _recipe(tree, options)
+
+    return open_recipe
+
+
 def _recipe(tree: Tree, options: PackOptions) -> Recipe:
     layout = options.layout(None if options.encoding == "png" else read_image_shape(tree))
 
     def changed() -> Sequence[str]:
-        if not folders_changed(tree):
+        if not has_changed(tree):
             return ()
+        if isinstance(tree, ArchiveTree):
+            return [f"{tree.root.name}: changed since packing began"]
         return list(changes(list_tree(tree), list_tree(scan_tree(tree.root))))
 
     return Recipe(
@@ -221,7 +254,7 @@ def _shard_jobs(
                 split=split,
                 name=fmt.shard_name(split, shard_index, num_shards),
                 layout=layout,
-                root=tree.root.absolute(),
+                root=tree.place.absolute(),
                 samples=records.take(order[start : start + shard_size]),
                 num_classes=len(tree.classes),
                 libraries=made_with,

@@ -5,6 +5,7 @@ makes the shard, and opened there.
 """
 
 import os
+import platform
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from functools import cached_property
@@ -15,7 +16,8 @@ from numpy.typing import NDArray
 
 import cinic_shards.format as fmt
 from cinic_shards import codec
-from cinic_shards.errors import FormatError
+from cinic_shards.archive import ArchiveRecords
+from cinic_shards.errors import FormatError, StoreError
 from cinic_shards.facts import ImageMeter, chunks
 from cinic_shards.format import Index, ShardInfo
 from cinic_shards.provenance import Provenance, parse_stem
@@ -138,6 +140,39 @@ class TreeSource(ShardSource):
                 view[at : at + size] = data
             else:
                 problems[row] = "changed while it was packed; leave the tree alone and run again"
+        return problems
+
+
+class ArchiveSource(TreeSource):
+    """Images that lie in one file."""
+
+    records: ArchiveRecords
+
+    def __init__(self, file: Path, records: ArchiveRecords) -> None:
+        super().__init__(file, records)
+
+    def read_pngs(
+        self, start: int, stop: int, buffer: NDArray[np.uint8], starts: NDArray[np.int64]
+    ) -> dict[int, str]:
+        view = buffer.data
+        problems = {}
+        places = zip(
+            self.records.offsets[start:stop].tolist(),
+            starts.tolist(),
+            self.records.sizes[start:stop].tolist(),
+            strict=True,
+        )
+        try:
+            with open(self.root, "rb", buffering=0) as file:
+                for row, (offset, at, size) in enumerate(places):
+                    file.seek(offset)
+                    if file.readinto(view[at : at + size]) != size:
+                        problems[row] = "changed while it was packed; leave it alone and run again"
+        except OSError as error:
+            raise StoreError(
+                f"{self.root}: cannot be read on {platform.node()}: {error.strerror}; a worker on "
+                "another machine must find this file under the same name"
+            ) from error
         return problems
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import cinic_shards.format as fmt
+from cinic_shards.archive import ArchiveRecords
 from cinic_shards.errors import OutputError
 from cinic_shards.facts import ImageMeter, ShardFacts, libraries, shard_facts
 from cinic_shards.format import Index, ShardInfo
@@ -56,9 +57,9 @@ class ShardJob:
     name: str
     layout: ShardLayout
     root: Path | Store
-    """The tree or the dataset that the samples are in."""
+    """The tree, the file or the dataset that the samples are in."""
     samples: Records | ShardInfo | PickedSamples
-    """Files of a tree; a shard of a dataset, or samples of several."""
+    """Files of a tree or an archive; a shard of a dataset, or samples of several."""
     num_classes: int
     libraries: dict[str, str]
     """What the bytes depend on: a worker elsewhere must have the same."""
@@ -67,7 +68,7 @@ class ShardJob:
         """The samples, ready to be read."""
         # Numba takes its time to load: the process that only hands out jobs does without.
         from cinic_shards.picked_source import PickedSource
-        from cinic_shards.shard_source import TreeSource, open_packed
+        from cinic_shards.shard_source import ArchiveSource, TreeSource, open_packed
 
         if isinstance(self.root, Store):
             if isinstance(self.samples, ShardInfo):
@@ -80,6 +81,8 @@ class ShardJob:
             ]
             return PickedSource(self.split, sources, picked.shard, picked.row)
         assert isinstance(self.samples, Records)
+        if isinstance(self.samples, ArchiveRecords):
+            return ArchiveSource(self.root, self.samples)
         return TreeSource(self.root, self.samples)
 
 

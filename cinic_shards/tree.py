@@ -88,9 +88,19 @@ class Tree:
     def __len__(self) -> int:
         return sum(len(records) for records in self.splits.values())
 
+    @property
+    def place(self) -> Path:
+        """Where the images' bytes are: the root, or one file that holds all of them."""
+        return self.root
+
+    def read_head(self, records: Records, row: int) -> bytes:
+        """The first ``HEAD_BYTES`` of an image."""
+        with open(self.root / records.files[row], "rb") as file:
+            return file.read(HEAD_BYTES)
+
 
 @dataclass(slots=True)
-class _Folder:
+class Folder:
     """What one ``<split>/<class>`` folder holds."""
 
     modified_itself: int = 0
@@ -99,6 +109,16 @@ class _Folder:
     modified: list[int] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     strays: list[str] = field(default_factory=list)
+
+    def add(self, path: str, size: int, modified: int) -> None:
+        """Add an image, if there can be one of its size."""
+        if not 0 < size <= MAX_FILE_BYTES:
+            problem = f"{size:,} bytes, expected at most {MAX_FILE_BYTES:,}"
+            self.problems.append(f"{path}: {problem if size else 'an empty file'}")
+        else:
+            self.files.append(path)
+            self.sizes.append(size)
+            self.modified.append(modified)
 
 
 def scan_tree(
@@ -132,8 +152,36 @@ def scan_tree(
     problems: list[str] = []
     strays: list[str] = []
     dates: dict[str, int] = {}
+    full_path = os.path.abspath(root)  # a worker may have begun in another folder
+    split_names, folders = find_folders(
+        lambda below: _subfolders(root, below, dates, problems, strays), problems
+    )
+    found: list[Folder] = []
+    for folder in _in_turn(executor, _scan_folder, [(full_path, *one) for one in folders]):
+        found.append(folder)
+        progress(len(folder.files))
+
+    def look_into(found: list[Folder]) -> Iterator[list[str]]:
+        named = [(full_path, folder.files, folder.sizes) for folder in found]
+        return _in_turn(executor, _look_into, named)
+
+    refuse(root, found, problems, look_into)
+    for (split, name), folder in zip(folders, found, strict=True):
+        dates[f"{split}/{name}"] = folder.modified_itself
+    return assemble(root, split_names, folders, found, strays, dates)
+
+
+def find_folders(
+    subfolders: Callable[[str], list[str]], problems: list[str]
+) -> tuple[list[str], list[tuple[str, str]]]:
+    """The names of the splits' folders; and (split, class) of every class's.
+
+    Args:
+        subfolders: gives the names of the folders in the root ("") or a split.
+        problems: what is wrong is added.
+    """
     folders: list[tuple[str, str]] = []
-    split_names = _subfolders(root, "", dates, problems, strays)
+    split_names = subfolders("")
     for split in split_names:
         if not SPLIT_NAME.fullmatch(split):
             problems.append(
@@ -141,32 +189,53 @@ def scan_tree(
                 "with none of the last two and not with '__'; rename it"
             )
             continue
-        folders += [(split, name) for name in _subfolders(root, split, dates, problems, strays)]
+        folders += [(split, name) for name in subfolders(split)]
+    return split_names, folders
 
-    found: list[_Folder] = []
-    full_path = os.path.abspath(root)  # a worker may have begun in another folder
-    for folder in _in_turn(executor, _scan_folder, [(full_path, *one) for one in folders]):
-        found.append(folder)
-        problems += folder.problems
-        strays += folder.strays
-        progress(len(folder.files))
+
+def refuse(
+    root: Path,
+    found: list[Folder],
+    problems: list[str],
+    look_into: Callable[[list[Folder]], Iterable[list[str]]],
+) -> None:
+    """Where anything is wrong, tell all of it.
+
+    Args:
+        root: the tree.
+        found: its classes' folders.
+        problems: what is wrong with it beside what they say.
+        look_into: gives what is wrong with the heads of their files.
+
+    Raises:
+        TreeError: with all of it.
+    """
+    problems = problems + [problem for folder in found for problem in folder.problems]
     if not any(folder.files for folder in found) and not problems:
         problems.append(f"{root}: no .png file in any <split>/<class>/ folder")
     if problems:
-        named = [(full_path, folder.files, folder.sizes) for folder in found]
-        for more in _in_turn(executor, _look_into, named):
+        for more in look_into(found):
             problems += more
         raise TreeError(str(root), sorted(problems))
 
-    found_by_split: dict[str, list[tuple[str, _Folder]]] = {}
+
+def assemble(
+    root: Path,
+    split_names: list[str],
+    folders: list[tuple[str, str]],
+    found: list[Folder],
+    strays: list[str],
+    dates: dict[str, int],
+) -> Tree:
+    """The tree of these folders, with which nothing is wrong."""
+    strays = strays + [stray for folder in found for stray in folder.strays]
+    found_by_split: dict[str, list[tuple[str, Folder]]] = {}
     for (split, name), folder in zip(folders, found, strict=True):
         if folder.files:
             found_by_split.setdefault(split, []).append((name, folder))
     classes = tuple(sorted({name for named in found_by_split.values() for name, _ in named}))
     splits = {split: _join(named, classes) for split, named in sorted(found_by_split.items())}
     warnings = _warnings(split_names, folders, found_by_split, classes, strays)
-    for (split, name), folder in zip(folders, found, strict=True):
-        dates[f"{split}/{name}"] = folder.modified_itself
     return Tree(root, classes, splits, tuple(warnings), dates)
 
 
@@ -187,31 +256,46 @@ def _subfolders(
     root: Path, below: str, dates: dict[str, int], problems: list[str], strays: list[str]
 ) -> list[str]:
     """Names of the folders in ``root/below``; its date, and what else is there, are told."""
-    folders = []
     try:
         dates[below] = os.stat(root / below).st_mtime_ns  # before it is listed
-        entries = sorted(os.scandir(root / below), key=lambda entry: entry.name)
+        entries = list(os.scandir(root / below))
     except OSError as error:
         problems.append(f"{below or root}/: cannot be listed: {error.strerror}")
         return []
-    for entry in entries:
-        path = f"{below}/{entry.name}" if below else entry.name
-        if entry.name.startswith("."):
+    names = {entry.name: os.path.isdir(entry.path) for entry in entries}
+    return pick_folders(names, below, problems, strays)
+
+
+def pick_folders(
+    names: dict[str, bool], below: str, problems: list[str], strays: list[str]
+) -> list[str]:
+    """Those of the names in the root ("") or a split that are folders'; what else there is is told.
+
+    Args:
+        names: each name, and whether it is a folder's.
+        below: what they lie in.
+        problems: images are added, which must not be there.
+        strays: and other files.
+    """
+    folders = []
+    for name, is_folder in sorted(names.items()):
+        path = f"{below}/{name}" if below else name
+        if name.startswith("."):
             strays.append(path)
-        elif os.path.isdir(entry.path):
-            folders.append(entry.name)
-        elif entry.name.lower().endswith(".png"):
+        elif is_folder:
+            folders.append(name)
+        elif name.lower().endswith(".png"):
             problems.append(f"{path}: an image outside any <split>/<class>/ folder; move it")
         else:
             strays.append(path)
     return folders
 
 
-def _scan_folder(root: str, split: str, name: str) -> _Folder:
-    """List one class's folder, and open every image in it. Runs in any process."""
-    folder = _Folder()
+def _scan_folder(root: str, split: str, name: str) -> Folder:
+    """List one class's folder, and the size and date of every image in it. Runs in any process."""
+    folder = Folder()
     base = f"{split}/{name}"
-    if problem := _key_problem(base):
+    if problem := key_problem(base):
         folder.problems.append(f"{base}/: {problem}")
         return folder
     try:
@@ -221,7 +305,10 @@ def _scan_folder(root: str, split: str, name: str) -> _Folder:
         folder.problems.append(f"{base}/: cannot be listed: {error.strerror}")
         return folder
 
-    for file_name in _image_names(root, base, names, folder):
+    def is_folder(path: str) -> bool:
+        return os.path.isdir(f"{root}/{path}")
+
+    for file_name in image_names(base, names, is_folder, folder):
         path = f"{base}/{file_name}"
         try:
             state = os.stat(f"{root}/{path}")
@@ -230,18 +317,22 @@ def _scan_folder(root: str, split: str, name: str) -> _Folder:
             continue
         if not stat.S_ISREG(state.st_mode):
             folder.problems.append(f"{path}: not an ordinary file")
-        elif not 0 < state.st_size <= MAX_FILE_BYTES:
-            problem = f"{state.st_size:,} bytes, expected at most {MAX_FILE_BYTES:,}"
-            folder.problems.append(f"{path}: {problem if state.st_size else 'an empty file'}")
         else:
-            folder.files.append(path)
-            folder.sizes.append(state.st_size)
-            folder.modified.append(state.st_mtime_ns)
+            folder.add(path, state.st_size, state.st_mtime_ns)
     return folder
 
 
-def _image_names(root: str, base: str, names: list[str], folder: _Folder) -> list[str]:
-    """Those of the sorted names that are images'; what is wrong or stray goes to ``folder``."""
+def image_names(
+    base: str, names: list[str], is_folder: Callable[[str], bool], folder: Folder
+) -> list[str]:
+    """Those of a class's names that are images', sorted; what is wrong or stray goes to ``folder``.
+
+    Args:
+        base: ``split/class``.
+        names: what is in it, sorted.
+        is_folder: whether a path, ``split/class/name``, is a folder.
+        folder: what the class holds.
+    """
     images = list(filter(_PLAIN_NAME.fullmatch, names))
     if len(images) == len(names):
         return images
@@ -254,7 +345,7 @@ def _image_names(root: str, base: str, names: list[str], folder: _Folder) -> lis
         if name.startswith("."):
             folder.strays.append(path)
         elif suffix.lower() != ".png":
-            if os.path.isdir(f"{root}/{path}"):
+            if is_folder(path):
                 folder.problems.append(
                     f"{path}/: a folder inside a class; images must lie in <split>/<class>/"
                 )
@@ -331,27 +422,27 @@ def read_image_shape(tree: Tree) -> tuple[int, int, int]:
 
     What is wrong with a file is told when it is packed.
     """
-    for file in (file for records in tree.splits.values() for file in records.files):
-        try:
-            with open(tree.root / file, "rb") as opened:
-                head = opened.read(HEAD_BYTES).ljust(HEAD_BYTES, b"\0")
-        except OSError:
-            continue
-        heads = np.frombuffer(head, np.uint8)[np.newaxis]
-        extents, problems = check_heads(np.array([HEAD_BYTES]), heads)
-        if not problems:
-            height, width = extents[0].tolist()
-            return height, width, 3
+    for records in tree.splits.values():
+        for row in range(len(records)):
+            try:
+                head = tree.read_head(records, row).ljust(HEAD_BYTES, b"\0")
+            except OSError:
+                continue
+            heads = np.frombuffer(head, np.uint8)[np.newaxis]
+            extents, problems = check_heads(np.array([HEAD_BYTES]), heads)
+            if not problems:
+                height, width = extents[0].tolist()
+                return height, width, 3
     return 1, 1, 3
 
 
 def _stem_problem(stem: str) -> str:
     if "." in stem:
         return "a dot in the name before .png (webdataset would cut the key there); rename it"
-    return _key_problem(stem)
+    return key_problem(stem)
 
 
-def _key_problem(text: str) -> str:
+def key_problem(text: str) -> str:
     """Why this part of a key cannot be stored, or an empty string."""
     try:
         length = len(text.encode())
@@ -364,7 +455,7 @@ def _key_problem(text: str) -> str:
     return ""
 
 
-def _join(named: list[tuple[str, _Folder]], classes: tuple[str, ...]) -> Records:
+def _join(named: list[tuple[str, Folder]], classes: tuple[str, ...]) -> Records:
     """One split's folders as records, sorted by path."""
     folders = [folder for _, folder in named]
     labels = np.repeat(
@@ -382,7 +473,7 @@ def _join(named: list[tuple[str, _Folder]], classes: tuple[str, ...]) -> Records
 def _warnings(
     split_names: list[str],
     folders: list[tuple[str, str]],
-    found: dict[str, list[tuple[str, _Folder]]],
+    found: dict[str, list[tuple[str, Folder]]],
     classes: tuple[str, ...],
     strays: list[str],
 ) -> Iterable[str]:

@@ -16,7 +16,8 @@ ORDER = """
     format.fields format.tar format.blocks format.index format.manifest format
     tree kernels.memory kernels.intrinsics kernels.base kernels.png kernels.blocks kernels.images
     kernels codec
-    store.address store.base store.local store.clients store.remote store columns facts
+    store.address store.base store.local store.clients store.remote store
+    spool tar_bytes members archive columns facts
     shard_source picked_source shard_writer listing journal dataset_writer pack convert
     faults shard_checker verify unpack duplicates interop
     cinic cinic.pickles cinic.cifar10 cinic.contributors
@@ -31,7 +32,7 @@ FIRST_WITH_TORCH = "augment"
 
 MAY_IMPORT = {
     "msgpack": {"format.index"},
-    "struct": {"format.tar", "format.blocks", "format.index", "codec", "cinic.pickles"},
+    "struct": {"format.tar", "format.blocks", "format.index", "codec", "members", "cinic.pickles"},
     "torch": set(ORDER[ORDER.index(FIRST_WITH_TORCH) :]),
     "torchvision": {"bench"},
     "typer": {"cli.console", "cli.shards", "cli.cinic", "cli.views"},
@@ -43,7 +44,8 @@ MAY_IMPORT = {
     "obstore": {"store.clients", "store.remote"},
     "boto3": {"store.clients"},
     "distributed": {"executors"},
-    "tarfile": {"cinic.cifar10"},
+    "tarfile": {"members", "tar_bytes", "cinic.cifar10"},
+    "zipfile": {"members"},
     "pickle": set(),
     "pickletools": {"cinic.pickles"},
 }

@@ -29,7 +29,13 @@ if TYPE_CHECKING:
 
 @app.command()
 def pack(
-    tree: Annotated[Path, typer.Argument(help="Folder of `<split>/<class>/*.png`.")],
+    tree: Annotated[
+        Path,
+        typer.Argument(
+            help="Folder of `<split>/<class>/*.png`, or a `.tar`, `.tar.gz`, `.tar.xz`, `.tar.bz2` "
+            "or `.zip` of one."
+        ),
+    ],
     out: Annotated[str, typer.Argument(help="Folder or URL for the shards; empty or new.")],
     encoding: Annotated[
         str | None,
@@ -61,9 +67,14 @@ def pack(
     The same tree and options give the same bytes, with any number of workers. Where the process
     was killed, the same command goes on with what was finished.
 
+    An archive is not unpacked: what is compressed in it takes one temporary file while it is
+    packed, beside the shards (or in TMPDIR, where they go to a URL).
+
     **Examples**
 
     `cinic-shard pack ./cinic ./shards`
+
+    `cinic-shard pack CINIC-10.tar.gz ./shards`
 
     `cinic-shard pack ./cinic ./shards --encoding raw`
 
