@@ -12,6 +12,7 @@ from cinic_shards.errors import FormatError, OptionError, StoreError
 from cinic_shards.facts import make_manifest
 from cinic_shards.faults import Fault
 from cinic_shards.format import Manifest, ShardInfo, SplitInfo
+from cinic_shards.members import is_archive
 from cinic_shards.shard_checker import CheckedShard, CheckJob, check_shard
 from cinic_shards.store import Place, Store, is_packing, open_store, read_manifest
 from cinic_shards.tree import scan_tree
@@ -62,6 +63,11 @@ def verify(
         raise OptionError(f"{workers} workers: expected at least 1")
     if quick and against is not None:
         raise OptionError("quick compares no images: leave it out to compare with a tree")
+    if against is not None and is_archive(against):
+        raise OptionError(
+            f"{against}: an archive; verify compares with a folder: unpack it, or pack it to "
+            "another place, where the same images give the same SHA-256s"
+        )
     store = open_store(place)
     try:
         manifest = read_manifest(store)
