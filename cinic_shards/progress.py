@@ -4,7 +4,14 @@ import time
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeRemainingColumn,
+)
 
 _LINE_SECONDS = 10.0
 """Between two lines."""
@@ -13,22 +20,30 @@ _LINE_SECONDS = 10.0
 class ProgressReport:
     """A bar with rate and time left on a terminal; elsewhere a line now and then."""
 
-    def __init__(self, console: Console, *, quiet: bool) -> None:
+    def __init__(self, console: Console, *, quiet: bool, unit: str = "images") -> None:
+        """Report on a console.
+
+        Args:
+            console: where.
+            quiet: report nothing.
+            unit: of what is counted: ``images`` or ``bytes``.
+        """
         self._console = console
+        self._unit = unit
         self._quiet = quiet
         self._bar: Progress | None = None
         if not quiet and console.is_terminal:
             self._bar = Progress(
                 TextColumn("{task.description:<6}"),
                 BarColumn(),
-                MofNCompleteColumn(),
+                DownloadColumn() if unit == "bytes" else MofNCompleteColumn(),
                 TextColumn("{task.fields[rate]}"),
                 TimeRemainingColumn(),
                 console=console,
                 transient=True,
             )
         self._tasks: dict[str, Any] = {}
-        self._starts: dict[str, float] = {}
+        self._starts: dict[str, tuple[float, int]] = {}
         self._last_line = time.perf_counter()
 
     @classmethod
@@ -46,17 +61,21 @@ class ProgressReport:
             self._bar.stop()
 
     def update(self, doing: str, done: int, total: int) -> None:
-        """Show that ``done`` of ``total`` images (0: not known yet) are done."""
+        """Show that ``done`` of ``total`` (0: not known yet) are done."""
         now = time.perf_counter()
-        rate = done / max(now - self._starts.setdefault(doing, now), 1e-3)
-        rate_text = f"{rate:,.0f} images/s" if rate < 1e8 and now > self._starts[doing] else ""
+        # What was there at the first word was not done since.
+        start, done_before = self._starts.setdefault(doing, (now, done))
+        rate_text = self._rate((done - done_before) / (now - start)) if now > start else ""
         if self._bar:
             if doing not in self._tasks:
-                self._tasks[doing] = self._bar.add_task(doing, total=None, rate="")
+                self._tasks[doing] = self._bar.add_task(doing, total=None, completed=done, rate="")
             self._bar.update(
                 self._tasks[doing], completed=done, total=total or None, rate=rate_text
             )
         elif not self._quiet and now - self._last_line >= _LINE_SECONDS:
             self._last_line = now
             of = f" of {total:,}" if total else ""
-            self._console.print(f"{doing}: {done:,}{of} images, {rate_text}")
+            self._console.print(f"{doing}: {done:,}{of} {self._unit}, {rate_text}")
+
+    def _rate(self, rate: float) -> str:
+        return f"{rate / 1e6:,.1f} MB/s" if self._unit == "bytes" else f"{rate:,.0f} images/s"

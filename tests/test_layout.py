@@ -16,16 +16,16 @@ ORDER = """
     format.fields format.tar format.blocks format.index format.manifest format
     tree kernels.memory kernels.intrinsics kernels.base kernels.png kernels.blocks kernels.images
     kernels codec
-    store.address store.base store.local store.clients store.remote store
+    store.address store.base store.local store.clients store.remote store.download store
     spool tar_bytes members archive columns facts
     shard_source picked_source shard_writer listing journal dataset_writer pack convert
     faults shard_checker verify unpack duplicates interop
-    cinic cinic.pickles cinic.cifar10 cinic.contributors
+    cinic cinic.pickles cinic.cifar10 cinic.contributors cinic.fetch
     plan reader selection new_splits select select_tree images cinic.restore stats montage
     report.sheets report.charts report.content report.elements report.tables report.pictures
     report.sections report.page report
     cache source augment device buffers batches progress epoch world loader
-    datasets warmup bench cli.console cli.shards cli.cinic cli.views cli __main__
+    datasets warmup bench cli.console cli.shards cli.cinic cli.sources cli.views cli __main__
 """.split()
 
 FIRST_WITH_TORCH = "augment"
@@ -35,13 +35,13 @@ MAY_IMPORT = {
     "struct": {"format.tar", "format.blocks", "format.index", "codec", "members", "cinic.pickles"},
     "torch": set(ORDER[ORDER.index(FIRST_WITH_TORCH) :]),
     "torchvision": {"bench"},
-    "typer": {"cli.console", "cli.shards", "cli.cinic", "cli.views"},
+    "typer": {"cli.console", "cli.shards", "cli.cinic", "cli.sources", "cli.views"},
     "rich": {"cli.console", "progress"},
     "numba": {"kernels.base", "kernels.intrinsics"},
     "llvmlite": {"kernels.intrinsics"},
     "zstandard": {"codec", "facts", "interop"},
     "mmap": {"store.local", "store.remote"},
-    "obstore": {"store.clients", "store.remote"},
+    "obstore": {"store.clients", "store.remote", "store.download"},
     "boto3": {"store.clients"},
     "distributed": {"executors"},
     "tarfile": {"members", "tar_bytes", "cinic.cifar10"},

@@ -19,6 +19,7 @@ from cinic_shards.format import Index, Manifest, ShardInfo
 from cinic_shards.store.address import parse_address
 from cinic_shards.store.base import MAX_READ_BYTES, Bytes, Store
 from cinic_shards.store.clients import has_client
+from cinic_shards.store.download import Answer, WebFile
 from cinic_shards.store.local import (
     TEMPORARY_SUFFIX,
     LocalStore,
@@ -31,11 +32,13 @@ from cinic_shards.store.remote import RemoteStore
 __all__ = [
     "MAX_READ_BYTES",
     "TEMPORARY_SUFFIX",
+    "Answer",
     "Bytes",
     "LocalStore",
     "Place",
     "RemoteStore",
     "Store",
+    "WebFile",
     "has_client",
     "is_packing",
     "lock_byte",

@@ -1,0 +1,383 @@
+"""Fetching: from real servers on loopback, good and bad ones."""
+
+import functools
+import hashlib
+import http.server
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+from fault_proxy import FaultProxy, Faults
+
+from cinic_shards.cinic import fetch as fetch_module
+from cinic_shards.cinic.fetch import MD5, fetch
+from cinic_shards.errors import MissingError, OptionError, OutputError, StoreError
+from cinic_shards.store import WebFile, lock_file
+
+CONTENT = random.Random(0).randbytes(3_000_000)
+HASH = hashlib.md5(CONTENT).hexdigest()
+NAME = "CINIC-10.tar.gz"
+
+
+@pytest.fixture(autouse=True)
+def no_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fetch_module, "WAIT_SECONDS", (0.01,) * 3)
+
+
+@pytest.fixture
+def served(web_root: Path) -> Iterator[Path]:
+    """The archive in the folder that ``web`` serves."""
+    path = web_root / NAME
+    path.write_bytes(CONTENT)
+    yield path
+    path.unlink()
+
+
+@pytest.fixture
+def url(web: str, served: Path) -> str:
+    return f"{web}/{NAME}"
+
+
+@pytest.fixture
+def proxied(web: str, served: Path) -> Iterator[FaultProxy]:
+    """A proxy before ``web``."""
+    parts = urlsplit(web)
+    assert parts.hostname and parts.port
+    with FaultProxy((parts.hostname, parts.port), Faults()) as proxy:
+        yield proxy
+
+
+class Server(http.server.SimpleHTTPRequestHandler):
+    """Python's own: it has no ranges and no ETags."""
+
+    requests: list[str]
+
+    def do_GET(self) -> None:
+        self.requests.append(str(self.headers.get("Range")))
+        super().do_GET()
+
+    def log_message(self, *parts: object) -> None:
+        pass
+
+
+@contextmanager
+def serving(kind: type[http.server.BaseHTTPRequestHandler]) -> Iterator[str]:
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), kind) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}"
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+@pytest.fixture
+def plain(web_root: Path, served: Path) -> Iterator[tuple[str, list[str]]]:
+    """A server without ranges, and what it was asked for."""
+    requests: list[str] = []
+    kind = type("Kind", (Server,), {"requests": requests})
+    with serving(functools.partial(kind, directory=str(web_root))) as base:  # type: ignore[arg-type]
+        yield f"{base}/{NAME}", requests
+
+
+def begun(folder: Path, url: str, size: int, other_url: str = "") -> None:
+    """A download of this many bytes that was stopped, as it was told of a file."""
+    (folder / f"{NAME}.part").write_bytes(CONTENT[:size])
+    answer = WebFile(url).open(0)
+    assert answer is not None
+    told = {"url": url, "version": answer.version, "size": answer.size}
+    told |= {"url": other_url} if other_url else {}
+    (folder / f"{NAME}.part.json").write_text(json.dumps(told))
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_a_download(url: str, tmp_path: Path) -> None:
+    steps: list[tuple[str, int, int]] = []
+    done = fetch(tmp_path, url=url, accept_hash=HASH, progress=lambda *step: steps.append(step))
+    assert (done.path, done.size, done.num_received) == (tmp_path / NAME, len(CONTENT), 3_000_000)
+    assert done.digest == f"md5:{HASH}"
+    assert done.path.read_bytes() == CONTENT
+    assert names(tmp_path) == [NAME]
+    assert steps[0] == ("fetch", 0, 3_000_000)
+    assert ("fetch", 3_000_000, 3_000_000) in steps
+    assert steps[-1] == ("check", 3_000_000, 3_000_000)
+
+
+@pytest.mark.parametrize("digest", [HASH.upper(), hashlib.sha256(CONTENT).hexdigest()])
+def test_what_is_whole_is_not_fetched_again(url: str, tmp_path: Path, digest: str) -> None:
+    fetch(tmp_path / "x.tgz", url=url, accept_hash=digest)
+    again = fetch(tmp_path / "x.tgz", url="http://127.0.0.1:9/none", accept_hash=digest)
+    assert again.num_received == 0
+    with pytest.raises(
+        OutputError, match=f"is there already, and its MD5 is {HASH}, expected {MD5}"
+    ):
+        fetch(tmp_path / "x.tgz", url=url)
+    assert (tmp_path / "x.tgz").read_bytes() == CONTENT
+
+
+def test_it_goes_on_where_it_was(proxied: FaultProxy, tmp_path: Path) -> None:
+    url = f"{proxied.url}/{NAME}"
+    begun(tmp_path, url, 2_000_000)
+    done = fetch(tmp_path, url=url, accept_hash=HASH)
+    assert done.num_received == 1_000_000
+    assert done.path.read_bytes() == CONTENT
+    assert names(tmp_path) == [NAME]
+
+
+def test_all_was_there_but_its_name(url: str, tmp_path: Path) -> None:
+    begun(tmp_path, url, 3_000_000)
+    assert fetch(tmp_path, url=url, accept_hash=HASH).num_received == 0
+    assert names(tmp_path) == [NAME]
+
+
+@pytest.mark.parametrize("fault", ["cut", "reset", "503", "429"])
+def test_faults_in_between(proxied: FaultProxy, tmp_path: Path, fault: str) -> None:
+    proxied.faults.script += [fault, fault, "", fault]
+    told: list[str] = []
+    done = fetch(tmp_path, url=f"{proxied.url}/{NAME}", accept_hash=HASH, warn=told.append)
+    assert done.path.read_bytes() == CONTENT
+    assert done.num_received == len(CONTENT)  # no byte twice
+    assert proxied.counts[fault] >= 2
+
+
+def test_a_server_that_stalls(
+    proxied: FaultProxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(fetch_module.WebFile.__init__.__globals__, "_DAY_SECONDS", "1")
+    proxied.faults.script += ["stall-body", "stall"]
+    told: list[str] = []
+    done = fetch(tmp_path, url=f"{proxied.url}/{NAME}", accept_hash=HASH, warn=told.append)
+    assert done.path.read_bytes() == CONTENT and done.num_received == len(CONTENT)
+
+
+def test_a_server_that_is_gone(proxied: FaultProxy, tmp_path: Path) -> None:
+    """It ends after bounded tries, and what has come stays."""
+    url = f"{proxied.url}/{NAME}"
+    proxied.faults.script += ["cut"]
+    proxied.faults.chances["reset"] = 1.0
+    told: list[str] = []
+    with pytest.raises(
+        StoreError, match=r"4 tries brought nothing new\. .* the same command goes on"
+    ):
+        fetch(tmp_path, url=url, accept_hash=HASH, warn=told.append)
+    assert told and all("again in" in text for text in told)
+    assert names(tmp_path) == [f"{NAME}.part", f"{NAME}.part.json"]
+    size = (tmp_path / f"{NAME}.part").stat().st_size
+    assert 0 < size < len(CONTENT)
+    proxied.faults.chances.clear()
+    done = fetch(tmp_path, url=url, accept_hash=HASH)
+    assert done.num_received == len(CONTENT) - size
+    assert done.path.read_bytes() == CONTENT
+
+
+def test_no_server(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match=r"http://127\.0\.0\.1:9/x\.tgz: .*4 tries"):
+        fetch(tmp_path, url="http://127.0.0.1:9/x.tgz", warn=lambda text: None)
+    assert names(tmp_path) == []
+
+
+def test_a_server_without_ranges(plain: tuple[str, list[str]], tmp_path: Path) -> None:
+    url, requests = plain
+    begun(tmp_path, url, 1_000_000)
+    requests.clear()
+    told: list[str] = []
+    done = fetch(tmp_path, url=url, accept_hash=HASH, warn=told.append)
+    assert done.path.read_bytes() == CONTENT and done.num_received == len(CONTENT)
+    assert "1,000,000 bytes that were there are left: the server does not give the rest" in told[0]
+    assert requests == ["bytes=1000000-", "None"]
+
+
+@pytest.mark.parametrize("how", ["grown", "replaced", "shorter than what is there"])
+def test_a_file_that_changed_between_two_tries(
+    url: str, served: Path, tmp_path: Path, how: str
+) -> None:
+    begun(tmp_path, url, 1_000_000)
+    size = {"grown": 3_500_000, "replaced": 3_000_000, "shorter than what is there": 900_000}[how]
+    other = random.Random(1).randbytes(size)
+    served.write_bytes(other)
+    os.utime(served, (1, 1))
+    told: list[str] = []
+    accepted = hashlib.md5(other).hexdigest()
+    done = fetch(tmp_path, url=url, accept_hash=accepted, warn=told.append)
+    assert done.path.read_bytes() == other
+    assert "the 1,000,000 bytes that were there are left: " in told[0]
+
+
+@pytest.mark.parametrize("note", ["none", "damaged", "of another URL"])
+def test_a_part_of_nobody_knows_what(url: str, tmp_path: Path, note: str) -> None:
+    begun(tmp_path, url, 1_000_000, "http://x/y" if note == "of another URL" else "")
+    path = tmp_path / f"{NAME}.part.json"
+    path.unlink() if note == "none" else None
+    if note == "damaged":
+        path.write_text("{")
+    told: list[str] = []
+    done = fetch(tmp_path, url=url, accept_hash=HASH, warn=told.append)
+    assert done.path.read_bytes() == CONTENT
+    assert "nothing tells which file it is of" in told[0]
+
+
+def test_another_hash_is_told_and_the_file_kept_aside(url: str, tmp_path: Path) -> None:
+    with pytest.raises(StoreError) as caught:
+        fetch(tmp_path, url=url)
+    assert HASH in str(caught.value) and MD5 in str(caught.value)
+    assert names(tmp_path) == [f"{NAME}.unexpected"]
+    done = fetch(tmp_path, url="http://127.0.0.1:9/" + NAME, accept_hash=HASH)
+    assert done.num_received == 0 and done.path.read_bytes() == CONTENT
+    assert names(tmp_path) == [NAME]
+
+
+class Hostile(http.server.BaseHTTPRequestHandler):
+    """Tells one length and sends another, redirects, or has no length."""
+
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self) -> None:
+        kind = urlsplit(self.path).path.strip("/")
+        if kind == "redirect":
+            self.send_response(302)
+            self.send_header("Location", f"/file?{urlsplit(self.path).query}")
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+        elif kind == "loop":
+            self.send_response(302)
+            self.send_header("Location", "/loop")
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+        elif kind == "file" and self.path.endswith("?sequence=1&isAllowed=y"):
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(CONTENT)))
+            self.end_headers()
+            self.wfile.write(CONTENT)
+        elif kind == "truncated":
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(CONTENT)))
+            self.send_header("Connection", "close")
+            self.end_headers()
+            self.wfile.write(CONTENT[:100_000])
+            self.close_connection = True
+        else:
+            self.send_response(403 if kind == "forbidden" else 404)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+    def log_message(self, *parts: object) -> None:
+        pass
+
+
+@pytest.fixture(scope="module")
+def hostile() -> Iterator[str]:
+    with serving(Hostile) as base:
+        yield base
+
+
+def test_redirects_and_queries(hostile: str, tmp_path: Path) -> None:
+    url = f"{hostile}/redirect?sequence=1&isAllowed=y"
+    done = fetch(tmp_path / NAME, url=url, accept_hash=HASH)
+    assert done.path.read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize("kind", ["truncated", "loop", "forbidden"])
+def test_a_server_that_does_not_give_it(hostile: str, tmp_path: Path, kind: str) -> None:
+    """Without ranges a download that is always cut never ends: so it does after a few."""
+    with pytest.raises(StoreError, match=f"/{kind}: "):
+        fetch(tmp_path / NAME, url=f"{hostile}/{kind}", warn=lambda text: None)
+    assert not (tmp_path / NAME).exists()
+
+
+def test_no_such_file(hostile: str, tmp_path: Path) -> None:
+    with pytest.raises(MissingError, match="/none: not found"):
+        fetch(tmp_path / NAME, url=f"{hostile}/none")
+    assert names(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    "options, said",
+    [
+        ({"url": "ftp://x/y"}, "expected https://host/file"),
+        ({"url": "file:///etc/passwd"}, "expected https://host/file"),
+        ({"url": "https://me:secret@x/y"}, "without a password"),
+        ({"url": "https://x"}, "names no file"),
+        ({"accept_hash": "abc"}, "expected an MD5 of 32"),
+        ({"accept_hash": "z" * 32}, "expected an MD5 of 32"),
+    ],
+)
+def test_options_that_cannot_be(tmp_path: Path, options: dict[str, str], said: str) -> None:
+    with pytest.raises(OptionError, match=said):
+        fetch(tmp_path, **options)  # type: ignore[arg-type]
+    assert names(tmp_path) == []
+
+
+def test_places_that_cannot_be(url: str, tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match="No such file or directory"):
+        fetch(tmp_path / "none" / "x", url=url)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError, match="Not a directory"):
+        fetch(tmp_path / "file" / "x", url=url)
+
+
+def test_one_process_at_a_time(url: str, tmp_path: Path) -> None:
+    held = lock_file(tmp_path / f"{NAME}.part")
+    assert held is not None
+    with held, pytest.raises(OutputError, match="another process is fetching it"):
+        fetch(tmp_path, url=url)
+    assert fetch(tmp_path, url=url, accept_hash=HASH).size == len(CONTENT)
+
+
+def test_no_space_is_told_first(
+    url: str, tmp_path: Path, mount_disk: Callable[[int], Path]
+) -> None:
+    disk = mount_disk(100)
+    with pytest.raises(OutputError, match=r"0\.\d MB free, 3\.0 MB are to come"):
+        fetch(disk, url=url)
+
+
+def test_a_disk_that_fills_up(
+    url: str, tmp_path: Path, mount_disk: Callable[[int], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk = mount_disk(100)
+    with monkeypatch.context() as patch:
+        patch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": 2**40}))
+        with pytest.raises(OutputError, match="No space left on device; free some space and run"):
+            fetch(disk, url=url)
+    assert f"{NAME}.part" in names(disk)
+
+
+def test_a_killed_command_goes_on(proxied: FaultProxy, tmp_path: Path) -> None:
+    proxied.faults.bytes_a_second = 1_000_000
+    command = [sys.executable, "-m", "cinic_shards", "fetch", str(tmp_path)]
+    command += ["--url", f"{proxied.url}/{NAME}", "--accept-hash", HASH]
+    for number in (signal.SIGKILL, signal.SIGINT):
+        part = tmp_path / f"{NAME}.part"
+        before = part.stat().st_size if part.exists() else 0
+        process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+        deadline = time.monotonic() + 30
+        while not part.exists() or part.stat().st_size < before + 500_000:
+            assert process.poll() is None and time.monotonic() < deadline
+            time.sleep(0.02)
+        process.send_signal(number)
+        told = process.communicate()[1]
+        if number == signal.SIGINT:
+            assert process.returncode == 130
+            assert "interrupted: fetching did not finish; the same command goes on" in told
+    proxied.faults.bytes_a_second = 0.0
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert f"next: cinic-shard pack {tmp_path / NAME} ./shards" in result.stdout.replace("\n", " ")
+    assert (tmp_path / NAME).read_bytes() == CONTENT
+    assert names(tmp_path) == [NAME]
+    again = subprocess.run(command, capture_output=True, text=True)
+    assert again.returncode == 0 and "was whole already" in again.stdout
