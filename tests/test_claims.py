@@ -35,7 +35,8 @@ def tree_options(
 
 @pytest.mark.parametrize(
     "name",
-    "round_trip stock_readers pixels bad_input nothing_lost encodings selected stats".split(),
+    "round_trip stock_readers pixels bad_input nothing_lost encodings selected stats archives"
+    "".split(),
 )
 def test_a_claim_holds(name: str, tree_options: list[str], tmp_path: Path) -> None:
     run_claim(name, tree_options, tmp_path)
@@ -54,6 +55,7 @@ def test_a_claim_holds(name: str, tree_options: list[str], tmp_path: Path) -> No
         "object_store",
         "dask_packing",
         "restore_cifar10",
+        "fetch",
     ],
 )
 def test_a_claim_on_its_own_tree_holds(name: str, tmp_path: Path) -> None:

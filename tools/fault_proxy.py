@@ -70,6 +70,7 @@ class FaultProxy:
         address: host and port that it listens at.
         faults: what goes wrong.
         counts: requests by the fault that they got; "" for none.
+        num_sent: bytes of bodies that were passed on to clients.
     """
 
     def __init__(
@@ -78,6 +79,7 @@ class FaultProxy:
         self.upstream = upstream
         self.faults = faults
         self.counts: Counter[str] = Counter()
+        self.num_sent = 0
         self._chance = random.Random(faults.seed)
         self._loop = asyncio.new_event_loop()
         self._server = self._loop.run_until_complete(
@@ -176,6 +178,7 @@ class FaultProxy:
         async for part in _body(up_reader, answer, until_end=True, most=most):
             part = part if left is None else part[:left]
             writer.write(part)
+            self.num_sent += len(part)
             await writer.drain()
             if self.faults.bytes_a_second:
                 await asyncio.sleep(len(part) / self.faults.bytes_a_second)
