@@ -35,8 +35,8 @@ def tree_options(
 
 @pytest.mark.parametrize(
     "name",
-    "round_trip stock_readers pixels bad_input nothing_lost encodings selected stats archives"
-    "".split(),
+    "round_trip stock_readers pixels bad_input nothing_lost encodings selected stats "
+    "archives".split(),
 )
 def test_a_claim_holds(name: str, tree_options: list[str], tmp_path: Path) -> None:
     run_claim(name, tree_options, tmp_path)
