@@ -3,6 +3,7 @@
     CinicShardsError
     ├── OptionError (also ValueError)   an argument that cannot be; the caller's to change
     ├── TreeError                       a folder of PNGs that cannot be packed; lists every problem
+    ├── SourcesError                    what CINIC-10 is built from falls short; lists every problem
     ├── OutputError                     a place that cannot be written: other files, no space
     ├── StoreError                      bytes that cannot be read: short read, server down
     │   └── MissingError                no such file
@@ -39,6 +40,29 @@ class TreeError(CinicShardsError):
 
     def __reduce__(self) -> tuple[type["TreeError"], tuple[str, tuple[str, ...]]]:
         return TreeError, (self.root, self.problems)
+
+
+class SourcesError(CinicShardsError):
+    """CINIC-10 cannot be built from these sources.
+
+    Attributes:
+        problems: every problem found.
+        hint: what to do.
+    """
+
+    def __init__(self, place: str, problems: Sequence[str], hint: str) -> None:
+        self.place = place
+        self.problems = tuple(problems)
+        self.hint = hint
+        if len(self.problems) == 1:
+            super().__init__(f"{place}: {self.problems[0]}; nothing was built; {hint}")
+            return
+        lines = "".join(f"\n  {problem}" for problem in self.problems)
+        count = f"{len(self.problems)} problems; nothing was built"
+        super().__init__(f"{place}: {count}{lines}\n{hint}")
+
+    def __reduce__(self) -> tuple[type["SourcesError"], tuple[str, tuple[str, ...], str]]:
+        return SourcesError, (self.place, self.problems, self.hint)
 
 
 class OutputError(CinicShardsError):

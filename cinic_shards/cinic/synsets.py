@@ -10,17 +10,14 @@ import csv
 from functools import cache
 from importlib.resources import files
 
-CLASSES = (
-    "airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck",
-)  # fmt: skip
-"""CIFAR-10's, in the order of its labels, which is that of their names."""
+from cinic_shards.cinic.cifar10 import CLASSES
 
 
 @cache
 def synsets_by_class() -> dict[str, tuple[str, ...]]:
     """Class -> its synsets (WordNet ids such as ``n02691156``), sorted; classes in label order."""
     found: dict[str, list[str]] = {name: [] for name in CLASSES}
-    with (files("cinic_shards.cinic") / "synsets.csv").open(encoding="utf-8", newline="") as file:
-        for row in csv.DictReader(file):
-            found[row["class"]].append(row["synset"])
+    table = (files("cinic_shards.cinic") / "synsets.csv").read_text(encoding="utf-8")
+    for row in csv.DictReader(table.splitlines()):
+        found[row["class"]].append(row["synset"])
     return {name: tuple(sorted(synsets)) for name, synsets in found.items()}

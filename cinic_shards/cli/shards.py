@@ -92,7 +92,7 @@ def pack(
         "shard_size": shard_size,
         "block_size": block_size,
         "seed": seed,
-        "sidecars": _sidecars(sidecars),
+        "sidecars": parse_sidecars(sidecars),
     }
     options = PackOptions(**{name: value for name, value in chosen.items() if value is not None})
 
@@ -112,7 +112,8 @@ def pack(
         print_written(manifest, time.perf_counter() - start, out)
 
 
-def _sidecars(text: str | None) -> tuple[str, ...] | None:
+def parse_sidecars(text: str | None) -> tuple[str, ...] | None:
+    """The option ``--sidecars``."""
     if text is None:
         return None
     return () if text == "none" else tuple(text.split(","))
@@ -152,7 +153,7 @@ def convert(
             out,
             encoding=encoding,
             block_size=block_size,
-            sidecars=_sidecars(sidecars),
+            sidecars=parse_sidecars(sidecars),
             workers=workers,
             executor=executor,
             overwrite=overwrite,

@@ -1,12 +1,25 @@
-"""The commands that get CINIC-10: fetch it."""
+"""The commands that get CINIC-10: fetch it, or build it from its sources."""
 
+import json
+import time
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from cinic_shards.cli.console import Quiet, app, err_console, interruptible, out_console, printable
-from cinic_shards.cli.console import warn as warn_user
+from cinic_shards.cli.console import (
+    Quiet,
+    Workers,
+    app,
+    err_console,
+    interruptible,
+    out_console,
+    print_written,
+    printable,
+    warn,
+)
+from cinic_shards.cli.shards import parse_sidecars
+from cinic_shards.errors import OptionError
 from cinic_shards.progress import ProgressReport
 
 
@@ -50,7 +63,7 @@ def fetch(
             url=url or URL,
             accept_hash=accept_hash,
             progress=report.update,
-            warn=(lambda text: None) if quiet else warn_user,
+            warn=(lambda text: None) if quiet else warn,
         )
     if not quiet:
         what = "fetched" if done.num_received else "was whole already"
@@ -60,3 +73,142 @@ def fetch(
                 f"next: cinic-shard pack {done.path} ./shards"
             )
         )
+
+
+@app.command()
+def build(
+    out: Annotated[
+        str, typer.Argument(help="Folder or URL for the shards, or with `--tree` for the tree.")
+    ],
+    cifar: Annotated[
+        Path, typer.Option(help="CIFAR-10's Python version: `cifar-10-python.tar.gz`.")
+    ],
+    imagenet: Annotated[
+        Path, typer.Option(help="Folder of ImageNet's synset tars: `n########.tar`.")
+    ],
+    per_class: Annotated[
+        int | None,
+        typer.Option(
+            help="Images of a class in a split; default: 9000, CINIC-10's own. Two ninths of them "
+            "are CIFAR-10's, the others photos."
+        ),
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of the draw; default: 0.")] = None,
+    contributors: Annotated[
+        Path | None,
+        typer.Option(
+            help="`imagenet-contributors.csv` of a published CINIC-10: take its photos, each to "
+            "its split and class, and draw none."
+        ),
+    ] = None,
+    allow_missing: Annotated[
+        bool,
+        typer.Option(
+            "--allow-missing",
+            help="Go on with what there is where photos, tars or contributors are missing.",
+        ),
+    ] = False,
+    tree: Annotated[
+        bool, typer.Option("--tree", help="Write PNGs, `<split>/<class>/*.png`, and no shards.")
+    ] = False,
+    encoding: Annotated[
+        str | None, typer.Option(help="`png` (default), `zstd` or `raw`: see `pack`.")
+    ] = None,
+    shard_size: Annotated[int | None, typer.Option(help="Samples a shard: see `pack`.")] = None,
+    block_size: Annotated[int | None, typer.Option(help="Samples a block: see `pack`.")] = None,
+    packing_seed: Annotated[
+        int | None, typer.Option(help="Seed of the packing order: `pack`'s `--seed`.")
+    ] = None,
+    sidecars: Annotated[
+        str | None, typer.Option(help="`cls` (default), `cls,json`, `json`, `none`: see `pack`.")
+    ] = None,
+    scratch: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder for the PNGs that shards are packed from, about 1.2 GB for a while; "
+            "default: beside OUT."
+        ),
+    ] = None,
+    workers: Workers = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace the dataset that OUT holds.")
+    ] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print all counts, and all that was left out, as JSON.")
+    ] = False,
+    quiet: Quiet = False,
+) -> None:
+    """Build CINIC-10 from CIFAR-10 and ImageNet, by its authors' construction.
+
+    Of each class, 21,000 photos are drawn by seed, box-filtered to 32x32 and dealt to the splits;
+    CIFAR-10's test set goes to the new test set, its train set to all three. The same sources and
+    options give the same bytes, with any number of workers. The draw is not the published one,
+    unless `--contributors` gives that. What is left out is told: empty tars, photos that cannot be
+    decoded.
+
+    **Examples**
+
+    `cinic-shard build ./shards --cifar cifar-10-python.tar.gz --imagenet ./synsets`
+
+    `cinic-shard build ./cinic --cifar cifar-10-python.tar.gz --imagenet ./synsets --tree`
+
+    `cinic-shard build ./small --cifar cifar-10-python.tar.gz --imagenet ./synsets --per-class 900`
+
+    `cinic-shard build ./shards --cifar cifar-10-python.tar.gz --imagenet ./synsets --contributors
+    imagenet-contributors.csv`
+    """
+    from cinic_shards.cinic.build import build_shards, build_tree
+    from cinic_shards.cinic.built import BuildOptions
+    from cinic_shards.pack import PackOptions
+
+    chosen = _given(
+        per_class=per_class, seed=seed, contributors=contributors, allow_missing=allow_missing
+    )
+    options = BuildOptions(**chosen)
+    packing = _given(
+        encoding=encoding,
+        shard_size=shard_size,
+        block_size=block_size,
+        seed=packing_seed,
+        sidecars=parse_sidecars(sidecars),
+    )
+    if tree and (packing or scratch or overwrite):
+        raise OptionError("--tree writes no shards: leave out the options of packing")
+
+    start = time.perf_counter()
+    left_nothing = "nothing was built"
+    told: list[str] = []
+    with interruptible(left_nothing), ProgressReport(err_console, quiet=quiet) as report:
+        shared: dict[str, Any] = {
+            "workers": workers,
+            "progress": report.update,
+            "warn": told.append,
+        }
+        if tree:
+            built = build_tree(cifar, imagenet, out, options, **shared)
+        else:
+            built = build_shards(
+                cifar,
+                imagenet,
+                out,
+                options,
+                PackOptions(**packing),
+                scratch=scratch,
+                overwrite=overwrite,
+                **shared,
+            )
+    seconds = time.perf_counter() - start
+    if not quiet:
+        for text in told:
+            warn(text)
+    if as_json:
+        print(json.dumps(built.as_json(), indent=1))
+    elif not quiet and built.manifest:
+        print_written(built.manifest, seconds, out)
+    elif not quiet:
+        out_console.print(printable(f"{built.num_images:,} images, {seconds:.1f} s: {out}"))
+
+
+def _given(**options: Any) -> dict[str, Any]:
+    """Those that were given: each default is the library's."""
+    return {name: value for name, value in options.items() if value is not None}
