@@ -56,6 +56,7 @@ def test_a_claim_holds(name: str, tree_options: list[str], tmp_path: Path) -> No
         "dask_packing",
         "restore_cifar10",
         "fetch",
+        "build",
     ],
 )
 def test_a_claim_on_its_own_tree_holds(name: str, tmp_path: Path) -> None:

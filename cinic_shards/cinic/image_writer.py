@@ -86,8 +86,8 @@ class PhotoWriter:
             (self.built.failed_photos, failed),
             (self.built.other_formats, notes),
         ):
-            kept += [f"{key.rpartition('/')[2]}.JPEG: {why}" for key, why in found.items()]
-            kept.sort()
+            told = {f"{key.rpartition('/')[2]}.JPEG: {why}" for key, why in found.items()}
+            kept[:] = sorted({*kept, *told})
         return set(failed)
 
     def _job(self, picks: Sequence[Pick]) -> PhotosJob:
