@@ -525,6 +525,15 @@ def test_rows_that_no_source_has(sources: Path, tmp_path: Path) -> None:
     assert contributors_of(tmp_path / "tree") == rows[:1]
 
 
+def test_rows_of_another_dataset(sources: Path, tmp_path: Path) -> None:
+    rows = [("n02121808", 1, "train", "cat"), ("n02121808", 2, "val", "cat")]
+    path = write_contributors(tmp_path / "list.csv", [*rows, ("n02121808", 3, "train", "lion")])
+    message = refused(sources, SourcesError, contributors=path, allow_missing=True)
+    assert message.startswith(f"{path}: 2 problems; nothing was built\n")
+    assert "n02121808_2: cinic_set is 'val', expected one of train, valid, test" in message
+    assert "n02121808_3: class is 'lion', expected one of airplane, automobile, " in message
+
+
 def test_a_row_whose_photo_cannot_be_decoded(sources: Path, tmp_path: Path) -> None:
     damage(sources, ["n02121808_1"])
     rows = [("n02121808", number, "train", "cat") for number in (1, 2)]
@@ -712,7 +721,7 @@ def test_a_mistake_gives_one_message(
 
 @pytest.mark.real
 def test_real_sources(tmp_path: Path) -> None:
-    """All of CIFAR-10 and a photograph of each of 142 synsets: what the claim says of them holds."""
+    """All of CIFAR-10, and a photograph of each of 142 synsets: the claim holds of them."""
     tool = SHARED / "tools" / "make_cinic_tree.py"
     if not tool.exists():
         pytest.skip(f"NOT RUN: {tool.name}, which makes real sources, is not here")

@@ -369,6 +369,7 @@ def test_help_names_every_command(run: Run) -> None:
         pack convert select info verify unpack reindex warmup bench
         stats show report
         contributors restore-cifar10
+        fetch build
     """
     assert commands == set(expected.split())
     found = run("--help")

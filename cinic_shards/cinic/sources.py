@@ -5,7 +5,9 @@ from collections.abc import Sequence
 from concurrent.futures import Executor
 from pathlib import Path
 
+import cinic_shards.format as fmt
 from cinic_shards.cinic.built import BuildOptions, Built, some
+from cinic_shards.cinic.cifar10 import CLASSES
 from cinic_shards.cinic.contributors import Contributor
 from cinic_shards.cinic.draw import SPLITS, PhotoDraw, Pick, Shares
 from cinic_shards.cinic.photos import SynsetTar, list_photos
@@ -93,8 +95,9 @@ def find_contributors(
     """The photos of a list.
 
     Raises:
-        SourcesError: some are in no tar.
+        SourcesError: some are in no tar, or are of another dataset.
     """
+    _check_places(rows, options)
     picks = []
     for row in rows:
         tar = tars.get(row.synset)
@@ -106,6 +109,20 @@ def find_contributors(
     if built.missing_rows and not options.allow_missing:
         raise _no_source(options, built, len(rows))
     return picks
+
+
+def _check_places(rows: Sequence[Contributor], options: BuildOptions) -> None:
+    problems = []
+    for row in rows:
+        kinds = ("cinic_set", row.split, SPLITS), ("class", row.class_name, CLASSES)
+        for kind, found, known in kinds:
+            if found not in known:
+                place = f"{row.synset}_{row.number}"
+                expected = f"expected one of {', '.join(known)}"
+                problems.append(f"{place}: {kind} is {fmt.shown(found)}, {expected}")
+    if problems:
+        listed = problems[:20] + [f"and {len(problems) - 20:,} more"] * (len(problems) > 20)
+        raise SourcesError(str(options.contributors), listed, "give a list of CINIC-10's photos")
 
 
 def _no_source(options: BuildOptions, built: Built, num_rows: int) -> SourcesError:
