@@ -36,6 +36,7 @@ from cinic_shards.errors import (
 )
 from cinic_shards.format import MANIFEST_NAME
 from cinic_shards.pack import PackOptions, pack
+from cinic_shards.store import open_store, read_manifest
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 BATCH_SIZE = 30
@@ -555,9 +556,16 @@ def test_an_output_that_holds_something(sources: Path, tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="mine: is there already; give an empty or a new folder"):
         run_build(sources, tmp_path / "mine", per_class=1)
     assert os.listdir(tmp_path / "mine") == ["thesis.tex"]
-    (tmp_path / "empty").mkdir()
-    run_build(sources, tmp_path / "empty", per_class=1)
-    assert len(list((tmp_path / "empty").glob("*/*/*.png"))) == 30
+
+
+def test_an_empty_folder_is_built_in(sources: Path, mount_disk: Callable[[int], Path]) -> None:
+    """It may be a disk of its own, as it is here: nothing can be moved to it."""
+    disk = mount_disk(3000)
+    before = sorted(disk.parent.iterdir())
+    run_build(sources, disk, per_class=1)
+    assert sorted(os.listdir(disk)) == ["test", "train", "valid"]
+    assert len(list(disk.glob("*/*/*.png"))) == 30
+    assert sorted(disk.parent.iterdir()) == before
 
 
 def test_a_full_disk_is_told_before_anything_is_read(
@@ -580,7 +588,13 @@ def test_a_disk_that_fills_up(
 
 
 @pytest.mark.parametrize("stage", ["list", "cifar", "photos"])
-def test_an_interrupt_leaves_nothing(sources: Path, tmp_path: Path, stage: str) -> None:
+@pytest.mark.parametrize("is_there", [False, True])
+def test_an_interrupt_leaves_nothing(
+    sources: Path, tmp_path: Path, stage: str, is_there: bool
+) -> None:
+    if is_there:
+        (tmp_path / "new" / "tree").mkdir(parents=True)
+
     def interrupt(doing: str, done: int, total: int) -> None:
         if doing == stage:
             raise KeyboardInterrupt
@@ -590,7 +604,48 @@ def test_an_interrupt_leaves_nothing(sources: Path, tmp_path: Path, stage: str) 
             sources / "cifar-10-python.tar.gz", sources / "synsets", tmp_path / "new" / "tree",
             BuildOptions(per_class=FULL), workers=1, progress=interrupt, warn=lambda text: None,
         )  # fmt: skip
+    assert sorted(path.name for path in tmp_path.rglob("*") if "sources" not in path.parts) == (
+        ["new", "tree"] if is_there else []
+    )
+
+
+def test_an_interrupt_while_shards_are_packed(sources: Path, tmp_path: Path) -> None:
+    def interrupt(doing: str, done: int, total: int) -> None:
+        if doing == "pack" and done:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        build_shards(
+            sources / "cifar-10-python.tar.gz", sources / "synsets", tmp_path / "new" / "shards",
+            BuildOptions(per_class=1), workers=1, progress=interrupt, warn=lambda text: None,
+        )  # fmt: skip
     assert os.listdir(tmp_path) == ["sources"]
+
+
+def test_shards_on_a_server_and_a_scratch_folder(sources: Path, tmp_path: Path) -> None:
+    seen: set[str] = set()
+    out = open_store("memory://bucket/built")
+    built = build_shards(
+        sources / "cifar-10-python.tar.gz", sources / "synsets", out,
+        BuildOptions(per_class=1), scratch=tmp_path / "scratch", workers=1,
+        progress=lambda doing, done, total: seen.update(os.listdir(tmp_path / "scratch")),
+        warn=lambda text: None,
+    )  # fmt: skip
+    assert seen == {"built.building"}
+    assert os.listdir(tmp_path / "scratch") == []
+    assert built.manifest == read_manifest(out)
+
+
+def test_two_at_once_in_one_place(sources: Path, tmp_path: Path) -> None:
+    def again(doing: str, done: int, total: int) -> None:
+        with pytest.raises(OutputError, match=r"tree\.building: another process is building there"):
+            run_build(sources, tmp_path / "tree", per_class=1)
+
+    build_tree(
+        sources / "cifar-10-python.tar.gz", sources / "synsets", tmp_path / "tree",
+        BuildOptions(per_class=1), workers=1, progress=again, warn=lambda text: None,
+    )  # fmt: skip
+    assert sorted(os.listdir(tmp_path)) == ["sources", "tree"]
 
 
 def test_what_a_killed_process_left_is_made_anew(sources: Path, tmp_path: Path) -> None:

@@ -488,6 +488,7 @@ print(status, found, file=sys.stderr)
         ("--version", "torch numba numpy PIL"),
         ("pack --help", "torch numba numpy PIL"),
         ("bench --help", "torch numba numpy PIL"),
+        ("build --help", "torch numba numpy PIL"),
         ("pack {tree} {tmp}/out --workers 1 --quiet", "torch webdataset torchvision"),
         ("info {shards}", "torch webdataset torchvision"),
     ],

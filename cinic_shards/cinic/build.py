@@ -5,6 +5,7 @@ of theirs: the draw here is another one, unless the list of their contributors i
 """
 
 import os
+import shutil
 import tempfile
 import warnings
 from collections import Counter, defaultdict
@@ -62,13 +63,33 @@ def build_tree(
     """
     options = options or BuildOptions()
     place = Path(os.path.realpath(out))
-    if os.path.lexists(place) and not (place.is_dir() and not os.listdir(place)):
+    is_there = place.is_dir()
+    if os.path.lexists(place) and not (is_there and set(os.listdir(place)) <= {_WORKSHOP}):
         raise OutputError(f"{out}: is there already; give an empty or a new folder")
-    check_space(place.parent, _num_images(options) * FILE_BYTES)
-    with _workshop(place, workers) as (tree, executor):
+    # A folder that is there may be a disk of its own.
+    workshop = place / _WORKSHOP if is_there else place.with_name(place.name + _WORKSHOP)
+    check_space(workshop.parent, _num_images(options) * FILE_BYTES)
+    with _open_workshop(workshop, workers) as (tree, executor):
         built = _build(Path(cifar), Path(imagenet), tree, options, executor, progress, warn)
-        os.replace(tree, place)
+        if is_there:
+            _move_splits(tree, place)
+        else:
+            os.replace(tree, place)
     return built
+
+
+_WORKSHOP = ".building"
+"""After the name of what is built, or in it."""
+
+
+def _move_splits(tree: Path, place: Path) -> None:
+    try:
+        for split in SPLITS:
+            os.replace(tree / split, place / split)
+    except BaseException:
+        for split in SPLITS:
+            shutil.rmtree(place / split, ignore_errors=True)
+        raise
 
 
 def build_shards(
@@ -113,7 +134,8 @@ def build_shards(
     num_images = _num_images(options)
     # The shards take about as much again, where they go to the same disk.
     check_space(beside, (2 if scratch is None else 1) * num_images * FILE_BYTES)
-    with _workshop(beside.absolute() / name, workers) as (tree, executor):
+    workshop = beside.absolute() / (name + _WORKSHOP)
+    with _open_workshop(workshop, workers) as (tree, executor):
         built = _build(Path(cifar), Path(imagenet), tree, options, executor, progress, warn)
         built.manifest = pack(
             tree,
@@ -128,9 +150,8 @@ def build_shards(
 
 
 @contextmanager
-def _workshop(beside: Path, workers: int | None) -> Iterator[tuple[Path, Executor]]:
-    """A folder beside a place, and processes to work in it; both end with the context."""
-    workshop = beside.with_name(beside.name + ".building")
+def _open_workshop(workshop: Path, workers: int | None) -> Iterator[tuple[Path, Executor]]:
+    """A folder for the tree, and processes to work in it; both end with the context."""
     try:
         with (
             LocalStore(workshop).undone_on_error(),
@@ -140,7 +161,7 @@ def _workshop(beside: Path, workers: int | None) -> Iterator[tuple[Path, Executo
             yield tree, executor
     except BrokenExecutor as error:
         raise OutputError(
-            f"{beside}: building did not finish, a worker process died: it was killed, or memory "
+            f"{workshop}: building did not finish, a worker process died: it was killed, or memory "
             "ran out (try fewer workers), or the program that calls this does so outside "
             "'if __name__ == \"__main__\":'"
         ) from error

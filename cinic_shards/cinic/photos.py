@@ -20,9 +20,6 @@ from PIL import Image
 
 from cinic_shards.errors import StoreError
 
-SYNSET = re.compile(r"n(?!00000000)[0-9]{8}", re.ASCII)
-"""A WordNet id, and so the name of a synset's tar without ``.tar``."""
-
 # No leading zero: the number names the PNG, and two names must not be one.
 _MEMBER = re.compile(r"(n[0-9]{8})_(0|[1-9][0-9]{0,17})\.jpe?g", re.ASCII | re.IGNORECASE)
 
@@ -31,6 +28,9 @@ IMAGE_SIZE = 32
 
 MAX_PHOTO_BYTES = 2**27
 """Of one photo's file: it is read whole."""
+
+_SHOWN = 200
+"""Letters of a member's name, which may have millions."""
 
 _FORMATS = ("JPEG", "PNG", "GIF", "BMP")
 """What a member's content may be: a few of ImageNet's files named .JPEG are something else."""
@@ -87,7 +87,7 @@ def list_photos(path: str) -> SynsetTar:
                 if number in members:
                     reason = "the second photo of that number"
                 if reason:
-                    left_out.append(f"{member.name}: {reason}")
+                    left_out.append(f"{member.name[:_SHOWN]}: {reason}")
                 elif number >= 0:
                     members[number] = (member.offset_data, member.size)
             # What is no header ends an archive for tarfile, as its end would.

@@ -130,7 +130,11 @@ def _no_source(options: BuildOptions, built: Built, num_rows: int) -> SourcesErr
     problem = (
         f"{len(built.missing_rows):,} of {num_rows:,} rows have no photo in any source: {found}"
     )
-    tars = built.unusable_tars + [f"{synset}.tar: not there" for synset in built.missing_tars]
+    tars = [
+        *built.unusable_tars,
+        *(f"{name}: 0 bytes" for name in built.empty_tars),
+        *(f"{synset}.tar: not there" for synset in built.missing_tars),
+    ]
     lacking = f" ({some(tars)})" if tars else ""
     hint = f"fetch the tars that lack them{lacking}; or --allow-missing does without"
     return SourcesError(str(options.contributors), [problem], hint)

@@ -130,6 +130,8 @@ def open_workshop(place: Path) -> Iterator[Path]:
         raise OutputError(f"{error.filename or place}: {error.strerror}{hint}") from error
     finally:
         if lock is not None:
+            # The lock last: where this is stopped, it still says whose folder that is.
+            shutil.rmtree(place / _TREE, ignore_errors=True)
             shutil.rmtree(place, ignore_errors=True)
             lock.close()
 
