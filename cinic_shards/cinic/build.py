@@ -20,7 +20,13 @@ from cinic_shards.cinic.contributors import read_contributors
 from cinic_shards.cinic.draw import SPLITS, PhotoDraw, Shares
 from cinic_shards.cinic.image_writer import PhotoWriter, draw_photos, replay_photos, write_cifar10
 from cinic_shards.cinic.sources import check_enough, find_contributors, list_tars
-from cinic_shards.cinic.tree_writer import FILE_BYTES, check_space, open_workshop
+from cinic_shards.cinic.tree_writer import (
+    FILE_BYTES,
+    ImageSink,
+    check_space,
+    open_tar,
+    open_workshop,
+)
 from cinic_shards.dataset_writer import check_output
 from cinic_shards.errors import OutputError
 from cinic_shards.executors import open_executor
@@ -69,8 +75,13 @@ def build_tree(
     # A folder that is there may be a disk of its own.
     workshop = place / _WORKSHOP if is_there else place.with_name(place.name + _WORKSHOP)
     check_space(workshop.parent, _num_images(options) * FILE_BYTES)
-    with _open_workshop(workshop, workers) as (tree, executor):
-        built = _build(Path(cifar), Path(imagenet), tree, options, executor, progress, warn)
+    with _open_workshop(workshop, workers) as executor:
+        tree = workshop / "tree"
+        for split in SPLITS:
+            for name in CLASSES:
+                (tree / split / name).mkdir(parents=True)
+        sink = ImageSink(str(tree), None)
+        built = _build(Path(cifar), Path(imagenet), sink, options, executor, progress, warn)
         if is_there:
             _move_splits(tree, place)
         else:
@@ -113,8 +124,8 @@ def build_shards(
         out: a place that is empty or does not exist; see ``store.Place``.
         options: see ``BuildOptions``.
         pack_options: see ``PackOptions``.
-        scratch: a folder for the tree, which is removed in the end; by default it lies beside
-            ``out``, or with the system's temporary files where ``out`` is on a server.
+        scratch: a folder for one temporary file of all PNGs; by default it lies beside ``out``, or
+            with the system's temporary files where ``out`` is on a server.
         workers: processes; by default the cores that this process may use.
         overwrite: replace the dataset that ``out`` holds (the files that its manifest names).
         progress: see ``workers.Progress``.
@@ -135,10 +146,12 @@ def build_shards(
     # The shards take about as much again, where they go to the same disk.
     check_space(beside, (2 if scratch is None else 1) * num_images * FILE_BYTES)
     workshop = beside.absolute() / (name + _WORKSHOP)
-    with _open_workshop(workshop, workers) as (tree, executor):
-        built = _build(Path(cifar), Path(imagenet), tree, options, executor, progress, warn)
+    with _open_workshop(workshop, workers) as executor:
+        tar = workshop / "images.tar"
+        with open_tar(tar) as sink:
+            built = _build(Path(cifar), Path(imagenet), sink, options, executor, progress, warn)
         built.manifest = pack(
-            tree,
+            tar,
             store,
             pack_options,
             executor=executor,
@@ -150,15 +163,15 @@ def build_shards(
 
 
 @contextmanager
-def _open_workshop(workshop: Path, workers: int | None) -> Iterator[tuple[Path, Executor]]:
-    """A folder for the tree, and processes to work in it; both end with the context."""
+def _open_workshop(workshop: Path, workers: int | None) -> Iterator[Executor]:
+    """Make a folder to build in, and processes to work in it; both end with the context."""
     try:
         with (
             LocalStore(workshop).undone_on_error(),
-            open_workshop(workshop) as tree,
+            open_workshop(workshop),
             open_executor(None, workers) as executor,
         ):
-            yield tree, executor
+            yield executor
     except BrokenExecutor as error:
         raise OutputError(
             f"{workshop}: building did not finish, a worker process died: it was killed, or memory "
@@ -174,7 +187,7 @@ def _num_images(options: BuildOptions) -> int:
 def _build(
     cifar: Path,
     imagenet: Path,
-    tree: Path,
+    sink: ImageSink,
     options: BuildOptions,
     executor: Executor,
     progress: Progress,
@@ -191,11 +204,8 @@ def _build(
         check_enough(draws, shares, imagenet, options, built)
     else:
         picks = find_contributors(rows, tars, options, built)
-    for split in SPLITS:
-        for name in CLASSES:
-            (tree / split / name).mkdir(parents=True)
-    keys = write_cifar10(source, tree, shares, options.seed, executor, progress)
-    writer = PhotoWriter(tree, built, executor, progress)
+    keys = write_cifar10(source, sink, shares, options.seed, executor, progress)
+    writer = PhotoWriter(sink, built, executor, progress)
     if rows is None:
         keys += draw_photos(draws, shares, writer, options)
     else:

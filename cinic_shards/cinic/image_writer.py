@@ -1,9 +1,8 @@
-"""Both parts of CINIC-10 -> PNGs of a tree, by workers."""
+"""Both parts of CINIC-10 -> PNGs, by workers."""
 
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from concurrent.futures import Executor
-from pathlib import Path
 
 import numpy as np
 
@@ -11,6 +10,7 @@ from cinic_shards.cinic.built import BuildOptions, Built, some
 from cinic_shards.cinic.cifar10 import Cifar10
 from cinic_shards.cinic.draw import SPLITS, PhotoDraw, Pick, Shares, draw_cifar10, split_of_slot
 from cinic_shards.cinic.tree_writer import (
+    ImageSink,
     PhotosJob,
     PixelsJob,
     Written,
@@ -27,7 +27,7 @@ _PIXELS_A_JOB = 500
 
 def write_cifar10(
     source: Cifar10,
-    tree: Path,
+    sink: ImageSink,
     shares: Shares,
     seed: int,
     executor: Executor,
@@ -42,11 +42,12 @@ def write_cifar10(
             part = one.images[start : start + _PIXELS_A_JOB]
             rows = [row for row in range(len(part)) if (cifar_set, start + row) in keys]
             names = [keys[cifar_set, start + row] for row in rows]
-            jobs.append(PixelsJob(str(tree), part, tuple(rows), tuple(names)))
+            jobs.append(PixelsJob(sink.root, part, tuple(rows), tuple(names)))
     done = 0
 
     def written(result: Written) -> None:
         nonlocal done
+        sink.take(result)
         done += len(result.keys)
         progress("cifar", done, len(keys))
 
@@ -55,11 +56,13 @@ def write_cifar10(
 
 
 class PhotoWriter:
-    """Writes photos to a tree, and notes what was wrong with them."""
+    """Writes photos, and notes what was wrong with them."""
 
-    def __init__(self, tree: Path, built: Built, executor: Executor, progress: Progress) -> None:
+    def __init__(
+        self, sink: ImageSink, built: Built, executor: Executor, progress: Progress
+    ) -> None:
         self.built = built
-        self._tree = tree
+        self._sink = sink
         self._executor = executor
         self._progress = progress
         self._num_written = 0
@@ -76,6 +79,7 @@ class PhotoWriter:
             jobs += [self._job(group[start : start + _PHOTOS_A_JOB]) for start in starts]
 
         def written(result: Written) -> None:
+            self._sink.take(result)
             self._num_written += len(result.keys) - len(result.failed)
             self._progress("photos", self._num_written, total)
 
@@ -94,7 +98,7 @@ class PhotoWriter:
         tar = picks[0].tar
         rows = np.array([pick.row for pick in picks])
         keys = tuple(pick.key for pick in picks)
-        return PhotosJob(str(self._tree), tar.path, tar.offsets[rows], tar.sizes[rows], keys)
+        return PhotosJob(self._sink.root, tar.path, tar.offsets[rows], tar.sizes[rows], keys)
 
 
 def draw_photos(

@@ -1,4 +1,4 @@
-"""Builds a tree of PNGs beside its place: jobs that write its images, and the folder they write to.
+"""PNGs by workers -> files of a tree, or one tar of them; and the folder they lie in for a while.
 
 Nothing of a tree is seen under its name until all of it is there.
 """
@@ -7,34 +7,32 @@ import errno
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
+import cinic_shards.format as fmt
 from cinic_shards.cinic.photos import read_photos, shrink_photo
 from cinic_shards.codec import encode_png
 from cinic_shards.errors import OutputError
 from cinic_shards.store import lock_file
 
 FILE_BYTES = 4096
-"""What a PNG of 32x32 takes on most disks: a block."""
-
-_DATE = 315_532_800 * 10**9
-"""Of every file, in nanoseconds: 1980, the first that a zip file can state. A packing job that was
-killed goes on only where the files it reads are as old as they were."""
+"""What a PNG of 32x32 takes on most disks: a block. In a tar it is less."""
 
 _LOCK = "lock"
-_TREE = "tree"
 
 
 @dataclass(frozen=True, slots=True)
 class PixelsJob:
     """Images that are written as they are."""
 
-    root: str
+    root: str | None
+    """The folder of the tree; None where they are to be members of a tar."""
     images: NDArray[np.uint8]
     """uint8, shape (N, 32, 32, 3)."""
     rows: tuple[int, ...]
@@ -47,9 +45,10 @@ class PixelsJob:
 class PhotosJob:
     """Photos of one synset's tar, to be decoded, shrunk and written."""
 
-    root: str
+    root: str | None
+    """The folder of the tree; None where they are to be members of a tar."""
     path: str
-    """Of the tar."""
+    """Of the synset's tar."""
     offsets: NDArray[np.int64]
     sizes: NDArray[np.int64]
     keys: tuple[str, ...]
@@ -62,17 +61,29 @@ class Written:
 
     keys: tuple[str, ...]
     """Of the job."""
-    failed: dict[str, str]
+    failed: dict[str, str] = field(default_factory=dict)
     """Key -> why it could not be written; the others were."""
-    notes: dict[str, str]
+    notes: dict[str, str] = field(default_factory=dict)
     """Key -> what to know of it."""
+    members: list[bytes] = field(default_factory=list)
+    """For a tar; taken out when they are there, or all would stay in memory."""
+
+    def put(self, root: str | None, key: str, pixels: NDArray[np.uint8]) -> None:
+        """Write one image."""
+        png = encode_png(pixels)
+        if root is None:
+            self.members.append(fmt.one_member(f"{key}.png", png))
+            return
+        with open(f"{root}/{key}.png", "xb", buffering=0) as file:
+            file.write(png)
 
 
 def write_pixels(job: PixelsJob) -> Written:
     """Write images. Runs in any process."""
+    written = Written(job.keys)
     for row, key in zip(job.rows, job.keys, strict=True):
-        _write(job.root, key, job.images[row])
-    return Written(job.keys, {}, {})
+        written.put(job.root, key, job.images[row])
+    return written
 
 
 def write_photos(job: PhotosJob) -> Written:
@@ -81,28 +92,49 @@ def write_photos(job: PhotosJob) -> Written:
     Raises:
         StoreError: the tar cannot be read.
     """
-    failed, notes = {}, {}
+    written = Written(job.keys)
     for key, data in zip(job.keys, read_photos(job.path, job.offsets, job.sizes), strict=True):
         pixels, note = shrink_photo(data)
         if pixels is None:
-            failed[key] = note
+            written.failed[key] = note
             continue
-        _write(job.root, key, pixels)
+        written.put(job.root, key, pixels)
         if note:
-            notes[key] = note
-    return Written(job.keys, failed, notes)
+            written.notes[key] = note
+    return written
 
 
-def _write(root: str, key: str, pixels: NDArray[np.uint8]) -> None:
-    path = f"{root}/{key}.png"
-    with open(path, "xb", buffering=0) as file:
-        file.write(encode_png(pixels))
-    os.utime(path, ns=(_DATE, _DATE))
+class ImageSink:
+    """Where images go: files of a tree, or members of one tar."""
+
+    def __init__(self, root: str | None, tar: BinaryIO | None) -> None:
+        self.root = root
+        """The folder of the tree; None for a tar."""
+        self._tar = tar
+
+    def take(self, written: Written) -> None:
+        """Write the members that a job gave, and forget them."""
+        if self._tar is not None:
+            self._tar.writelines(written.members)
+            written.members.clear()
+
+
+@contextmanager
+def open_tar(path: Path) -> Iterator[ImageSink]:
+    """A sink of all images in one tar, which is whole when the context ends.
+
+    Its date is always the same, 1970: where packing was killed, the same command goes on with the
+    finished shards, of a tar that is as large and as old.
+    """
+    with open(path, "xb") as file:
+        yield ImageSink(None, file)
+        file.write(fmt.TAR_END)
+    os.utime(path, (0, 0))
 
 
 @contextmanager
 def open_workshop(place: Path) -> Iterator[Path]:
-    """A folder to build a tree in, which goes with all that is in it when the context ends.
+    """A folder to build in, which goes with all that is in it when the context ends.
 
     One that a killed process left is made anew; one that is in use, or is not ours, is refused.
 
@@ -120,20 +152,26 @@ def open_workshop(place: Path) -> Iterator[Path]:
         lock = lock_file(place / _LOCK)
         if lock is None:
             raise OutputError(f"{place}: another process is building there")
-        tree = place / _TREE
-        if tree.exists():
-            shutil.rmtree(tree)
-        tree.mkdir()
-        yield tree
+        _clear(place)
+        yield place
     except OSError as error:
         hint = "; free some space or build elsewhere" if error.errno == errno.ENOSPC else ""
         raise OutputError(f"{error.filename or place}: {error.strerror}{hint}") from error
     finally:
         if lock is not None:
-            # The lock last: where this is stopped, it still says whose folder that is.
-            shutil.rmtree(place / _TREE, ignore_errors=True)
-            shutil.rmtree(place, ignore_errors=True)
+            with suppress(OSError):
+                _clear(place)
+                shutil.rmtree(place)
             lock.close()
+
+
+def _clear(workshop: Path) -> None:
+    """Delete all but the lock: where this is stopped, it still says whose folder that is."""
+    for entry in list(os.scandir(workshop)):
+        if entry.is_dir(follow_symlinks=False):
+            shutil.rmtree(entry.path)
+        elif entry.name != _LOCK:
+            os.unlink(entry.path)
 
 
 def check_space(folder: Path, needed: int) -> None:

@@ -125,7 +125,7 @@ def build(
     scratch: Annotated[
         Path | None,
         typer.Option(
-            help="Folder for the PNGs that shards are packed from, about 1.2 GB for a while; "
+            help="Folder for a temporary file of all PNGs that shards are packed from, 0.9 GB; "
             "default: beside OUT."
         ),
     ] = None,
