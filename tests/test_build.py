@@ -281,10 +281,20 @@ def test_another_seed_is_another_draw(
     assert stems_of(tree, *test_set) == stems_of(tmp_path / "other", *test_set)
 
 
+@pytest.mark.parametrize(
+    ("workers", "options"),
+    [
+        (1, PackOptions(encoding="zstd", block_size=64, shard_size=256, seed=3)),
+        (2, PackOptions(shard_size=200)),
+    ],
+)
 def test_shards_are_those_of_the_tree_packed(
-    demo_sources: Path, demo_built: tuple[Path, Built], tmp_path: Path
+    demo_sources: Path,
+    demo_built: tuple[Path, Built],
+    tmp_path: Path,
+    workers: int,
+    options: PackOptions,
 ) -> None:
-    options = PackOptions(encoding="zstd", block_size=64, shard_size=256, seed=3)
     pack(demo_built[0], tmp_path / "packed", options, workers=1)
     built = build_shards(
         demo_sources / "cifar-10-python.tar.gz",
@@ -292,7 +302,7 @@ def test_shards_are_those_of_the_tree_packed(
         tmp_path / "built",
         BuildOptions(per_class=FULL),
         options,
-        workers=1,
+        workers=workers,
         warn=lambda text: None,
     )
     assert files_of(tmp_path / "built") == files_of(tmp_path / "packed")
