@@ -445,13 +445,13 @@ def test_damaged_tars_are_named_all_at_once(sources: Path, tmp_path: Path) -> No
     for name in SYNSETS["cat"]:
         path = sources / "synsets" / f"{name}.tar"
         path.write_bytes(path.read_bytes()[:3000])
-    for per_class in (1, FULL):
+    for per_class in (1, 9):
         message = refused(sources, SourcesError, per_class=per_class)
         assert "n02121808.tar: not a whole tar file (unexpected end of data); fetch it" in message
         assert "n02123045.tar: " in message
-    built = run_build(sources, tmp_path / "tree", per_class=FULL, allow_missing=True)
+    built = run_build(sources, tmp_path / "tree", per_class=9, allow_missing=True)
     assert len(built.unusable_tars) == 2
-    assert built.short_classes == ["cat: 0 of 63 photos"]
+    assert built.short_classes == ["cat: 0 of 21 photos"]
 
 
 def test_a_folder_without_synsets(sources: Path) -> None:
@@ -505,14 +505,14 @@ def contributors_of(tree: Path) -> list[tuple[str, int, str, str]]:
 
 
 def test_a_membership_is_replayed(demo_sources: Path, tmp_path: Path) -> None:
-    run_build(demo_sources, tmp_path / "one", per_class=FULL, seed=5)
+    run_build(demo_sources, tmp_path / "one", per_class=9, seed=5)
     rows = contributors_of(tmp_path / "one")
     path = write_contributors(tmp_path / "list.csv", rows)
-    built = run_build(demo_sources, tmp_path / "two", per_class=FULL, seed=5, contributors=path)
+    built = run_build(demo_sources, tmp_path / "two", per_class=9, seed=5, contributors=path)
     assert files_of(tmp_path / "two") == files_of(tmp_path / "one")
     assert not built.missing_rows
     # CIFAR-10's part is not in the list: the seed decides.
-    run_build(demo_sources, tmp_path / "three", per_class=FULL, seed=6, contributors=path)
+    run_build(demo_sources, tmp_path / "three", per_class=9, seed=6, contributors=path)
     assert contributors_of(tmp_path / "three") == rows
     assert stems_of(tmp_path / "three", "train") != stems_of(tmp_path / "one", "train")
 
@@ -524,7 +524,7 @@ def test_rows_that_no_source_has(sources: Path, tmp_path: Path) -> None:
         ("n02123159", 7, "test", "cat"),
     ]
     path = write_contributors(tmp_path / "list.csv", rows)
-    options: dict[str, Any] = {"per_class": FULL, "contributors": path}
+    options: dict[str, Any] = {"per_class": 1, "contributors": path}
     message = refused(sources, SourcesError, **options)
     assert message == (
         f"{path}: 2 of 3 rows have no photo in any source: n02121808_36, n02123159_7; nothing was "
@@ -549,7 +549,7 @@ def test_a_row_whose_photo_cannot_be_decoded(sources: Path, tmp_path: Path) -> N
     damage(sources, ["n02121808_1"])
     rows = [("n02121808", number, "train", "cat") for number in (1, 2)]
     path = write_contributors(tmp_path / "list.csv", rows)
-    options: dict[str, Any] = {"per_class": FULL, "contributors": path}
+    options: dict[str, Any] = {"per_class": 1, "contributors": path}
     message = refused(sources, SourcesError, **options)
     assert "1 of its photos cannot be decoded: n02121808_1.JPEG: cannot be decoded" in message
     built = run_build(sources, tmp_path / "tree", **options, allow_missing=True)
