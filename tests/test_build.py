@@ -668,13 +668,18 @@ def test_what_a_killed_process_left_is_made_anew(sources: Path, tmp_path: Path) 
     assert len(list((tmp_path / "tree").glob("*/*/*.png"))) == 30
 
 
-def test_a_folder_that_is_not_ours_is_left_alone(sources: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("names", [["thesis.tex"], ["lock", "thesis.tex"]])
+def test_a_folder_that_is_not_ours_is_left_alone(
+    sources: Path, tmp_path: Path, names: list[str]
+) -> None:
     other = tmp_path / "tree.building"
     other.mkdir()
-    (other / "thesis.tex").write_text("mine")
-    with pytest.raises(OutputError, match=r"tree\.building: holds other files"):
+    for name in names:
+        (other / name).write_text("mine")
+    with pytest.raises(OutputError, match=r"tree\.building: is needed to build in, but holds some"):
         run_build(sources, tmp_path / "tree", per_class=1)
-    assert os.listdir(other) == ["thesis.tex"]
+    assert sorted(os.listdir(other)) == names
+    assert sorted(os.listdir(tmp_path)) == ["sources", "tree.building"]
 
 
 def test_a_killed_packing_goes_on(sources: Path, tmp_path: Path) -> None:

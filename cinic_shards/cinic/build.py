@@ -22,6 +22,8 @@ from cinic_shards.cinic.image_writer import PhotoWriter, draw_photos, replay_pho
 from cinic_shards.cinic.sources import check_enough, find_contributors, list_tars
 from cinic_shards.cinic.tree_writer import (
     FILE_BYTES,
+    TAR,
+    TREE,
     ImageSink,
     check_space,
     open_tar,
@@ -76,7 +78,7 @@ def build_tree(
     workshop = place / _WORKSHOP if is_there else place.with_name(place.name + _WORKSHOP)
     check_space(workshop.parent, _num_images(options) * FILE_BYTES)
     with _open_workshop(workshop, workers) as executor:
-        tree = workshop / "tree"
+        tree = workshop / TREE
         for split in SPLITS:
             for name in CLASSES:
                 (tree / split / name).mkdir(parents=True)
@@ -147,7 +149,7 @@ def build_shards(
     check_space(beside, (2 if scratch is None else 1) * num_images * FILE_BYTES)
     workshop = beside.absolute() / (name + _WORKSHOP)
     with _open_workshop(workshop, workers) as executor:
-        tar = workshop / "images.tar"
+        tar = workshop / TAR
         with open_tar(tar) as sink:
             built = _build(Path(cifar), Path(imagenet), sink, options, executor, progress, warn)
         built.manifest = pack(

@@ -24,7 +24,10 @@ from cinic_shards.store import lock_file
 FILE_BYTES = 4096
 """What a PNG of 32x32 takes on most disks: a block. In a tar it is less."""
 
+TREE = "tree"
+TAR = "images.tar"
 _LOCK = "lock"
+"""What lies in the folder that is built in."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,8 +149,8 @@ def open_workshop(place: Path) -> Iterator[Path]:
     """
     lock = None
     try:
-        if os.path.lexists(place) and not (place / _LOCK).is_file():
-            raise OutputError(f"{place}: holds other files, is needed to build in; move it away")
+        if os.path.lexists(place) and not _is_ours(place):
+            raise OutputError(f"{place}: is needed to build in, but holds something; move it away")
         place.mkdir(parents=True, exist_ok=True)
         lock = lock_file(place / _LOCK)
         if lock is None:
@@ -165,13 +168,18 @@ def open_workshop(place: Path) -> Iterator[Path]:
             lock.close()
 
 
+def _is_ours(place: Path) -> bool:
+    if place.is_symlink() or not place.is_dir():
+        return False
+    names = set(os.listdir(place))
+    return not names or _LOCK in names <= {_LOCK, TREE, TAR}
+
+
 def _clear(workshop: Path) -> None:
     """Delete all but the lock: where this is stopped, it still says whose folder that is."""
-    for entry in list(os.scandir(workshop)):
-        if entry.is_dir(follow_symlinks=False):
-            shutil.rmtree(entry.path)
-        elif entry.name != _LOCK:
-            os.unlink(entry.path)
+    if (workshop / TREE).exists():
+        shutil.rmtree(workshop / TREE)
+    (workshop / TAR).unlink(missing_ok=True)
 
 
 def check_space(folder: Path, needed: int) -> None:
