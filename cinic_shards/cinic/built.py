@@ -14,6 +14,7 @@ from cinic_shards.errors import OptionError
 from cinic_shards.format import Manifest
 
 _MAX_LISTED = 20
+_MAX_WARNED = 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,7 +86,7 @@ class Built:
             ("contributors that no source has", self.missing_rows),
         ):
             if found:
-                yield f"{len(found):,} {label}: {some(found)}"
+                yield f"{len(found):,} {label}: {some(found, _MAX_WARNED)}"
 
     def as_json(self) -> dict[str, Any]:
         """All of it, and what the pixels depend on beside the sources."""
@@ -95,8 +96,8 @@ class Built:
         return found | {"libraries": libraries}
 
 
-def some(items: Sequence[str]) -> str:
+def some(items: Sequence[str], count: int = _MAX_LISTED) -> str:
     """The first of many, and how many more there are."""
-    shown = ", ".join(items[:_MAX_LISTED])
-    more = len(items) - _MAX_LISTED
+    shown = ", ".join(items[:count])
+    more = len(items) - count
     return f"{shown} and {more:,} more" if more > 0 else shown
