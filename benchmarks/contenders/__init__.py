@@ -1,0 +1,25 @@
+"""Who is measured: a file each, in the order of the tables."""
+
+from contenders import (
+    cinic_shards,
+    ffcv,
+    grain,
+    huggingface,
+    imagefolder,
+    litdata,
+    mosaicml,
+    tensor,
+    webdataset,
+)
+from contenders.base import Contender
+
+OURS = "cinic-shards"
+
+CONTENDERS: dict[str, Contender] = {
+    contender.name: contender
+    for module in (
+        imagefolder, webdataset, ffcv, mosaicml, litdata, grain, huggingface, tensor, cinic_shards,
+    )
+    for contender in module.CONTENDERS
+}  # fmt: skip
+"""By name."""

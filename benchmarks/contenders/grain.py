@@ -1,0 +1,120 @@
+"""Grain over ArrayRecord files of PNGs, or of pixels, with ``group_size:1`` for random access.
+
+As its documentation says (https://google-grain.readthedocs.io): MapDataset, shuffled globally, mapped
+and batched before it becomes an IterDataset, then ``mp_prefetch``; ``repeat`` keeps its processes. Pixels are batched first and
+decoded as one array: no work of Python's an image, unless they are augmented.
+"""
+
+import struct
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from contenders.base import MEAN, PADDING, SIDE, STD, Batches, Contender, Reading, pixels_of, samples_of
+
+
+def build(kind: str) -> Callable[[Path, Path], None]:
+    """ArrayRecordWriter: the label in a byte, then the image."""
+
+    def write(split: Path, out: Path) -> None:
+        from array_record.python.array_record_module import ArrayRecordWriter
+
+        writer = ArrayRecordWriter(str(out / "split.array_record"), "group_size:1")
+        for path, label in samples_of(split):
+            image = path.read_bytes() if kind == "png" else pixels_of(path).tobytes()
+            writer.write(struct.pack("B", label) + image)
+        writer.close()
+
+    return write
+
+
+def augment(image: Any, rng: Any) -> Any:
+    """Random crop and flip of one image, uint8 (H, W, 3), by numpy."""
+    import numpy as np
+
+    padded = np.zeros((SIDE + 2 * PADDING, SIDE + 2 * PADDING, 3), np.uint8)
+    padded[PADDING:-PADDING, PADDING:-PADDING] = image
+    top, left, flip = rng.integers(0, [2 * PADDING + 1, 2 * PADDING + 1, 2])
+    cut = padded[top : top + SIDE, left : left + SIDE]
+    return cut[:, ::-1] if flip else cut
+
+
+def epochs(kind: str) -> Callable[[Path, Reading], Batches]:
+    """Epochs of one endless iterator, whose processes go on from one to the next."""
+
+    def open_loader(out: Path, reading: Reading) -> Batches:
+        return Epochs(out, reading, kind)
+
+    return open_loader
+
+
+class Epochs:
+    """``repeat`` shuffles each epoch anew; a full one is so many batches."""
+
+    def __init__(self, out: Path, reading: Reading, kind: str) -> None:
+        import grain
+
+        self.reading, self.kind = reading, kind
+        source = grain.sources.ArrayRecordDataSource(str(out / "split.array_record"))
+        data = grain.MapDataset.source(source).seed(0).shuffle()
+        data = self._augmented(data) if reading.augmented else self._plain(data)
+        self.num_batches = len(data)
+        epochs = data.repeat().to_iter_dataset(
+            grain.ReadOptions(num_threads=16, prefetch_buffer_size=64)
+        )
+        if reading.workers:
+            epochs = epochs.mp_prefetch(grain.MultiprocessingOptions(num_workers=reading.workers))
+        self.epochs = epochs
+        self.iterator: Any = None
+
+    def __iter__(self) -> Iterator[Any]:
+        iterator, self.iterator = self.iterator or iter(self.epochs), None
+        for _ in range(self.num_batches):
+            yield next(iterator)
+        self.iterator = iterator  # unless the epoch was left
+
+    def _plain(self, data: Any) -> Any:
+        import numpy as np
+
+        kind = self.kind
+
+        def decode(records: Any) -> tuple[Any, Any]:
+            labels = np.array([record[0] for record in records], np.int64)
+            if kind == "png":
+                return np.stack([pixels_of(record[1:]) for record in records]), labels
+            rows = np.frombuffer(b"".join(records), np.uint8).reshape(len(records), -1)
+            return rows[:, 1:].reshape(-1, SIDE, SIDE, 3), labels
+
+        return data.batch(self.reading.batch_size, batch_fn=decode)
+
+    def _augmented(self, data: Any) -> Any:
+        import numpy as np
+
+        kind = self.kind
+        scale = np.float32(1 / (255 * np.array(STD)))
+        bias = np.float32(np.array(MEAN) / np.array(STD))
+
+        def decode(record: bytes, rng: Any) -> tuple[Any, int]:
+            if kind == "png":
+                image = pixels_of(record[1:])
+            else:
+                image = np.frombuffer(record, np.uint8, offset=1).reshape(SIDE, SIDE, 3)
+            return augment(image, rng), record[0]
+
+        def normalise(samples: Any) -> tuple[Any, Any]:
+            images = np.stack([image for image, _ in samples])
+            return images * scale - bias, np.array([label for _, label in samples], np.int64)
+
+        return data.random_map(decode).batch(self.reading.batch_size, batch_fn=normalise)
+
+
+CONTENDERS = [
+    Contender(
+        name=f"Grain + ArrayRecord, {kind}",
+        build=build(kind),
+        epochs=epochs(kind),
+        modules=("grain", "array_record", "PIL"),
+        environment="grain",
+    )
+    for kind in ("png", "raw")
+]

@@ -1,0 +1,115 @@
+"""LitData: chunks of PNG files, or of pixels as flat arrays, which have no header each.
+
+As its README says (https://github.com/Lightning-AI/litData): ``optimize`` with chunks of 64 MB and a
+worker a core, StreamingDataset and StreamingDataLoader, which map local chunks into memory; workers
+persist. ``batch_decode`` is left to choose by itself.
+"""
+
+import io
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from contenders.base import (
+    SIDE,
+    Batches,
+    Contender,
+    Reading,
+    import_torchvision,
+    per_image,
+    pixels_of,
+    samples_of,
+    stack,
+)
+
+
+def sample_of_files(sample: tuple[str, int]) -> dict[str, Any]:
+    """The file as it is."""
+    path, label = sample
+    return {"image": Path(path).read_bytes(), "label": label}
+
+
+def sample_of_pixels(sample: tuple[str, int]) -> dict[str, Any]:
+    """One axis: then LitData stores bytes alone."""
+    path, label = sample
+    return {"image": pixels_of(Path(path)).reshape(-1), "label": label}
+
+
+def build(make: Callable[[tuple[str, int]], Any]) -> Callable[[Path, Path], None]:
+    """``optimize``."""
+
+    def write(split: Path, out: Path) -> None:
+        import_torchvision()
+        from litdata import optimize
+
+        optimize(
+            fn=make,
+            inputs=[(str(path), label) for path, label in samples_of(split)],
+            output_dir=str(out),
+            chunk_bytes="64MB",
+            num_workers=os.cpu_count(),
+            reorder_files=False,
+            verbose=False,
+        )
+
+    return write
+
+
+class Collate:
+    """Samples to a batch; a class, because LitData's workers are started afresh and get it sent."""
+
+    def __init__(self, reading: Reading) -> None:
+        self.reading = reading
+        self.transform: Any = None
+
+    def __call__(self, samples: list[dict[str, Any]]) -> Any:
+        import torch
+
+        if self.transform is None:
+            self.transform = per_image(self.reading)
+        images = [self.transform(self.decoded(sample["image"])) for sample in samples]
+        return stack(images), torch.tensor([sample["label"] for sample in samples])
+
+    def decoded(self, image: Any) -> Any:
+        """PIL's image of a file, (H, W, 3) of a flat array."""
+        from PIL import Image
+
+        if hasattr(image, "reshape"):
+            return image.reshape(SIDE, SIDE, 3)
+        return Image.open(io.BytesIO(image)).convert("RGB")
+
+
+def epochs(out: Path, reading: Reading) -> Batches:
+    """StreamingDataLoader over StreamingDataset."""
+    import_torchvision()
+    from litdata import StreamingDataLoader, StreamingDataset
+
+    dataset = StreamingDataset(
+        reading.url or str(out),
+        cache_dir=reading.cache or None,
+        shuffle=True,
+        drop_last=False,
+        storage_options={"endpoint_url": os.environ["AWS_ENDPOINT_URL"]} if reading.url else None,
+    )
+    loader: Batches = StreamingDataLoader(
+        dataset,
+        batch_size=reading.batch_size,
+        num_workers=reading.workers,
+        persistent_workers=reading.workers > 0,
+        collate_fn=Collate(reading),
+    )
+    return loader
+
+
+CONTENDERS = [
+    Contender(
+        name=f"LitData, {kind}",
+        build=build(make),
+        epochs=epochs,
+        modules=("litdata", "torchvision"),
+        environment="streaming",
+        streams=True,
+    )
+    for kind, make in (("png", sample_of_files), ("raw", sample_of_pixels))
+]

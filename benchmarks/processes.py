@@ -1,0 +1,126 @@
+"""A contender's process, seen from the runner: requests, answers, memory, and its end."""
+
+import json
+import os
+import select
+import signal
+import subprocess
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from threading import Event, Thread
+from types import TracebackType
+from typing import Any
+
+import psutil
+
+WORKER = Path(__file__).with_name("worker.py")
+_TIMEOUT_SECONDS = 900.0
+_PATIENCE_SECONDS = 5.0
+
+
+class ContenderError(Exception):
+    """A contender failed; tells why in a line."""
+
+
+class Process:
+    """A worker; use as a context manager: it and all that it started are gone afterwards."""
+
+    def __init__(self, python: Path, log: Path, environment: Mapping[str, str]) -> None:
+        log.parent.mkdir(parents=True, exist_ok=True)
+        self.log = log
+        self.started = time.perf_counter()
+        with open(log, "ab") as errors:
+            self._process = subprocess.Popen(
+                [python, WORKER],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                env=os.environ | environment,
+                start_new_session=True,  # so that what it leaves behind can be ended with it
+            )
+
+    def __enter__(self) -> "Process":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        assert self._process.stdin is not None and self._process.stdout is not None
+        self._process.stdin.close()
+        try:
+            self._process.wait(_PATIENCE_SECONDS)
+        except subprocess.TimeoutExpired:
+            pass
+        try:
+            os.killpg(self._process.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+        self._process.wait()
+        self._process.stdout.close()
+
+    def ask(self, do: str, **options: Any) -> dict[str, Any]:
+        """One request's answer.
+
+        Raises:
+            ContenderError: the contender failed, ended, or did not answer in time.
+        """
+        assert self._process.stdin is not None and self._process.stdout is not None
+        try:
+            self._process.stdin.write(json.dumps({"do": do, **options}).encode() + b"\n")
+            self._process.stdin.flush()
+        except BrokenPipeError:
+            raise ContenderError(f"its process has ended; see {self.log}") from None
+        if not select.select([self._process.stdout], [], [], _TIMEOUT_SECONDS)[0]:
+            raise ContenderError(f"no answer in {_TIMEOUT_SECONDS:g} s; see {self.log}")
+        line = self._process.stdout.readline()
+        if not line:
+            raise ContenderError(f"its process has ended; see {self.log}")
+        answer: dict[str, Any] = json.loads(line)
+        if "error" in answer:
+            raise ContenderError(f"{answer['error']}; see {self.log}")
+        return answer
+
+    @contextmanager
+    def watched(self) -> Iterator[dict[str, float]]:
+        """Most memory of the process and its descendants while this lasts, in MB.
+
+        ``pss_mb``: proportional set size. ``own_mb``: the part that no file backs: a mapped file
+        is the page cache's, and goes when memory is short.
+        """
+        most = {"pss_mb": 0.0, "own_mb": 0.0}
+        done = Event()
+
+        def watch() -> None:
+            while not done.wait(0.05):
+                found = memory_mb(self._process.pid)
+                for name, value in found.items():
+                    most[name] = max(most[name], value)
+
+        thread = Thread(target=watch)
+        thread.start()
+        try:
+            yield most
+        finally:
+            done.set()
+            thread.join()
+
+
+def memory_mb(pid: int) -> dict[str, float]:
+    """Of a process and its descendants, now (Linux)."""
+    found = {"pss_mb": 0.0, "own_mb": 0.0}
+    this = psutil.Process(pid)
+    for process in (this, *this.children(recursive=True)):
+        try:
+            text = Path(f"/proc/{process.pid}/smaps_rollup").read_text()
+        except OSError:  # it has ended
+            continue
+        fields = dict(line.split(":", 1) for line in text.splitlines() if ":" in line)
+        sizes = {name: int(value.split()[0]) / 1000 for name, value in fields.items() if "kB" in value}
+        found["pss_mb"] += sizes["Pss"]
+        found["own_mb"] += sizes["Pss_Anon"] + sizes["Pss_Shmem"]
+    return found

@@ -1,0 +1,162 @@
+"""A contender's process: started by ``suite.py`` in the contender's environment.
+
+Answers JSON lines with JSON lines. Needs torch, numpy, psutil and what the contender needs.
+"""
+
+import json
+import os
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import psutil
+from contenders import CONTENDERS
+from contenders.base import Batches, Reading
+
+LIBRARIES = (
+    "array-record", "cinic-shards", "datasets", "ffcv", "grain", "litdata", "mosaicml-streaming",
+    "numba", "numpy", "pillow", "torch", "torchvision", "webdataset",
+)  # fmt: skip
+
+
+def cpu_seconds() -> float:
+    """User and system time of this process, its descendants, and those that have ended."""
+    total = 0.0
+    this = psutil.Process()
+    for process in (this, *this.children(recursive=True)):
+        try:
+            total += sum(process.cpu_times()[:4])
+        except psutil.NoSuchProcess:
+            continue
+    return total
+
+
+class Worker:
+    """What is open in this process."""
+
+    def __init__(self) -> None:
+        self.batches: Batches = ()
+
+    def describe(self) -> dict[str, Any]:
+        """Versions, and why each contender cannot run here."""
+        found = {}
+        for name in LIBRARIES:
+            try:
+                found[name] = version(name)
+            except PackageNotFoundError:
+                continue
+        missing = {name: contender.missing() for name, contender in CONTENDERS.items()}
+        return {"versions": found, "missing": missing}
+
+    def build(self, contender: str, split: str, out: str) -> dict[str, Any]:
+        """Seconds to write a split's folder to a new folder, imports not counted."""
+        entry = CONTENDERS[contender]
+        entry.missing()  # imports
+        Path(out).mkdir(parents=True)
+        before, start = cpu_seconds(), time.perf_counter()
+        entry.build(Path(split), Path(out))
+        seconds = time.perf_counter() - start
+        return {"seconds": seconds, "cpu_seconds": cpu_seconds() - before}
+
+    def open(self, contender: str, out: str, reading: dict[str, Any]) -> dict[str, Any]:
+        """Open, for the epochs to come."""
+        start = time.perf_counter()
+        signed = tuple(reading.pop("signed", ()))
+        self.batches = CONTENDERS[contender].epochs(Path(out), Reading(signed=signed, **reading))
+        return {"seconds": time.perf_counter() - start}
+
+    def first(self) -> dict[str, Any]:
+        """The first batch of an epoch; the rest is left."""
+        _, labels = next(iter(self.batches))
+        return {"images": len(labels)}
+
+    def epochs(self, least_seconds: float = 0.0, most_seconds: float = 1e9) -> dict[str, Any]:
+        """Whole epochs, one or as many as make up the least time; one is cut at the most."""
+        images = 0
+        before, start = cpu_seconds(), time.perf_counter()
+        while True:
+            for _, labels in self.batches:
+                images += len(labels)
+                if (seconds := time.perf_counter() - start) >= most_seconds:
+                    break
+            seconds = time.perf_counter() - start
+            if seconds >= least_seconds:
+                return {
+                    "images": images,
+                    "seconds": seconds,
+                    "cpu_seconds": cpu_seconds() - before,
+                }
+
+    def check(self) -> dict[str, Any]:
+        """What an epoch holds: images by label, their kind, and mean and deviation of all values."""
+        import torch
+
+        counts = torch.zeros(0, dtype=torch.int64)
+        values, total, squares, kind = 0, 0.0, 0.0, ""
+        for batch in self.batches:
+            images, labels = (torch.as_tensor(part) for part in batch)
+            found = torch.bincount(labels, minlength=len(counts))
+            counts = torch.nn.functional.pad(counts, (0, len(found) - len(counts))) + found
+            kind = f"{images.dtype} {sorted(images.shape[1:])}".removeprefix("torch.")
+            values += images.numel()
+            total += float(images.sum(dtype=torch.float64))
+            squares += float(images.double().square().sum())
+        mean = total / values
+        return {
+            "labels": counts.tolist(),
+            "kind": kind,
+            "mean": mean,
+            "deviation": (squares / values - mean**2) ** 0.5,
+        }
+
+    def train(self, least_seconds: float, in_place: bool) -> dict[str, Any]:
+        """Images a second of a linear model: on the loader's batches, or always on one of them."""
+        import torch
+
+        model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.LazyLinear(10))
+        images, labels = (torch.as_tensor(part) for part in next(iter(self.batches)))
+        model(images)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.001)
+
+        def step(images: Any, labels: Any) -> int:
+            loss = torch.nn.functional.cross_entropy(model(images), labels)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            return len(labels)
+
+        done = 0
+        before, start = cpu_seconds(), time.perf_counter()
+        while (seconds := time.perf_counter() - start) < least_seconds:
+            if in_place:
+                done += step(images, labels)
+                continue
+            for batch in self.batches:
+                done += step(*(torch.as_tensor(part) for part in batch))
+        return {"images": done, "seconds": seconds, "cpu_seconds": cpu_seconds() - before}
+
+
+def main() -> None:
+    """Answer requests until the input ends."""
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # what libraries print is no answer
+    worker = Worker()
+    for line in sys.stdin:
+        request = json.loads(line)
+        method: Callable[..., dict[str, Any]] = getattr(worker, request.pop("do"))
+        try:
+            answer = method(**request)
+        except Exception as error:  # of any library: a contender that fails is a line of its own
+            traceback.print_exc()
+            answer = {"error": f"{type(error).__name__}: {error}".splitlines()[0]}
+        print(json.dumps(answer), file=answers, flush=True)
+    # Loaders' threads and processes are the caller's to end: some do not end by themselves.
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main()
