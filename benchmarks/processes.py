@@ -7,7 +7,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import Event, Thread
 from types import TracebackType
@@ -52,14 +52,10 @@ class Process:
     ) -> None:
         assert self._process.stdin is not None and self._process.stdout is not None
         self._process.stdin.close()
-        try:
+        with suppress(subprocess.TimeoutExpired):
             self._process.wait(_PATIENCE_SECONDS)
-        except subprocess.TimeoutExpired:
-            pass
-        try:
+        with suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
         self._process.wait()
         self._process.stdout.close()
 
@@ -120,7 +116,9 @@ def memory_mb(pid: int) -> dict[str, float]:
         except OSError:  # it has ended
             continue
         fields = dict(line.split(":", 1) for line in text.splitlines() if ":" in line)
-        sizes = {name: int(value.split()[0]) / 1000 for name, value in fields.items() if "kB" in value}
+        sizes = {
+            name: int(value.split()[0]) / 1000 for name, value in fields.items() if "kB" in value
+        }
         found["pss_mb"] += sizes["Pss"]
         found["own_mb"] += sizes["Pss_Anon"] + sizes["Pss_Shmem"]
     return found

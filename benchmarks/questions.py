@@ -12,7 +12,7 @@ names stay known); the libraries have read a small dataset before.
 ``memory``: most proportional set size of the process tree over 5 s of an augmented epoch.
 ``s3``: an epoch, its opening too, from SeaweedFS behind a proxy with a latency and a bandwidth for
 each connection; nothing is cached before.
-``train``: images a second of a linear model on augmented batches, of the same on one batch in place.
+``train``: images a second of a linear model on augmented batches, and on one batch in place.
 """
 
 import os
@@ -25,8 +25,8 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from contenders import OURS, Contender
-from contenders.base import samples_of
+from contenders import OURS
+from contenders.base import Contender, samples_of
 from environments import python_of
 from processes import ContenderError, Process
 
@@ -166,24 +166,29 @@ def workers(suite: Suite) -> Iterator[Row]:
     """Try each number of workers."""
     for contender in [*suite.contenders]:
         _warm(suite.folder(contender))
-        for count in contender.workers:
-            suite.say(f"{contender.name}, {count} workers")
-            try:
-                with suite.start(contender) as process:
-                    _open(process, contender, suite.folder(contender), workers=count)
-                    process.ask("epochs", most_seconds=1)
-                    row = _rate(process.ask("epochs", least_seconds=1, most_seconds=3))
-            except ContenderError as error:
-                yield suite.fail(contender, error) | {"workers": count}
-                continue
-            suite.rates.setdefault(contender.name, {})[count] = row["images_per_second"]
-            yield {"contender": contender.name, "workers": count, **row}
+        suite.say(contender.name)
+        with suite.start(contender) as process:
+            for count in contender.workers:
+                try:
+                    row = _glance(suite, process, contender, workers=count)
+                except ContenderError as error:
+                    yield suite.fail(contender, error) | {"workers": count}
+                    continue
+                suite.rates.setdefault(contender.name, {})[count] = row["images_per_second"]
+                yield {"contender": contender.name, "workers": count, **row}
+
+
+def _glance(suite: Suite, process: Process, contender: Contender, **reading: Any) -> Row:
+    """A rate over a few seconds."""
+    _open(process, contender, suite.folder(contender), **reading)
+    process.ask("epochs", least_seconds=1, most_seconds=1.5)
+    return _rate(process.ask("epochs", least_seconds=1, most_seconds=3))
 
 
 def _in_turn(
     suite: Suite, settings: dict[Contender, int], *, augmented: bool, ask: Ask
 ) -> Iterator[tuple[Contender, int, Row]]:
-    """Answers of open loaders, contender by contender in each repeat; the first has been checked."""
+    """Answers of open loaders, contender by contender in each repeat."""
     with ExitStack() as stack:
         opened: dict[Contender, Process] = {}
         checked: dict[Contender, Row] = {}
@@ -196,7 +201,7 @@ def _in_turn(
                     process, contender, suite.folder(contender), workers=count, augmented=augmented
                 )
                 if augmented:
-                    process.ask("epochs", most_seconds=2)
+                    process.ask("epochs", least_seconds=1, most_seconds=2)
                 else:
                     checked[contender] = process.ask("check")
                 opened[contender] = process
@@ -253,27 +258,24 @@ def float32(suite: Suite) -> Iterator[Row]:
 
 
 def augmented_settings(suite: Suite) -> dict[Contender, int]:
-    """Of the best number of workers for uint8 and that of the cores, the better one: augmenting
-    wants processors where uint8 may want none."""
+    """Of the best number of workers for uint8 and that of the cores, the better one.
+
+    Augmenting wants processors where uint8 may want none.
+    """
     settings = suite.chosen()
     cores = len(os.sched_getaffinity(0))
     for contender, best in settings.items():
+        if best == cores or cores not in suite.rates[contender.name]:
+            continue
         rates = {}
-        for count in {best, cores} if cores in suite.rates[contender.name] else {best}:
-            if count == best == cores:
-                continue
-            try:
-                with suite.start(contender) as process:
-                    _open(
-                        process, contender, suite.folder(contender), workers=count, augmented=True
-                    )
-                    process.ask("epochs", most_seconds=1)
-                    answer = process.ask("epochs", least_seconds=1, most_seconds=3)
-                    rates[count] = answer["images"] / answer["seconds"]
-            except ContenderError as error:
-                suite.fail(contender, error)
-        if rates:
-            settings[contender] = max(rates, key=lambda count: rates[count])
+        with suite.start(contender) as process:
+            for count in (best, cores):
+                try:
+                    row = _glance(suite, process, contender, workers=count, augmented=True)
+                    rates[count] = row["images_per_second"]
+                except ContenderError as error:
+                    suite.fail(contender, error)
+        settings[contender] = max(rates, key=lambda count: rates[count], default=best)
     return settings
 
 

@@ -24,11 +24,8 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-sys.path[:0] = [str(Path(__file__).resolve().parents[1] / part) for part in ("tools", "tools/claims")]
-
-from claim import machine
-from contenders import CONTENDERS, Contender
-from contenders.base import samples_of
+from contenders import CONTENDERS
+from contenders.base import Contender, samples_of
 from environments import ROOT, python_of
 from processes import ContenderError, Process
 from questions import QUESTIONS, Suite
@@ -58,6 +55,7 @@ def installed(suite: Suite, contenders: list[Contender]) -> Iterator[dict[str, A
                 yield {"question": "skipped", "contender": contender.name, "reason": reason}
             else:
                 suite.contenders.append(contender)
+    suite.contenders.sort(key=[*CONTENDERS.values()].index)
 
 
 def main() -> None:
@@ -73,12 +71,13 @@ def main() -> None:
     parser.add_argument(
         "--contenders", nargs="+", default=["*"], metavar="PATTERN", help="such as 'FFCV*'"
     )
-    parser.add_argument(
-        "--scratch", type=Path, help="where to build; default: a temporary folder"
-    )
+    parser.add_argument("--scratch", type=Path, help="where to build; default: a temporary folder")
     parser.add_argument("--latency", type=float, default=0.03, help="of S3, seconds a request")
     parser.add_argument("--bandwidth", type=float, default=20e6, help="of S3, a connection's")
     args = parser.parse_args()
+    sys.path += [str(ROOT / "tools"), str(ROOT / "tools" / "claims")]  # the servers, and claim.py
+    from claim import machine
+
     wanted = [
         contender
         for name, contender in CONTENDERS.items()

@@ -3,6 +3,7 @@
 Answers JSON lines with JSON lines. Needs torch, numpy, psutil and what the contender needs.
 """
 
+import gc
 import json
 import os
 import sys
@@ -64,6 +65,8 @@ class Worker:
 
     def open(self, contender: str, out: str, reading: dict[str, Any]) -> dict[str, Any]:
         """Open, for the epochs to come."""
+        self.batches = ()
+        gc.collect()  # the loader before, its processes too
         start = time.perf_counter()
         signed = tuple(reading.pop("signed", ()))
         self.batches = CONTENDERS[contender].epochs(Path(out), Reading(signed=signed, **reading))
@@ -92,7 +95,7 @@ class Worker:
                 }
 
     def check(self) -> dict[str, Any]:
-        """What an epoch holds: images by label, their kind, and mean and deviation of all values."""
+        """What an epoch holds: images by label, their kind, mean and deviation of all values."""
         import torch
 
         counts = torch.zeros(0, dtype=torch.int64)

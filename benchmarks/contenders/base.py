@@ -93,7 +93,7 @@ def pixels_of(png: Path | bytes) -> Any:
 
 
 def per_image(reading: Reading) -> Callable[[Any], Any]:
-    """torchvision's transforms for one image: PIL's, or uint8 (H, W, 3).
+    """Torchvision's transforms for one image: PIL's, or uint8 (H, W, 3).
 
     PIL images are cropped and flipped as such, arrays as tensors: what is faster for each.
     """
@@ -133,7 +133,7 @@ def per_image(reading: Reading) -> Callable[[Any], Any]:
 
 
 def data_loader(dataset: Any, reading: Reading, **options: Any) -> Any:
-    """torch's DataLoader; workers stay alive between epochs."""
+    """Torch's DataLoader; workers stay alive between epochs."""
     from torch.utils.data import DataLoader
 
     return DataLoader(

@@ -1,8 +1,9 @@
 """FFCV: raw pixels in one file, read and augmented by compiled code.
 
-As its tuning guide says for data that fits into memory (https://docs.ffcv.io/parameter_tuning.html):
-``os_cache=True`` and OrderOption.RANDOM. Its only lossless mode is raw. Its own flip, translate (the
-padded crop) and NormalizeImage, which it compiles into one pass; its first epoch compiles.
+As its tuning guide says for data that fits into memory
+(https://docs.ffcv.io/parameter_tuning.html): ``os_cache=True`` and OrderOption.RANDOM. Its only
+lossless mode is raw. Its own flip, translate (the padded crop) and NormalizeImage, which it
+compiles into one pass; its first epoch compiles.
 """
 
 from pathlib import Path

@@ -1,8 +1,9 @@
 """Grain over ArrayRecord files of PNGs, or of pixels, with ``group_size:1`` for random access.
 
-As its documentation says (https://google-grain.readthedocs.io): MapDataset, shuffled globally, mapped
-and batched before it becomes an IterDataset, then ``mp_prefetch``; ``repeat`` keeps its processes. Pixels are batched first and
-decoded as one array: no work of Python's an image, unless they are augmented.
+As its documentation says (https://google-grain.readthedocs.io): MapDataset, shuffled globally,
+mapped and batched before it becomes an IterDataset, then ``mp_prefetch``; ``repeat`` keeps its
+processes. Pixels are batched first and decoded as one array: no work of Python's an image, unless
+they are augmented, which numpy does image by image.
 """
 
 import struct
@@ -10,7 +11,17 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from contenders.base import MEAN, PADDING, SIDE, STD, Batches, Contender, Reading, pixels_of, samples_of
+from contenders.base import (
+    MEAN,
+    PADDING,
+    SIDE,
+    STD,
+    Batches,
+    Contender,
+    Reading,
+    pixels_of,
+    samples_of,
+)
 
 
 def build(kind: str) -> Callable[[Path, Path], None]:
@@ -49,7 +60,7 @@ def epochs(kind: str) -> Callable[[Path, Reading], Batches]:
 
 
 class Epochs:
-    """``repeat`` shuffles each epoch anew; a full one is so many batches."""
+    """``repeat`` shuffles each epoch anew. Where one was left, the next goes on from there."""
 
     def __init__(self, out: Path, reading: Reading, kind: str) -> None:
         import grain
@@ -68,10 +79,10 @@ class Epochs:
         self.iterator: Any = None
 
     def __iter__(self) -> Iterator[Any]:
-        iterator, self.iterator = self.iterator or iter(self.epochs), None
+        if self.iterator is None:
+            self.iterator = iter(self.epochs)
         for _ in range(self.num_batches):
-            yield next(iterator)
-        self.iterator = iterator  # unless the epoch was left
+            yield next(self.iterator)
 
     def _plain(self, data: Any) -> Any:
         import numpy as np

@@ -1,9 +1,9 @@
 """Hugging Face datasets: an Arrow file of PNGs, or of pixels, mapped into memory.
 
-As its guide to PyTorch says (https://huggingface.co/docs/datasets/use_with_pytorch): a DataLoader with
-a BatchSampler, so that a batch is one read of many rows. PNGs are an Image feature. Pixels are binary
-values, of which a batch is made by numpy: 30 times as fast as the Array3D feature in the format
-"numpy" or "torch".
+As its guide to PyTorch says (https://huggingface.co/docs/datasets/use_with_pytorch): a DataLoader
+with a BatchSampler, so that a batch is one read of many rows. PNGs are an Image feature. Pixels are
+binary values, of which a batch is made by numpy: 25 times as fast as the Array3D feature in the
+format "numpy" or "torch".
 """
 
 from collections.abc import Callable
@@ -54,7 +54,6 @@ def epochs(kind: str) -> Callable[[Path, Reading], Batches]:
         import datasets
         import numpy as np
         import torch
-
         from torch.utils.data import BatchSampler, RandomSampler
 
         transform = per_image(reading)

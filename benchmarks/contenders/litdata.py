@@ -1,8 +1,8 @@
 """LitData: chunks of PNG files, or of pixels as flat arrays, which have no header each.
 
-As its README says (https://github.com/Lightning-AI/litData): ``optimize`` with chunks of 64 MB and a
-worker a core, StreamingDataset and StreamingDataLoader, which map local chunks into memory; workers
-persist. ``batch_decode`` is left to choose by itself.
+As its README says (https://github.com/Lightning-AI/litData): ``optimize`` with chunks of 64 MB and
+a worker a core, StreamingDataset and StreamingDataLoader, which map local chunks into memory;
+workers persist. ``batch_decode`` is left to choose by itself.
 """
 
 import io

@@ -1,7 +1,7 @@
 """MosaicML Streaming: MDS shards of PNG files, or of pixels as an ndarray of fixed shape.
 
-As its performance guide says (https://docs.mosaicml.com/projects/streaming): the defaults, which are
-``py1e`` shuffling and one canonical node a node, the batch size told to the dataset, which then
+As its performance guide says (https://docs.mosaicml.com/projects/streaming): the defaults, which
+are ``py1e`` shuffling and one canonical node a node, the batch size told to the dataset, which then
 partitions by it, and ``predownload`` of 8 batches. A fixed shape spares each sample its header.
 """
 
@@ -51,7 +51,7 @@ def epochs(out: Path, reading: Reading) -> Batches:
     clean_stale_shared_memory()  # of a process that was killed
     transform = per_image(reading)
 
-    class Images(StreamingDataset):
+    class Images(StreamingDataset):  # type: ignore[misc]
         def __getitem__(self, at: Any) -> Any:
             sample = super().__getitem__(at)
             image = sample["image"]

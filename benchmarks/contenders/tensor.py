@@ -14,7 +14,6 @@ from contenders.base import (
     PADDING,
     SIDE,
     STD,
-    Batches,
     Contender,
     Reading,
     pixels_of,
@@ -68,6 +67,10 @@ class Epochs:
 
 CONTENDERS = [
     Contender(
-        name="tensor in memory", build=build, epochs=Epochs, modules=("torch", "PIL"), workers=(1, 2)
+        name="tensor in memory",
+        build=build,
+        epochs=Epochs,
+        modules=("torch", "PIL"),
+        workers=(1, 2),
     ),
 ]
