@@ -18,111 +18,31 @@ each connection; nothing is cached before.
 import os
 import shutil
 import statistics
+import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
-from dataclasses import dataclass, field
 from datetime import timedelta
-from pathlib import Path
-from typing import Any
 
 from contenders import OURS
 from contenders.base import Contender, samples_of
-from environments import python_of
 from processes import ContenderError, Process
-
-Row = dict[str, Any]
-Ask = Callable[[Process], Row]
+from runs import (
+    Ask,
+    Row,
+    Suite,
+    cool,
+    files,
+    glance,
+    in_turn,
+    medians,
+    open_loader,
+    rate,
+    slug,
+    warm,
+)
 
 TRAINED = ("ImageFolder", "webdataset", "FFCV", OURS)
 _SMALL = 64
 """Images a class of the small dataset that loads the libraries."""
-
-
-@dataclass(kw_only=True)
-class Suite:
-    """One run: what is measured, where, and what is known so far."""
-
-    split: Path
-    num_images: int
-    scratch: Path
-    repeats: int
-    latency_seconds: float
-    bytes_a_second: float
-    say: Callable[[str], None]
-    contenders: list[Contender] = field(default_factory=list)
-    """Those that are installed and have not failed."""
-    versions: dict[str, Row] = field(default_factory=dict)
-    rates: dict[str, dict[int, float]] = field(default_factory=dict)
-    """By contender and number of workers, uint8."""
-
-    def log(self, name: str) -> Path:
-        """Where a contender's libraries talk."""
-        return self.scratch / "logs" / f"{_slug(name)}.log"
-
-    def folder(self, contender: Contender) -> Path:
-        """What ``build`` wrote."""
-        return self.scratch / _slug(contender.name)
-
-    def small(self, contender: Contender) -> Path:
-        """The same for the small dataset."""
-        return self.scratch / f"{_slug(contender.name)}-small"
-
-    def start(self, contender: Contender, **environment: str) -> Process:
-        """A process of its own."""
-        return Process(python_of(contender.environment), self.log(contender.name), environment)
-
-    def chosen(self) -> dict[Contender, int]:
-        """Those that go on, and their number of workers."""
-        best: dict[str, tuple[float, Contender, int]] = {}
-        for contender in self.contenders:
-            for workers, rate in self.rates.get(contender.name, {}).items():
-                key = contender.name if contender.library == OURS else contender.library
-                if key not in best or rate > best[key][0]:
-                    best[key] = rate, contender, workers
-        return {contender: workers for _, contender, workers in best.values()}
-
-    def fail(self, contender: Contender, error: ContenderError) -> Row:
-        """A row that says so."""
-        self.say(f"{contender.name}: failed: {error}")
-        return {"contender": contender.name, "error": str(error)}
-
-
-def _slug(name: str) -> str:
-    return "".join(letter if letter.isalnum() else "-" for letter in name)
-
-
-def _open(process: Process, contender: Contender, folder: Path, **reading: Any) -> None:
-    process.ask("open", contender=contender.name, out=str(folder), reading=reading)
-
-
-def _rate(answer: Row) -> Row:
-    """Of an answer of ``epochs``."""
-    return {
-        "images_per_second": round(answer["images"] / answer["seconds"], 1),
-        "cpu_seconds_per_million": round(1e6 * answer["cpu_seconds"] / answer["images"], 3),
-    }
-
-
-def _files(folder: Path) -> Iterator[Path]:
-    """Below a folder, links to folders too."""
-    for place, _, names in os.walk(folder, followlinks=True):
-        for name in names:
-            yield Path(place, name)
-
-
-def _warm(folder: Path) -> None:
-    """Read all files, so that the page cache holds them."""
-    for path in _files(folder):
-        path.read_bytes()
-
-
-def _cool(folder: Path) -> None:
-    """Drop all files from the page cache."""
-    os.sync()
-    for path in _files(folder):
-        descriptor = os.open(path, os.O_RDONLY)
-        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
-        os.close(descriptor)
 
 
 def pack(suite: Suite) -> Iterator[Row]:
@@ -134,7 +54,7 @@ def pack(suite: Suite) -> Iterator[Row]:
         if len(os.listdir(folder)) < _SMALL:
             shutil.copy(path, folder)
     for contender in [*suite.contenders]:
-        _warm(suite.split)
+        warm(suite.split)
         suite.say(contender.name)
         try:
             with suite.start(contender) as process:
@@ -150,7 +70,7 @@ def pack(suite: Suite) -> Iterator[Row]:
             suite.contenders.remove(contender)
             yield suite.fail(contender, error)
             continue
-        sizes = [path.stat() for path in _files(suite.folder(contender))]
+        sizes = [path.stat() for path in files(suite.folder(contender))]
         yield {
             "contender": contender.name,
             "seconds": round(answer["seconds"], 3),
@@ -165,12 +85,12 @@ def pack(suite: Suite) -> Iterator[Row]:
 def workers(suite: Suite) -> Iterator[Row]:
     """Try each number of workers."""
     for contender in [*suite.contenders]:
-        _warm(suite.folder(contender))
+        warm(suite.folder(contender))
         suite.say(contender.name)
         with suite.start(contender) as process:
             for count in contender.workers:
                 try:
-                    row = _glance(suite, process, contender, workers=count)
+                    row = glance(suite, process, contender, workers=count)
                 except ContenderError as error:
                     yield suite.fail(contender, error) | {"workers": count}
                     continue
@@ -178,83 +98,17 @@ def workers(suite: Suite) -> Iterator[Row]:
                 yield {"contender": contender.name, "workers": count, **row}
 
 
-def _glance(suite: Suite, process: Process, contender: Contender, **reading: Any) -> Row:
-    """A rate over a few seconds."""
-    _open(process, contender, suite.folder(contender), **reading)
-    process.ask("epochs", least_seconds=1, most_seconds=1.5)
-    return _rate(process.ask("epochs", least_seconds=1, most_seconds=3))
-
-
-def _in_turn(
-    suite: Suite, settings: dict[Contender, int], *, augmented: bool, ask: Ask
-) -> Iterator[tuple[Contender, int, Row]]:
-    """Answers of open loaders, contender by contender in each repeat."""
-    with ExitStack() as stack:
-        opened: dict[Contender, Process] = {}
-        checked: dict[Contender, Row] = {}
-        for contender, count in settings.items():
-            _warm(suite.folder(contender))
-            process = stack.enter_context(suite.start(contender))
-            suite.say(f"{contender.name}: the epoch that does not count")
-            try:
-                _open(
-                    process, contender, suite.folder(contender), workers=count, augmented=augmented
-                )
-                if augmented:
-                    process.ask("epochs", least_seconds=1, most_seconds=2)
-                else:
-                    checked[contender] = process.ask("check")
-                opened[contender] = process
-            except ContenderError as error:
-                yield contender, count, suite.fail(contender, error)
-        for repeat in range(suite.repeats):
-            for contender, process in [*opened.items()]:
-                _warm(suite.folder(contender))
-                suite.say(f"{contender.name}, {repeat + 1} of {suite.repeats}")
-                try:
-                    row = checked.get(contender, {}) | ask(process)
-                except ContenderError as error:
-                    row = suite.fail(contender, error)
-                    del opened[contender]
-                yield contender, settings[contender], row
-
-
-def _medians(suite: Suite, answers: Iterator[tuple[Contender, int, Row]]) -> Iterator[Row]:
-    """A row for each contender: the median of each figure, and all of them."""
-    rows: dict[Contender, list[Row]] = {}
-    counts = {}
-    for contender, count, row in answers:
-        if "error" in row:
-            yield row | {"workers": count}
-            rows.pop(contender, None)
-        else:
-            rows.setdefault(contender, []).append(row)
-            counts[contender] = count
-    for contender, found in rows.items():
-        row = {"contender": contender.name, "workers": counts[contender]}
-        if labels := found[0].get("labels"):
-            expected = [0] * len(labels)
-            for _, label in samples_of(suite.split):
-                expected[label] += 1
-            row |= {"kind": found[0]["kind"], "every_image_once": labels == expected}
-        for name, value in found[0].items():
-            if isinstance(value, float) and name not in ("mean", "deviation"):
-                values = [one[name] for one in found]
-                row |= {name: statistics.median(values), f"{name}_all": values}
-        yield row
-
-
 def uint8(suite: Suite) -> Iterator[Row]:
     """Warm epochs as stored."""
-    ask: Ask = lambda process: _rate(process.ask("epochs", least_seconds=1))  # noqa: E731
-    yield from _medians(suite, _in_turn(suite, suite.chosen(), augmented=False, ask=ask))
+    ask: Ask = lambda process: rate(process.ask("epochs", least_seconds=1))  # noqa: E731
+    yield from medians(suite, in_turn(suite, suite.chosen(), augmented=False, ask=ask))
 
 
 def float32(suite: Suite) -> Iterator[Row]:
     """Warm epochs, augmented."""
-    ask: Ask = lambda process: _rate(process.ask("epochs", least_seconds=1))  # noqa: E731
+    ask: Ask = lambda process: rate(process.ask("epochs", least_seconds=1))  # noqa: E731
     settings = augmented_settings(suite)
-    yield from _medians(suite, _in_turn(suite, settings, augmented=True, ask=ask))
+    yield from medians(suite, in_turn(suite, settings, augmented=True, ask=ask))
 
 
 def augmented_settings(suite: Suite) -> dict[Contender, int]:
@@ -271,7 +125,7 @@ def augmented_settings(suite: Suite) -> dict[Contender, int]:
         with suite.start(contender) as process:
             for count in (best, cores):
                 try:
-                    row = _glance(suite, process, contender, workers=count, augmented=True)
+                    row = glance(suite, process, contender, workers=count, augmented=True)
                     rates[count] = row["images_per_second"]
                 except ContenderError as error:
                     suite.fail(contender, error)
@@ -285,9 +139,9 @@ def cold(suite: Suite) -> Iterator[Row]:
         suite.say(contender.name)
         try:
             with suite.start(contender) as process:
-                _open(process, contender, suite.small(contender), workers=count)
+                open_loader(process, contender, suite.small(contender), workers=count)
                 process.ask("check")
-                _cool(suite.folder(contender))
+                cool(suite.folder(contender))
                 opening = process.ask(
                     "open",
                     contender=contender.name,
@@ -299,21 +153,19 @@ def cold(suite: Suite) -> Iterator[Row]:
             yield suite.fail(contender, error)
             continue
         answer["seconds"] += opening["seconds"]
-        yield {"contender": contender.name, "workers": count, **_rate(answer)}
+        yield {"contender": contender.name, "workers": count, **rate(answer)}
 
 
 def first_batch(suite: Suite) -> Iterator[Row]:
     """Seconds from the start of the process."""
-    import time
-
     seconds: dict[Contender, list[float]] = {contender: [] for contender in suite.chosen()}
     for repeat in range(suite.repeats):
         for contender, count in suite.chosen().items():
             suite.say(f"{contender.name}, {repeat + 1} of {suite.repeats}")
-            _warm(suite.folder(contender))
+            warm(suite.folder(contender))
             try:
                 with suite.start(contender) as process:
-                    _open(process, contender, suite.folder(contender), workers=count)
+                    open_loader(process, contender, suite.folder(contender), workers=count)
                     process.ask("first")
                     seconds[contender].append(round(time.perf_counter() - process.started, 3))
             except ContenderError as error:
@@ -333,7 +185,9 @@ def memory(suite: Suite) -> Iterator[Row]:
         suite.say(contender.name)
         try:
             with suite.start(contender) as process, process.watched() as most:
-                _open(process, contender, suite.folder(contender), workers=count, augmented=True)
+                open_loader(
+                    process, contender, suite.folder(contender), workers=count, augmented=True
+                )
                 process.ask("epochs", least_seconds=1, most_seconds=5)
         except ContenderError as error:
             yield suite.fail(contender, error)
@@ -358,10 +212,10 @@ def s3(suite: Suite) -> Iterator[Row]:
         faults = Faults(suite.latency_seconds, suite.bytes_a_second)
         for contender in streaming:
             suite.say(contender.name)
-            prefix = _slug(contender.name)
+            prefix = slug(contender.name)
             client = server.client()
             paths = []
-            for path in sorted(_files(suite.folder(contender))):
+            for path in sorted(files(suite.folder(contender))):
                 paths.append(f"{prefix}/{path.relative_to(suite.folder(contender))}")
                 obstore.put(client, paths[-1], path, use_multipart=False)
             with FaultProxy(address_of(server.endpoint), faults) as proxy:
@@ -373,7 +227,7 @@ def s3(suite: Suite) -> Iterator[Row]:
                 count = max(contender.workers)
                 try:
                     with suite.start(contender, **environment) as process:
-                        _open(process, contender, suite.small(contender), workers=count)
+                        open_loader(process, contender, suite.small(contender), workers=count)
                         process.ask("check")
                         opening = process.ask(
                             "open",
@@ -396,7 +250,7 @@ def s3(suite: Suite) -> Iterator[Row]:
                 yield {
                     "contender": contender.name,
                     "workers": count,
-                    **_rate(answer),
+                    **rate(answer),
                     "complete": answer["images"] == suite.num_images,
                     "requests": sum(proxy.counts.values()),
                 }
@@ -408,15 +262,15 @@ def train(suite: Suite) -> Iterator[Row]:
     def ask(process: Process) -> Row:
         in_place = process.ask("train", least_seconds=2, in_place=True)
         loaded = process.ask("train", least_seconds=2, in_place=False)
-        rate, most = _rate(loaded)["images_per_second"], _rate(in_place)["images_per_second"]
-        return {"images_per_second": rate, "in_place": most, "efficiency": round(rate / most, 4)}
+        found, most = (rate(answer)["images_per_second"] for answer in (loaded, in_place))
+        return {"images_per_second": found, "in_place": most, "efficiency": round(found / most, 4)}
 
     settings = {
         contender: count
         for contender, count in augmented_settings(suite).items()
         if contender.library in TRAINED
     }
-    yield from _medians(suite, _in_turn(suite, settings, augmented=True, ask=ask))
+    yield from medians(suite, in_turn(suite, settings, augmented=True, ask=ask))
 
 
 QUESTIONS: dict[str, Callable[[Suite], Iterator[Row]]] = {

@@ -28,7 +28,8 @@ from contenders import CONTENDERS
 from contenders.base import Contender, samples_of
 from environments import ROOT, python_of
 from processes import ContenderError, Process
-from questions import QUESTIONS, Suite
+from questions import QUESTIONS
+from runs import Suite
 
 
 def say(text: str) -> None:
@@ -40,21 +41,20 @@ def installed(suite: Suite, contenders: list[Contender]) -> Iterator[dict[str, A
     """Ask each environment what it has; a row for each contender that is left out."""
     for environment in dict.fromkeys(contender.environment for contender in contenders):
         python = python_of(environment)
+        names = [one.name for one in contenders if one.environment == environment]
         if python.exists():
             with Process(python, suite.log(environment), {}) as process:
-                found = process.ask("describe")
+                found = process.ask("describe", contenders=names)
         else:
             reason = f"no environment {environment!r}; make bench-env makes it"
-            found = {"versions": {}, "missing": dict.fromkeys(CONTENDERS, reason)}
+            found = {"versions": {}, "missing": dict.fromkeys(names, reason)}
         suite.versions[environment] = found["versions"]
-        for contender in contenders:
-            if contender.environment != environment:
-                continue
-            if reason := found["missing"][contender.name]:
-                say(f"{contender.name}: skipped: {reason}")
-                yield {"question": "skipped", "contender": contender.name, "reason": reason}
+        for name in names:
+            if reason := found["missing"][name]:
+                say(f"{name}: skipped: {reason}")
+                yield {"question": "skipped", "contender": name, "reason": reason}
             else:
-                suite.contenders.append(contender)
+                suite.contenders.append(CONTENDERS[name])
     suite.contenders.sort(key=[*CONTENDERS.values()].index)
 
 

@@ -42,15 +42,15 @@ class Worker:
     def __init__(self) -> None:
         self.batches: Batches = ()
 
-    def describe(self) -> dict[str, Any]:
-        """Versions, and why each contender cannot run here."""
+    def describe(self, contenders: list[str]) -> dict[str, Any]:
+        """Versions, and why each of these contenders cannot run here."""
         found = {}
         for name in LIBRARIES:
             try:
                 found[name] = version(name)
             except PackageNotFoundError:
                 continue
-        missing = {name: contender.missing() for name, contender in CONTENDERS.items()}
+        missing = {name: CONTENDERS[name].missing() for name in contenders}
         return {"versions": found, "missing": missing}
 
     def build(self, contender: str, split: str, out: str) -> dict[str, Any]:

@@ -127,24 +127,3 @@ def test_the_augmentation_benchmark_runs() -> None:
     lines = run_benchmark("bench_augment", "--repeats", 1)
     assert len(lines) == 4
     assert all(line["images_per_second"] for line in lines)
-
-
-def test_the_size_benchmark_runs(tree: Path) -> None:
-    script = ROOT / "benchmarks" / "bench_size.py"
-    command = [
-        *(sys.executable, script, "--tree", tree),
-        *("--python", "ffcv=no-such-python", "--python", f"mds={sys.executable}"),
-    ]
-    done = subprocess.run(command, capture_output=True, check=True, text=True)
-    lines = {line["contender"]: line for line in map(json.loads, done.stdout.splitlines())}
-    assert lines.keys() == {
-        *(f"cinic-shards, {encoding}" for encoding in ("png", "zstd", "raw")),
-        *("webdataset", "webdataset, mtime=0"),
-    }
-    assert all(line["seconds"] > 0 for line in lines.values())
-    without_date, as_it_comes = (
-        lines[name]["bytes_per_image"] for name in ("webdataset, mtime=0", "webdataset")
-    )
-    assert without_date < as_it_comes
-    assert "ffcv, raw: left out: no-such-python: no such program" in done.stderr
-    assert "mds, pixels: left out: ModuleNotFoundError" in done.stderr

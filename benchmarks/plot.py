@@ -1,0 +1,120 @@
+r"""Turn the JSON lines of ``suite.py`` into plots, and into the tables of docs/benchmarks.md.
+
+    python benchmarks/plot.py suite.jsonl --docs docs
+
+Writes ``docs/plots/*.svg``, a copy of the lines, and the part of ``docs/benchmarks.md`` between the
+marks; the rest of the page stays as it is.
+"""
+
+import argparse
+import shutil
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+
+mpl.use("Agg")
+import matplotlib.pyplot as plt
+from contenders import OURS
+from tables import Answers, number, sections
+
+BEGIN, END = "<!-- by benchmarks/plot.py: begin -->", "<!-- end -->"
+_OUR_COLOUR, _THEIR_COLOUR = "#4477aa", "#bbbbbb"
+
+
+def bars(axis: Any, title: str, values: dict[str, float]) -> None:
+    """A bar for each contender, the figure at its end; logarithmic: they differ by orders."""
+    names = list(values)
+    colours = [_OUR_COLOUR if name.startswith(OURS) else _THEIR_COLOUR for name in names]
+    drawn = axis.barh(names, list(values.values()), color=colours)
+    axis.bar_label(drawn, [number(value) for value in values.values()], padding=3, fontsize=8)
+    axis.set_xscale("log")
+    axis.set_xlim(0.5 * min(values.values()), 6 * max(values.values()))
+    axis.set_title(title, fontsize=10)
+    axis.tick_params(labelsize=8)
+    axis.invert_yaxis()
+    axis.spines[["top", "right"]].set_visible(False)
+
+
+def save(figure: Any, path: Path) -> None:
+    """Without a date: the same lines give the same file."""
+    figure.savefig(path, metadata={"Date": None})
+    plt.close(figure)
+
+
+def draw(answers: Answers, folder: Path) -> None:
+    """All plots."""
+    mpl.rcParams["svg.hashsalt"] = "benchmarks"
+    mpl.rcParams["svg.fonttype"] = "none"  # text, not outlines: smaller
+    folder.mkdir(exist_ok=True)
+
+    def panels(name: str, *parts: tuple[str, str, str]) -> None:
+        found = [(title, answers.by_name(question, figure)) for question, figure, title in parts]
+        found = [(title, {n: v for n, v in one.items() if v}) for title, one in found]
+        found = [(title, one) for title, one in found if one]
+        if not found:
+            return
+        height = 0.6 + 0.26 * max(len(one) for _, one in found)
+        figure, axes = plt.subplots(
+            1, len(found), figsize=(4.6 * len(found), height), squeeze=False, layout="constrained"
+        )
+        for axis, (title, one) in zip(axes[0], found, strict=True):
+            bars(axis, title, one)
+        save(figure, folder / name)
+
+    panels(
+        "speed.svg",
+        ("uint8", "images_per_second", "warm, uint8, images/s"),
+        ("float32", "images_per_second", "augmented float32, images/s"),
+        ("float32", "cpu_seconds_per_million", "CPU seconds a million of these"),
+    )
+    panels(
+        "storage.svg",
+        ("pack", "bytes_per_image", "bytes an image"),
+        ("pack", "seconds", "packing, s"),
+        ("memory", "pss_mb", "memory, MB"),
+    )
+    rates: dict[str, dict[int, float]] = {}
+    for row in answers.of("workers"):
+        rates.setdefault(row["contender"], {})[row["workers"]] = row["images_per_second"]
+    figure, axis = plt.subplots(figsize=(7, 4), layout="constrained")
+    for name, found in rates.items():
+        ours = name.startswith(OURS)
+        axis.plot(
+            list(found), list(found.values()), marker="o", markersize=3, label=name,
+            linewidth=2 if ours else 1, linestyle="-" if ours else "--",
+        )  # fmt: skip
+    axis.set_yscale("log")
+    axis.set_xticks([0, 1, 2, 4])
+    axis.set_xlabel("workers")
+    axis.set_ylabel("images/s, uint8, warm")
+    axis.legend(fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
+    axis.spines[["top", "right"]].set_visible(False)
+    save(figure, folder / "workers.svg")
+
+
+def main() -> None:
+    """Draw, and rewrite the page's part."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("lines", type=Path)
+    parser.add_argument("--docs", type=Path, required=True)
+    args = parser.parse_args()
+    answers = Answers(args.lines)
+    page = args.docs / "benchmarks.md"
+    text = page.read_text(encoding="utf-8")
+    if text.count(BEGIN) != 1 or text.count(END) != 1:
+        parser.error(f"{page}: expected one line {BEGIN} and one {END}")
+    before, rest = text.split(BEGIN)
+    after = rest.split(END)[1]
+    draw(answers, args.docs / "plots")
+    kept = args.docs / "plots" / "benchmarks.jsonl"
+    if args.lines.resolve() != kept.resolve():
+        shutil.copyfile(args.lines, kept)
+    made = "\n\n".join(sections(answers))
+    page.write_text(f"{before}{BEGIN}\n\n{made}\n\n{END}{after}", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
