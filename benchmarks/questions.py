@@ -1,15 +1,16 @@
 """What is asked of the contenders, and how; each question yields a row for each answer.
 
 ``pack``: seconds, and bytes of files and of the disk, of writing the split; one run, warm.
-``workers``: images a second at 0 or 1, 2 and 4 workers, uint8, over 3 s. Of each library the
-fastest way to store and number of workers goes on to the other questions; of ours, each encoding.
+``workers``: images a second at 0 or 1, 2 and 4 workers, uint8, at a glance (3 s). Of each library
+the fastest way to store and number of workers goes on to the other questions; of ours, each
+encoding.
 ``uint8``, ``float32``: whole warm epochs, an open loader that has delivered one before; images a
 second and seconds of the processor, of the whole process tree. float32 is augmented: random crop
 with a padding of 4, flip, normalised.
 ``cold``: one epoch, its opening too, with the split's files dropped from the page cache (their
 names stay known); the libraries have read a small dataset before.
 ``first batch``: from the start of the process, everything warm.
-``memory``: most proportional set size of the process tree over 5 s of an augmented epoch.
+``memory``: most proportional set size of the process tree over 6 s of an augmented epoch.
 ``s3``: an epoch, its opening too, from SeaweedFS behind a proxy with a latency and a bandwidth for
 each connection; nothing is cached before.
 ``train``: images a second of a linear model on augmented batches, and on one batch in place.
@@ -98,17 +99,24 @@ def workers(suite: Suite) -> Iterator[Row]:
                 yield {"contender": contender.name, "workers": count, **row}
 
 
+def epochs_of(suite: Suite) -> Ask:
+    """Rate and cost of whole epochs."""
+
+    def ask(process: Process) -> Row:
+        return rate(process.ask("epochs", least_seconds=suite.seconds / 3))
+
+    return ask
+
+
 def uint8(suite: Suite) -> Iterator[Row]:
     """Warm epochs as stored."""
-    ask: Ask = lambda process: rate(process.ask("epochs", least_seconds=1))  # noqa: E731
-    yield from medians(suite, in_turn(suite, suite.chosen(), augmented=False, ask=ask))
+    yield from medians(suite, in_turn(suite, suite.chosen(), augmented=False, ask=epochs_of(suite)))
 
 
 def float32(suite: Suite) -> Iterator[Row]:
     """Warm epochs, augmented."""
-    ask: Ask = lambda process: rate(process.ask("epochs", least_seconds=1))  # noqa: E731
     settings = augmented_settings(suite)
-    yield from medians(suite, in_turn(suite, settings, augmented=True, ask=ask))
+    yield from medians(suite, in_turn(suite, settings, augmented=True, ask=epochs_of(suite)))
 
 
 def augmented_settings(suite: Suite) -> dict[Contender, int]:
@@ -188,7 +196,9 @@ def memory(suite: Suite) -> Iterator[Row]:
                 open_loader(
                     process, contender, suite.folder(contender), workers=count, augmented=True
                 )
-                process.ask("epochs", least_seconds=1, most_seconds=5)
+                process.ask(
+                    "epochs", least_seconds=suite.seconds / 3, most_seconds=2 * suite.seconds
+                )
         except ContenderError as error:
             yield suite.fail(contender, error)
             continue
@@ -260,8 +270,8 @@ def train(suite: Suite) -> Iterator[Row]:
     """A linear model's images a second on each loader, and without one."""
 
     def ask(process: Process) -> Row:
-        in_place = process.ask("train", least_seconds=2, in_place=True)
-        loaded = process.ask("train", least_seconds=2, in_place=False)
+        in_place = process.ask("train", least_seconds=suite.seconds / 2, in_place=True)
+        loaded = process.ask("train", least_seconds=suite.seconds / 2, in_place=False)
         found, most = (rate(answer)["images_per_second"] for answer in (loaded, in_place))
         return {"images_per_second": found, "in_place": most, "efficiency": round(found / most, 4)}
 

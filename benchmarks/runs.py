@@ -25,6 +25,8 @@ class Suite:
     num_images: int
     scratch: Path
     repeats: int
+    seconds: float
+    """Of a glance; a third of it is the least that epochs are timed for."""
     latency_seconds: float
     bytes_a_second: float
     say: Callable[[str], None]
@@ -109,8 +111,9 @@ def cool(folder: Path) -> None:
 def glance(suite: Suite, process: Process, contender: Contender, **reading: Any) -> Row:
     """A rate over a few seconds."""
     open_loader(process, contender, suite.folder(contender), **reading)
-    process.ask("epochs", least_seconds=1, most_seconds=1.5)
-    return rate(process.ask("epochs", least_seconds=1, most_seconds=3))
+    seconds = suite.seconds
+    process.ask("epochs", least_seconds=seconds / 3, most_seconds=seconds / 2)
+    return rate(process.ask("epochs", least_seconds=seconds / 3, most_seconds=seconds))
 
 
 def in_turn(
@@ -128,10 +131,12 @@ def in_turn(
                 open_loader(
                     process, contender, suite.folder(contender), workers=count, augmented=augmented
                 )
-                if augmented:
-                    process.ask("epochs", least_seconds=1, most_seconds=2)
-                else:
+                least = suite.seconds / 3
+                if not augmented:
                     checked[contender] = process.ask("check")
+                if augmented or checked[contender].pop("seconds") < least:
+                    # On a small tree, an epoch is too short to compile or to start everything.
+                    process.ask("epochs", least_seconds=least, most_seconds=suite.seconds)
                 opened[contender] = process
             except ContenderError as error:
                 yield contender, count, suite.fail(contender, error)

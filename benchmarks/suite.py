@@ -67,6 +67,9 @@ def main() -> None:
     parser.add_argument("--split", default="train")
     parser.add_argument("--out", type=Path, required=True, help="JSON lines")
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument(
+        "--seconds", type=float, default=3.0, help="of a glance, such as at workers"
+    )
     parser.add_argument("--questions", nargs="+", choices=QUESTIONS, default=[*QUESTIONS])
     parser.add_argument(
         "--contenders", nargs="+", default=["*"], metavar="PATTERN", help="such as 'FFCV*'"
@@ -95,6 +98,7 @@ def main() -> None:
         num_images=len(samples_of(folder)),
         scratch=scratch,
         repeats=args.repeats,
+        seconds=args.seconds,
         latency_seconds=args.latency,
         bytes_a_second=args.bandwidth,
         say=say,

@@ -98,6 +98,7 @@ class Worker:
         """What an epoch holds: images by label, their kind, mean and deviation of all values."""
         import torch
 
+        start = time.perf_counter()
         counts = torch.zeros(0, dtype=torch.int64)
         values, total, squares, kind = 0, 0.0, 0.0, ""
         for batch in self.batches:
@@ -110,6 +111,7 @@ class Worker:
             squares += float(images.double().square().sum())
         mean = total / values
         return {
+            "seconds": time.perf_counter() - start,
             "labels": counts.tolist(),
             "kind": kind,
             "mean": mean,
