@@ -7,14 +7,15 @@ INSTALLED := $(VENV)/.installed
 DEMO := demo
 RESULTS := bench-results
 
-.PHONY: help install demo test test-real lint bench claims clean
+.PHONY: help install demo test test-real lint bench bench-env claims clean
 
 help:
 	@echo "make demo       a small tree: pack, verify, stream, compare with ImageFolder"
 	@echo "make test       the tests (a few minutes)"
 	@echo "make test-real  the tests that need more: larger trees, stock readers"
 	@echo "make lint       ruff and mypy"
-	@echo "make bench      the loader benchmark; TREE=./cinic for your own tree"
+	@echo "make bench      every loader beside ours; TREE=./cinic for your own tree"
+	@echo "make bench-env  environments for those that do not install beside this package"
 	@echo "make claims     every figure of README and docs; CINIC_TREE=./cinic for your own tree"
 
 install: $(INSTALLED)
@@ -57,14 +58,19 @@ lint: $(INSTALLED)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# Tables and plots of all that are installed; DOCS=docs rewrites the page itself.
 TREE ?= $(RESULTS)/cinic
+DOCS ?= $(RESULTS)
 bench: $(INSTALLED)
 	@mkdir -p $(RESULTS)
 	test -e $(TREE) || $(BIN)/python tools/make_demo_tree.py $(TREE) --per-class 1000
-	$(BIN)/cinic-shard pack $(TREE) $(RESULTS)/shards --overwrite
-	$(BIN)/python benchmarks/bench_loader.py --tree $(TREE) --shards $(RESULTS)/shards --out $(RESULTS)/loader.jsonl
-	$(BIN)/python benchmarks/plot_loader.py $(RESULTS)/loader.jsonl $(RESULTS)/loader.png
-	@echo "$(RESULTS)/loader.jsonl and $(RESULTS)/loader.png"
+	$(BIN)/python benchmarks/suite.py --tree $(TREE) --out $(RESULTS)/suite.jsonl --scratch $(RESULTS) $(BENCH)
+	@test -e $(DOCS)/benchmarks.md || cp docs/benchmarks.md $(DOCS)
+	$(BIN)/python benchmarks/plot.py $(RESULTS)/suite.jsonl --docs $(DOCS)
+	@echo "$(RESULTS)/suite.jsonl, $(DOCS)/benchmarks.md and $(DOCS)/plots"
+
+bench-env: $(INSTALLED)
+	$(BIN)/python benchmarks/environments.py
 
 # Every claim runs, also after one that does not hold; the exit status tells.
 claims: $(INSTALLED)
@@ -73,4 +79,4 @@ claims: $(INSTALLED)
 	done; exit $$status
 
 clean:
-	rm -rf $(DEMO) $(RESULTS) $(VENV)
+	rm -rf $(DEMO) $(RESULTS) $(VENV) .bench-envs

@@ -11,7 +11,6 @@ a process of its own, the page cache dropped when it has delivered a batch of an
 libraries are loaded: it is the data that is cold); the opening of the dataset counts.
 
     python benchmarks/bench_loader.py --tree ./cinic --shards ./shards --out loader.jsonl
-    python benchmarks/plot_loader.py loader.jsonl loader.png
 
 What we saw, and why, is in the README's table; ``tools/claims/loader_speed.py`` prints it anew.
 """

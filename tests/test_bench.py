@@ -85,8 +85,8 @@ def test_another_tree_is_refused(tree: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.real
-def test_the_loader_benchmark_and_its_plot_run(tree: Path, tmp_path: Path) -> None:
-    lines, picture = tmp_path / "lines.jsonl", tmp_path / "plot.png"
+def test_the_loader_benchmark_runs(tree: Path, tmp_path: Path) -> None:
+    lines = tmp_path / "lines.jsonl"
     subprocess.run(
         [
             *(sys.executable, ROOT / "benchmarks" / "bench_loader.py", "--epochs", "1"),
@@ -99,10 +99,6 @@ def test_the_loader_benchmark_and_its_plot_run(tree: Path, tmp_path: Path) -> No
     assert {row["contender"] for row in rows} == {"imagefolder", "webdataset", "cinic-shards"}
     assert {row["dtype"] for row in rows} == {"uint8", "float32"}
     assert all(row["images_per_second"] > 0 for row in rows)
-    subprocess.run(
-        [sys.executable, ROOT / "benchmarks" / "plot_loader.py", lines, picture], check=True
-    )
-    assert picture.read_bytes().startswith(b"\x89PNG")
 
 
 def run_benchmark(name: str, *options: object) -> list[dict[str, object]]:
