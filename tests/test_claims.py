@@ -74,6 +74,10 @@ def test_the_report(tree_options: list[str], tmp_path: Path) -> None:
     run_claim("report", tree_options, tmp_path)
 
 
+def test_the_benchmark_of_cpu_seconds_runs(tmp_path: Path) -> None:
+    run_claim("cpu_seconds", ["--per-class", "30", "--repeats", "1"], tmp_path)
+
+
 def test_a_bad_network(tmp_path: Path) -> None:
     run_claim("bad_network", ["--per-class", "200", "--repeats", "1"], tmp_path)
 
