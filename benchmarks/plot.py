@@ -7,6 +7,7 @@ marks; the rest of the page stays as it is.
 """
 
 import argparse
+import itertools
 import shutil
 from pathlib import Path
 from typing import Any
@@ -74,14 +75,31 @@ def draw(answers: Answers, folder: Path) -> None:
         ("pack", "seconds", "packing, s"),
         ("memory", "pss_mb", "memory, MB"),
     )
+    panels(
+        "cold.svg",
+        ("cold", "images_per_second", "cold page cache, uint8, images/s"),
+        ("first batch", "seconds", "first batch, s"),
+    )
+    panels("s3.svg", ("s3", "images_per_second", "from S3, uint8, images/s"))
+    panels(
+        "train.svg",
+        ("train", "images_per_second", "training a linear model, images/s"),
+        ("train", "efficiency", "share of the rate on one batch in place"),
+    )
+    draw_workers(answers, folder / "workers.svg")
+
+
+def draw_workers(answers: Answers, path: Path) -> None:
+    """A line for each contender."""
     rates: dict[str, dict[int, float]] = {}
     for row in answers.of("workers"):
         rates.setdefault(row["contender"], {})[row["workers"]] = row["images_per_second"]
     figure, axis = plt.subplots(figsize=(7, 4), layout="constrained")
-    for name, found in rates.items():
+    colours = [mpl.colormaps["tab20"](at) for at in range(20)]
+    for (name, found), colour in zip(rates.items(), itertools.cycle(colours), strict=False):
         ours = name.startswith(OURS)
         axis.plot(
-            list(found), list(found.values()), marker="o", markersize=3, label=name,
+            list(found), list(found.values()), marker="o", markersize=3, label=name, color=colour,
             linewidth=2 if ours else 1, linestyle="-" if ours else "--",
         )  # fmt: skip
     axis.set_yscale("log")
@@ -90,7 +108,7 @@ def draw(answers: Answers, folder: Path) -> None:
     axis.set_ylabel("images/s, uint8, warm")
     axis.legend(fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
     axis.spines[["top", "right"]].set_visible(False)
-    save(figure, folder / "workers.svg")
+    save(figure, path)
 
 
 def main() -> None:

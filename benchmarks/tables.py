@@ -147,7 +147,7 @@ def train_table(answers: Answers) -> list[str]:
                 row["contender"],
                 with_spread(row, "images_per_second"),
                 number(row["in_place"]),
-                f"{100 * row['efficiency']:.2g} %",
+                f"{100 * row['efficiency']:.{0 if row['efficiency'] >= 0.1 else 1}f} %",
             ]
 
     return table(["", "training, images/s", "on one batch in place", "efficiency"], rows())
@@ -205,38 +205,35 @@ def sections(answers: Answers) -> Iterator[str]:
     machine = run["machine"]
     versions: dict[str, str] = {}
     for found in run["versions"].values():
-        versions |= found
+        versions = found | versions  # of torch and the like, those beside this package
     yield (
         f"Run of {run['date']}: {run['images']:,} images, {run['repeats']} repeats; "
         f"{machine['cores']} cores of {machine['processor']}, {machine['memory_gib']} GiB, "
         f"{machine['system']}."
     )
     yield ", ".join(f"{name} {value}" for name, value in sorted(versions.items())) + "."
-    wrong = [row["contender"] for row in answers.of("uint8") if not row["every_image_once"]]
-    yield (
-        f"Not every image once an epoch: {', '.join(wrong)}."
-        if wrong
-        else "Each delivered every image exactly once in the epoch that was checked."
+    checked = answers.of("uint8")
+    if wrong := [row["contender"] for row in checked if not row["every_image_once"]]:
+        yield f"Not every image exactly once in the epoch that was checked: {', '.join(wrong)}."
+    elif checked:
+        yield "Each delivered every image exactly once in the epoch that was checked."
+    network = (
+        f"{1000 * run['latency_seconds']:g} ms a request, "
+        f"{run['bytes_a_second'] / 1e6:g} MB/s a connection"
     )
-    parts: list[tuple[str, str, Callable[[Answers], list[str]]]] = [
-        ("Speed", "speed.svg", speed_table),
-        ("Storage and memory", "storage.svg", storage_table),
-        ("Workers", "workers.svg", workers_table),
-        (
-            f"From S3: {1000 * run['latency_seconds']:g} ms a request, "
-            f"{run['bytes_a_second'] / 1e6:g} MB/s a connection",
-            "",
-            s3_table,
-        ),
-        ("Training a linear model", "", train_table),
+    parts: list[tuple[str, list[str], Callable[[Answers], list[str]]]] = [
+        ("Speed", ["speed", "cold"], speed_table),
+        ("Storage and memory", ["storage"], storage_table),
+        ("Workers", ["workers"], workers_table),
+        (f"From S3: {network}", ["s3"], s3_table),
+        ("Training a linear model", ["train"], train_table),
     ]
-    for title, picture, make in parts:
+    for title, pictures, make in parts:
         lines = make(answers)
         if len(lines) > 2:
             yield f"### {title}"
             yield "\n".join(lines)
-            if picture:
-                yield f"![{title}](plots/{picture})"
+            yield "\n".join(f"![{title}](plots/{picture}.svg)" for picture in pictures)
     yield from cpu_line(answers)
     yield "### Where another is ahead of our best encoding"
     yield "\n".join(losses(answers))

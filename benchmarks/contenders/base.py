@@ -67,11 +67,10 @@ class Contender:
     def missing(self) -> str:
         """Why it cannot run here; "" if it can."""
         try:
+            if "torchvision" in self.modules:  # first: others import it, too
+                import_torchvision()
             for module in self.modules:
-                if module == "torchvision":
-                    import_torchvision()
-                else:
-                    importlib.import_module(module)
+                importlib.import_module(module)
         except (ImportError, OSError, RuntimeError) as error:
             return f"{type(error).__name__}: {error}".splitlines()[0]
         return ""
