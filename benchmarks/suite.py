@@ -137,3 +137,5 @@ if __name__ == "__main__":
         main()
     except ContenderError as error:
         sys.exit(str(error))
+    except KeyboardInterrupt:
+        sys.exit(130)
