@@ -72,7 +72,7 @@ class Dataset:
 
     def summary(self) -> dict[str, Any]:
         """What ``cinic-shard info`` shows, ready for JSON."""
-        manifest = self.manifest
+        manifest, measured = self.manifest, self.manifest.pixels
         return {
             "encoding": manifest.encoding,
             "block_size": manifest.block_size,
@@ -81,8 +81,8 @@ class Dataset:
             "licence": manifest.licence,
             "citation": manifest.citation,
             "num_samples": manifest.num_samples,
-            "mean": manifest.pixels.mean,
-            "std": manifest.pixels.std,
+            "mean": measured.mean if measured.count else None,
+            "std": measured.std if measured.count else None,
             "classes": manifest.classes,
             "options": manifest.options,
             "libraries": manifest.libraries,
