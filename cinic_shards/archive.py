@@ -8,21 +8,20 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from cinic_shards.heads import HEAD_BYTES, check_heads
 from cinic_shards.members import Members, is_image, read_members
-from cinic_shards.spool import Spool
-from cinic_shards.tree import (
-    HEAD_BYTES,
+from cinic_shards.records import (
     Folder,
     Records,
     Tree,
     assemble,
-    check_heads,
     find_folders,
     image_names,
     key_problem,
     pick_folders,
     refuse,
 )
+from cinic_shards.spool import Spool
 
 
 @dataclass(frozen=True, slots=True)

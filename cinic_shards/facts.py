@@ -16,8 +16,8 @@ import cinic_shards.format as fmt
 from cinic_shards import __version__
 from cinic_shards.errors import DecodeError
 from cinic_shards.format import Index, Manifest, PixelSums, ShardInfo, SplitInfo
+from cinic_shards.heads import HEAD_BYTES, check_heads
 from cinic_shards.provenance import CINIC10_CITATION, CINIC10_LICENCE, ORIGINS
-from cinic_shards.tree import HEAD_BYTES, check_heads
 
 if TYPE_CHECKING:
     from cinic_shards.codec import Payloads

@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cinic_shards.errors import DecodeError, FormatError
+from cinic_shards.heads import HEAD_BYTES, check_heads
 from cinic_shards.options import whole
 from cinic_shards.reader import SplitReader
-from cinic_shards.tree import HEAD_BYTES, check_heads
 from cinic_shards.workers import Progress, run_jobs, usable_cores
 
 R = TypeVar("R")

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cinic_shards.archive import ArchiveTree, archive_state
-from cinic_shards.tree import Tree
+from cinic_shards.records import Tree
 
 Listing = dict[str, NDArray[Any]]
 """Of each split, its files' paths, sizes and dates."""

@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from cinic_shards.errors import TreeError
+from cinic_shards.records import MAX_FILE_BYTES
 from cinic_shards.spool import Spool
 from cinic_shards.tar_bytes import PIECE_BYTES, TarBytes, too_large
-from cinic_shards.tree import MAX_FILE_BYTES
 
 ARCHIVES = "a .tar, .tar.gz, .tar.xz, .tar.bz2 or .zip of one"
 

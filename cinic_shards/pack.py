@@ -22,10 +22,11 @@ from cinic_shards.facts import libraries, packing_digests
 from cinic_shards.format import Manifest
 from cinic_shards.listing import changes, has_changed, list_tree
 from cinic_shards.members import is_archive
+from cinic_shards.records import Tree, read_image_shape
 from cinic_shards.shard_writer import ShardJob, ShardLayout
 from cinic_shards.spool import open_spool
 from cinic_shards.store import LocalStore, Place, Store, open_store
-from cinic_shards.tree import Tree, read_image_shape, scan_tree
+from cinic_shards.tree import scan_tree
 from cinic_shards.workers import Progress
 
 SIDECARS = ("cls", "json")

@@ -21,8 +21,9 @@ from cinic_shards.errors import FormatError, StoreError
 from cinic_shards.facts import ImageMeter, chunks
 from cinic_shards.format import Index, ShardInfo
 from cinic_shards.provenance import Provenance, parse_stem
+from cinic_shards.records import Records
 from cinic_shards.store import Store, open_shard
-from cinic_shards.tree import OPEN_FLAGS, Records
+from cinic_shards.tree import OPEN_FLAGS
 
 OTHER_PIXELS = "its pixels' hash is not the index's; fetch the file again"
 OTHER_CRC = "its CRC-32 is not the index's; fetch the file again"

@@ -16,8 +16,8 @@ from cinic_shards.errors import OutputError
 from cinic_shards.facts import ImageMeter, ShardFacts, libraries, shard_facts
 from cinic_shards.format import Index, ShardInfo
 from cinic_shards.provenance import ORIGINS
+from cinic_shards.records import Records
 from cinic_shards.store import Store
-from cinic_shards.tree import Records
 
 if TYPE_CHECKING:
     from cinic_shards.shard_source import ShardSource

@@ -266,7 +266,7 @@ def _read_blocks(
 def _has_same_pixels(one: bytes, other: bytes) -> bool:
     """Whether two PNGs show the same: their bytes depend on who wrote them."""
     from cinic_shards.codec import Payloads, decode_png
-    from cinic_shards.tree import HEAD_BYTES, check_heads
+    from cinic_shards.heads import HEAD_BYTES, check_heads
 
     files = np.frombuffer(one + other, np.uint8)
     sizes = np.array([len(one), len(other)])

@@ -14,7 +14,8 @@ PACKAGE = Path(cinic_shards.__file__).parent
 ORDER = """
     errors options provenance workers executors
     format.fields format.tar format.blocks format.index format.manifest format
-    tree kernels.memory kernels.intrinsics kernels.base kernels.png kernels.blocks kernels.images
+    heads records tree
+    kernels.memory kernels.intrinsics kernels.base kernels.png kernels.blocks kernels.images
     kernels codec
     store.address store.base store.local store.clients store.remote store.download store
     spool tar_bytes members archive columns facts

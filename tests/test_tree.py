@@ -17,7 +17,8 @@ from odd_pngs import RGB, SIGNATURE, chunk, encode_png
 
 from cinic_shards.errors import TreeError
 from cinic_shards.pack import pack
-from cinic_shards.tree import Tree, scan_tree
+from cinic_shards.records import Tree
+from cinic_shards.tree import scan_tree
 from cinic_shards.workers import make_executor
 
 PNG = encode_png(np.zeros((2, 3, 3), np.int64), RGB, 8)

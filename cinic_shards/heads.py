@@ -1,0 +1,43 @@
+"""What the first bytes of a PNG say, of many files at once."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cinic_shards.format import MAX_PIXELS
+
+# The first bytes of any PNG: signature, IHDR chunk's length and type; then width and height.
+_PNG_HEAD = b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR"
+HEAD_BYTES = len(_PNG_HEAD) + 8
+"""Of a file, as many as ``check_heads`` looks at."""
+
+
+def check_heads(
+    sizes: NDArray[np.int64], heads: NDArray[np.uint8]
+) -> tuple[NDArray[np.int64], dict[int, str]]:
+    """What the first bytes of N files say.
+
+    Args:
+        sizes: the files' bytes, shape (N,).
+        heads: their first bytes, uint8, shape (N, HEAD_BYTES); anything behind a shorter file.
+
+    Returns:
+        Height and width, shape (N, 2), 0 where the file cannot be used; and why it cannot, by row.
+    """
+    expected = np.frombuffer(_PNG_HEAD, np.uint8)
+    is_png = (heads[:, : len(_PNG_HEAD)] == expected).all(axis=1)
+    extents = heads[:, len(_PNG_HEAD) :].copy().view(">u4").astype(np.int64)[:, ::-1]
+    # Of two 32-bit numbers, a product beyond 63 bits comes out negative.
+    area = extents.prod(axis=1)
+    bad = ~is_png | (sizes < HEAD_BYTES) | (area < 1) | (area > MAX_PIXELS)
+    problems = {}
+    for row in np.flatnonzero(bad).tolist():
+        if sizes[row] < HEAD_BYTES:
+            problem = f"not a PNG: it has only {sizes[row]} bytes"
+        elif not is_png[row]:
+            problem = f"not a PNG: it begins with {heads[row, :16].tobytes()!r}"
+        else:
+            height, width = extents[row].tolist()
+            problem = f"it declares {height}x{width} pixels, expected 1 to {MAX_PIXELS:,} in all"
+        problems[row] = problem
+    extents[bad] = 0
+    return extents, problems
