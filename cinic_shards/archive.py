@@ -1,8 +1,10 @@
 """An archive of a tree -> validated, sorted records, as if it had been unpacked and scanned."""
 
+import errno
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -62,6 +64,37 @@ class ArchiveTree(Tree):
         with open(self.file, "rb") as file:
             file.seek(int(records.offsets[row]))
             return file.read(min(HEAD_BYTES, int(records.sizes[row])))
+
+
+class ArchivedImages:
+    """One split's images in an archive, by key."""
+
+    def __init__(self, tree: ArchiveTree, split: str) -> None:
+        self._archive = tree.root
+        self._file = tree.file
+        self._records = tree.splits.get(split)
+
+    def __str__(self) -> str:
+        return str(self._archive)
+
+    @cached_property
+    def _rows(self) -> dict[str, int]:
+        keys = [] if self._records is None else self._records.keys
+        return {key: row for row, key in enumerate(keys)}
+
+    def read(self, key: str) -> bytes:
+        """The bytes of an image.
+
+        Raises:
+            OSError: there is none of this key, or it cannot be read.
+        """
+        row = self._rows.get(key)
+        if row is None:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+        assert isinstance(self._records, ArchiveRecords)
+        with open(self._file, "rb", buffering=0) as file:
+            file.seek(int(self._records.offsets[row]))
+            return file.read(int(self._records.sizes[row]))
 
 
 def archive_state(path: Path) -> tuple[int, int]:

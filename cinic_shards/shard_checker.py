@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import cinic_shards.format as fmt
+from cinic_shards.archive import ArchivedImages
 from cinic_shards.errors import CinicShardsError, DecodeError, FormatError
 from cinic_shards.facts import ImageMeter, ShardFacts, chunks, packing_digests, shard_facts
 from cinic_shards.faults import Fault, Faults
@@ -41,7 +42,7 @@ class CheckJob:
     """Of the packing order, where it is known."""
     quick: bool = False
     """Check size, digests and index alone."""
-    tree: Path | None = None
+    tree: Path | ArchivedImages | None = None
     """Compare every payload with the file in this tree."""
 
 
@@ -376,12 +377,12 @@ class _Check:
                 end + at,
             )
 
-    def _compare_with_tree(self, tree: Path, payloads: Any, first: int) -> None:
+    def _compare_with_tree(self, tree: Path | ArchivedImages, payloads: Any, first: int) -> None:
         for position in range(len(payloads)):
             key = self.index.keys[first + position]
             data = payloads[position]
             try:
-                file = _read_png(f"{tree}/{key}")
+                file = _read_png(tree, key)
             except OSError as error:
                 self._tell(first + position, f"{tree}/{key}.png: {error.strerror}")
                 continue
@@ -396,13 +397,15 @@ class _Check:
                     f"{tree}/{key}.png",
                 )
 
-    def _compare_with_tree_pixels(self, tree: Path, images: NDArray[np.uint8], first: int) -> None:
+    def _compare_with_tree_pixels(
+        self, tree: Path | ArchivedImages, images: NDArray[np.uint8], first: int
+    ) -> None:
         from cinic_shards.codec import Payloads, decode_png
 
         for position, image in enumerate(images):
             key = self.index.keys[first + position]
             try:
-                file = np.frombuffer(_read_png(f"{tree}/{key}"), np.uint8)
+                file = np.frombuffer(_read_png(tree, key), np.uint8)
                 payload = Payloads.in_buffer(file, np.array([0]), np.array([len(file)]))
                 out = np.empty((1, *image.shape), np.uint8)
                 decode_png(payload, out)
@@ -424,9 +427,11 @@ PNG_SUFFIXES = ["." + "".join(letters) for letters in itertools.product("pP", "n
 """A file's suffix may be in capitals, its member's is not."""
 
 
-def _read_png(path: str) -> bytes:
-    """The file of this path and one of the suffixes."""
+def _read_png(tree: Path | ArchivedImages, key: str) -> bytes:
+    """The file of this key, and one of the suffixes."""
+    if isinstance(tree, ArchivedImages):
+        return tree.read(key)
     for suffix in PNG_SUFFIXES:
-        with suppress(FileNotFoundError), open(path + suffix, "rb", buffering=0) as file:
+        with suppress(FileNotFoundError), open(f"{tree}/{key}{suffix}", "rb", buffering=0) as file:
             return file.read()
     raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))

@@ -2,18 +2,24 @@
 
 import itertools
 import os
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import cinic_shards.format as fmt
+from cinic_shards.archive import ArchivedImages, ArchiveTree, scan_archive
 from cinic_shards.errors import FormatError, OptionError, StoreError
 from cinic_shards.facts import make_manifest
 from cinic_shards.faults import Fault
 from cinic_shards.format import Manifest, ShardInfo, SplitInfo
 from cinic_shards.members import is_archive
+from cinic_shards.records import Tree
 from cinic_shards.shard_checker import CheckedShard, CheckJob, check_shard
+from cinic_shards.spool import open_spool
 from cinic_shards.store import Place, Store, is_packing, open_store, read_manifest
 from cinic_shards.tree import scan_tree
 from cinic_shards.workers import Progress, make_executor, run_jobs, usable_cores
@@ -49,7 +55,8 @@ def verify(
     Args:
         place: where the dataset lies; see ``store.Place``.
         quick: sizes, SHA-256 and indexes alone; no image is decoded.
-        against: a tree to compare with: the same images, byte for byte; of blocks, the same pixels.
+        against: a tree to compare with, or an archive of one: the same images, byte for byte; of
+            blocks, the same pixels.
         workers: processes; by default the cores that this process may use.
         progress: see ``workers.Progress``.
 
@@ -63,11 +70,6 @@ def verify(
         raise OptionError(f"{workers} workers: expected at least 1")
     if quick and against is not None:
         raise OptionError("quick compares no images: leave it out to compare with a tree")
-    if against is not None and is_archive(against):
-        raise OptionError(
-            f"{against}: an archive; verify compares with a folder: unpack it, or pack it to "
-            "another place, where the same images give the same SHA-256s"
-        )
     store = open_store(place)
     try:
         manifest = read_manifest(store)
@@ -83,10 +85,10 @@ def verify(
         done += checked.facts.info.num_samples if checked.facts else 0
         progress("verify", done, manifest.num_samples)
 
-    with make_executor(workers) as executor:
-        tree = None if against is None else scan_tree(against, executor=executor)
+    with make_executor(workers) as executor, ExitStack() as stack:
+        tree = None if against is None else stack.enter_context(_open_tree(against, executor))
         root = None if tree is None else tree.root.resolve()
-        jobs = list(_jobs(store, manifest, quick, root))
+        jobs = list(_jobs(store, manifest, quick, tree))
         progress("verify", 0, manifest.num_samples)
         checked = run_jobs(executor, check_shard, jobs, done=shard_done)
     faults = [fault for shard in checked for fault in shard.faults]
@@ -120,11 +122,26 @@ def _strays(store: Store, named: set[str]) -> tuple[str, ...]:
     return tuple(name for name in names if name not in named)
 
 
-def _jobs(store: Store, manifest: Manifest, quick: bool, tree: Path | None) -> Iterator[CheckJob]:
+@contextmanager
+def _open_tree(against: str | os.PathLike[str], executor: Executor) -> Iterator[Tree]:
+    """A tree to compare with: a folder, or an archive as long as this is open."""
+    if is_archive(against):
+        with open_spool(Path(tempfile.gettempdir())) as spool:
+            yield scan_archive(Path(against), spool)
+    else:
+        yield scan_tree(against, executor=executor)
+
+
+def _jobs(store: Store, manifest: Manifest, quick: bool, tree: Tree | None) -> Iterator[CheckJob]:
     seed = _seed(manifest)
     for split in manifest.splits:
+        images: Path | ArchivedImages | None = None
+        if isinstance(tree, ArchiveTree):
+            images = ArchivedImages(tree, split.name)
+        elif tree is not None:
+            images = tree.root.resolve()
         for shard in split.shards:
-            yield CheckJob(store, split.name, shard.name, shard, seed, quick, tree)
+            yield CheckJob(store, split.name, shard.name, shard, seed, quick, images)
 
 
 def _seed(manifest: Manifest) -> int | None:

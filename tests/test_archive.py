@@ -19,7 +19,7 @@ import pytest
 from test_tree import FAULTS, PNG, grow, write
 
 from cinic_shards import spool
-from cinic_shards.errors import OptionError, OutputError, TreeError
+from cinic_shards.errors import OutputError, TreeError
 from cinic_shards.members import MAX_GROWTH
 from cinic_shards.pack import PackOptions, pack
 from cinic_shards.verify import verify
@@ -623,9 +623,28 @@ def test_an_archive_that_changes_while_it_is_packed(tree: Path, tmp_path: Path) 
     assert leaves_nothing(tmp_path / "out")
 
 
-def test_verify_compares_with_a_folder_alone(
-    demo_tree: Path, demo_shards: Path, tmp_path: Path
+@pytest.mark.parametrize("kind", ["tree.tar", "tree.tgz"])
+def test_verify_compares_with_an_archive(
+    demo_tree: Path, demo_shards: Path, tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    make_tar(tmp_path / "tree.tar", demo_tree)
-    with pytest.raises(OptionError, match=r"tree.tar: an archive; verify compares with a folder"):
-        verify(demo_shards, against=tmp_path / "tree.tar", workers=1)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    ARCHIVES[kind](tmp_path / kind, demo_tree)
+    assert verify(demo_shards, against=tmp_path / kind, workers=1).is_whole
+    tree = tmp_path / "tree"
+    shutil.copytree(demo_tree, tree)
+    gone, changed, *_ = sorted(tree.glob("train/cat/*.png"))
+    gone.unlink()
+    changed.write_bytes(PNG)
+    write(tree, "train/cat/new.png")
+    shutil.rmtree(tree / "valid")
+    ARCHIVES[kind](tmp_path / kind, tree)
+    raw = tmp_path / "raw"
+    pack(demo_tree, raw, PackOptions(encoding="raw"), workers=1)
+    for shards in (demo_shards, raw):
+        found = verify(shards, against=tmp_path / kind, workers=1)
+        told = "\n".join(map(str, found.faults))
+        assert f"{tmp_path / kind}/train/cat/{gone.name}: No such file" in told
+        assert f"{tmp_path / kind}/train/cat/{changed.name}" in told
+        assert f"{tmp_path / kind}/train/cat/new.png is not in the dataset" in told
+        assert len(found.faults) == 3 + 90
+    assert not list(tmp_path.glob("*.spool"))

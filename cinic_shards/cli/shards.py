@@ -245,7 +245,9 @@ def verify(
     against: Annotated[
         Path | None,
         typer.Option(
-            help="A tree to compare with: byte for byte, blocks by their pixels.", metavar="TREE"
+            help="A tree, or an archive of one, to compare with: byte for byte, blocks by their "
+            "pixels.",
+            metavar="TREE",
         ),
     ] = None,
     workers: Workers = None,
