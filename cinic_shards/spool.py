@@ -40,8 +40,8 @@ class Spool:
             if free < needed_bytes:
                 raise OutputError(
                     f"{self.folder}: {free / 1e6:,.1f} MB free, the archive's images need about "
-                    f"{needed_bytes / 1e6:,.1f} MB there while they are packed; free some, or "
-                    "unpack the archive elsewhere and pack its folder"
+                    f"{needed_bytes / 1e6:,.1f} MB there while they are read; free some, or "
+                    "unpack the archive elsewhere and give its folder"
                 )
             while self._file is None:
                 self.path = self.folder / f"{_PREFIX}{uuid.uuid4().hex}{SPOOL_SUFFIX}"
@@ -79,9 +79,9 @@ class Spool:
                 raise self._unwritten(error) from error
 
     def _unwritten(self, error: OSError) -> OutputError:
-        hint = "; free some space, or unpack the archive elsewhere and pack its folder"
+        hint = "; free some space, or unpack the archive elsewhere and give its folder"
         return OutputError(
-            f"{self.path}: holds the archive's images while they are packed: {error.strerror}"
+            f"{self.path}: holds the archive's images while they are read: {error.strerror}"
             f"{hint if error.errno == errno.ENOSPC else ''}"
         )
 
