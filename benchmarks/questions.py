@@ -1,9 +1,9 @@
 """What is asked of the contenders, and how; each question yields a row for each answer.
 
 ``pack``: seconds, and bytes of files and of the disk, of writing the split; one run, warm.
-``workers``: images a second at 0 or 1, 2 and 4 workers, uint8, at a glance (3 s). Of each library
-the fastest way to store and number of workers goes on to the other questions; of ours, each
-encoding.
+``workers``: images a second at 0 or 1, 2 and 4 workers, uint8, at a glance: 3 s, the first of which
+does not count. Of each library the fastest way to store and number of workers goes on to the other
+questions; of ours, each encoding.
 ``uint8``, ``float32``: whole warm epochs, an open loader that has delivered one before; images a
 second and seconds of the processor, of the whole process tree. float32 is augmented: random crop
 with a padding of 4, flip, normalised.

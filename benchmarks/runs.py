@@ -26,7 +26,7 @@ class Suite:
     scratch: Path
     repeats: int
     seconds: float
-    """Of a glance; a third of it is the least that epochs are timed for."""
+    """Of a glance, its beginning too; a third of it is the least that epochs are timed for."""
     latency_seconds: float
     bytes_a_second: float
     say: Callable[[str], None]
@@ -111,9 +111,7 @@ def cool(folder: Path) -> None:
 def glance(suite: Suite, process: Process, contender: Contender, **reading: Any) -> Row:
     """A rate over a few seconds."""
     open_loader(process, contender, suite.folder(contender), **reading)
-    seconds = suite.seconds
-    process.ask("epochs", least_seconds=seconds / 3, most_seconds=seconds / 2)
-    return rate(process.ask("epochs", least_seconds=seconds / 3, most_seconds=seconds))
+    return rate(process.ask("glance", seconds=suite.seconds))
 
 
 def in_turn(
