@@ -109,7 +109,7 @@ def _recipe(store: Store, manifest: Manifest, layout: ShardLayout) -> Recipe:
                     layout=layout,
                     root=store,
                     samples=shard,
-                    num_classes=len(manifest.classes),
+                    classes=manifest.classes,
                     libraries=made_with,
                 )
 

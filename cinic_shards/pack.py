@@ -257,7 +257,7 @@ def _shard_jobs(
                 layout=layout,
                 root=tree.place.absolute(),
                 samples=records.take(order[start : start + shard_size]),
-                num_classes=len(tree.classes),
+                classes=tree.classes,
                 libraries=made_with,
             )
 

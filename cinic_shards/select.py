@@ -186,6 +186,6 @@ def _jobs(
                     shard=place,
                     row=one.row[rows],
                 ),
-                num_classes=len(dataset.manifest.classes),
+                classes=dataset.manifest.classes,
                 libraries=made_with,
             )

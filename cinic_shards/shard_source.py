@@ -177,27 +177,49 @@ class ArchiveSource(TreeSource):
         return problems
 
 
-def open_packed(store: Store, split: str, info: ShardInfo, num_classes: int) -> "PackedSource":
-    """The samples of a shard of the dataset in a store."""
-    memory, index = open_shard(store, info, num_classes)
+def open_packed(
+    store: Store,
+    split: str,
+    info: ShardInfo,
+    classes: tuple[str, ...],
+    image_shape: tuple[int, int, int] | None,
+) -> "PackedSource":
+    """The samples of a shard of the dataset in a store.
+
+    Args:
+        store: the dataset's.
+        split: that the shard is of.
+        info: the shard.
+        classes: the dataset's class names, in the order of their labels.
+        image_shape: (H, W, 3) of all its images, or None where they may differ.
+    """
+    memory, index = open_shard(store, info, len(classes))
     if not len(index):
         raise FormatError(f"{info.name}: it holds no sample, expected at least one")
+    if image_shape is not None and index.image_shape != image_shape:
+        raise FormatError(
+            f"{info.name}: its index says that images are {index.image_shape}, the manifest "
+            f"{image_shape}; fetch the files again"
+        )
+    for row, (key, label) in enumerate(zip(index.keys, index.label.tolist(), strict=True)):
+        if problem := fmt.key_problem(key, split):
+            raise FormatError(f"{info.name}: sample {row} ({key!r}): {problem}")
+        if key.split("/")[1] != classes[label]:
+            raise FormatError(
+                f"{info.name}: sample {row} ({key}): its label {label} is that of the class "
+                f"{fmt.shown(classes[label])}; fetch the files again"
+            )
     kind = PackedPngs if index.encoding == "png" else PackedBlocks
-    return kind(split, info, memory, index)
+    return kind(info, memory, index)
 
 
 class PackedSource(ShardSource):
     """The samples of a shard; each is checked against its index when it is read."""
 
-    def __init__(
-        self, split: str, info: ShardInfo, memory: NDArray[np.uint8], index: Index
-    ) -> None:
+    def __init__(self, info: ShardInfo, memory: NDArray[np.uint8], index: Index) -> None:
         self.info = info
         self.memory = memory
         self.index = index
-        for row, key in enumerate(index.keys):
-            if problem := fmt.key_problem(key, split):
-                raise FormatError(f"{info.name}: sample {row} ({key!r}): {problem}")
 
     @property
     def keys(self) -> list[str]:
@@ -243,10 +265,8 @@ class PackedPngs(PackedSource):
 class PackedBlocks(PackedSource):
     """The samples of a shard of blocks; PNGs are encoded anew."""
 
-    def __init__(
-        self, split: str, info: ShardInfo, memory: NDArray[np.uint8], index: Index
-    ) -> None:
-        super().__init__(split, info, memory, index)
+    def __init__(self, info: ShardInfo, memory: NDArray[np.uint8], index: Index) -> None:
+        super().__init__(info, memory, index)
         self._pngs: dict[tuple[int, int], list[bytes]] = {}
         self._block = -1
         self._images = np.empty(0, np.uint8)

@@ -60,7 +60,8 @@ class ShardJob:
     """The tree, the file or the dataset that the samples are in."""
     samples: Records | ShardInfo | PickedSamples
     """Files of a tree or an archive; a shard of a dataset, or samples of several."""
-    num_classes: int
+    classes: tuple[str, ...]
+    """The dataset's, in the order of their labels."""
     libraries: dict[str, str]
     """What the bytes depend on: a worker elsewhere must have the same."""
 
@@ -71,13 +72,13 @@ class ShardJob:
         from cinic_shards.shard_source import ArchiveSource, TreeSource, open_packed
 
         if isinstance(self.root, Store):
+            dataset = self.classes, self.layout.image_shape
             if isinstance(self.samples, ShardInfo):
-                return open_packed(self.root, self.split, self.samples, self.num_classes)
+                return open_packed(self.root, self.split, self.samples, *dataset)
             assert isinstance(self.samples, PickedSamples)
             picked = self.samples
             sources = [
-                open_packed(self.root, split, shard, self.num_classes)
-                for split, shard in picked.shards
+                open_packed(self.root, split, shard, *dataset) for split, shard in picked.shards
             ]
             return PickedSource(self.split, sources, picked.shard, picked.row)
         assert isinstance(self.samples, Records)

@@ -1,9 +1,9 @@
 """No file from a stranger does harm: every attack of hostile/make_hostile.py, by every way in.
 
 The ways are the loader, ``verify`` (quick, too), ``unpack``, ``reindex``, ``info``, ``info
---duplicates`` and, for images, ``pack``. An attack runs in a process of its own: it may neither end
-it nor hold it up, nor take much memory, nor raise what is not the package's, nor write where it
-must not. The table in make_hostile.py says who has to refuse it.
+--duplicates``, ``select``, ``stats`` and, for images, ``pack``. An attack runs in a process of its
+own: it may neither end it nor hold it up, nor take much memory, nor raise what is not the
+package's, nor write where it must not. The table in make_hostile.py says who has to refuse it.
 """
 
 import json
@@ -55,7 +55,7 @@ def results(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 @pytest.mark.parametrize("attack", ATTACKS)
 def test_an_attack_does_no_harm(attack: str, results: Results) -> None:
     came = results[attack]
-    assert len(came) == 7 + bool(ATTACKS[attack].png)
+    assert len(came) == 9 + bool(ATTACKS[attack].png)
     assert [f"{one['way']}: {one['problem']}" for one in came if one["problem"]] == []
 
 

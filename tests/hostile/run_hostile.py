@@ -28,14 +28,17 @@ from cinic_shards import cli
 from cinic_shards.errors import CinicShardsError
 from cinic_shards.loader import ShardLoader
 from cinic_shards.pack import pack
+from cinic_shards.select import select as select_dataset
+from cinic_shards.selection import Subset
+from cinic_shards.stats import measure
 from cinic_shards.unpack import unpack
 from cinic_shards.verify import reindex, verify
 
 MAX_SECONDS = 5.0
 MAX_MEGABYTES = 300.0
 """And 3 bytes a pixel of the largest image that may be decoded: its pixels are what is wanted."""
-MAX_MESSAGE = 10_000
-"""Letters of an error's message."""
+MAX_MESSAGE = 50_000
+"""Letters of an error's message, which may tell of some hundred images."""
 _PATIENCE_SECONDS = 10.0
 
 Result = dict[str, Any]
@@ -106,6 +109,16 @@ def _pack(place: Path) -> None:
     pack(place / "tree", place / "out" / "packed", workers=1, warn=lambda text: None)
 
 
+def _select(place: Path) -> None:
+    out = place / "out" / "selected"
+    half = Subset(fraction=0.5)
+    select_dataset(place / "dataset", out, subset=half, workers=1, warn=lambda text: None)
+
+
+def _stats(place: Path) -> None:
+    measure(place / "dataset", histograms=True, workers=1)
+
+
 WAYS: dict[str, Callable[[Path], None]] = {
     "load": _load,
     "verify": _verify,
@@ -114,6 +127,8 @@ WAYS: dict[str, Callable[[Path], None]] = {
     "reindex": _reindex,
     "info": _info,
     "duplicates": _duplicates,
+    "select": _select,
+    "stats": _stats,
     "pack": _pack,
 }
 
@@ -219,9 +234,13 @@ def _listed(place: Path) -> set[str]:
         for name in folders + files:
             path = Path(folder, name)
             below = path.relative_to(place).as_posix()
-            if not below.startswith(("out/unpacked", "out/packed")):
+            if not below.startswith(("out/unpacked", "out/packed", "out/selected")):
                 found.add(f"{below} {path.lstat().st_mode:o}")
     return found
+
+
+_MADE = {"pack": "packed", "select": "selected"}
+"""Way -> the folder of the dataset that it makes."""
 
 
 def _harm(place: Path, before: set[str], way: str, came: str, quick: bool) -> str:
@@ -234,12 +253,12 @@ def _harm(place: Path, before: set[str], way: str, came: str, quick: bool) -> st
     if way == "reindex" and came == "accepted":
         faults = verify(place / "out" / "reindexed", workers=1, quick=quick).faults
         return f"its new manifest is not right: {faults[0]}" if faults else ""
-    if way == "pack":
-        packed = place / "out" / "packed"
+    if way in _MADE:
+        made = place / "out" / _MADE[way]
         if came == "accepted":
-            faults = verify(packed, workers=1, quick=quick).faults
-            return f"it was packed, and is not whole: {faults[0]}" if faults else ""
-        return "something is left where nothing was packed" if packed.exists() else ""
+            faults = verify(made, workers=1, quick=quick).faults
+            return f"what it made is not whole: {faults[0]}" if faults else ""
+        return "something is left where nothing was made" if made.exists() else ""
     return _harm_in_the_tree(place / "out" / "unpacked") if way == "unpack" else ""
 
 
