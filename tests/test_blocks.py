@@ -12,7 +12,7 @@ from test_pack import digests, files_of
 
 from cinic_shards import codec
 from cinic_shards.convert import convert
-from cinic_shards.errors import OptionError, OutputError, TreeError
+from cinic_shards.errors import FormatError, OptionError, OutputError, TreeError
 from cinic_shards.format import MANIFEST_NAME, NPY_HEADER_BYTES
 from cinic_shards.loader import ShardLoader
 from cinic_shards.pack import PackOptions, pack
@@ -306,6 +306,6 @@ def test_convert_refuses_a_manifest_of_another_size(
         replace(split, image_sizes={(16, 16): split.num_samples}) for split in manifest.splits
     )
     (copy / MANIFEST_NAME).write_bytes(replace(manifest, splits=splits).to_bytes())
-    with pytest.raises(TreeError, match=r"images of \[\(32, 32\)\] .*, expected all of \(16, 16"):
+    with pytest.raises(FormatError, match=r"images are \(32, 32, 3\), the manifest \(16, 16, 3\)"):
         convert(copy, tmp_path / "out", encoding="raw", workers=1)
     assert not (tmp_path / "out").exists()
