@@ -51,13 +51,25 @@ class Process:
         traceback: TracebackType | None,
     ) -> None:
         assert self._process.stdin is not None and self._process.stdout is not None
+        self.resume()
         self._process.stdin.close()
         with suppress(subprocess.TimeoutExpired):
             self._process.wait(_PATIENCE_SECONDS)
-        with suppress(ProcessLookupError):
-            os.killpg(self._process.pid, signal.SIGKILL)
+        self._signal(signal.SIGKILL)
         self._process.wait()
         self._process.stdout.close()
+
+    def pause(self) -> None:
+        """Stop it and its workers, which else read ahead while another one is measured."""
+        self._signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Let it go on."""
+        self._signal(signal.SIGCONT)
+
+    def _signal(self, number: signal.Signals) -> None:
+        with suppress(ProcessLookupError):
+            os.killpg(self._process.pid, number)
 
     def ask(self, do: str, **options: Any) -> dict[str, Any]:
         """One request's answer.

@@ -117,7 +117,7 @@ def glance(suite: Suite, process: Process, contender: Contender, **reading: Any)
 def in_turn(
     suite: Suite, settings: dict[Contender, int], *, augmented: bool, ask: Ask
 ) -> Iterator[tuple[Contender, int, Row]]:
-    """Answers of open loaders, contender by contender in each repeat."""
+    """Answers of open loaders, contender by contender in each repeat; the others are stopped."""
     with ExitStack() as stack:
         opened: dict[Contender, Process] = {}
         checked: dict[Contender, Row] = {}
@@ -136,17 +136,20 @@ def in_turn(
                     # On a small tree, an epoch is too short to compile or to start everything.
                     process.ask("epochs", least_seconds=least, most_seconds=suite.seconds)
                 opened[contender] = process
+                process.pause()
             except ContenderError as error:
                 yield contender, count, suite.fail(contender, error)
         for repeat in range(suite.repeats):
             for contender, process in [*opened.items()]:
                 warm(suite.folder(contender))
                 suite.say(f"{contender.name}, {repeat + 1} of {suite.repeats}")
+                process.resume()
                 try:
                     row = checked.get(contender, {}) | ask(process)
                 except ContenderError as error:
                     row = suite.fail(contender, error)
                     del opened[contender]
+                process.pause()
                 yield contender, settings[contender], row
 
 
