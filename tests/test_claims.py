@@ -45,6 +45,7 @@ def test_a_claim_holds(name: str, tree_options: list[str], tmp_path: Path) -> No
 @pytest.mark.parametrize(
     "name",
     [
+        "bad_sources",
         "damage",
         "resume",
         "order",
