@@ -45,7 +45,6 @@ _DAMAGE = (
     zlib.error,
     lzma.LZMAError,
     EOFError,
-    NotImplementedError,  # zipfile's, of a method that it does not know
     OSError,
     RecursionError,  # headers upon headers
     ValueError,  # numbers and names that are none
@@ -152,6 +151,13 @@ def read_members(path: Path, spool: Spool, progress: Callable[[int], None]) -> M
         else:
             reading.read_tar(head)
         spool.flush()
+    except NotImplementedError as error:
+        # What zipfile says of a compression, an encryption or a version that it does not know, such
+        # as Deflate64: a whole archive to other programs.
+        raise reading.refuse(
+            f"{path}: {reading.where}this zip cannot be read here ({error}); unpack it and pack "
+            "its folder"
+        ) from error
     except _DAMAGE as error:
         text = getattr(error, "strerror", None) or str(error) or type(error).__name__
         raise reading.refuse(

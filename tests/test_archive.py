@@ -391,7 +391,7 @@ def central(data: bytearray) -> int:
 
 @pytest.mark.parametrize("method", [zipfile.ZIP_DEFLATED, zipfile.ZIP_STORED])
 @pytest.mark.parametrize(
-    "damage", ["cut", "encrypted", "method", "size", "smaller size", "offset", "changed"]
+    "damage", ["cut", "encrypted", "method", "version", "size", "smaller size", "offset", "changed"]
 )
 def test_a_damaged_zip(tree: Path, tmp_path: Path, damage: str, method: int) -> None:
     path = tmp_path / "x.zip"
@@ -409,6 +409,10 @@ def test_a_damaged_zip(tree: Path, tmp_path: Path, damage: str, method: int) -> 
         said = "test_a0.png: encrypted, and 0 more"
     elif damage == "method":
         struct.pack_into("<H", data, at + 10, 77)
+        said = r"cannot be read here \(.*\); unpack it and pack its folder"
+    elif damage == "version":
+        struct.pack_into("<H", data, at + 6, 99)
+        said = r"cannot be read here \(zip file version 9.9\); unpack it"
     elif damage == "size":
         struct.pack_into("<I", data, at + 24, size + 100)
     elif damage == "smaller size":
