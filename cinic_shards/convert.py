@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Callable, Iterator
-from concurrent.futures import BrokenExecutor, Executor
+from concurrent.futures import Executor
 from dataclasses import replace
 
 import numpy as np
@@ -10,12 +10,11 @@ import numpy as np
 from cinic_shards.dataset_writer import (
     Recipe,
     check_output,
+    open_pool,
     refuse_itself,
-    worker_died,
     write_dataset,
 )
 from cinic_shards.errors import OptionError
-from cinic_shards.executors import open_executor
 from cinic_shards.facts import libraries
 from cinic_shards.format import Manifest
 from cinic_shards.listing import Listing
@@ -81,19 +80,16 @@ def convert(
              "the files that were packed")  # fmt: skip
     layout = replace(options.layout(manifest.image_shape), classes=manifest.stated_classes)
     check_output(target, overwrite)
-    try:
-        with open_executor(executor, workers) as pool:
-            return write_dataset(
-                target,
-                _recipe(store, manifest, layout),
-                overwrite=overwrite,
-                executor=pool,
-                doing="convert",
-                progress=progress,
-                warn=warn,
-            )
-    except BrokenExecutor as error:
-        raise worker_died(target) from error
+    with open_pool(target, executor, workers) as pool:
+        return write_dataset(
+            target,
+            _recipe(store, manifest, layout),
+            overwrite=overwrite,
+            executor=pool,
+            doing="convert",
+            progress=progress,
+            warn=warn,
+        )
 
 
 def _recipe(store: Store, manifest: Manifest, layout: ShardLayout) -> Recipe:

@@ -7,12 +7,13 @@ folder lets the same command go on where this process is killed.
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import BrokenExecutor, Executor
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import cinic_shards.format as fmt
 from cinic_shards.errors import OptionError, OutputError, StoreError, TreeError
+from cinic_shards.executors import open_executor
 from cinic_shards.facts import ShardFacts, make_manifest
 from cinic_shards.format import Manifest
 from cinic_shards.journal import FinishedShard, Journal, reopen_shard
@@ -142,7 +143,7 @@ def write_dataset(
                 raise
             journal.remove()
     except BrokenExecutor as error:
-        raise worker_died(store) from error
+        raise _worker_died(store) from error
     except OSError as error:
         raise OutputError(f"{store}: {error.strerror}") from error
     return manifest
@@ -157,7 +158,24 @@ def _goes_on(store: Store, journal: Journal, error: BaseException) -> bool:
     return is_servers and journal.start is not None
 
 
-def worker_died(store: Store) -> OutputError:
+@contextmanager
+def open_pool(
+    store: Store, executor: Executor | str | None, workers: int | None
+) -> Iterator[Executor]:
+    """``open_executor``, for what is written to ``store``.
+
+    Raises:
+        OptionError: as there.
+        OutputError: a worker died.
+    """
+    try:
+        with open_executor(executor, workers) as pool:
+            yield pool
+    except BrokenExecutor as error:
+        raise _worker_died(store) from error
+
+
+def _worker_died(store: Store) -> OutputError:
     """What to say when a worker process has ended before its time."""
     return OutputError(
         f"{store}: packing did not finish, a worker process died: it was killed (run the same "

@@ -64,7 +64,7 @@ def show(
     per_class, seed = whole("per_class", per_class, 1), whole("seed", seed)
     store = store_of_file(out)
     dataset = Dataset(place)
-    reader = dataset.split(split or "+".join(one.name for one in dataset.manifest.splits))
+    reader = dataset.split(split or dataset.split_names)
     selection = select(dataset, reader, Subset(classes=classes, origin=origins))
     candidates = selection.rows_at(np.arange(len(selection)))
     labels = reader.labels[candidates]

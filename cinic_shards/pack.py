@@ -4,7 +4,7 @@ import os
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import BrokenExecutor, Executor
+from concurrent.futures import Executor
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,9 +15,8 @@ from numpy.typing import NDArray
 
 import cinic_shards.format as fmt
 from cinic_shards.archive import ArchiveTree, scan_archive
-from cinic_shards.dataset_writer import Recipe, check_output, worker_died, write_dataset
+from cinic_shards.dataset_writer import Recipe, check_output, open_pool, write_dataset
 from cinic_shards.errors import FormatError, OptionError
-from cinic_shards.executors import open_executor
 from cinic_shards.facts import libraries, packing_digests
 from cinic_shards.format import Manifest
 from cinic_shards.listing import changes, has_changed, list_tree
@@ -157,27 +156,24 @@ def pack(
     if store.is_local and Path(os.path.realpath(str(store))).is_relative_to(os.path.realpath(root)):
         raise OptionError(f"{out}: lies inside the tree {root}; write the shards elsewhere")
     check_output(store, overwrite)
-    try:
-        with open_executor(executor, workers) as pool:
-            recipe: Recipe | Callable[[Store], AbstractContextManager[Recipe]]
-            if is_archive(root):
-                recipe = _from_archive(root, options, _scan_progress(progress), warn)
-            else:
-                tree = scan_tree(root, executor=pool, progress=_scan_progress(progress))
-                for warning in tree.warnings:
-                    warn(warning)
-                recipe = _recipe(tree, options)
-            return write_dataset(
-                store,
-                recipe,
-                overwrite=overwrite,
-                executor=pool,
-                doing="pack",
-                progress=progress,
-                warn=warn,
-            )
-    except BrokenExecutor as error:
-        raise worker_died(store) from error
+    with open_pool(store, executor, workers) as pool:
+        recipe: Recipe | Callable[[Store], AbstractContextManager[Recipe]]
+        if is_archive(root):
+            recipe = _from_archive(root, options, _scan_progress(progress), warn)
+        else:
+            tree = scan_tree(root, executor=pool, progress=_scan_progress(progress))
+            for warning in tree.warnings:
+                warn(warning)
+            recipe = _recipe(tree, options)
+        return write_dataset(
+            store,
+            recipe,
+            overwrite=overwrite,
+            executor=pool,
+            doing="pack",
+            progress=progress,
+            warn=warn,
+        )
 
 
 def _scan_progress(progress: Progress) -> Callable[[int], None]:

@@ -42,6 +42,11 @@ class Dataset:
         """The columns of every sample, by id: ``dataset.columns.origin[batch.indices]``."""
         return Columns.read(self.store, self.manifest, self.manifest.splits)
 
+    @property
+    def split_names(self) -> str:
+        """All splits, as ``test+train+valid``: for ``split`` and ``columns_of``."""
+        return "+".join(split.name for split in self.manifest.splits)
+
     def columns_of(self, names: str) -> Columns:
         """The columns of one split's samples, or of several splits' as in ``train+valid``."""
         return Columns.read(self.store, self.manifest, self._splits(names))

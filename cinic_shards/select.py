@@ -7,7 +7,7 @@ whole: of ``png`` and ``raw`` to the byte, of ``zstd`` with the same libzstd.
 import hashlib
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import BrokenExecutor, Executor
+from concurrent.futures import Executor
 from dataclasses import replace
 from typing import Any
 
@@ -18,11 +18,10 @@ from cinic_shards.convert import list_shards
 from cinic_shards.dataset_writer import (
     Recipe,
     check_output,
+    open_pool,
     refuse_itself,
-    worker_died,
     write_dataset,
 )
-from cinic_shards.executors import open_executor
 from cinic_shards.facts import libraries
 from cinic_shards.format import Manifest
 from cinic_shards.new_splits import Chosen, choose
@@ -82,19 +81,16 @@ def select(
             "each fetched for it as a whole; copying the dataset to a disk first may be faster"
         )
     recipe = _recipe(dataset, chosen, _options(dataset.manifest), _parent(dataset, chosen, wanted))
-    try:
-        with open_executor(executor, workers) as pool:
-            return write_dataset(
-                target,
-                recipe,
-                overwrite=overwrite,
-                executor=pool,
-                doing="select",
-                progress=progress,
-                warn=warn,
-            )
-    except BrokenExecutor as error:
-        raise worker_died(target) from error
+    with open_pool(target, executor, workers) as pool:
+        return write_dataset(
+            target,
+            recipe,
+            overwrite=overwrite,
+            executor=pool,
+            doing="select",
+            progress=progress,
+            warn=warn,
+        )
 
 
 def _options(manifest: Manifest) -> PackOptions:

@@ -108,7 +108,7 @@ def measure(
     """
     dataset = place if isinstance(place, Dataset) else Dataset(place)
     subset = Subset(classes=classes, origin=origins)
-    names = split or all_splits(dataset)
+    names = split or dataset.split_names
     pixels, counted = PixelSums(0, (0, 0, 0), (0, 0, 0)), None
     if subset == Subset() and not histograms:
         columns = dataset.columns_of(names)
@@ -134,11 +134,6 @@ def measure(
         duplicates=duplicates_among(columns, place=str(dataset.store)),
         histograms=counted if histograms else None,
     )
-
-
-def all_splits(dataset: Dataset) -> str:
-    """The names of all splits, as ``test+train+valid``."""
-    return "+".join(split.name for split in dataset.manifest.splits)
 
 
 def count_values(

@@ -77,7 +77,7 @@ def restore_cifar10(
         raise OptionError("give a place to write to, or an archive to check against")
     target = None if out is None else _target(Path(out), format)
     dataset = Dataset(place)
-    reader = dataset.split("+".join(split.name for split in dataset.manifest.splits))
+    reader = dataset.split(dataset.split_names)
     found = find_images(dataset, reader.columns, warn)
     other = None if check is None else read_cifar10(check)
     cifar = _decode(str(dataset.store), reader, found, workers, progress)

@@ -18,7 +18,7 @@ from cinic_shards.options import whole
 from cinic_shards.plan import choose
 from cinic_shards.reader import Dataset
 from cinic_shards.report.sheets import Sheets, make_sheets, make_tile
-from cinic_shards.stats import Histograms, ValueCounter, all_splits
+from cinic_shards.stats import Histograms, ValueCounter
 from cinic_shards.store import Place
 from cinic_shards.verify import Verification, verify
 from cinic_shards.workers import Progress, usable_cores
@@ -75,7 +75,7 @@ def gather(
     workers = usable_cores() if workers is None else whole("workers", workers, 1)
     sample, seed = whole("sample", sample, 1), whole("seed", seed)
     dataset = Dataset(place)
-    reader = dataset.split(all_splits(dataset))
+    reader = dataset.split(dataset.split_names)
     columns = reader.columns
     duplicates = duplicates_among(columns, place=str(dataset.store))
     verification = verify(dataset.store, quick=quick, workers=workers, progress=progress)
