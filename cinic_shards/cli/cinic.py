@@ -8,7 +8,12 @@ from typing import Annotated, Any
 import typer
 
 from cinic_shards.cli.console import (
+    Classes,
+    Origins,
+    Overwrite,
     Quiet,
+    Shards,
+    Threads,
     WhereToRun,
     Workers,
     app,
@@ -17,7 +22,7 @@ from cinic_shards.cli.console import (
     out_console,
     print_written,
     printable,
-    warn,
+    warn_unless,
 )
 from cinic_shards.errors import OptionError
 from cinic_shards.progress import ProgressReport
@@ -44,9 +49,7 @@ def restore_cifar10(
             help="`cifar-10-python.tar.gz`: compare every image and label with it.",
         ),
     ] = None,
-    workers: Annotated[
-        int | None, typer.Option(help="Threads; default: the cores this process may use.")
-    ] = None,
+    workers: Threads = None,
     quiet: Quiet = False,
 ) -> None:
     """Give CIFAR-10 back: its 60,000 images in their original order, as its authors publish it.
@@ -71,7 +74,7 @@ def restore_cifar10(
             check=check,
             workers=workers,
             progress=report.update,
-            warn=(lambda text: None) if quiet else warn,
+            warn=warn_unless(quiet),
         )
     if not quiet:
         same = f", each the same as in {check}" if done.is_checked else ""
@@ -82,7 +85,7 @@ def restore_cifar10(
 
 @app.command()
 def contributors(
-    shards: Annotated[str, typer.Argument(help="Folder or URL that `pack` wrote to.")],
+    shards: Shards,
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="File to write; default: standard output.")
     ] = None,
@@ -112,7 +115,7 @@ def contributors(
 
 @app.command()
 def select(
-    shards: Annotated[str, typer.Argument(help="Folder or URL that `pack` wrote to.")],
+    shards: Shards,
     out: Annotated[str, typer.Argument(help="Folder or URL for the shards, or folder of a tree.")],
     split: Annotated[
         list[str] | None,
@@ -121,16 +124,8 @@ def select(
             "joined, as `all`. Repeatable, or with commas; default: every split."
         ),
     ] = None,
-    class_name: Annotated[
-        list[str] | None, typer.Option("--class", help="Only this class; repeatable.")
-    ] = None,
-    origin: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="Only this origin: `cifar`, `cifar-train`, `cifar-test`, `imagenet`, "
-            "`unknown`; repeatable."
-        ),
-    ] = None,
+    class_name: Classes = None,
+    origin: Origins = None,
     exclude_duplicates_of: Annotated[
         str | None,
         typer.Option(
@@ -150,9 +145,7 @@ def select(
     ] = None,
     workers: Workers = None,
     executor: WhereToRun = None,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace the dataset that OUT holds.")
-    ] = False,
+    overwrite: Overwrite = False,
     quiet: Quiet = False,
 ) -> None:
     """Write part of a dataset, or splits of it joined, as a dataset of its own or as a tree.
@@ -189,7 +182,7 @@ def select(
             fraction_seed=fraction_seed,
         ),
         "workers": workers,
-        "warn": (lambda text: None) if quiet else warn,
+        "warn": warn_unless(quiet),
     }
     start = time.perf_counter()
     stopped = "the same command goes on" if is_tree else "nothing was written"

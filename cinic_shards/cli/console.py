@@ -1,7 +1,7 @@
 """The command's frame: its options in common, how it prints, and how a mistake ends it."""
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -33,6 +33,20 @@ _AS_IT_IS: dict[str, Any] = {
 out_console = Console(width=None if sys.stdout.isatty() else 200, **_AS_IT_IS)
 err_console = Console(stderr=True, **_AS_IT_IS)
 
+Shards = Annotated[str, typer.Argument(help="Folder or URL that `pack` wrote to.")]
+Classes = Annotated[list[str] | None, typer.Option("--class", help="Only this class; repeatable.")]
+Origins = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--origin",
+        help="Only this origin: `cifar`, `cifar-train`, `cifar-test`, `imagenet`, `unknown`; "
+        "repeatable.",
+    ),
+]
+Threads = Annotated[
+    int | None,
+    typer.Option("--workers", help="Threads that decode; default: the cores this process may use."),
+]
 Workers = Annotated[
     int | None, typer.Option(help="Processes; default: the cores this process may use.")
 ]
@@ -44,6 +58,7 @@ WhereToRun = Annotated[
         "`dask://host:port`, whose workers find the same files under the same names.",
     ),
 ]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the dataset that OUT holds.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print only errors.")]
 
 
@@ -84,6 +99,11 @@ def printable(text: str) -> str:
 def warn(text: str) -> None:
     """Print a warning."""
     err_console.print(printable(f"warning: {text}"))
+
+
+def warn_unless(quiet: bool) -> Callable[[str], None]:
+    """What prints a warning, or nothing."""
+    return (lambda text: None) if quiet else warn
 
 
 @contextmanager

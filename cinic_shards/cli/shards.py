@@ -9,7 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cinic_shards.cli.console import (
+    Classes,
+    Origins,
+    Overwrite,
     Quiet,
+    Shards,
     WhereToRun,
     Workers,
     app,
@@ -19,7 +23,7 @@ from cinic_shards.cli.console import (
     print_table,
     print_written,
     printable,
-    warn,
+    warn_unless,
 )
 from cinic_shards.progress import ProgressReport
 
@@ -57,9 +61,7 @@ def pack(
     ] = None,
     workers: Workers = None,
     executor: WhereToRun = None,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace the dataset that OUT holds.")
-    ] = False,
+    overwrite: Overwrite = False,
     quiet: Quiet = False,
 ) -> None:
     """Pack a tree of PNGs into tar shards: every byte and name kept, or every pixel and name.
@@ -106,7 +108,7 @@ def pack(
             executor=executor,
             overwrite=overwrite,
             progress=report.update,
-            warn=(lambda text: None) if quiet else warn,
+            warn=warn_unless(quiet),
         )
     if not quiet:
         print_written(manifest, time.perf_counter() - start, out)
@@ -121,7 +123,7 @@ def parse_sidecars(text: str | None) -> tuple[str, ...] | None:
 
 @app.command()
 def convert(
-    shards: Annotated[str, typer.Argument(help="Folder or URL that `pack` wrote to.")],
+    shards: Shards,
     out: Annotated[str, typer.Argument(help="Folder or URL for the new shards.")],
     encoding: Annotated[str, typer.Option(help="`png`, `zstd` or `raw`: see `pack`.")],
     block_size: Annotated[
@@ -132,9 +134,7 @@ def convert(
     ] = None,
     workers: Workers = None,
     executor: WhereToRun = None,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace the dataset that OUT holds.")
-    ] = False,
+    overwrite: Overwrite = False,
     quiet: Quiet = False,
 ) -> None:
     """Write a dataset anew in another encoding, without the tree: the same samples and order.
@@ -158,7 +158,7 @@ def convert(
             executor=executor,
             overwrite=overwrite,
             progress=report.update,
-            warn=(lambda text: None) if quiet else warn,
+            warn=warn_unless(quiet),
         )
     if not quiet:
         print_written(manifest, time.perf_counter() - start, out)
@@ -166,7 +166,7 @@ def convert(
 
 @app.command()
 def info(
-    shards: Annotated[str, typer.Argument(help="Folder or URL that `pack` wrote to.")],
+    shards: Shards,
     duplicates: Annotated[
         bool,
         typer.Option("--duplicates", help="Images with the same pixels, within and across splits."),
@@ -238,7 +238,7 @@ def _floats(values: list[float]) -> str:
 
 @app.command()
 def verify(
-    shards: Annotated[str, typer.Argument(help="Folder or URL that `pack` wrote to.")],
+    shards: Shards,
     quick: Annotated[
         bool, typer.Option("--quick", help="Sizes, SHA-256 and indexes alone; decode no image.")
     ] = False,
@@ -301,19 +301,11 @@ def verify(
 
 @app.command()
 def unpack(
-    shards: Annotated[str, typer.Argument(help="Folder or URL that `pack` wrote to.")],
+    shards: Shards,
     out: Annotated[Path, typer.Argument(help="Folder for the tree of PNGs.")],
     split: Annotated[list[str] | None, typer.Option(help="Only this split; repeatable.")] = None,
-    class_name: Annotated[
-        list[str] | None, typer.Option("--class", help="Only this class; repeatable.")
-    ] = None,
-    origin: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="Only this origin: `cifar`, `cifar-train`, `cifar-test`, `imagenet`, "
-            "`unknown`; repeatable."
-        ),
-    ] = None,
+    class_name: Classes = None,
+    origin: Origins = None,
     workers: Workers = None,
     quiet: Quiet = False,
 ) -> None:

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from cinic_shards.cli.console import (
+    Overwrite,
     Quiet,
     Workers,
     app,
@@ -17,6 +18,7 @@ from cinic_shards.cli.console import (
     print_written,
     printable,
     warn,
+    warn_unless,
 )
 from cinic_shards.cli.shards import parse_sidecars
 from cinic_shards.errors import OptionError
@@ -63,7 +65,7 @@ def fetch(
             url=url or URL,
             accept_hash=accept_hash,
             progress=report.update,
-            warn=(lambda text: None) if quiet else warn,
+            warn=warn_unless(quiet),
         )
     if not quiet:
         what = "fetched" if done.num_received else "was whole already"
@@ -130,9 +132,7 @@ def build(
         ),
     ] = None,
     workers: Workers = None,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace the dataset that OUT holds.")
-    ] = False,
+    overwrite: Overwrite = False,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print all counts, and all that was left out, as JSON.")
     ] = False,

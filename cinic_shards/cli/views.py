@@ -8,7 +8,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cinic_shards.cli.console import (
+    Classes,
+    Origins,
     Quiet,
+    Shards,
+    Threads,
     app,
     err_console,
     interruptible,
@@ -22,22 +26,8 @@ from cinic_shards.progress import ProgressReport
 if TYPE_CHECKING:
     from cinic_shards.stats import Counts, Stats
 
-Shards = Annotated[str, typer.Argument(help="Folder or URL that `pack` wrote to.")]
 Split = Annotated[
     str | None, typer.Option(help="Only this split, or several as `train+valid`; default: all.")
-]
-Classes = Annotated[list[str] | None, typer.Option("--class", help="Only this class; repeatable.")]
-Origins = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--origin",
-        help="Only this origin: `cifar`, `cifar-train`, `cifar-test`, `imagenet`, `unknown`; "
-        "repeatable.",
-    ),
-]
-Threads = Annotated[
-    int | None,
-    typer.Option("--workers", help="Threads that decode; default: the cores this process may use."),
 ]
 
 
