@@ -15,6 +15,9 @@ A message gives the place, what was found, what was expected, and what to do nex
 
 from collections.abc import Sequence
 
+MAX_LISTED = 20
+"""Of many alike, so many are named in a message."""
+
 
 class CinicShardsError(Exception):
     """The base of every exception raised on purpose."""
@@ -97,3 +100,17 @@ class DecodeError(CinicShardsError):
 
     def __reduce__(self) -> tuple[type["DecodeError"], tuple[int, str, str]]:
         return DecodeError, (self.position, self.reason, self.place)
+
+
+def some(items: Sequence[str], most: int = MAX_LISTED) -> str:
+    """For a message: the first of many, and how many more there are."""
+    shown = ", ".join(items[:most])
+    more = len(items) - most
+    return f"{shown} and {more:,} more" if more > 0 else shown
+
+
+def some_lines(items: Sequence[object], most: int = MAX_LISTED) -> str:
+    """For the end of a message: the first of many, each on a line, and how many more there are."""
+    lines = "".join(f"\n  {item}" for item in items[:most])
+    more = len(items) - most
+    return f"{lines}\n  and {more:,} more" if more > 0 else lines

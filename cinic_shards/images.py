@@ -8,7 +8,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from cinic_shards.errors import DecodeError, FormatError
+from cinic_shards.errors import DecodeError, FormatError, some_lines
 from cinic_shards.heads import HEAD_BYTES, check_heads
 from cinic_shards.options import whole
 from cinic_shards.reader import SplitReader
@@ -18,7 +18,6 @@ R = TypeVar("R")
 
 _CHUNK_BYTES = 2**24
 """Of PNGs' decoded pixels, so many at once in each thread."""
-_MAX_LISTED = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,9 +83,8 @@ def map_images(
     if errors is not None:
         errors += found
     elif found:
-        listed = "".join(f"\n  {error}" for error in found[:_MAX_LISTED])
-        more = f"\n  and {len(found) - _MAX_LISTED:,} more" if len(found) > _MAX_LISTED else ""
-        raise FormatError(f"{len(found):,} images cannot be decoded{listed}{more}")
+        listed = some_lines(found)
+        raise FormatError(f"{len(found):,} images cannot be decoded{listed}")
     return [result for _, of_block in results for result in of_block]
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from cinic_shards.errors import TreeError
+from cinic_shards.errors import TreeError, some
 from cinic_shards.format import MAX_NAME_BYTES, SPLIT_NAME
 from cinic_shards.heads import HEAD_BYTES, check_heads
 
@@ -20,7 +20,6 @@ MAX_FILE_BYTES = 2**30
 """Of one image: it is read whole."""
 
 _BAD_CHARACTER = re.compile(r"[\x00-\x1f\x7f\\]")
-_MAX_LISTED = 20
 _OTHER_IMAGES = frozenset(
     ".jpg .jpeg .jpe .jp2 .bmp .gif .webp .tif .tiff .ppm .pgm .avif .heic".split()
 )
@@ -319,13 +318,6 @@ def _warnings(
         if not file.endswith(".png")
     ]
     if upper:
-        yield f"written with the suffix .png in small letters: {_some(upper)}"
+        yield f"written with the suffix .png in small letters: {some(upper)}"
     if strays:
-        yield f"left out, no image: {_some(strays)}"
-
-
-def _some(paths: list[str]) -> str:
-    """The first of many paths, and how many more there are."""
-    shown = ", ".join(paths[:_MAX_LISTED])
-    more = len(paths) - _MAX_LISTED
-    return f"{shown} and {more:,} more" if more > 0 else shown
+        yield f"left out, no image: {some(strays)}"

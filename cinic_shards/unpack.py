@@ -10,13 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 import cinic_shards.format as fmt
-from cinic_shards.errors import DecodeError, FormatError, OptionError, OutputError
+from cinic_shards.errors import DecodeError, FormatError, OptionError, OutputError, some_lines
 from cinic_shards.format import Index, Manifest, ShardInfo
 from cinic_shards.provenance import ORIGINS, origins_named
 from cinic_shards.store import Place, Store, lock_file, open_shard, open_store, read_manifest
 from cinic_shards.workers import Progress, make_executor, run_jobs, usable_cores
 
-_MAX_LISTED = 20
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 
@@ -136,12 +135,8 @@ def unpack_jobs(
                 workshop.rmdir()
                 out.rmdir()  # where nothing was written
     if problems := [problem for result in results for problem in result.problems]:
-        listed = "".join(f"\n  {problem}" for problem in problems[:_MAX_LISTED])
-        more = len(problems) - _MAX_LISTED
-        raise FormatError(
-            f"{store}: {len(problems)} samples could not be unpacked{listed}"
-            + (f"\n  and {more:,} more" if more > 0 else "")
-        )
+        listed = some_lines(problems)
+        raise FormatError(f"{store}: {len(problems)} samples could not be unpacked{listed}")
     return Unpacked(
         sum(result.num_written for result in results), sum(result.num_kept for result in results)
     )

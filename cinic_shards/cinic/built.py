@@ -1,7 +1,7 @@
 """What is to be built, and what a build did and left out."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -10,10 +10,9 @@ import PIL
 import cinic_shards.format as fmt
 from cinic_shards import __version__
 from cinic_shards.cinic.draw import FULL_SIZE
-from cinic_shards.errors import OptionError
+from cinic_shards.errors import OptionError, some
 from cinic_shards.format import Manifest
 
-_MAX_LISTED = 20
 _MAX_WARNED = 5
 
 
@@ -94,10 +93,3 @@ class Built:
         del found["manifest"]
         libraries = {"cinic-shards": __version__, "pillow": PIL.__version__}
         return found | {"libraries": libraries}
-
-
-def some(items: Sequence[str], count: int = _MAX_LISTED) -> str:
-    """The first of many, and how many more there are."""
-    shown = ", ".join(items[:count])
-    more = len(items) - count
-    return f"{shown} and {more:,} more" if more > 0 else shown

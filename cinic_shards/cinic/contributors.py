@@ -17,14 +17,13 @@ import numpy as np
 
 import cinic_shards.format as fmt
 from cinic_shards.columns import Columns
-from cinic_shards.errors import FormatError, OutputError, StoreError
+from cinic_shards.errors import FormatError, OutputError, StoreError, some_lines
 from cinic_shards.provenance import parse_stem
 from cinic_shards.store import LocalStore, Place, open_store, read_manifest
 
 HEADER = ("synset", "image_num", "cinic_set", "class")
 _SETS = ("train", "valid", "test")
 """In the authors' order."""
-_MAX_LISTED = 20
 _NUMBER = re.compile(r"[0-9]{1,18}", re.ASCII)
 
 
@@ -138,9 +137,7 @@ def _parsed(path: Path, rows: Any) -> Iterator[Contributor]:
         else:
             lines[one] = rows.line_num
     if problems:
-        listed = "".join(f"\n  {problem}" for problem in problems[:_MAX_LISTED])
-        more = len(problems) - _MAX_LISTED
-        listed += f"\n  and {more:,} more" if more > 0 else ""
+        listed = some_lines(problems)
         raise FormatError(f"{path}: {len(problems):,} bad lines{listed}")
     yield from lines
 

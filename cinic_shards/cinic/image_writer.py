@@ -6,7 +6,7 @@ from concurrent.futures import Executor
 
 import numpy as np
 
-from cinic_shards.cinic.built import BuildOptions, Built, some
+from cinic_shards.cinic.built import BuildOptions, Built
 from cinic_shards.cinic.cifar10 import Cifar10
 from cinic_shards.cinic.draw import SPLITS, PhotoDraw, Pick, Shares, draw_cifar10, split_of_slot
 from cinic_shards.cinic.tree_writer import (
@@ -17,7 +17,7 @@ from cinic_shards.cinic.tree_writer import (
     write_photos,
     write_pixels,
 )
-from cinic_shards.errors import SourcesError
+from cinic_shards.errors import SourcesError, some
 from cinic_shards.workers import Progress, run_jobs
 
 _PHOTOS_A_JOB = 64

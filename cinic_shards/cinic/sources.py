@@ -6,13 +6,13 @@ from concurrent.futures import Executor
 from pathlib import Path
 
 import cinic_shards.format as fmt
-from cinic_shards.cinic.built import BuildOptions, Built, some
+from cinic_shards.cinic.built import BuildOptions, Built
 from cinic_shards.cinic.cifar10 import CLASSES
 from cinic_shards.cinic.contributors import Contributor
 from cinic_shards.cinic.draw import SPLITS, PhotoDraw, Pick, Shares
 from cinic_shards.cinic.photos import SynsetTar, list_photos
 from cinic_shards.cinic.synsets import synsets_by_class
-from cinic_shards.errors import SourcesError
+from cinic_shards.errors import SourcesError, some
 from cinic_shards.workers import Progress, run_jobs
 
 _HINT = "give a folder of ImageNet's synset tars, n########.tar"
