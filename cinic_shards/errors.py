@@ -114,3 +114,8 @@ def some_lines(items: Sequence[object], most: int = MAX_LISTED) -> str:
     lines = "".join(f"\n  {item}" for item in items[:most])
     more = len(items) - most
     return f"{lines}\n  and {more:,} more" if more > 0 else lines
+
+
+def few(items: Sequence[object]) -> str:
+    """For a message that has told how many: the first five."""
+    return ", ".join(map(str, items[:5])) + (", ..." if len(items) > 5 else "")

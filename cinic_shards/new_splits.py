@@ -8,12 +8,10 @@ from numpy.typing import NDArray
 
 import cinic_shards.format as fmt
 from cinic_shards.columns import Columns
-from cinic_shards.errors import FormatError, OptionError
+from cinic_shards.errors import FormatError, OptionError, few
 from cinic_shards.format import ShardInfo
 from cinic_shards.reader import Dataset
 from cinic_shards.selection import Subset, choose_samples
-
-_MAX_LISTED = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,8 +151,7 @@ def _refuse_twice(name: str, keys: Sequence[str], old_keys: Sequence[str]) -> No
         for key, old in zip(keys, old_keys, strict=True)
         if first.setdefault(key, old) != old
     ]
-    more = ", ..." if len(twice) > _MAX_LISTED else ""
     raise OptionError(
         f"split {name}: {len(twice):,} samples have the class and name of another one: "
-        f"{', '.join(twice[:_MAX_LISTED])}{more}; keep these splits apart"
+        f"{few(twice)}; keep these splits apart"
     )

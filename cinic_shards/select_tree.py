@@ -5,7 +5,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from cinic_shards.errors import OptionError, OutputError
+from cinic_shards.errors import OptionError, OutputError, few
 from cinic_shards.new_splits import Chosen, choose
 from cinic_shards.reader import Dataset
 from cinic_shards.selection import Subset
@@ -13,8 +13,6 @@ from cinic_shards.shard_checker import PNG_SUFFIXES
 from cinic_shards.store import Place
 from cinic_shards.unpack import Unpacked, UnpackJob, make_folder, unpack_jobs
 from cinic_shards.workers import Progress, usable_cores
-
-_MAX_LISTED = 5
 
 
 def select_tree(
@@ -107,5 +105,4 @@ def _link(tree: Path, out: Path, chosen: Sequence[Chosen], progress: Progress) -
 
 
 def _problems(what: str, names: list[str], hint: str) -> OutputError:
-    listed = ", ".join(names[:_MAX_LISTED]) + (", ..." if len(names) > _MAX_LISTED else "")
-    return OutputError(f"{what} {len(names):,} images: {listed}; {hint}")
+    return OutputError(f"{what} {len(names):,} images: {few(names)}; {hint}")

@@ -22,14 +22,13 @@ from cinic_shards.cinic.cifar10 import (
     write_npz,
 )
 from cinic_shards.columns import Columns
-from cinic_shards.errors import FormatError, OptionError, OutputError
+from cinic_shards.errors import FormatError, OptionError, OutputError, few
 from cinic_shards.images import Images, map_images
 from cinic_shards.reader import Dataset, SplitReader
 from cinic_shards.store import Place
 from cinic_shards.workers import Progress
 
 FORMATS = ("batches", "npz")
-_MAX_LISTED = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,9 +163,7 @@ def find_images(
 def _told(name: str, items: list[Any], what: str, of: str = "") -> Iterator[str]:
     """A line for each kind of problem: how many, and the first of them."""
     if items:
-        more = ", ..." if len(items) > _MAX_LISTED else ""
-        listed = ", ".join(map(str, items[:_MAX_LISTED]))
-        yield f"{name}: {_count(len(items), of)} {what}: {listed}{more}"
+        yield f"{name}: {_count(len(items), of)} {what}: {few(items)}"
 
 
 def _count(number: int, of: str = "") -> str:
