@@ -6,46 +6,16 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from conftest import Outcome, Run
 
 from cinic_shards import __version__, cli, progress
 from cinic_shards.pack import PackOptions, pack
 from cinic_shards.reader import Dataset
 
 COMMAND = Path(sys.executable).with_name("cinic-shard")
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What a command printed, and its exit status."""
-
-    status: int
-    out: str
-    err: str
-
-
-Run = Callable[..., Outcome]
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """Run the command in this process, which is quicker than in one of its own."""
-
-    def run_main(*arguments: object) -> Outcome:
-        monkeypatch.setattr(sys, "argv", ["cinic-shard", *map(str, arguments)])
-        capsys.readouterr()
-        status = 0
-        try:
-            cli.main()
-        except SystemExit as exit_:
-            status = exit_.code if isinstance(exit_.code, int) else int(exit_.code is not None)
-        return Outcome(status, *capsys.readouterr())
-
-    return run_main
 
 
 def run_process(*arguments: object, **environment: str) -> Outcome:

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import Run
 from PIL import Image
 
-from cinic_shards import cli
 from cinic_shards.cinic.contributors import (
     Contributor,
     list_contributors,
@@ -140,22 +140,12 @@ def test_no_file(tmp_path: Path) -> None:
         read_contributors(tmp_path / "x.csv")
 
 
-def test_the_command(
-    demo_shards: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+def test_the_command(demo_shards: Path, tmp_path: Path, run: Run) -> None:
     path = tmp_path / "x.csv"
     text = ""
     for more in ([], ["-o", path], ["-q", "--out", path]):
-        monkeypatch.setattr(
-            "sys.argv", ["cinic-shard", "contributors", *map(str, [demo_shards, *more])]
-        )
-        with pytest.raises(SystemExit) as exit_:
-            cli.main()
-        assert exit_.value.code == 0
-        out = capsys.readouterr().out
+        status, out, _ = run("contributors", demo_shards, *more)
+        assert status == 0
         if more:
             assert out == ("" if "-q" in more else f"210 ImageNet images: {path}\n")
             assert path.read_text() == text

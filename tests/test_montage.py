@@ -4,9 +4,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import Run
 from PIL import Image
 
-from cinic_shards import __main__
 from cinic_shards.columns import Columns
 from cinic_shards.errors import OptionError, OutputError
 from cinic_shards.montage import draw, fit, show, stratified
@@ -120,15 +120,10 @@ def test_strata(encoded: dict[str, Path]) -> None:
     assert stratified(columns, 100, seed=1).rows.tolist() != sample.rows.tolist()
 
 
-def test_the_command(
-    flat: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_command(flat: Path, tmp_path: Path, run: Run) -> None:
     out = tmp_path / "cats.png"
     arguments = ["show", flat, "-o", out, "--class", "cat", "--per-class", "3", "--seed", "2"]
-    monkeypatch.setattr("sys.argv", ["cinic-shard", *map(str, arguments)])
-    with pytest.raises(SystemExit) as ended:
-        __main__.main()
-    assert not ended.value.code
-    assert capsys.readouterr().out == f"3 images: {out}\n"
+    status, said, _ = run(*arguments)
+    assert (status, said) == (0, f"3 images: {out}\n")
     show(flat, tmp_path / "same.png", classes=["cat"], per_class=3, seed=2)
     assert out.read_bytes() == (tmp_path / "same.png").read_bytes()

@@ -6,7 +6,6 @@ import json
 import re
 import shutil
 from collections import Counter
-from collections.abc import Callable
 from functools import cached_property
 from html.parser import HTMLParser
 from pathlib import Path
@@ -14,10 +13,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from conftest import Run
 from numpy.typing import NDArray
 from PIL import Image
 
-from cinic_shards import __main__
 from cinic_shards.duplicates import find_duplicates
 from cinic_shards.errors import FormatError, OptionError, OutputError, StoreError
 from cinic_shards.pack import PackOptions, pack
@@ -416,28 +415,7 @@ def test_it_is_written_whole_or_not_at_all(
     assert out.read_text() == "an older one"
 
 
-def run_command(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Callable[..., tuple[int, str, str]]:
-    def run(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr("sys.argv", ["cinic-shard", *map(str, arguments)])
-        status = 0
-        try:
-            __main__.main()
-        except SystemExit as ended:
-            status = int(ended.code or 0)
-        return status, *capsys.readouterr()
-
-    return run
-
-
-def test_the_command(
-    encoded: dict[str, Path],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    run = run_command(monkeypatch, capsys)
+def test_the_command(encoded: dict[str, Path], tmp_path: Path, run: Run) -> None:
     out = tmp_path / "r.html"
     options = ["--sample", 60, "--seed", 2, "--title", "Ours", "--quick", "--workers", 1]
     status, text, errors = run("report", encoded["zstd"], "-o", out, *options)

@@ -3,14 +3,15 @@
 import pickle
 import shutil
 import tarfile
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from conftest import Run
 from PIL import Image
 
-from cinic_shards import cli
 from cinic_shards.bench import import_torchvision
 from cinic_shards.cinic import cifar10
 from cinic_shards.cinic.cifar10 import (
@@ -318,29 +319,16 @@ def test_nothing_is_left_half_made(
     assert [path.name for path in (tmp_path / "a" / "b").iterdir()] == [FOLDER]
 
 
-def test_the_command(
-    shards: dict[str, Path],
-    cifar: Cifar10,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    def run(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr("sys.argv", ["cinic-shard", "restore-cifar10", *map(str, arguments)])
-        try:
-            cli.main()
-        except SystemExit as error:
-            return int(error.code or 0), *capsys.readouterr()
-        return 0, *capsys.readouterr()
-
+def test_the_command(shards: dict[str, Path], cifar: Cifar10, tmp_path: Path, run: Run) -> None:
+    restore = partial(run, "restore-cifar10")
     published = archive(cifar, tmp_path / "cifar-10-python.tar.gz")
-    status, out, _ = run(shards["zstd"], tmp_path / "out", "--check", published)
+    status, out, _ = restore(shards["zstd"], tmp_path / "out", "--check", published)
     assert status == 0 and out.startswith(f"120 images, each the same as in {published}, ")
     assert out.endswith(f"s: {tmp_path / 'out' / FOLDER}\n")
-    assert run(shards["png"], tmp_path / "x.npz", "-q") == (0, "", "")
-    status, out, err = run(shards["png"], tmp_path / "x.npz")
+    assert restore(shards["png"], tmp_path / "x.npz", "-q") == (0, "", "")
+    status, out, err = restore(shards["png"], tmp_path / "x.npz")
     assert (status, out) == (1, "") and err.startswith(f"error: {tmp_path / 'x.npz'}: is there")
-    status, _, err = run(shards["png"])
+    status, _, err = restore(shards["png"])
     assert status == 2 and err.startswith("error: give a place")
-    status, _, err = run(shards["png"], "--check", tmp_path / "none.tar.gz")
+    status, _, err = restore(shards["png"], "--check", tmp_path / "none.tar.gz")
     assert status == 1 and err == f"error: {tmp_path / 'none.tar.gz'}: No such file or directory\n"

@@ -4,15 +4,17 @@ import os
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 import numpy as np
 import pytest
+from conftest import Run
 from PIL import Image
 
-from cinic_shards import cli, dataset_writer
+from cinic_shards import dataset_writer
 from cinic_shards.convert import convert
 from cinic_shards.errors import (
     FormatError,
@@ -438,31 +440,26 @@ def test_links_do_not_leave_the_folder(encoded: dict[str, Path], tmp_path: Path)
 
 
 def test_the_command(
-    encoded: dict[str, Path],
-    encoded_tree: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    encoded: dict[str, Path], encoded_tree: Path, tmp_path: Path, run: Run
 ) -> None:
-    def run(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr("sys.argv", ["cinic-shard", "select", *map(str, arguments)])
-        with pytest.raises(SystemExit) as exit_:
-            cli.main()
-        return int(exit_.value.code or 0), *capsys.readouterr()
-
+    part = partial(run, "select")
     shards = encoded["png"]
-    status, out, err = run(shards, tmp_path / "a", "--split", "train=train+valid,test")
+    status, out, err = part(shards, tmp_path / "a", "--split", "train=train+valid,test")
     assert (status, err) == (0, "") and out.startswith("540 images in 12 shards, ")
-    status, out, err = run(shards, tmp_path / "b", "--split", "test", "--tree", "--workers", 1)
+    status, out, err = part(shards, tmp_path / "b", "--split", "test", "--tree", "--workers", 1)
     assert (status, err) == (0, "") and out.startswith("180 files, ")
     options = ["--class", "cat", "--class", "dog", "--fraction", "0.5", "--fraction-seed", "1"]
-    status, out, err = run(shards, tmp_path / "c", *options, "--symlink-to", encoded_tree)
+    status, out, err = part(shards, tmp_path / "c", *options, "--symlink-to", encoded_tree)
     assert (status, err) == (0, "") and out.startswith("54 links, ")
-    assert run(shards, tmp_path / "d", "--origin", "cifar", "-q", "--workers", 1) == (0, "", "")
+    assert part(shards, tmp_path / "d", "--origin", "cifar", "-q", "--workers", 1) == (
+        0,
+        "",
+        "",
+    )
     assert len(keys_of(tmp_path / "d")) == 120
-    status, _, err = run(shards, tmp_path / "e", "--tree", "--overwrite")
+    status, _, err = part(shards, tmp_path / "e", "--tree", "--overwrite")
     assert status == 2 and "--executor and --overwrite are for shards" in err
-    status, _, err = run(shards, tmp_path / "e", "--split", "nope")
+    status, _, err = part(shards, tmp_path / "e", "--split", "nope")
     assert status == 2 and err == "error: no split 'nope'; there is test, train, valid\n"
-    status, _, err = run(shards, tmp_path / "d")
+    status, _, err = part(shards, tmp_path / "d")
     assert status == 1 and "holds a dataset already; --overwrite replaces it" in err

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import Run
 from numpy.typing import NDArray
 from PIL import Image
 
-from cinic_shards import __main__, images
+from cinic_shards import images
 from cinic_shards.errors import FormatError, OptionError
 from cinic_shards.pack import PackOptions, pack
 from cinic_shards.provenance import parse_stem
@@ -165,25 +166,21 @@ def test_sums_of_a_large_histogram_do_not_wrap() -> None:
     assert sums.mean == (1, 1, 1) and sums.std == (0, 0, 0)
 
 
-def test_the_command(
-    encoded: dict[str, Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def run(*arguments: object) -> str:
-        monkeypatch.setattr("sys.argv", ["cinic-shard", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            __main__.main()
-        assert not ended.value.code
-        return capsys.readouterr().out
+def test_the_command(encoded: dict[str, Path], run: Run) -> None:
+    def said(*arguments: object) -> str:
+        outcome = run(*arguments)
+        assert outcome.status == 0
+        return outcome.out
 
-    found = json.loads(run("stats", encoded["raw"], "--origin", "cifar", "--histograms", "--json"))
+    found = json.loads(said("stats", encoded["raw"], "--origin", "cifar", "--histograms", "--json"))
     expected = measure(encoded["raw"], origins=["cifar"], histograms=True)
     assert found == expected.to_json()
     assert isinstance(found["mean"], list) and len(found["std"]) == 3
     assert sum(found["histograms"]["cifar10-train"]["red"]) > 0
-    text = run("stats", encoded["raw"], "--split", "train+valid", "--class", "cat")
+    text = said("stats", encoded["raw"], "--split", "train+valid", "--class", "cat")
     assert text.startswith("36 images\n"), text
     assert "class: cat" in text and "class: dog" not in text
     assert "0 images are there more than once" in text
-    info = json.loads(run("info", encoded["raw"], "--json"))
+    info = json.loads(said("info", encoded["raw"], "--json"))
     assert info["num_samples"] == 540
     assert info["mean"] == list(measure(encoded["png"]).mean)
