@@ -1,5 +1,6 @@
 """The images of a tree as records, and what a tree may hold, wherever it lies."""
 
+import itertools
 import os
 import re
 from collections.abc import Callable, Iterable
@@ -15,6 +16,9 @@ from cinic_shards.heads import HEAD_BYTES, check_heads
 
 _PLAIN_NAME = re.compile(rf"[A-Za-z0-9_-]{{1,{MAX_NAME_BYTES}}}\.png", re.ASCII)
 """A name with which nothing can be wrong."""
+
+PNG_SUFFIXES = ["." + "".join(letters) for letters in itertools.product("pP", "nN", "gG")]
+"""A file's suffix may be in capitals, its member's is not."""
 
 MAX_FILE_BYTES = 2**30
 """Of one image: it is read whole."""

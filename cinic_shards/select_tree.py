@@ -8,8 +8,8 @@ from pathlib import Path
 from cinic_shards.errors import OptionError, OutputError, few
 from cinic_shards.new_splits import Chosen, choose
 from cinic_shards.reader import Dataset
+from cinic_shards.records import PNG_SUFFIXES
 from cinic_shards.selection import Subset
-from cinic_shards.shard_checker import PNG_SUFFIXES
 from cinic_shards.store import Place
 from cinic_shards.unpack import Unpacked, UnpackJob, make_folder, unpack_jobs
 from cinic_shards.workers import Progress, usable_cores

@@ -23,6 +23,7 @@ from cinic_shards.facts import ImageMeter, ShardFacts, chunks, packing_digests, 
 from cinic_shards.faults import Fault, Faults
 from cinic_shards.format import Index, ShardInfo
 from cinic_shards.provenance import parse_stem
+from cinic_shards.records import PNG_SUFFIXES
 from cinic_shards.store import Store
 
 _SIDECARS: tuple[tuple[str, ...], ...] = (("cls",), (), ("json",), ("cls", "json"))
@@ -421,10 +422,6 @@ def _fill(expected: NDArray[np.uint8], found: NDArray[np.uint8], starts: Any, le
     """Copy the PNGs from ``found`` to ``expected``: these are checked otherwise."""
     for at, length in zip(starts.tolist(), lengths.tolist(), strict=True):
         expected[at : at + length] = found[at : at + length]
-
-
-PNG_SUFFIXES = ["." + "".join(letters) for letters in itertools.product("pP", "nN", "gG")]
-"""A file's suffix may be in capitals, its member's is not."""
 
 
 def _read_png(tree: Path | ArchivedImages, key: str) -> bytes:

@@ -155,7 +155,8 @@ def import_torchvision() -> None:
             raise
         import torch
 
-        # No contender uses them: define the two that the import asks for, without a body.
+        # No contender uses them: define the two that the import asks for, without a body. The
+        # package does the same, but is not installed in every environment.
         library = torch.library.Library("torchvision", "DEF")
         for name in ("nms", "qnms"):
             library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
