@@ -28,8 +28,8 @@ def tar_gz(path: Path, tree: Path) -> None:
 
 
 def zipped(path: Path, tree: Path) -> None:
-    """Compressed: it cannot be read in place."""
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+    """Compressed: it cannot be read in place. Zip knows no time before 1980, such as a tar's 0."""
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, strict_timestamps=False) as archive:
         for file in sorted(tree.glob("*/*/*")):
             archive.write(file, file.relative_to(tree))
 
