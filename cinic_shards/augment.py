@@ -80,8 +80,8 @@ PLAIN = Augment(crop_padding=0, flip=False, dtype="uint8")
 def value_table(statistics: Statistics | None, dtype: torch.dtype) -> torch.Tensor | None:
     """What each channel's 256 values become: shape (3, 256); None where uint8 stays.
 
-    ``(value / 255 - mean) / std`` in double precision, rounded once. CPU and device look values up
-    in the same table, so they agree to the bit.
+    ``(value / 255 - mean) / std`` in double precision, rounded once. A device looks values up in
+    it; a CPU too, or computes the same (``value_line``): they agree to the bit.
 
     Args:
         statistics: None for mean 0 and deviation 1.
@@ -99,6 +99,28 @@ def value_table(statistics: Statistics | None, dtype: torch.dtype) -> torch.Tens
         )
     values = (np.arange(256) / 255 - means[:, None]) / stds[:, None]
     return torch.from_numpy(values).to(dtype)
+
+
+def value_line(statistics: Statistics | None, table: torch.Tensor) -> NDArray[np.float64] | None:
+    """A scale and an offset of each channel that say what the table says: shape (2, 3).
+
+    ``value * scale + offset`` in double precision, rounded once, is each of its values to the bit.
+    That is true of nearly all means and deviations, for double precision has 29 bits to spare.
+
+    Args:
+        statistics: what the table was made of.
+        table: from ``value_table``.
+
+    Returns:
+        None where a bit differs, or where the table is not float32.
+    """
+    if table.dtype != torch.float32:
+        return None
+    means, stds = np.asarray(statistics or ((0, 0, 0), (1, 1, 1)), np.float64)
+    scales, offsets = 1 / (255 * stds), -means / stds
+    values = np.arange(256) * scales[:, None] + offsets[:, None]
+    is_exact = np.array_equal(values.astype(np.float32), table.numpy())
+    return np.stack([scales, offsets]) if is_exact else None
 
 
 class Transform:
@@ -146,6 +168,8 @@ class Transform:
         self._fill = np.clip(np.rint(255 * mean), 0, 255).astype(np.uint8)
         # Numba has no half types: a value's bits are looked up.
         self._table = None if table is None else _bits(table).numpy()
+        line = None if table is None else value_line(statistics, table)
+        self._line = None if line is None else np.tile(line, self._width)
         self._device_table = None if table is None or device is None else table.to(device)
         self._device_fill = None if device is None else torch.from_numpy(self._fill).to(device)
 
@@ -189,6 +213,7 @@ class Transform:
             self.augment.cutout,
             self._fill,
             self._table,
+            self._line,
             _bits(out).numpy(),
         )
 

@@ -5,7 +5,15 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from cinic_shards.augment import CINIC10_STATISTICS, PLAIN, Augment, Transform, value_table
+from cinic_shards.augment import (
+    CINIC10_STATISTICS,
+    PLAIN,
+    Augment,
+    Statistics,
+    Transform,
+    value_line,
+    value_table,
+)
 from cinic_shards.errors import OptionError
 
 MEAN, STD = (0.47, 0.46, 0.41), (0.24, 0.25, 0.26)
@@ -93,6 +101,36 @@ def test_the_table_is_the_definition_rounded_once(dtype: torch.dtype) -> None:
         for value in (0, 1, 127, 255):
             exact = (value / 255 - MEAN[channel]) / STD[channel]
             assert table[channel, value] == torch.tensor(exact, dtype=torch.float64).to(dtype)
+
+
+@pytest.mark.parametrize("statistics", [(MEAN, STD), CINIC10_STATISTICS, None])
+def test_the_line_is_the_table_to_the_bit(statistics: Statistics | None) -> None:
+    table = value_table(statistics, torch.float32)
+    assert table is not None
+    line = value_line(statistics, table)
+    assert line is not None
+    values = np.arange(256) * line[0][:, None] + line[1][:, None]
+    np.testing.assert_array_equal(values.astype(np.float32), table.numpy())
+
+
+def test_where_a_bit_differs_values_are_looked_up() -> None:
+    table = value_table((MEAN, STD), torch.float32)
+    assert table is not None
+    assert value_line((MEAN, STD), table.to(torch.float16)) is None
+    table[1, 77] = torch.nextafter(table[1, 77], torch.tensor(9.0))
+    assert value_line((MEAN, STD), table) is None
+
+
+@pytest.mark.parametrize("name", ["normalise", "all", "all, own"])
+def test_looked_up_or_computed_is_the_same(name: str) -> None:
+    transform = transform_of(AUGMENTS[name])
+    draws = transform.draw(IDS, epoch=1)
+    batches = torch.empty((2, len(IMAGES), *SHAPE))
+    assert transform._line is not None
+    for line, out in zip((transform._line, None), batches, strict=True):
+        transform._line = line
+        transform.on_cpu(addresses_of(IMAGES), draws, out)
+    assert torch.equal(*batches)
 
 
 def test_within_rounding_of_torchvisions_order_of_operations() -> None:
