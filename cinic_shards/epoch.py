@@ -173,6 +173,7 @@ def run(
     pool = threads.new_pool()
     source: EpochSource | None = None
     consumer = threading.get_ident()
+    is_finalizing = sys.is_finalizing  # an iterator may outlive what this module imports
     try:
         threads.free_ended(pool)
         source = meter.source = open_source(pool)
@@ -201,10 +202,10 @@ def run(
         while under_way:
             yield from under_way.popleft().result()
     finally:  # reached by break, by an exception and by Ctrl-C, too
-        meter.close()
         # Where the interpreter ends, or the garbage collector closes a forgotten iterator in
         # whatever thread it runs, perhaps one of these: nobody may wait there.
-        if not sys.is_finalizing():
+        if not is_finalizing():
+            meter.close()
             is_consumer = threading.get_ident() == consumer
             threads.end(pool, wait=is_consumer)
             if source is not None and is_consumer:

@@ -444,6 +444,28 @@ def test_iterators_that_the_garbage_collector_finds(encoded: dict[str, Path]) ->
     assert (done.returncode, done.stdout, done.stderr) == (0, "1 36\n", "")
 
 
+def test_an_iterator_that_outlives_the_modules(encoded: dict[str, Path]) -> None:
+    script = f"""
+        import cinic_shards.epoch as module  # named here, it is cleared early
+        from cinic_shards import ShardLoader
+
+        loader = ShardLoader({str(encoded["png"])!r}, batch_size=5, workers=1)
+        make, seen = loader._maker.on_cpu, []
+
+        def make_and_note(*args):
+            seen.append(args)
+            return make(*args)
+
+        loader._maker.on_cpu = make_and_note
+        kept = iter(loader)
+        next(kept), next(kept)
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True, timeout=120
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_an_exception_that_is_kept_keeps_no_thread(encoded: dict[str, Path]) -> None:
     def fail(images: torch.Tensor, labels: torch.Tensor) -> Any:
         raise RuntimeError("mine")
