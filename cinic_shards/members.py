@@ -151,13 +151,6 @@ def read_members(path: Path, spool: Spool, progress: Callable[[int], None]) -> M
         else:
             reading.read_tar(head)
         spool.flush()
-    except NotImplementedError as error:
-        # What zipfile says of a compression, an encryption or a version that it does not know, such
-        # as Deflate64: a whole archive to other programs.
-        raise reading.refuse(
-            f"{path}: {reading.where}this zip cannot be read here ({error}); unpack it and pack "
-            "its folder"
-        ) from error
     except _DAMAGE as error:
         text = getattr(error, "strerror", None) or str(error) or type(error).__name__
         raise reading.refuse(
@@ -243,27 +236,38 @@ class _Reading:
 
     def read_zip(self) -> None:
         """Read a zip."""
-        with zipfile.ZipFile(self.path) as archive:
-            images: dict[str, zipfile.ZipInfo] = {}
-            for info in archive.infolist():
-                kind = stat.S_IFMT(info.external_attr >> 16)
-                if info.is_dir():
-                    self.members.add_folder(info.filename)
-                elif kind not in (0, stat.S_IFREG):
-                    name = "a link" if kind == stat.S_IFLNK else "no ordinary file"
-                    self.members.add_other(info.filename, name)
-                elif path := self.members.add(info.filename, info.file_size, _zip_date(info)):
-                    images[path] = info
-            locked = [path for path, info in images.items() if info.flag_bits & 1]
-            if locked:
-                raise self.refuse(
-                    f"{locked[0]}: encrypted, and {len(locked) - 1:,} more; unpack the archive "
-                    "with its password and pack its folder"
-                )
-            if all(info.compress_type == zipfile.ZIP_STORED for info in images.values()):
-                self._find_stored(images)
-            else:
-                self._unpack(archive, images)
+        try:
+            with zipfile.ZipFile(self.path) as archive:
+                self._read_zip(archive)
+        except NotImplementedError as error:
+            # How zipfile tells of a compression, an encryption or a version that it does not know,
+            # such as Deflate64: the archive is no damaged one, and other programs unpack it.
+            raise self.refuse(
+                f"{self.path}: {self.where}this zip cannot be read here ({error}); unpack it and "
+                "pack its folder"
+            ) from error
+
+    def _read_zip(self, archive: zipfile.ZipFile) -> None:
+        images: dict[str, zipfile.ZipInfo] = {}
+        for info in archive.infolist():
+            kind = stat.S_IFMT(info.external_attr >> 16)
+            if info.is_dir():
+                self.members.add_folder(info.filename)
+            elif kind not in (0, stat.S_IFREG):
+                name = "a link" if kind == stat.S_IFLNK else "no ordinary file"
+                self.members.add_other(info.filename, name)
+            elif path := self.members.add(info.filename, info.file_size, _zip_date(info)):
+                images[path] = info
+        locked = [path for path, info in images.items() if info.flag_bits & 1]
+        if locked:
+            raise self.refuse(
+                f"{locked[0]}: encrypted, and {len(locked) - 1:,} more; unpack the archive "
+                "with its password and pack its folder"
+            )
+        if all(info.compress_type == zipfile.ZIP_STORED for info in images.values()):
+            self._find_stored(images)
+        else:
+            self._unpack(archive, images)
 
     def _find_stored(self, images: dict[str, zipfile.ZipInfo]) -> None:
         """Their bytes are behind headers of their own, whose length only they tell."""
