@@ -31,6 +31,8 @@ _DTYPES = {
     "bfloat16": torch.bfloat16,
 }
 _AUGMENT_VERSION = 1
+_FROM_0_TO_1: Statistics = (0, 0, 0), (1, 1, 1)
+"""What leaves values on the scale 0 to 1."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,9 +91,7 @@ def value_table(statistics: Statistics | None, dtype: torch.dtype) -> torch.Tens
     """
     if dtype == torch.uint8:
         return None
-    means, stds = (
-        np.asarray(values, np.float64) for values in statistics or ((0, 0, 0), (1, 1, 1))
-    )
+    means, stds = (np.asarray(values, np.float64) for values in statistics or _FROM_0_TO_1)
     if means.shape != (3,) or stds.shape != (3,) or not (stds > 0).all():
         raise OptionError(
             f"mean {means.tolist()} and std {stds.tolist()}: expected three channels each, and "
@@ -116,7 +116,7 @@ def value_line(statistics: Statistics | None, table: torch.Tensor) -> NDArray[np
     """
     if table.dtype != torch.float32:
         return None
-    means, stds = np.asarray(statistics or ((0, 0, 0), (1, 1, 1)), np.float64)
+    means, stds = np.asarray(statistics or _FROM_0_TO_1, np.float64)
     scales, offsets = 1 / (255 * stds), -means / stds
     values = np.arange(256) * scales[:, None] + offsets[:, None]
     is_exact = np.array_equal(values.astype(np.float32), table.numpy())
