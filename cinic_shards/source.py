@@ -169,6 +169,8 @@ class BlockSource:
         """Step -> the blocks that nobody needs after it."""
         self._free = free
         self._errors = cache.all_errors()
+        self._failure: Exception | None = None
+        """Why a block could not be fetched."""
 
     @property
     def blocks_decoded(self) -> int:
@@ -190,12 +192,24 @@ class BlockSource:
         begins = np.flatnonzero(blocks[1:] != blocks[:-1]) + 1
         for block in {*blocks[:1].tolist(), *blocks[begins].tolist()}:
             if block not in self._blocks:
-                self._blocks[block] = self._threads.submit(self._decode, block)
+                self._blocks[block] = self._threads.submit(self._get, block)
                 if self._cache.images(block) is None:
                     self._last_used[int(self._last_steps[block])].append(block)
 
+    def _get(self, block: int) -> NDArray[np.uint8]:
+        """A block's images; after a block that could not be fetched, its error.
+
+        It ends the epoch: to ask a dead server for what waits behind it would only take time.
+        """
+        if self._failure is not None:
+            raise self._failure
+        try:
+            return self._decode(block)
+        except Exception as error:
+            self._failure = error
+            raise
+
     def _decode(self, block: int) -> NDArray[np.uint8]:
-        """A block's images."""
         done = self._from_cache
 
         def decode(images: NDArray[np.uint8]) -> list[DecodeError]:

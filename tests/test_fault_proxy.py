@@ -10,8 +10,10 @@ import pytest
 from fault_proxy import FAULTS, FaultProxy, Faults
 from servers import S3Server, address_of
 
+from cinic_shards import ShardLoader
 from cinic_shards.errors import OutputError, StoreError
 from cinic_shards.pack import PackOptions, pack
+from cinic_shards.source import FETCHES_AT_ONCE
 from cinic_shards.store import Store, open_store
 from cinic_shards.verify import verify
 
@@ -132,6 +134,26 @@ def test_nobody_listens(proxied: tuple[Path, FaultProxy]) -> None:
     with pytest.raises(StoreError, match=r"4 tries in .*: Connection refused; try again"):
         store.read("x")
     assert time.monotonic() - start < BOUND_SECONDS
+
+
+@pytest.mark.parametrize("encoding", ["png", "zstd", "raw"])
+def test_a_server_that_dies_in_an_epoch(
+    encoded_tree: Path, proxied: tuple[Path, FaultProxy], encoding: str
+) -> None:
+    """What waits behind the requests that fail is not asked for."""
+    folder, proxy = proxied
+    options = PackOptions(encoding=encoding, block_size=4)
+    pack(encoded_tree, folder / "shards", options, workers=1)
+    with proxy:
+        store = open_store(f"{proxy.url}/{folder.name}/shards", QUICK | {"max_retries": 0})
+        loader = ShardLoader(store, batch_size=8)
+        assert loader._reader.num_blocks > 2 * FETCHES_AT_ONCE
+        proxy.faults.chances = {"503": 1.0}
+        with pytest.raises(StoreError, match="503"):
+            list(loader)
+        assert 0 < proxy.counts["503"] <= FETCHES_AT_ONCE
+        proxy.faults.chances = {}
+        assert sum(map(len, loader)) == 8 * len(loader)
 
 
 def test_a_job_on_a_bad_day(demo_tree: Path, demo_shards: Path, seaweedfs: S3Server) -> None:
