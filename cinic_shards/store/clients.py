@@ -24,7 +24,8 @@ TIMES = {
     "retry_timeout": 120.0,
 }
 """Seconds: to connect; without a byte; of one request; of one that writes; and since the first try,
-after which there is no other one. A read ends after the sum of the last and ``timeout`` at most."""
+after which there is no other one. A read ends after the sum of the last and ``timeout``, and one
+wait between tries, at most."""
 MAX_RETRIES = 8
 
 _CLIENT_OPTIONS = frozenset(
