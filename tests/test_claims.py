@@ -88,5 +88,5 @@ def run_claim(name: str, options: list[str], tmp_path: Path) -> None:
     result = subprocess.run([*command, *options], stdout=subprocess.PIPE, text=True)
     line = json.loads(result.stdout.splitlines()[-1])
     assert line["claim"] == name
-    assert line["holds"] and result.returncode == 0, line
+    assert line["holds"] and result.returncode == 0, json.dumps(line, indent=1)
     assert not list(tmp_path.iterdir())
