@@ -6,7 +6,7 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import (
     Executor,
     Future,
@@ -15,6 +15,7 @@ from concurrent.futures import (
     as_completed,
 )
 from concurrent.futures import wait as wait_for_all
+from contextlib import contextmanager
 from multiprocessing.connection import wait as wait_for_any
 from typing import Any, TypeVar
 
@@ -51,6 +52,11 @@ class _Processes(ProcessPoolExecutor):
     others would wait for that lock for ever, and nobody looks any more.
     """
 
+    def submit(self, fn: Callable[..., R], /, *args: Any, **kwargs: Any) -> Future[R]:
+        """As ``Executor.submit``; where that starts a process, Ctrl-C will not reach it."""
+        with _ctrl_c_held():
+            return super().submit(fn, *args, **kwargs)
+
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """As ``Executor.shutdown``."""
         processes = list((self._processes or {}).values())
@@ -59,6 +65,32 @@ class _Processes(ProcessPoolExecutor):
         super().shutdown(wait, cancel_futures=cancel_futures)
         if wait:
             watch.join()
+
+
+@contextmanager
+def _ctrl_c_held() -> Iterator[None]:
+    """A Ctrl-C comes afterwards, and never in a process that is started meanwhile.
+
+    Such a process has this thread's mask. Here any thread may get the signal, and Python calls its
+    handler in the main one.
+    """
+    came: list[tuple[Any, ...]] = []
+    handler = signal.getsignal(signal.SIGINT)
+    is_main = threading.current_thread() is threading.main_thread()
+    if is_main and callable(handler):
+        signal.signal(signal.SIGINT, lambda *arguments: came.append(arguments))
+    has_masks = hasattr(signal, "pthread_sigmask")  # not on Windows
+    if has_masks:
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        if has_masks:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        if is_main and callable(handler):
+            signal.signal(signal.SIGINT, handler)
+            if came:
+                handler(*came[0])
 
 
 def _end_together(processes: list[Any]) -> None:
@@ -91,7 +123,9 @@ def run_jobs(
     """
     futures: list[Future[R]] = []
     try:
-        futures.extend(executor.submit(function, job) for job in jobs)
+        for job in jobs:
+            with _ctrl_c_held():  # or a job could be under way that nobody waits for
+                futures.append(executor.submit(function, job))
         for future in as_completed(futures):
             done(future.result())
         return [future.result() for future in futures]

@@ -55,35 +55,41 @@ def kill_a_worker(process: subprocess.Popen[str]) -> None:
 
 
 def interrupt_all(process: subprocess.Popen[str]) -> None:
-    time.sleep(0.5)
     os.killpg(process.pid, signal.SIGINT)
 
 
 @pytest.mark.parametrize(
-    ("end", "status", "message"),
-    [(kill_a_worker, 1, "a worker process died"), (interrupt_all, 130, "nothing was packed")],
+    ("end", "at_work", "status", "message"),
+    [
+        (kill_a_worker, False, 1, "a worker process died"),
+        (interrupt_all, False, 130, "nothing was packed"),
+        (interrupt_all, True, 130, "nothing was packed"),
+    ],
 )
 def test_packing_that_is_ended_leaves_nothing(
     tmp_path: Path,
     end: Callable[[subprocess.Popen[str]], None],
+    at_work: bool,
     status: int,
     message: str,
 ) -> None:
+    """Where its workers have just been started, or have begun on shards."""
     make_tree(tmp_path / "tree", per_class=90, seed=0)
+    out = tmp_path / "out"
     process = subprocess.Popen(
-        [COMMAND, "pack", tmp_path / "tree", tmp_path / "out", "--workers", "2"],
+        [COMMAND, "pack", tmp_path / "tree", out, "--workers", "2", "--shard-size", "50"],
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
     )
-    while len(children(process.pid)) < 2:
-        time.sleep(0.01)
+    while len(children(process.pid)) < 2 or (at_work and not list(out.glob("*/*.tar"))):
+        time.sleep(0.005)
         assert process.poll() is None
     end(process)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == status, errors
     assert message in errors and "Traceback" not in errors
-    assert not (tmp_path / "out").exists()
+    assert not out.exists()
 
 
 def test_a_process_that_is_killed_while_the_pool_ends_does_not_hold_it_up() -> None:
