@@ -135,13 +135,15 @@ def write_dataset(
                 is_anothers = False
                 manifest = _make_files(store, recipe, journal, executor, doing, progress, warn)
                 _move_files(store, journal, manifest, old)
+                journal.remove()
             except BaseException as error:
                 # Every job has ended by now, so nothing writes behind our back.
                 is_moving = journal.old_files is not None
+                if is_moving:
+                    error.add_note("the same command goes on")
                 if not (is_anothers or is_moving or _goes_on(store, journal, error)):
                     journal.remove()
                 raise
-            journal.remove()
     except BrokenExecutor as error:
         raise _worker_died(store) from error
     except OSError as error:
@@ -162,15 +164,21 @@ def _goes_on(store: Store, journal: Journal, error: BaseException) -> bool:
 def open_pool(
     store: Store, executor: Executor | str | None, workers: int | None
 ) -> Iterator[Executor]:
-    """``open_executor``, for what is written to ``store``.
+    """``open_executor``, to write a dataset to ``store``.
 
     Raises:
         OptionError: as there.
         OutputError: a worker died.
     """
+    is_written = False
     try:
         with open_executor(executor, workers) as pool:
             yield pool
+            is_written = True
+    except KeyboardInterrupt as error:
+        if is_written:
+            error.add_note(f"{store} is whole")
+        raise
     except BrokenExecutor as error:
         raise _worker_died(store) from error
 

@@ -9,10 +9,13 @@ import sys
 import textwrap
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
+from conftest import Run
 from test_pack import digests, files_of, write
 
 from cinic_shards.errors import OutputError, StoreError, TreeError
@@ -238,3 +241,38 @@ def test_killed_at_any_moment(
         return
     subprocess.run(again, check=True)
     assert digests(out) == expected
+
+
+@pytest.mark.parametrize(
+    ("kind", "method", "message"),
+    [
+        (LocalStore, "take", "the same command goes on"),
+        (ThreadPoolExecutor, "shutdown", " is whole"),
+    ],
+)
+def test_ctrl_c_says_what_it_left(
+    tree: Path,
+    expected: dict[str, str],
+    tmp_path: Path,
+    run: Run,
+    monkeypatch: pytest.MonkeyPatch,
+    kind: type,
+    method: str,
+    message: str,
+) -> None:
+    """While files are moved to their places, and when all of them are there."""
+    command = ("pack", tree, tmp_path / "out", "--shard-size", 20, "--workers", 1)
+    original = getattr(kind, method)
+
+    def interrupted(*arguments: Any, **options: Any) -> None:
+        original(*arguments, **options)
+        monkeypatch.undo()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(kind, method, interrupted)
+    outcome = run(*command)
+    assert outcome.status == 130
+    assert outcome.err.startswith("interrupted: ") and outcome.err.endswith(f"{message}\n")
+    if message == "the same command goes on":
+        assert run(*command).status == 0
+    assert digests(tmp_path / "out") == expected

@@ -108,11 +108,12 @@ def warn_unless(quiet: bool) -> Callable[[str], None]:
 
 @contextmanager
 def interruptible(what_it_means: str) -> Iterator[None]:
-    """Ctrl-C ends the command with one line."""
+    """Ctrl-C ends the command with one line: what it means where the exception has no note."""
     try:
         yield
-    except KeyboardInterrupt:
-        err_console.print(f"interrupted: {what_it_means}")
+    except KeyboardInterrupt as interrupt:
+        notes = getattr(interrupt, "__notes__", [what_it_means])
+        err_console.print(printable(f"interrupted: {notes[-1]}"))
         raise typer.Exit(130) from None
 
 
