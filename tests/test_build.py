@@ -705,7 +705,7 @@ def test_a_killed_packing_goes_on(sources: Path, tmp_path: Path) -> None:
     """)
     killed = subprocess.run([sys.executable, "-c", program], stdout=subprocess.DEVNULL)
     assert killed.returncode == 9
-    left = sorted(path.name for path in (tmp_path / "shards" / "_packing").glob("*.tar"))
+    left = [note.stem for note in (tmp_path / "shards" / "_packing").glob("*.tar.json")]
     assert left and sorted(os.listdir(tmp_path)) == ["shards", "shards.building", "sources"]
     packed: list[tuple[int, int]] = []
 
