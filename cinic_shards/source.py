@@ -197,9 +197,9 @@ class BlockSource:
                     self._last_used[int(self._last_steps[block])].append(block)
 
     def _get(self, block: int) -> NDArray[np.uint8]:
-        """A block's images; after a block that could not be fetched, its error.
+        """A block's images; after one that could not be fetched, its error, which ends the epoch.
 
-        It ends the epoch: to ask a dead server for what waits behind it would only take time.
+        To ask a dead server for what waits behind it would only take time.
         """
         if self._failure is not None:
             raise self._failure

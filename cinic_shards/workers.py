@@ -75,9 +75,9 @@ def _ctrl_c_held() -> Iterator[None]:
     handler in the main one.
     """
     came: list[tuple[Any, ...]] = []
-    handler = signal.getsignal(signal.SIGINT)
     is_main = threading.current_thread() is threading.main_thread()
-    if is_main and callable(handler):
+    handler = signal.getsignal(signal.SIGINT) if is_main else None
+    if callable(handler):
         signal.signal(signal.SIGINT, lambda *arguments: came.append(arguments))
     has_masks = hasattr(signal, "pthread_sigmask")  # not on Windows
     if has_masks:
@@ -87,7 +87,7 @@ def _ctrl_c_held() -> Iterator[None]:
     finally:
         if has_masks:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
-        if is_main and callable(handler):
+        if callable(handler):
             signal.signal(signal.SIGINT, handler)
             if came:
                 handler(*came[0])
