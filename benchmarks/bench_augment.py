@@ -21,8 +21,8 @@ import numpy as np
 import torch
 
 from cinic_shards import Augment
-from cinic_shards.augment import Transform
-from cinic_shards.bench import import_torchvision
+from cinic_shards.loader.augment import Transform
+from cinic_shards.loader.bench import import_torchvision
 
 BATCH = 512
 SHAPE = (32, 32, 3)

@@ -27,7 +27,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from cinic_shards.bench import (
+from cinic_shards.loader.bench import (
     IMAGEFOLDER_WORKERS,
     Contender,
     Result,
@@ -38,7 +38,7 @@ from cinic_shards.bench import (
     measure,
     shards_of,
 )
-from cinic_shards.reader import Dataset
+from cinic_shards.read.dataset import Dataset
 
 WEBDATASET_WORKERS = (2, 4)
 WEBDATASET_DECODERS = ("torchrgb8", "pil")

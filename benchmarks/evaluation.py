@@ -8,7 +8,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from cinic_shards import ShardLoader
-from cinic_shards.provenance import origins_named
+from cinic_shards.format.provenance import origins_named
 
 GROUPS = ("cifar", "imagenet", "unknown")
 """What errors are told apart by."""

@@ -23,8 +23,8 @@ from train import add_options, ended, is_first, recipe_of, run_all, say, setting
 from training_table import mean_and_deviation
 
 from cinic_shards.errors import OptionError
-from cinic_shards.provenance import origins_named
-from cinic_shards.reader import Dataset
+from cinic_shards.format.provenance import origins_named
+from cinic_shards.read.dataset import Dataset
 
 TRAINED_ON = ("all", "cifar", "imagenet")
 TESTED_ON = ("all", "cifar", "imagenet")

@@ -10,17 +10,17 @@ __version__ = "0.1.0"
 __all__ = ["CINIC10", "Augment", "Batch", "ShardIterable", "ShardLoader", "__version__"]
 
 if TYPE_CHECKING:
-    from cinic_shards.augment import Augment
-    from cinic_shards.batches import Batch
-    from cinic_shards.datasets import CINIC10, ShardIterable
-    from cinic_shards.loader import ShardLoader
+    from cinic_shards.loader.augment import Augment
+    from cinic_shards.loader.batches import Batch
+    from cinic_shards.loader.loader import ShardLoader
+    from cinic_shards.loader.torch_datasets import CINIC10, ShardIterable
 
 _PLACES = {
-    "Augment": "augment",
-    "Batch": "batches",
-    "CINIC10": "datasets",
-    "ShardIterable": "datasets",
-    "ShardLoader": "loader",
+    "Augment": "loader.augment",
+    "Batch": "loader.batches",
+    "CINIC10": "loader.torch_datasets",
+    "ShardIterable": "loader.torch_datasets",
+    "ShardLoader": "loader.loader",
 }
 """Public name -> the file that it is in."""
 

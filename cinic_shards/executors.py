@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from cinic_shards.errors import OptionError
-from cinic_shards.workers import make_executor, usable_cores
+from cinic_shards.jobs import make_executor, usable_cores
 
 if TYPE_CHECKING:
     from distributed import Client

@@ -12,7 +12,7 @@ import servers
 from make_demo_tree import make_tree
 
 from cinic_shards import cli
-from cinic_shards.pack import PackOptions, pack
+from cinic_shards.write.pack import PackOptions, pack
 
 
 class Outcome(NamedTuple):

@@ -18,11 +18,11 @@ from pathlib import Path
 import pytest
 from test_tree import FAULTS, PNG, grow, write
 
-from cinic_shards import spool
+from cinic_shards.check.verify import verify
 from cinic_shards.errors import OutputError, TreeError
-from cinic_shards.members import MAX_GROWTH
-from cinic_shards.pack import PackOptions, pack
-from cinic_shards.verify import verify
+from cinic_shards.tree import spool
+from cinic_shards.tree.members import MAX_GROWTH
+from cinic_shards.write.pack import PackOptions, pack
 
 SIZE = PackOptions(shard_size=40)
 
@@ -339,7 +339,7 @@ def test_a_gzip_of_several_parts_is_read_whole(
 
 def test_a_bomb_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Not written out until the disk is full: it grows beyond what any archive of PNGs does."""
-    monkeypatch.setattr("cinic_shards.members._MAX_SLACK_BYTES", 2**20)
+    monkeypatch.setattr("cinic_shards.tree.members._MAX_SLACK_BYTES", 2**20)
     info = tarfile.TarInfo("train/a/x.png")
     info.size = 2**26
     with gzip.open(tmp_path / "x.tar.gz", "wb", compresslevel=9) as file:
@@ -554,7 +554,7 @@ def kill_packing(archive: Path, out: Path, *, when: str) -> None:
     """Kill a process at its first word about something."""
     script = f"""
 import os, signal
-from cinic_shards.pack import PackOptions, pack
+from cinic_shards.write.pack import PackOptions, pack
 def progress(doing, done, total):
     if doing == {when!r} and done:
         os.kill(os.getpid(), signal.SIGKILL)

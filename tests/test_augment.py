@@ -5,7 +5,8 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from cinic_shards.augment import (
+from cinic_shards.errors import OptionError
+from cinic_shards.loader.augment import (
     CINIC10_STATISTICS,
     PLAIN,
     Augment,
@@ -14,7 +15,6 @@ from cinic_shards.augment import (
     value_line,
     value_table,
 )
-from cinic_shards.errors import OptionError
 
 MEAN, STD = (0.47, 0.46, 0.41), (0.24, 0.25, 0.26)
 SHAPE = (6, 5, 3)

@@ -9,9 +9,9 @@ import pytest
 import torch
 from make_demo_tree import make_tree
 
-from cinic_shards import bench
 from cinic_shards.errors import OptionError
-from cinic_shards.pack import pack
+from cinic_shards.loader import bench
+from cinic_shards.write.pack import pack
 
 ROOT = Path(__file__).resolve().parents[1]
 

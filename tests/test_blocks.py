@@ -11,14 +11,14 @@ from PIL import Image
 from test_pack import digests, files_of
 
 from cinic_shards import codec
-from cinic_shards.convert import convert
+from cinic_shards.check.verify import reindex, verify
 from cinic_shards.errors import FormatError, OptionError, OutputError, TreeError
 from cinic_shards.format import MANIFEST_NAME, NPY_HEADER_BYTES
-from cinic_shards.loader import ShardLoader
-from cinic_shards.pack import PackOptions, pack
-from cinic_shards.reader import Dataset
-from cinic_shards.unpack import unpack
-from cinic_shards.verify import reindex, verify
+from cinic_shards.loader.loader import ShardLoader
+from cinic_shards.read.dataset import Dataset
+from cinic_shards.write.convert import convert
+from cinic_shards.write.pack import PackOptions, pack
+from cinic_shards.write.unpack import unpack
 
 BLOCKS = ("raw", "zstd")
 ENCODINGS = ("png", *BLOCKS)

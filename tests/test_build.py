@@ -22,7 +22,7 @@ from cinic_shards import cli
 from cinic_shards.cinic import build as building
 from cinic_shards.cinic import cifar10
 from cinic_shards.cinic.build import build_shards, build_tree
-from cinic_shards.cinic.built import BuildOptions, Built
+from cinic_shards.cinic.build_options import BuildOptions, Built
 from cinic_shards.cinic.cifar10 import CLASSES, read_cifar10
 from cinic_shards.cinic.draw import Shares, draw_cifar10, draw_order
 from cinic_shards.cinic.synsets import synsets_by_class
@@ -35,8 +35,8 @@ from cinic_shards.errors import (
     StoreError,
 )
 from cinic_shards.format import MANIFEST_NAME
-from cinic_shards.pack import PackOptions, pack
 from cinic_shards.store import open_store, read_manifest
+from cinic_shards.write.pack import PackOptions, pack
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 BATCH_SIZE = 30
@@ -692,8 +692,8 @@ def test_a_killed_packing_goes_on(sources: Path, tmp_path: Path) -> None:
         import os
         from cinic_shards.cinic import cifar10
         from cinic_shards.cinic.build import build_shards
-        from cinic_shards.cinic.built import BuildOptions
-        from cinic_shards.pack import PackOptions
+        from cinic_shards.cinic.build_options import BuildOptions
+        from cinic_shards.write.pack import PackOptions
 
         def progress(doing, done, total):
             if doing == "pack" and done > 300:

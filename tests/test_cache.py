@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cinic_shards import reader as reader_module
 from cinic_shards.errors import OptionError
-from cinic_shards.loader import ShardLoader
-from cinic_shards.pack import PackOptions, pack
+from cinic_shards.loader.loader import ShardLoader
+from cinic_shards.read import dataset as reader_module
+from cinic_shards.write.pack import PackOptions, pack
 
 ENCODINGS = ("png", "zstd", "raw")
 NUM_BLOCKS = 7
@@ -111,7 +111,7 @@ def test_blocks_that_nobody_needs_are_let_go(demo_tree: Path, tmp_path: Path) ->
             made.append(isinstance(shape, tuple))
             return empty(shape, *args, **options)
 
-    from cinic_shards import source
+    from cinic_shards.loader import pixel_source as source
 
     patch = pytest.MonkeyPatch()
     patch.setattr(source, "np", Counting())
@@ -211,7 +211,8 @@ def test_processes_that_wait_for_each_other_do_not_deadlock(
     pack(demo_tree, tmp_path / "shards", PackOptions(encoding="zstd", block_size=4), workers=1)
     script = f"""
         import sys, time
-        from cinic_shards import ShardLoader, reader
+        from cinic_shards import ShardLoader
+        from cinic_shards.read import dataset as reader
         read_block = reader.SplitReader.read_block
         def slow(self, block, out):
             time.sleep(0.01)

@@ -12,8 +12,8 @@ import pytest
 from conftest import Outcome, Run
 
 from cinic_shards import __version__, cli, progress
-from cinic_shards.pack import PackOptions, pack
-from cinic_shards.reader import Dataset
+from cinic_shards.read.dataset import Dataset
+from cinic_shards.write.pack import PackOptions, pack
 
 COMMAND = Path(sys.executable).with_name("cinic-shard")
 

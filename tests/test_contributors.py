@@ -16,7 +16,7 @@ from cinic_shards.cinic.contributors import (
     write_contributors,
 )
 from cinic_shards.errors import FormatError, OutputError, StoreError
-from cinic_shards.pack import PackOptions, pack
+from cinic_shards.write.pack import PackOptions, pack
 
 HEADER = "synset, image_num, cinic_set, class\n"
 

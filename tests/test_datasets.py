@@ -20,9 +20,9 @@ from PIL import Image
 from torch.utils.data import DataLoader, Subset
 
 from cinic_shards import CINIC10, Augment, Batch, ShardIterable, ShardLoader
-from cinic_shards.bench import import_torchvision
 from cinic_shards.errors import DecodeError, FormatError, OptionError
-from cinic_shards.pack import PackOptions, pack
+from cinic_shards.loader.bench import import_torchvision
+from cinic_shards.write.pack import PackOptions, pack
 
 # Torch warns of more workers than cores, and Python of a fork beside threads.
 pytestmark = [
@@ -305,7 +305,7 @@ LIGHTNING = """
     import sys, warnings
     warnings.simplefilter("ignore")
     from cinic_shards import Augment, ShardLoader
-    from cinic_shards.bench import import_torchvision
+    from cinic_shards.loader.bench import import_torchvision
     import_torchvision()  # lightning would, and fail beside a CPU build of torch
     import lightning, torch
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from odd_pngs import RGB, encode_png
 
-from cinic_shards.duplicates import find_duplicates
-from cinic_shards.pack import PackOptions, pack
-from cinic_shards.reader import Dataset
+from cinic_shards.read.dataset import Dataset
+from cinic_shards.view.duplicates import find_duplicates
+from cinic_shards.write.pack import PackOptions, pack
 
 COLOURS = np.random.default_rng(0).integers(0, 256, (30, 4, 5, 3), np.int64)
 

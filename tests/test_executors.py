@@ -16,12 +16,12 @@ from make_demo_tree import make_tree
 from servers import DaskCluster, dask_cluster, free_port
 
 import cinic_shards.executors as executors
-from cinic_shards.convert import convert
 from cinic_shards.errors import OptionError, OutputError
 from cinic_shards.executors import open_executor
-from cinic_shards.pack import PackOptions, pack
-from cinic_shards.shard_writer import write_shard
-from cinic_shards.workers import run_jobs, usable_cores
+from cinic_shards.jobs import run_jobs, usable_cores
+from cinic_shards.write.convert import convert
+from cinic_shards.write.pack import PackOptions, pack
+from cinic_shards.write.shard import write_shard
 
 COMMAND = Path(sys.executable).with_name("cinic-shard")
 SMALL = PackOptions(shard_size=64, block_size=32)

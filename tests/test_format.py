@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 import cinic_shards.format as fmt
 from cinic_shards.errors import FormatError
 from cinic_shards.format import Index, Manifest, PixelSums, ShardInfo, SplitInfo
+from cinic_shards.format.provenance import UNKNOWN, Provenance
 from cinic_shards.format.tar import lay_out_members
-from cinic_shards.provenance import UNKNOWN, Provenance
 
 # Tar
 

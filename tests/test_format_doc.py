@@ -17,8 +17,8 @@ from format_example import PNGS, SHARD, blocks, build_example
 
 import cinic_shards.format as fmt
 from cinic_shards.format import Manifest, sidecar_json
-from cinic_shards.pack import PackOptions, pack
-from cinic_shards.provenance import ORIGINS, UNKNOWN
+from cinic_shards.format.provenance import ORIGINS, UNKNOWN
+from cinic_shards.write.pack import PackOptions, pack
 
 DOCUMENT = (Path(__file__).parent.parent / "docs" / "format.md").read_text(encoding="utf-8")
 SHOWN = dict(re.findall(r"^```\w+ (\w+)\n(.*?)^```$", DOCUMENT, re.MULTILINE | re.DOTALL))

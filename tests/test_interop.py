@@ -7,9 +7,9 @@ import pytest
 import webdataset
 
 from cinic_shards.errors import DecodeError
-from cinic_shards.interop import decode, unbatch
-from cinic_shards.pack import PackOptions, pack
-from cinic_shards.reader import Dataset
+from cinic_shards.read.dataset import Dataset
+from cinic_shards.read.webdataset import decode, unbatch
+from cinic_shards.write.pack import PackOptions, pack
 
 # webdataset leaves closing its files to the garbage collector.
 pytestmark = pytest.mark.filterwarnings(

@@ -20,10 +20,10 @@ from test_pack import digests, files_of, write
 
 from cinic_shards.errors import OutputError, StoreError, TreeError
 from cinic_shards.format import PACKING_FOLDER
-from cinic_shards.journal import Journal
-from cinic_shards.pack import PackOptions, pack
-from cinic_shards.reader import Dataset
+from cinic_shards.read.dataset import Dataset
 from cinic_shards.store import LocalStore
+from cinic_shards.write.journal import Journal
+from cinic_shards.write.pack import PackOptions, pack
 
 OPTIONS = PackOptions(shard_size=20)
 
@@ -44,7 +44,10 @@ def die_at(tree: Path, out: Path, where: str, *, overwrite: bool = False) -> Non
     """Pack in a process that ends at once, without any cleaning up, where Python code says so."""
     script = f"""
         import os
-        from cinic_shards import dataset_writer, journal, pack, store
+        from cinic_shards import store
+        from cinic_shards.write import dataset as dataset_writer
+        from cinic_shards.write import journal
+        from cinic_shards.write import pack
         die = lambda *args, **options: os._exit(9)
         progress = lambda doing, done, total: None
         {where}

@@ -14,15 +14,16 @@ import torch
 from make_demo_tree import make_tree
 from odd_pngs import damaged_pngs, odd_pngs
 
-from cinic_shards import Augment, codec, kernels, plan
-from cinic_shards.augment import Transform
-from cinic_shards.codec import Payloads
+from cinic_shards import Augment, codec
+from cinic_shards.codec import Payloads, kernels
+from cinic_shards.codec.kernels.base import Kernel
 from cinic_shards.errors import DecodeError
-from cinic_shards.facts import ImageMeter
-from cinic_shards.kernels.base import Kernel
-from cinic_shards.pack import PackOptions, pack
-from cinic_shards.plan import EpochPlan, choose
-from cinic_shards.warmup import warm_up
+from cinic_shards.loader import plan
+from cinic_shards.loader.augment import Transform
+from cinic_shards.loader.plan import EpochPlan, choose
+from cinic_shards.loader.warmup import warm_up
+from cinic_shards.write.facts import ImageMeter
+from cinic_shards.write.pack import PackOptions, pack
 
 
 def assert_same(plain: Any, compiled: Any) -> None:
@@ -163,7 +164,7 @@ def test_the_first_raw_batch_needs_no_numba(tmp_path: Path) -> None:
 MANY_CALLS = """
     import os, sys, threading
     import numpy as np
-    from cinic_shards.kernels import blocks_of_rows
+    from cinic_shards.codec.kernels import blocks_of_rows
     starts = np.array([0, 3, 6, 4000])
 
     def call():
@@ -184,7 +185,7 @@ def test_many_calls_and_large_ones_are_compiled() -> None:
     assert run("""
     import sys
     import numpy as np
-    from cinic_shards.kernels import blocks_of_rows
+    from cinic_shards.codec.kernels import blocks_of_rows
     blocks_of_rows(np.arange(5000), np.array([0, 5000]), np.empty(5000, np.int64))
     print("numba" in sys.modules)
     """) == "True\n"  # fmt: skip
@@ -230,7 +231,7 @@ def test_without_a_folder_for_compiled_kernels_one_warning_says_so(tmp_path: Pat
     import warnings
     import numpy as np
     import numba.core.caching as caching
-    from cinic_shards.kernels import blocks_of_rows, crc32_batch, gather_images
+    from cinic_shards.codec.kernels import blocks_of_rows, crc32_batch, gather_images
 
     caching.CacheImpl._locator_classes = []
     rows, out = np.arange(5000), np.empty(5000, np.int64)

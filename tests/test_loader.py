@@ -20,10 +20,10 @@ from make_demo_tree import make_tree
 from PIL import Image
 
 from cinic_shards import Batch, ShardLoader
-from cinic_shards.augment import PLAIN, Augment
 from cinic_shards.errors import DecodeError, FormatError, OptionError, StoreError
-from cinic_shards.pack import PackOptions, pack
-from cinic_shards.reader import Dataset
+from cinic_shards.loader.augment import PLAIN, Augment
+from cinic_shards.read.dataset import Dataset
+from cinic_shards.write.pack import PackOptions, pack
 
 
 @pytest.fixture(scope="module")

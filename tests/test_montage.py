@@ -7,11 +7,11 @@ import pytest
 from conftest import Run
 from PIL import Image
 
-from cinic_shards.columns import Columns
 from cinic_shards.errors import OptionError, OutputError
-from cinic_shards.montage import draw, fit, show, stratified
-from cinic_shards.pack import PackOptions, pack
-from cinic_shards.reader import Dataset
+from cinic_shards.read.columns import Columns
+from cinic_shards.read.dataset import Dataset
+from cinic_shards.view.montage import draw, fit, show, stratified
+from cinic_shards.write.pack import PackOptions, pack
 
 CELL, GAP = 64, 4
 
@@ -95,7 +95,7 @@ def test_what_cannot_be_shown(flat: Path, tmp_path: Path) -> None:
 
 
 def test_a_montage_that_would_be_too_large(encoded: dict[str, Path], tmp_path: Path) -> None:
-    import cinic_shards.montage as module
+    import cinic_shards.view.montage as module
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "_MAX_SIDE", 1000)

@@ -34,9 +34,9 @@ from cinic_shards.errors import (
     TreeError,
 )
 from cinic_shards.format import INDEX_NAME, MANIFEST_NAME, Index, Manifest, ShardInfo
-from cinic_shards.pack import PackOptions, pack, packing_order
-from cinic_shards.provenance import ORIGINS, parse_stem
-from cinic_shards.reader import Dataset
+from cinic_shards.format.provenance import ORIGINS, parse_stem
+from cinic_shards.read.dataset import Dataset
+from cinic_shards.write.pack import PackOptions, pack, packing_order
 
 PNG = encode_png(np.zeros((2, 3, 3), np.int64), RGB, 8)
 
@@ -892,7 +892,7 @@ def test_a_killed_process_leaves_nothing_that_looks_whole(
     before = digests(out)
     script = f"""
         import os
-        from cinic_shards.pack import PackOptions, pack
+        from cinic_shards.write.pack import PackOptions, pack
         pack({str(demo_tree)!r}, {str(out)!r}, PackOptions(shard_size=7), workers=1, overwrite=True,
              progress=lambda doing, done, total: doing == "pack" and done and os._exit(9))
     """

@@ -30,11 +30,11 @@ from PIL import Image
 
 import cinic_shards.format as fmt
 from cinic_shards import codec
+from cinic_shards.check.shard import CheckJob, check_shard
 from cinic_shards.codec import Payloads, decode_png
 from cinic_shards.errors import DecodeError, FormatError
 from cinic_shards.format import Index, Manifest, ShardInfo
-from cinic_shards.interop import decode
-from cinic_shards.shard_checker import CheckJob, check_shard
+from cinic_shards.read.webdataset import decode
 from cinic_shards.store import LocalStore
 
 sys.path.insert(0, str(Path(__file__).parent / "hostile"))

@@ -2,7 +2,7 @@
 
 import pytest
 
-from cinic_shards.provenance import CIFAR10_SIZES, ORIGINS, UNKNOWN, Provenance, parse_stem
+from cinic_shards.format.provenance import CIFAR10_SIZES, ORIGINS, UNKNOWN, Provenance, parse_stem
 
 KNOWN = {
     "cifar10-train-103": ("cifar10-train", "", 103),

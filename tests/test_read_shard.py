@@ -20,9 +20,9 @@ from PIL import Image
 from read_shard import read_dataset, read_manifest
 
 from cinic_shards.format import Index, Manifest
-from cinic_shards.pack import PackOptions, pack
-from cinic_shards.provenance import parse_stem
-from cinic_shards.reader import Dataset
+from cinic_shards.format.provenance import parse_stem
+from cinic_shards.read.dataset import Dataset
+from cinic_shards.write.pack import PackOptions, pack
 
 SCRIPT = Path(__file__).parent.parent / "tools" / "read_shard.py"
 DOG, CAT = "train/dog/ours", "train/cat/n02121808_77"

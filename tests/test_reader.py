@@ -10,8 +10,8 @@ from make_demo_tree import make_tree
 
 from cinic_shards.errors import FormatError, OptionError
 from cinic_shards.format import MANIFEST_NAME, Manifest
-from cinic_shards.pack import PackOptions, pack
-from cinic_shards.reader import Dataset
+from cinic_shards.read.dataset import Dataset
+from cinic_shards.write.pack import PackOptions, pack
 
 
 @pytest.fixture(scope="module")

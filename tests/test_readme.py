@@ -6,7 +6,7 @@ import pytest
 from make_demo_tree import make_tree
 from readme_example import example
 
-from cinic_shards.pack import pack
+from cinic_shards.write.pack import pack
 
 
 def test_the_training_example_runs(

@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 from make_demo_tree import make_tree
 
-from cinic_shards.pack import pack
+from cinic_shards.write.pack import pack
 
 PAGE = (Path(__file__).parents[1] / "docs" / "recipes.md").read_text(encoding="utf-8")
 RECIPES = dict(re.findall(r"^## ([^\n]+)\n(?:(?!^## ).)*?```python\n(.*?)```", PAGE, re.M | re.S))
 
 # Lightning imports torchvision, which fails beside a CPU build of torch.
-PRELUDE = "from cinic_shards.bench import import_torchvision\nimport_torchvision()\n"
+PRELUDE = "from cinic_shards.loader.bench import import_torchvision\nimport_torchvision()\n"
 
 
 @pytest.fixture(scope="module")

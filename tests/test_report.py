@@ -17,14 +17,14 @@ from conftest import Run
 from numpy.typing import NDArray
 from PIL import Image
 
-from cinic_shards.duplicates import find_duplicates
 from cinic_shards.errors import FormatError, OptionError, OutputError, StoreError
-from cinic_shards.pack import PackOptions, pack
-from cinic_shards.reader import Dataset
-from cinic_shards.report import content as content_module
-from cinic_shards.report import write_report
-from cinic_shards.report.charts import Series, highest_share, histogram
-from cinic_shards.report.sheets import COLUMNS, TILES
+from cinic_shards.read.dataset import Dataset
+from cinic_shards.view.duplicates import find_duplicates
+from cinic_shards.view.report import content as content_module
+from cinic_shards.view.report import write_report
+from cinic_shards.view.report.charts import Series, highest_share, histogram
+from cinic_shards.view.report.sprites import COLUMNS, TILES
+from cinic_shards.write.pack import PackOptions, pack
 
 
 class Page(HTMLParser):
@@ -408,7 +408,7 @@ def test_it_is_written_whole_or_not_at_all(
     def fail(*args: object, **options: object) -> str:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("cinic_shards.report.make_page", fail)
+    monkeypatch.setattr("cinic_shards.view.report.make_page", fail)
     with pytest.raises(KeyboardInterrupt):
         write_report(encoded["raw"], out, sample=10, workers=1)
     assert [path.name for path in tmp_path.iterdir()] == ["r.html"]

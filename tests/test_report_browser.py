@@ -11,9 +11,9 @@ from chromium import Page, missing_programs, open_page
 from PIL import Image
 from selenium.webdriver.common.keys import Keys
 
-from cinic_shards.pack import PackOptions, pack
-from cinic_shards.provenance import parse_stem
-from cinic_shards.report import write_report
+from cinic_shards.format.provenance import parse_stem
+from cinic_shards.view.report import write_report
+from cinic_shards.write.pack import PackOptions, pack
 
 pytestmark = [
     pytest.mark.real,

@@ -12,7 +12,6 @@ import pytest
 from conftest import Run
 from PIL import Image
 
-from cinic_shards.bench import import_torchvision
 from cinic_shards.cinic import cifar10
 from cinic_shards.cinic.cifar10 import (
     CLASSES,
@@ -25,7 +24,8 @@ from cinic_shards.cinic.cifar10 import (
 from cinic_shards.cinic.pickles import write_pickle
 from cinic_shards.cinic.restore import Restored, restore_cifar10
 from cinic_shards.errors import FormatError, OptionError, OutputError
-from cinic_shards.pack import PackOptions, pack
+from cinic_shards.loader.bench import import_torchvision
+from cinic_shards.write.pack import PackOptions, pack
 
 SIZE = 20
 SPLITS = ("test", "train", "valid")

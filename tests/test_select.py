@@ -14,8 +14,7 @@ import pytest
 from conftest import Run
 from PIL import Image
 
-from cinic_shards import dataset_writer
-from cinic_shards.convert import convert
+from cinic_shards.check.verify import reindex, verify
 from cinic_shards.errors import (
     FormatError,
     OptionError,
@@ -24,15 +23,16 @@ from cinic_shards.errors import (
     TreeError,
 )
 from cinic_shards.format import Manifest
-from cinic_shards.new_splits import NewSplit, parse_splits
-from cinic_shards.pack import PackOptions, pack
-from cinic_shards.reader import Dataset
-from cinic_shards.select import select
-from cinic_shards.select_tree import select_tree
-from cinic_shards.selection import Subset
+from cinic_shards.read.dataset import Dataset
+from cinic_shards.read.subset import Subset
 from cinic_shards.store import open_store
-from cinic_shards.unpack import unpack
-from cinic_shards.verify import reindex, verify
+from cinic_shards.write import dataset as dataset_writer
+from cinic_shards.write.convert import convert
+from cinic_shards.write.pack import PackOptions, pack
+from cinic_shards.write.select import select
+from cinic_shards.write.select_tree import select_tree
+from cinic_shards.write.splits import NewSplit, parse_splits
+from cinic_shards.write.unpack import unpack
 
 ENCODINGS = ("png", "zstd", "raw")
 KNOWN = ("test", "train", "valid")
@@ -172,7 +172,7 @@ def test_what_the_manifest_says_of_its_parent(encoded: dict[str, Path], tmp_path
 
 
 def test_a_fraction_is_the_loaders(encoded: dict[str, Path], tmp_path: Path) -> None:
-    from cinic_shards.selection import select as choose
+    from cinic_shards.read.subset import select as choose
 
     dataset, subset = Dataset(encoded["png"]), Subset(fraction=0.25, fraction_seed=5)
     select(encoded["png"], tmp_path / "x", splits=["train"], subset=subset, workers=1)
@@ -217,7 +217,7 @@ def test_blocks_of_more_pixels_than_are_held(
     encoded: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expected = select(encoded["zstd"], tmp_path / "a", splits=["x=train+valid"], workers=1)
-    monkeypatch.setattr("cinic_shards.picked_source._HELD_BYTES", 20 * 3072)
+    monkeypatch.setattr("cinic_shards.write.samples.picked._HELD_BYTES", 20 * 3072)
     found = select(encoded["zstd"], tmp_path / "b", splits=["x=train+valid"], workers=1)
     assert sha256s(found) == sha256s(expected)
 

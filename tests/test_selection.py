@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from cinic_shards import ShardLoader
-from cinic_shards.columns import Columns
 from cinic_shards.errors import OptionError
-from cinic_shards.pack import PackOptions, pack
-from cinic_shards.provenance import parse_stem
-from cinic_shards.reader import Dataset
-from cinic_shards.selection import Subset, select
+from cinic_shards.format.provenance import parse_stem
+from cinic_shards.read.columns import Columns
+from cinic_shards.read.dataset import Dataset
+from cinic_shards.read.subset import Subset, select
+from cinic_shards.write.pack import PackOptions, pack
 
 
 @pytest.fixture(scope="module")

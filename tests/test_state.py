@@ -17,7 +17,7 @@ from make_demo_tree import make_tree
 
 from cinic_shards import Augment, Batch, ShardLoader
 from cinic_shards.errors import OptionError
-from cinic_shards.pack import PackOptions, pack
+from cinic_shards.write.pack import PackOptions, pack
 
 
 def facts(batches: Any) -> list[tuple[list[int], list[int], bytes]]:
@@ -446,7 +446,7 @@ def test_iterators_that_the_garbage_collector_finds(encoded: dict[str, Path]) ->
 
 def test_an_iterator_that_outlives_the_modules(encoded: dict[str, Path]) -> None:
     script = f"""
-        import cinic_shards.epoch as module  # named here, it is cleared early
+        import cinic_shards.loader.epoch as module  # named here, it is cleared early
         from cinic_shards import ShardLoader
 
         loader = ShardLoader({str(encoded["png"])!r}, batch_size=5, workers=1)

@@ -10,12 +10,12 @@ from conftest import Run
 from numpy.typing import NDArray
 from PIL import Image
 
-from cinic_shards import images
 from cinic_shards.errors import FormatError, OptionError
-from cinic_shards.pack import PackOptions, pack
-from cinic_shards.provenance import parse_stem
-from cinic_shards.reader import Dataset
-from cinic_shards.stats import measure, pixel_sums
+from cinic_shards.format.provenance import parse_stem
+from cinic_shards.read import map_images as images
+from cinic_shards.read.dataset import Dataset
+from cinic_shards.view.stats import measure, pixel_sums
+from cinic_shards.write.pack import PackOptions, pack
 
 PARTS = [
     {},

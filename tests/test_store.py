@@ -133,8 +133,8 @@ def test_file_urls(tmp_path: Path) -> None:
 @pytest.mark.parametrize("command", [["--help"], ["pack", "--help"]])
 def test_no_command_line_loads_obstore(command: list[str]) -> None:
     script = (
-        "import sys; from cinic_shards.__main__ import main; import cinic_shards.pack\n"
-        "import cinic_shards.dataset_writer, cinic_shards.store\n"
+        "import sys; from cinic_shards.__main__ import main; import cinic_shards.write.pack\n"
+        "import cinic_shards.write.dataset, cinic_shards.store\n"
         f"sys.argv[1:] = {command}\n"
         "try: main()\nexcept SystemExit: pass\n"
         "assert 'obstore' not in sys.modules"

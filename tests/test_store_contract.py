@@ -19,7 +19,6 @@ from servers import S3Server
 
 import cinic_shards.format as fmt
 from cinic_shards.errors import MissingError, OptionError, OutputError, StoreError
-from cinic_shards.pack import PackOptions, pack
 from cinic_shards.store import (
     LocalStore,
     RemoteStore,
@@ -29,6 +28,7 @@ from cinic_shards.store import (
     read_manifest,
 )
 from cinic_shards.store.remote import PART_BYTES
+from cinic_shards.write.pack import PackOptions, pack
 
 DATA = np.random.default_rng(0).bytes(3 * PART_BYTES + 12_345)
 """Several requests long."""

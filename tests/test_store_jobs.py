@@ -16,16 +16,16 @@ import pytest
 from servers import S3Server
 from test_pack import write
 
-from cinic_shards.convert import convert
-from cinic_shards.duplicates import find_duplicates
+from cinic_shards.check.verify import reindex, verify
 from cinic_shards.errors import CinicShardsError, OptionError, OutputError, StoreError, TreeError
 from cinic_shards.format import PACKING_FOLDER
-from cinic_shards.journal import Journal
-from cinic_shards.pack import PackOptions, pack
-from cinic_shards.reader import Dataset
+from cinic_shards.read.dataset import Dataset
 from cinic_shards.store import Store, open_store, read_manifest
-from cinic_shards.unpack import unpack
-from cinic_shards.verify import reindex, verify
+from cinic_shards.view.duplicates import find_duplicates
+from cinic_shards.write.convert import convert
+from cinic_shards.write.journal import Journal
+from cinic_shards.write.pack import PackOptions, pack
+from cinic_shards.write.unpack import unpack
 
 OPTIONS = PackOptions(shard_size=40)
 

@@ -16,10 +16,10 @@ from servers import S3Server
 
 from cinic_shards import CINIC10, Augment, ShardLoader
 from cinic_shards.errors import DecodeError, OptionError, StoreError
-from cinic_shards.pack import PackOptions, pack
 from cinic_shards.store import Store, open_store
 from cinic_shards.store.base import Bytes
 from cinic_shards.store.remote import RemoteStore
+from cinic_shards.write.pack import PackOptions, pack
 
 ENCODINGS = ("png", "zstd", "raw")
 

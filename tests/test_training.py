@@ -24,7 +24,7 @@ from train import run_all
 from trainer import COLUMNS, Run, StoppedError
 
 from cinic_shards.errors import OptionError
-from cinic_shards.pack import PackOptions, pack
+from cinic_shards.write.pack import PackOptions, pack
 
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 CPU = torch.device("cpu")

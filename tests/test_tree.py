@@ -16,10 +16,10 @@ import pytest
 from odd_pngs import RGB, SIGNATURE, chunk, encode_png
 
 from cinic_shards.errors import TreeError
-from cinic_shards.pack import pack
-from cinic_shards.records import Tree
-from cinic_shards.tree import scan_tree
-from cinic_shards.workers import make_executor
+from cinic_shards.jobs import make_executor
+from cinic_shards.tree.folder import scan_tree
+from cinic_shards.tree.records import Tree
+from cinic_shards.write.pack import pack
 
 PNG = encode_png(np.zeros((2, 3, 3), np.int64), RGB, 8)
 
@@ -201,7 +201,7 @@ def test_a_named_pipe_is_no_image(root: Path) -> None:
     os.mkfifo(root / "train" / "a" / "x.png")
     script = f"""
         from cinic_shards.errors import TreeError
-        from cinic_shards.tree import scan_tree
+        from cinic_shards.tree.folder import scan_tree
         try:
             scan_tree({str(root)!r})
         except TreeError as error:

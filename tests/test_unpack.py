@@ -10,9 +10,9 @@ from test_pack import files_of
 from test_verify import change, rewrite_index, with_key
 
 from cinic_shards.errors import CinicShardsError, FormatError, OptionError, OutputError, StoreError
-from cinic_shards.provenance import parse_stem
+from cinic_shards.format.provenance import parse_stem
 from cinic_shards.store import lock_file
-from cinic_shards.unpack import Unpacked, unpack
+from cinic_shards.write.unpack import Unpacked, unpack
 
 
 @pytest.mark.parametrize("workers", [1, 2])

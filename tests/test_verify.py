@@ -12,12 +12,12 @@ import pytest
 from make_demo_tree import make_tree
 from odd_pngs import odd_pngs
 
+from cinic_shards.check.faults import Fault
+from cinic_shards.check.verify import reindex, verify
 from cinic_shards.errors import FormatError, OptionError, StoreError
-from cinic_shards.faults import Fault
 from cinic_shards.format import MANIFEST_NAME, Index, Manifest
-from cinic_shards.pack import PackOptions, pack
-from cinic_shards.reader import Dataset
-from cinic_shards.verify import reindex, verify
+from cinic_shards.read.dataset import Dataset
+from cinic_shards.write.pack import PackOptions, pack
 
 SHARD = "train-00001-of-00003.tar"
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from make_demo_tree import make_tree
 
-from cinic_shards.workers import make_executor, usable_cores
+from cinic_shards.jobs import make_executor, usable_cores
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 
@@ -96,7 +96,7 @@ def test_a_process_that_is_killed_while_the_pool_ends_does_not_hold_it_up() -> N
     """The one that is killed may hold the lock of the queue at which the other one waits."""
     script = """
         import os, signal, threading, time
-        from cinic_shards.workers import make_executor, run_jobs
+        from cinic_shards.jobs import make_executor, run_jobs
 
         if __name__ == "__main__":
             for number in range(8):

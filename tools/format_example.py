@@ -30,7 +30,7 @@ from PIL import Image
 import cinic_shards.format as fmt
 from cinic_shards.codec import encode_block
 from cinic_shards.format import Manifest
-from cinic_shards.pack import pack, packing_order
+from cinic_shards.write.pack import pack, packing_order
 
 _PNG_START = """
     89 50 4e 47 0d 0a 1a 0a

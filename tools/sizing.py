@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from cinic_shards.plan import EpochPlan
+from cinic_shards.loader.plan import EpochPlan
 
 BYTES_AN_IMAGE = {"png": 4_229, "zstd": 1_892, "raw": 3_144}
 """Of CINIC-10's shards."""

@@ -10,7 +10,7 @@ def build(encoding: str) -> Callable[[Path, Path], None]:
     """``cinic-shard pack``."""
 
     def write(split: Path, out: Path) -> None:
-        from cinic_shards.pack import PackOptions, pack
+        from cinic_shards.write.pack import PackOptions, pack
 
         tree = out / "tree"
         tree.mkdir()

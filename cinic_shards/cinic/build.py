@@ -14,13 +14,13 @@ from concurrent.futures import BrokenExecutor, Executor
 from contextlib import contextmanager
 from pathlib import Path
 
-from cinic_shards.cinic.built import BuildOptions, Built
+from cinic_shards.cinic.build_options import BuildOptions, Built
+from cinic_shards.cinic.check_sources import check_enough, find_contributors, list_tars
 from cinic_shards.cinic.cifar10 import CLASSES, read_cifar10
 from cinic_shards.cinic.contributors import read_contributors
 from cinic_shards.cinic.draw import SPLITS, PhotoDraw, Shares
-from cinic_shards.cinic.image_writer import PhotoWriter, draw_photos, replay_photos, write_cifar10
-from cinic_shards.cinic.sources import check_enough, find_contributors, list_tars
-from cinic_shards.cinic.tree_writer import (
+from cinic_shards.cinic.render import PhotoWriter, draw_photos, replay_photos, write_cifar10
+from cinic_shards.cinic.sink import (
     FILE_BYTES,
     TAR,
     TREE,
@@ -29,13 +29,13 @@ from cinic_shards.cinic.tree_writer import (
     open_tar,
     open_workshop,
 )
-from cinic_shards.dataset_writer import check_output
 from cinic_shards.errors import OutputError
 from cinic_shards.executors import open_executor
-from cinic_shards.pack import PackOptions, pack
-from cinic_shards.provenance import parse_stem
+from cinic_shards.format.provenance import parse_stem
+from cinic_shards.jobs import Progress
 from cinic_shards.store import LocalStore, Place, open_store
-from cinic_shards.workers import Progress
+from cinic_shards.write.dataset import check_output
+from cinic_shards.write.pack import PackOptions, pack
 
 _PathLike = str | os.PathLike[str]
 
@@ -60,7 +60,7 @@ def build_tree(
         out: a folder that is empty or does not exist.
         options: see ``BuildOptions``.
         workers: processes; by default the cores that this process may use.
-        progress: see ``workers.Progress``.
+        progress: see ``jobs.Progress``.
         warn: called with each kind of thing that was left out.
 
     Raises:
@@ -130,7 +130,7 @@ def build_shards(
             with the system's temporary files where ``out`` is on a server.
         workers: processes; by default the cores that this process may use.
         overwrite: replace the dataset that ``out`` holds (the files that its manifest names).
-        progress: see ``workers.Progress``.
+        progress: see ``jobs.Progress``.
         warn: called with each kind of thing that was left out.
 
     Raises:

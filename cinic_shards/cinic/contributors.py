@@ -16,9 +16,9 @@ from typing import Any, NamedTuple, TextIO
 import numpy as np
 
 import cinic_shards.format as fmt
-from cinic_shards.columns import Columns
 from cinic_shards.errors import FormatError, OutputError, StoreError, some_lines
-from cinic_shards.provenance import parse_stem
+from cinic_shards.format.provenance import parse_stem
+from cinic_shards.read.columns import Columns
 from cinic_shards.store import LocalStore, Place, open_store, read_manifest
 
 HEADER = ("synset", "image_num", "cinic_set", "class")

@@ -15,7 +15,7 @@ from cinic_shards.cinic.cifar10 import CLASSES, Cifar10
 from cinic_shards.cinic.photos import SynsetTar
 from cinic_shards.cinic.synsets import synsets_by_class
 from cinic_shards.errors import SourcesError
-from cinic_shards.pack import packing_order
+from cinic_shards.write.pack import packing_order
 
 SPLITS = ("train", "valid", "test")
 """In the order in which photos are dealt to them."""

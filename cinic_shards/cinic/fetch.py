@@ -15,8 +15,8 @@ from typing import Any, BinaryIO
 from urllib.parse import unquote, urlsplit
 
 from cinic_shards.errors import MissingError, OptionError, OutputError, StoreError
+from cinic_shards.jobs import Progress
 from cinic_shards.store import Answer, WebFile, lock_file
-from cinic_shards.workers import Progress
 
 URL = "https://datashare.is.ed.ac.uk/bitstream/handle/10283/3192/CINIC-10.tar.gz"
 """Of the publisher, the University of Edinburgh: https://doi.org/10.7488/ds/2448."""

@@ -21,12 +21,12 @@ from cinic_shards.cinic.cifar10 import (
     write_batches,
     write_npz,
 )
-from cinic_shards.columns import Columns
 from cinic_shards.errors import FormatError, OptionError, OutputError, few
-from cinic_shards.images import Images, map_images
-from cinic_shards.reader import Dataset, SplitReader
+from cinic_shards.jobs import Progress
+from cinic_shards.read.columns import Columns
+from cinic_shards.read.dataset import Dataset, SplitReader
+from cinic_shards.read.map_images import Images, map_images
 from cinic_shards.store import Place
-from cinic_shards.workers import Progress
 
 FORMATS = ("batches", "npz")
 
@@ -62,7 +62,7 @@ def restore_cifar10(
             ``npz`` where ``out`` ends with it.
         check: ``cifar-10-python.tar.gz``: compare every image and label with it before writing.
         workers: threads; by default the cores that this process may use.
-        progress: see ``workers.Progress``.
+        progress: see ``jobs.Progress``.
         warn: called with each thing that a user should know.
 
     Raises:

@@ -165,9 +165,9 @@ def select(
 
     `cinic-shard select ./shards ./links --class cat --class dog --symlink-to ./cinic`
     """
-    from cinic_shards.select import select as select_shards
-    from cinic_shards.select_tree import select_tree
-    from cinic_shards.selection import Subset
+    from cinic_shards.read.subset import Subset
+    from cinic_shards.write.select import select as select_shards
+    from cinic_shards.write.select_tree import select_tree
 
     is_tree = tree or symlink_to is not None
     if is_tree and (executor is not None or overwrite):

@@ -20,7 +20,7 @@ from cinic_shards.cli.console import (
     warn,
     warn_unless,
 )
-from cinic_shards.cli.shards import parse_sidecars
+from cinic_shards.cli.write import parse_sidecars
 from cinic_shards.errors import OptionError
 from cinic_shards.progress import ProgressReport
 
@@ -158,8 +158,8 @@ def build(
     imagenet-contributors.csv`
     """
     from cinic_shards.cinic.build import build_shards, build_tree
-    from cinic_shards.cinic.built import BuildOptions
-    from cinic_shards.pack import PackOptions
+    from cinic_shards.cinic.build_options import BuildOptions
+    from cinic_shards.write.pack import PackOptions
 
     chosen = _given(
         per_class=per_class, seed=seed, contributors=contributors, allow_missing=allow_missing

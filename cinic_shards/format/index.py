@@ -26,7 +26,7 @@ from cinic_shards.format.fields import (
     get_integers,
     shown,
 )
-from cinic_shards.provenance import ORIGINS, Provenance
+from cinic_shards.format.provenance import ORIGINS, Provenance
 
 PIXEL_HASH_BYTES = 16
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from cinic_shards.errors import FormatError
 from cinic_shards.format.fields import INDEX_NAME
-from cinic_shards.provenance import Provenance
+from cinic_shards.format.provenance import Provenance
 
 TAR_BLOCK = 512
 TAR_END = bytes(2 * TAR_BLOCK)

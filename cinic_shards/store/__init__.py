@@ -18,8 +18,7 @@ from cinic_shards.errors import FormatError, MissingError, OptionError, StoreErr
 from cinic_shards.format import Index, Manifest, ShardInfo
 from cinic_shards.store.address import parse_address
 from cinic_shards.store.base import MAX_READ_BYTES, Bytes, Store
-from cinic_shards.store.clients import has_client
-from cinic_shards.store.download import Answer, WebFile
+from cinic_shards.store.connection import has_client
 from cinic_shards.store.local import (
     TEMPORARY_SUFFIX,
     LocalStore,
@@ -28,6 +27,7 @@ from cinic_shards.store.local import (
     store_of_file,
 )
 from cinic_shards.store.remote import RemoteStore
+from cinic_shards.store.web_file import Answer, WebFile
 
 __all__ = [
     "MAX_READ_BYTES",

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from cinic_shards.errors import CinicShardsError, MissingError, OptionError, OutputError, StoreError
 from cinic_shards.store.address import Address
 from cinic_shards.store.base import MAX_READ_BYTES, Bytes, Store, refuse_another_size
-from cinic_shards.store.clients import Connection, reason, repeated
+from cinic_shards.store.connection import Connection, reason, repeated
 
 PART_BYTES = 2**23
 """A whole file is read by requests of so many."""

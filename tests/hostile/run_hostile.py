@@ -25,14 +25,14 @@ from make_hostile import ATTACKS, OUTSIDE, Attack, change, good_images
 from odd_pngs import SIGNATURE
 
 from cinic_shards import cli
+from cinic_shards.check.verify import reindex, verify
 from cinic_shards.errors import CinicShardsError
-from cinic_shards.loader import ShardLoader
-from cinic_shards.pack import pack
-from cinic_shards.select import select as select_dataset
-from cinic_shards.selection import Subset
-from cinic_shards.stats import measure
-from cinic_shards.unpack import unpack
-from cinic_shards.verify import reindex, verify
+from cinic_shards.loader.loader import ShardLoader
+from cinic_shards.read.subset import Subset
+from cinic_shards.view.stats import measure
+from cinic_shards.write.pack import pack
+from cinic_shards.write.select import select as select_dataset
+from cinic_shards.write.unpack import unpack
 
 MAX_SECONDS = 5.0
 MAX_MEGABYTES = 300.0

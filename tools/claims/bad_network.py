@@ -38,7 +38,7 @@ SLACK_SECONDS = 3.0
 RATES = """
 import json, sys, time
 from cinic_shards import ShardLoader
-from cinic_shards.warmup import warm_up
+from cinic_shards.loader.warmup import warm_up
 
 place, epochs = sys.argv[1:]
 warm_up()

@@ -17,11 +17,11 @@ import numpy as np
 from claim import Claim
 from make_demo_tree import make_tree
 
+from cinic_shards.check.verify import verify
 from cinic_shards.errors import CinicShardsError
 from cinic_shards.format import MANIFEST_NAME
-from cinic_shards.loader import ShardLoader
-from cinic_shards.reader import Dataset
-from cinic_shards.verify import verify
+from cinic_shards.loader.loader import ShardLoader
+from cinic_shards.read.dataset import Dataset
 
 NUM_FLIPS = 300
 NUM_TRUNCATIONS = 50

@@ -13,7 +13,7 @@ from PIL import Image
 
 from cinic_shards import ShardLoader
 from cinic_shards.format import ENCODINGS
-from cinic_shards.reader import Dataset
+from cinic_shards.read.dataset import Dataset
 
 
 def compare(tree: Path, folders: dict[str, Path]) -> tuple[int, int, bool]:

@@ -17,7 +17,7 @@ from cinic_shards import ShardLoader
 next(iter(ShardLoader({shards!r}, batch_size=512)))
 """
 IMAGEFOLDER = """
-from cinic_shards.bench import imagefolder
+from cinic_shards.loader.bench import imagefolder
 next(iter(imagefolder({tree!r}, "train", batch_size=512, workers={workers}).open()))
 """
 

@@ -15,7 +15,7 @@ import torch
 from claim import Claim
 
 from cinic_shards import Augment, ShardLoader
-from cinic_shards.reader import Dataset
+from cinic_shards.read.dataset import Dataset
 
 WORLDS = (1, 2, 3, 5, 7, 8, 64)
 THREADS = (1, 2, 3, 4)

@@ -13,7 +13,7 @@ import numpy as np
 from claim import Claim
 from numpy.typing import NDArray
 
-from cinic_shards.plan import EpochPlan
+from cinic_shards.loader.plan import EpochPlan
 
 BLOCK_SIZE = 1024
 BAR = 1.3

@@ -12,7 +12,7 @@ from odd_pngs import odd_pngs
 from PIL import Image
 
 from cinic_shards import ShardLoader
-from cinic_shards.reader import Dataset
+from cinic_shards.read.dataset import Dataset
 
 
 def compare(tree: Path, shards: Path) -> tuple[int, int]:

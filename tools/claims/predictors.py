@@ -13,7 +13,7 @@ import zstandard
 from claim import Claim
 from numpy.typing import NDArray
 
-from cinic_shards.reader import Dataset
+from cinic_shards.read.dataset import Dataset
 
 NUM_IMAGES = 8192
 

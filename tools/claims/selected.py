@@ -16,7 +16,7 @@ from pathlib import Path
 from claim import COMMAND, Claim, digests
 
 from cinic_shards.format import ENCODINGS, MANIFEST_NAME
-from cinic_shards.reader import Dataset
+from cinic_shards.read.dataset import Dataset
 
 
 def joined(key: str) -> str:

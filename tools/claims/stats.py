@@ -18,7 +18,7 @@ from claim import COMMAND, Claim
 from numpy.typing import NDArray
 from PIL import Image
 
-from cinic_shards.provenance import CIFAR10_SIZES, parse_stem
+from cinic_shards.format.provenance import CIFAR10_SIZES, parse_stem
 
 BAR = 1e-12
 CIFAR10_TRAIN_MEAN = (0.49139968, 0.48215841, 0.44653091)

@@ -13,8 +13,8 @@ import numpy as np
 from claim import Claim
 from PIL import Image
 
-from cinic_shards.bench import import_torchvision
-from cinic_shards.provenance import parse_stem
+from cinic_shards.format.provenance import parse_stem
+from cinic_shards.loader.bench import import_torchvision
 
 
 def expected_labels(tree: Path) -> dict[str, int]:

@@ -33,7 +33,7 @@ def read_epochs(reader: str, options: dict[str, Any], epochs: int) -> dict[str, 
     from bench_loader import webdataset_epochs
 
     from cinic_shards import ShardLoader
-    from cinic_shards.warmup import warm_up
+    from cinic_shards.loader.warmup import warm_up
 
     if reader == "cinic-shards":
         warm_up()

@@ -10,8 +10,8 @@ import time
 
 from claim import COMMAND, Claim
 
-from cinic_shards.loader import ShardLoader
-from cinic_shards.reader import Dataset
+from cinic_shards.loader.loader import ShardLoader
+from cinic_shards.read.dataset import Dataset
 
 BAR = 3.0
 

@@ -1,0 +1,1 @@
+"""Prove that a dataset is complete and undamaged, or rebuild its manifest."""

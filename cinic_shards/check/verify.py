@@ -1,0 +1,336 @@
+"""The proof that a dataset is whole: every byte of it checked, every fault named."""
+
+import itertools
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import cinic_shards.format as fmt
+from cinic_shards.check.faults import Fault
+from cinic_shards.check.shard import CheckedShard, CheckJob, check_shard
+from cinic_shards.errors import FormatError, OptionError, StoreError
+from cinic_shards.format import Manifest, ShardInfo, SplitInfo
+from cinic_shards.jobs import Progress, make_executor, run_jobs, usable_cores
+from cinic_shards.store import Place, Store, is_packing, open_store, read_manifest
+from cinic_shards.tree.archive import ArchivedImages, ArchiveTree, scan_archive
+from cinic_shards.tree.folder import scan_tree
+from cinic_shards.tree.members import is_archive
+from cinic_shards.tree.records import Tree
+from cinic_shards.tree.spool import open_spool
+from cinic_shards.write.facts import make_manifest
+
+
+@dataclass(frozen=True, slots=True)
+class Verification:
+    """What ``verify`` found."""
+
+    num_shards: int
+    num_samples: int
+    faults: tuple[Fault, ...]
+    num_more_faults: int
+    """Beyond those listed: of one shard, 1,000 are."""
+    strays: tuple[str, ...]
+    """Files beside the dataset that it does not name; no fault."""
+
+    @property
+    def is_whole(self) -> bool:
+        return not self.faults
+
+
+def verify(
+    place: Place,
+    *,
+    quick: bool = False,
+    against: str | os.PathLike[str] | None = None,
+    workers: int | None = None,
+    progress: Progress = lambda doing, done, total: None,
+) -> Verification:
+    """Check a dataset: digests, tar structure, index, every payload, every image, every count.
+
+    Args:
+        place: where the dataset lies; see ``store.Place``.
+        quick: sizes, SHA-256 and indexes alone; no image is decoded.
+        against: a tree to compare with, or an archive of one: the same images, byte for byte; of
+            blocks, the same pixels.
+        workers: processes; by default the cores that this process may use.
+        progress: see ``jobs.Progress``.
+
+    Raises:
+        StoreError: there is no dataset at ``place``.
+        OptionError: an option cannot be.
+        TreeError: ``against`` is no tree of PNGs.
+    """
+    workers = usable_cores() if workers is None else workers
+    if workers < 1:
+        raise OptionError(f"{workers} workers: expected at least 1")
+    if quick and against is not None:
+        raise OptionError("quick compares no images: leave it out to compare with a tree")
+    store = open_store(place)
+    try:
+        manifest = read_manifest(store)
+    except FormatError as error:
+        problem = str(error).removeprefix(f"{store}/{fmt.MANIFEST_NAME}: ")
+        fault = Fault(fmt.MANIFEST_NAME, f"{problem}; or let cinic-shard reindex make it anew")
+        return Verification(0, 0, (fault,), 0, ())
+
+    done = 0
+
+    def shard_done(checked: CheckedShard) -> None:
+        nonlocal done
+        done += checked.facts.info.num_samples if checked.facts else 0
+        progress("verify", done, manifest.num_samples)
+
+    with make_executor(workers) as executor, ExitStack() as stack:
+        tree = None if against is None else stack.enter_context(_open_tree(against, executor))
+        root = None if tree is None else tree.root.resolve()
+        jobs = list(_jobs(store, manifest, quick, tree))
+        progress("verify", 0, manifest.num_samples)
+        checked = run_jobs(executor, check_shard, jobs, done=shard_done)
+    faults = [fault for shard in checked for fault in shard.faults]
+    if not faults and not quick:
+        faults += _compare(manifest, checked)
+    if tree is not None:
+        packed = {key for shard in checked for key in shard.keys}
+        faults += [
+            Fault("", f"{root}/{file} is not in the dataset")
+            for records in tree.splits.values()
+            for file, key in zip(records.files, records.keys, strict=True)
+            if key not in packed
+        ]
+    named = {job.name for job in jobs} | {fmt.MANIFEST_NAME}
+    return Verification(
+        len(jobs),
+        manifest.num_samples,
+        tuple(faults),
+        sum(shard.num_more_faults for shard in checked),
+        _strays(store, named),
+    )
+
+
+def _strays(store: Store, named: set[str]) -> tuple[str, ...]:
+    """What lies beside the dataset, as far as that can be told."""
+    if not store.can_list:
+        return ()
+    names = store.names()
+    if not is_packing(store, names):
+        named = named | {fmt.PACKING_FOLDER}
+    return tuple(name for name in names if name not in named)
+
+
+@contextmanager
+def _open_tree(against: str | os.PathLike[str], executor: Executor) -> Iterator[Tree]:
+    """A tree to compare with: a folder, or an archive as long as this is open."""
+    if is_archive(against):
+        with open_spool(Path(tempfile.gettempdir())) as spool:
+            yield scan_archive(Path(against), spool)
+    else:
+        yield scan_tree(against, executor=executor)
+
+
+def _jobs(store: Store, manifest: Manifest, quick: bool, tree: Tree | None) -> Iterator[CheckJob]:
+    seed = _seed(manifest)
+    for split in manifest.splits:
+        images: Path | ArchivedImages | None = None
+        if isinstance(tree, ArchiveTree):
+            images = ArchivedImages(tree, split.name)
+        elif tree is not None:
+            images = tree.root.resolve()
+        for shard in split.shards:
+            yield CheckJob(store, split.name, shard.name, shard, seed, quick, images)
+
+
+def _seed(manifest: Manifest) -> int | None:
+    """The seed of the packing order, where it is stated."""
+    seed = manifest.options.get("seed")
+    return seed if type(seed) is int and 0 <= seed <= fmt.MAX_INTEGER else None
+
+
+def _compare(manifest: Manifest, checked: Sequence[CheckedShard]) -> Iterator[Fault]:
+    """What the manifest says that its shards, each whole, do not."""
+
+    def fault(problem: str) -> Fault:
+        return Fault(fmt.MANIFEST_NAME, problem)
+
+    facts = [shard.facts for shard in checked if shard.facts is not None]
+    stated = {shard.classes for shard in checked}
+    classes = stated.pop() if stated else None
+    if classes is None:
+        class_of_label: dict[int, str] = {}
+        for shard in checked:
+            class_of_label |= shard.class_of_label or {}
+        classes = tuple(name for _, name in sorted(class_of_label.items()))
+    if stated:
+        yield fault("some of its shards state other classes than others")
+    if classes != manifest.classes:
+        stated_classes, found_classes = fmt.shown(manifest.classes), fmt.shown(classes)
+        yield fault(f"its classes are {stated_classes}, its shards' are {found_classes}")
+    if classes != tuple(sorted(classes, key=str.encode)):
+        yield fault(f"its classes are {fmt.shown(classes)}, expected them sorted")
+    if "seed" in manifest.options and _seed(manifest) is None:
+        yield fault(f"its seed is {fmt.shown(manifest.options['seed'])}, expected a number")
+    sidecars = {shard.sidecars for shard in checked}
+    stated_sidecars = manifest.options.get("sidecars", [])
+    if [list(names) for names in sidecars] != [stated_sidecars]:
+        says = fmt.shown(stated_sidecars)
+        yield fault(f"its sidecars are {says}, its shards' are {sorted(sidecars)}")
+    for before, after in itertools.pairwise(checked):
+        if (
+            before.order
+            and after.order
+            and before.facts
+            and after.facts
+            and before.facts.split == after.facts.split
+            and before.order[1] >= after.order[0]
+        ):
+            yield Fault(after.facts.info.name, f"belongs before {before.facts.info.name}")
+    kinds = {(shard.encoding, shard.block_size) for shard in checked}
+    if len(kinds) > 1:
+        yield fault(f"its shards have several encodings or block sizes: {sorted(kinds)}")
+        return
+    encoding, block_size = kinds.pop() if kinds else (manifest.encoding, manifest.block_size)
+    rebuilt = make_manifest(
+        facts, manifest.classes, manifest.options, encoding=encoding, block_size=block_size
+    )
+    for name in ("encoding", "block_size", "fingerprint"):
+        yield from _differences(fault, "its", manifest, rebuilt, [name])
+    names = [split.name for split in manifest.splits]
+    if names != sorted(set(names)):
+        yield fault(f"its splits are {names}, expected names in order, each once")
+        return
+    for split, other in zip(manifest.splits, rebuilt.splits, strict=True):
+        place = f"split {split.name}'s"
+        yield from _differences(fault, place, split, other, _names(SplitInfo, "shards"))
+        for one, two in zip(split.shards, other.shards, strict=True):
+            yield from _differences(fault, f"{one.name}'s", one, two, _names(ShardInfo))
+
+
+def _names(kind: type, *without: str) -> list[str]:
+    return [field.name for field in fields(kind) if field.name not in without]
+
+
+def _differences(
+    fault: Callable[[str], Fault], place: str, stated: Any, found: Any, names: Sequence[str]
+) -> Iterator[Fault]:
+    for name in names:
+        says, is_ = getattr(stated, name), getattr(found, name)
+        if says != is_:
+            yield fault(f"{place} {name} is {fmt.shown(says)}, its shards give {fmt.shown(is_)}")
+
+
+def reindex(
+    place: Place,
+    *,
+    workers: int | None = None,
+    progress: Progress = lambda doing, done, total: None,
+) -> Manifest:
+    """Make a dataset's manifest anew from its shards, every byte of which is checked.
+
+    What shards do not tell is not in it: the packing seed, where it is not 0.
+
+    Args:
+        place: where all shards of a dataset lie; a manifest there is replaced.
+        workers: processes; by default the cores that this process may use.
+        progress: see ``jobs.Progress``; the number of images is not known before the end.
+
+    Raises:
+        StoreError: there are no shards, or not all of them.
+        FormatError: a shard is damaged.
+    """
+    workers = usable_cores() if workers is None else workers
+    store = open_store(place)
+    names = store.names()
+    if is_packing(store, names):
+        raise StoreError(f"{store}: packing did not finish; run the same command again")
+    jobs = [
+        CheckJob(store, split, name, None, seed=0)
+        for split, split_names in _shards_by_split(store, names).items()
+        for name in split_names
+    ]
+    done = 0
+
+    def shard_done(checked: CheckedShard) -> None:
+        nonlocal done
+        done += checked.facts.info.num_samples if checked.facts else 0
+        progress("reindex", done, 0)
+
+    with make_executor(workers) as executor:
+        checked = run_jobs(executor, check_shard, jobs, done=shard_done)
+        if any("out of the packing order" in f.problem for s in checked for f in s.faults):
+            jobs = [CheckJob(job.store, job.split, job.name, None) for job in jobs]
+            checked = run_jobs(executor, check_shard, jobs, done=shard_done)
+    if faults := [fault for shard in checked for fault in shard.faults]:
+        listed = "\n  ".join(str(fault) for fault in faults[:20])
+        raise FormatError(
+            f"{store}: {len(faults)} faults in the shards; no manifest was made\n  {listed}"
+        )
+    classes = _classes(store, checked)
+    if len(sidecars := {shard.sidecars for shard in checked}) > 1:
+        raise FormatError(f"{store}: shards with the sidecars {sidecars} are not of one dataset")
+    if len(kinds := {(shard.encoding, shard.block_size) for shard in checked}) > 1:
+        raise FormatError(
+            f"{store}: shards of several encodings or block sizes, {sorted(kinds)}, are not of one "
+            "dataset"
+        )
+    encoding, block_size = kinds.pop()
+    facts = [shard.facts for shard in checked if shard.facts is not None]
+    options: dict[str, Any] = {} if jobs[0].seed is None else {"seed": jobs[0].seed}
+    options["shard_size"] = max(shard.info.num_samples for shard in facts)
+    options["sidecars"] = list(sidecars.pop())
+    manifest = make_manifest(facts, classes, options, encoding=encoding, block_size=block_size)
+    with store.create(fmt.MANIFEST_NAME) as file:
+        file.write(manifest.to_bytes())
+    return manifest
+
+
+def _classes(store: Store, checked: Sequence[CheckedShard]) -> tuple[str, ...]:
+    """The classes that shards, each whole, state or make up together."""
+    stated = {shard.classes for shard in checked}
+    if len(stated) > 1:
+        raise FormatError(
+            f"{store}: shards that state several lists of classes, or none, are not of one dataset"
+        )
+    if (classes := stated.pop()) is not None:
+        return classes
+    class_of_label: dict[int, str] = {}
+    for shard in checked:
+        for label, name in (shard.class_of_label or {}).items():
+            if class_of_label.setdefault(label, name) != name:
+                raise FormatError(
+                    f"{store}: label {label} is class {name} in some shards and "
+                    f"{class_of_label[label]} in others; they are not of one dataset"
+                )
+    classes = tuple(name for _, name in sorted(class_of_label.items()))
+    if sorted(class_of_label) != list(range(len(classes))) or len(set(classes)) < len(classes):
+        labels = fmt.shown(class_of_label)
+        raise FormatError(f"{store}: the shards' labels {labels} are not of one dataset")
+    return classes
+
+
+def _shards_by_split(store: Store, names: Sequence[str]) -> dict[str, list[str]]:
+    """Every split's shards in order; none may be missing."""
+    found: dict[str, dict[int, dict[int, str]]] = {}
+    for name in names:
+        if place := fmt.parse_shard_name(name):
+            split, shard_index, num_shards = place
+            found.setdefault(split, {}).setdefault(num_shards, {})[shard_index] = name
+    if not found:
+        raise StoreError(f"{store}: holds no shard such as train-00000-of-00009.tar")
+    for split, by_count in found.items():
+        if len(by_count) > 1:
+            counts = " and ".join(str(count) for count in sorted(by_count))
+            raise StoreError(f"{store}: split {split} has shards of {counts}; remove the others")
+        ((num_shards, shards),) = by_count.items()
+        if num_missing := num_shards - len(shards):
+            first = next(position for position in range(num_shards) if position not in shards)
+            name = fmt.shard_name(split, first, num_shards)
+            raise StoreError(f"{store}: {name} is missing, and {num_missing - 1} more; fetch them")
+    return {
+        split: [name for _, name in sorted(shards.items())]
+        for split, by_count in sorted(found.items())
+        for shards in by_count.values()
+    }

@@ -1,0 +1,140 @@
+"""What the sources hold, and whether it is enough for what is asked."""
+
+import os
+from collections.abc import Sequence
+from concurrent.futures import Executor
+from pathlib import Path
+
+import cinic_shards.format as fmt
+from cinic_shards.cinic.build_options import BuildOptions, Built
+from cinic_shards.cinic.cifar10 import CLASSES
+from cinic_shards.cinic.contributors import Contributor
+from cinic_shards.cinic.draw import SPLITS, PhotoDraw, Pick, Shares
+from cinic_shards.cinic.photos import SynsetTar, list_photos
+from cinic_shards.cinic.synsets import synsets_by_class
+from cinic_shards.errors import SourcesError, some
+from cinic_shards.jobs import Progress, run_jobs
+
+_HINT = "give a folder of ImageNet's synset tars, n########.tar"
+
+
+def list_tars(
+    imagenet: Path,
+    rows: Sequence[Contributor] | None,
+    built: Built,
+    executor: Executor,
+    progress: Progress,
+) -> dict[str, SynsetTar]:
+    """Synset -> its tar, of those that are wanted and there."""
+    if rows is None:
+        wanted = sorted({synset for names in synsets_by_class().values() for synset in names})
+    else:
+        wanted = sorted({row.synset for row in rows})
+    try:
+        there = set(os.listdir(imagenet))
+    except OSError as error:
+        raise SourcesError(str(imagenet), [str(error.strerror)], _HINT) from error
+    built.missing_tars = [synset for synset in wanted if f"{synset}.tar" not in there]
+    if len(built.missing_tars) == len(wanted):
+        problem = (
+            f"holds none of {len(wanted):,} synset tars that are wanted, such as {wanted[0]}.tar"
+        )
+        raise SourcesError(str(imagenet), [problem], _HINT)
+    num_photos = 0
+
+    def listed(tar: SynsetTar) -> None:
+        nonlocal num_photos
+        num_photos += len(tar)
+        progress("list", num_photos, 0)
+
+    paths = [str(imagenet.absolute() / f"{name}.tar") for name in wanted if f"{name}.tar" in there]
+    tars = run_jobs(executor, list_photos, paths, done=listed)
+    built.empty_tars = [f"{tar.synset}.tar" for tar in tars if tar.is_empty]
+    built.unusable_tars = [f"{tar.synset}.tar: {tar.problem}" for tar in tars if tar.problem]
+    built.left_out_members = [f"{tar.synset}.tar: {one}" for tar in tars for one in tar.left_out]
+    return {tar.synset: tar for tar in tars if len(tar)}
+
+
+def check_enough(
+    draws: Sequence[PhotoDraw],
+    shares: Shares,
+    imagenet: Path,
+    options: BuildOptions,
+    built: Built,
+) -> None:
+    """Refuse before anything is decoded where a class has too few photos, or a tar is damaged.
+
+    Raises:
+        SourcesError: names all of them.
+    """
+    needed = len(SPLITS) * shares.photos
+    missing = {*built.missing_tars, *(name.removesuffix(".tar") for name in built.empty_tars)}
+    short = []
+    for draw in draws:
+        if len(draw) < needed:
+            text = f"{draw.name}: {len(draw):,} of {needed:,} photos"
+            absent = [name for name in synsets_by_class()[draw.name] if name in missing]
+            short.append(
+                text + (f"; no tar, or an empty one, of {' '.join(absent)}" if absent else "")
+            )
+    problems = [*built.unusable_tars, *short]
+    if options.allow_missing or not problems:
+        return
+    hints = ["fetch the damaged tars again"] if built.unusable_tars else []
+    if short:
+        least = min(len(draw) for draw in draws)
+        fits = [n for n in range(1, options.per_class) if len(SPLITS) * Shares(n).photos <= least]
+        hints.append(f"--per-class {fits[-1]} would do" if fits else "more photos are needed")
+    hints.append("or --allow-missing goes on with what there is")
+    raise SourcesError(str(imagenet), problems, "; ".join(hints))
+
+
+def find_contributors(
+    rows: Sequence[Contributor], tars: dict[str, SynsetTar], options: BuildOptions, built: Built
+) -> list[Pick]:
+    """The photos of a list.
+
+    Raises:
+        SourcesError: some are in no tar, or are of another dataset.
+    """
+    _check_places(rows, options)
+    picks = []
+    for row in rows:
+        tar = tars.get(row.synset)
+        at = None if tar is None else tar.row_of(row.number)
+        if tar is not None and at is not None:
+            picks.append(Pick(tar, at, f"{row.split}/{row.class_name}/{row.synset}_{row.number}"))
+        else:
+            built.missing_rows.append(f"{row.synset}_{row.number}")
+    if built.missing_rows and not options.allow_missing:
+        raise _no_source(options, built, len(rows))
+    return picks
+
+
+def _check_places(rows: Sequence[Contributor], options: BuildOptions) -> None:
+    problems = []
+    for row in rows:
+        kinds = ("cinic_set", row.split, SPLITS), ("class", row.class_name, CLASSES)
+        for kind, found, known in kinds:
+            if found not in known:
+                place = f"{row.synset}_{row.number}"
+                expected = f"expected one of {', '.join(known)}"
+                problems.append(f"{place}: {kind} is {fmt.shown(found)}, {expected}")
+    if problems:
+        listed = problems[:20] + [f"and {len(problems) - 20:,} more"] * (len(problems) > 20)
+        raise SourcesError(str(options.contributors), listed, "give a list of CINIC-10's photos")
+
+
+def _no_source(options: BuildOptions, built: Built, num_rows: int) -> SourcesError:
+    found = some(built.missing_rows)
+    problem = (
+        f"{len(built.missing_rows):,} of {num_rows:,} rows have no photo in any source: {found}"
+    )
+    tars = [
+        *built.unusable_tars,
+        *(f"{name}: 0 bytes" for name in built.empty_tars),
+        *(f"{synset}.tar: not there" for synset in built.missing_tars),
+    ]
+    lacking = f" ({some(tars)})" if tars else ""
+    hint = f"fetch the tars that lack them{lacking}; or --allow-missing does without"
+    return SourcesError(str(options.contributors), [problem], hint)

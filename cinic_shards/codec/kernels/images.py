@@ -1,0 +1,157 @@
+"""Decoded pixels: gathered from wherever they lie, augmented on the way, summed."""
+
+import numpy as np
+
+from cinic_shards.codec.kernels.base import kernel, mix, quick_kernel
+from cinic_shards.codec.kernels.memory import bytes_at, copy_bytes, prefetch
+
+_ONE = np.uint64(1)
+_TWO = np.uint64(2)
+_THREE = np.uint64(3)
+_CACHE_LINE = 64
+"""Bytes. Where it is another, only time is lost."""
+
+
+@quick_kernel
+def gather_images(addresses, out):
+    """Copy the image at each of N addresses to ``out`` uint8 (N, H, W, 3)."""
+    num_images, height, width, _ = out.shape
+    size = height * width * 3
+    to = out.ctypes.data
+    for i in range(num_images):
+        if i + 2 < num_images:  # both pages that it is on: a random one is long looked for
+            prefetch(addresses[i + 2])
+            prefetch(addresses[i + 2] + size - 1)
+        copy_bytes(to + i * size, addresses[i], size)
+
+
+@quick_kernel
+def draw_augmentations(ids, key, padding, flip, height, width, out):
+    """What chance does to each sample: a function of the key and its id alone.
+
+    ``out`` int64 (N, 5): top and left of the crop in the padded image, 1 to flip it, row and column
+    of the middle of the cut-out square.
+    """
+    low = np.uint64(0xFFFFFFFF)
+    half = np.uint64(32)
+    for i in range(len(ids)):
+        first = mix(key ^ mix(np.uint64(ids[i]) + np.uint64(0x9E3779B97F4A7C15)))
+        second = mix(first + np.uint64(0x9E3779B97F4A7C15))
+        places = np.uint64(2 * padding + 1)
+        out[i, 0] = np.int64(((first >> half) * places) >> half)
+        out[i, 1] = np.int64(((first & low) * places) >> half)
+        out[i, 2] = np.int64(second >> np.uint64(63)) if flip else 0
+        out[i, 3] = np.int64((((second >> np.uint64(31)) & low) * np.uint64(height)) >> half)
+        out[i, 4] = np.int64(((second & np.uint64(0x7FFFFFFF)) * np.uint64(width)) >> np.uint64(31))
+
+
+@kernel
+def augment_images(addresses, draws, padding, cutout, fill, table, line, out):
+    """Crop, flip, cut out and normalise N images in one pass.
+
+    Args:
+        addresses: int64 (N,), of uint8 images (H, W, 3).
+        draws: what ``draw_augmentations`` gave.
+        padding: black pixels around an image before it is cropped to its old size.
+        cutout: side of the square that is filled; 0 for none.
+        fill: uint8 (3,), the colour of that square.
+        table: (3, 256), what each channel's values become; None to leave uint8 as it is.
+        line: float64 (2, 3 W), scale and offset of each value of a row, where
+            ``value * scale + offset`` in double precision, rounded once, is what the table says;
+            None to look values up. It vectorises: twice as fast.
+        out: (N, H, W, 3), of the table's dtype.
+    """
+    num_images, height, width, _ = out.shape
+    flat = out.reshape(-1)
+    row_bytes = 3 * width
+    padded_row = row_bytes + 6 * padding
+    # Its border stays black: only the inside is written.
+    padded = np.zeros((height + 2 * padding) * padded_row, np.uint8)
+    inside = padding * padded_row + 3 * padding
+    columns = np.uint64(width)
+    values = np.uint64(row_bytes)
+    for i in range(num_images):
+        base = addresses[i]
+        following = addresses[min(i + 1, num_images - 1)]
+        left = draws[i, 1]
+        if draws[i, 2]:
+            source = bytes_at(base, height * row_bytes)
+            for y in range(height):
+                last = np.uint64((y + 1) * row_bytes - 3)
+                to = np.uint64(inside + y * padded_row)
+                for x in range(columns):
+                    padded[to + _THREE * x] = source[last - _THREE * x]
+                    padded[to + _THREE * x + _ONE] = source[last - _THREE * x + _ONE]
+                    padded[to + _THREE * x + _TWO] = source[last - _THREE * x + _TWO]
+            left = 2 * padding - left  # of the crop in the mirrored image
+            base = padded.ctypes.data
+        elif padding > 0:
+            for y in range(height):
+                copy_bytes(
+                    padded.ctypes.data + inside + y * padded_row, base + y * row_bytes, row_bytes
+                )
+            base = padded.ctypes.data
+        source = bytes_at(base, len(padded))
+        for y in range(height):
+            start = (draws[i, 0] + y) * padded_row + 3 * left
+            row = np.uint64(start)
+            to = np.uint64((i * height + y) * row_bytes)
+            for line_start in range(0, row_bytes, _CACHE_LINE):
+                prefetch(following + y * row_bytes + line_start)
+            if table is None:
+                copy_bytes(flat.ctypes.data + np.int64(to), base + start, row_bytes)
+            elif line is None:
+                for x in range(columns):
+                    flat[to + _THREE * x] = table[0, source[row + _THREE * x]]
+                    flat[to + _THREE * x + _ONE] = table[1, source[row + _THREE * x + _ONE]]
+                    flat[to + _THREE * x + _TWO] = table[2, source[row + _THREE * x + _TWO]]
+            else:
+                for x in range(values):
+                    exact = np.float64(source[row + x]) * line[0, x] + line[1, x]
+                    flat[to + x] = np.float32(exact)
+        if cutout > 0:
+            top = draws[i, 3] - cutout // 2
+            left = draws[i, 4] - cutout // 2
+            for y in range(max(top, 0), min(top + cutout, height)):
+                for x in range(max(left, 0), min(left + cutout, width)):
+                    for channel in range(3):
+                        value = fill[channel]
+                        out[i, y, x, channel] = value if table is None else table[channel, value]
+
+
+@kernel
+def add_channel_sums(images, sums, square_sums):
+    """Add the values and squared values of ``images`` uint8 (P, 3) to int64 sums of shape (3,)."""
+    values = images.reshape(-1)
+    # A lane always sees the same channel, for 96 is a multiple of 3; so the loop vectorises.
+    lane_sums = np.zeros(96, np.uint64)
+    lane_squares = np.zeros(96, np.uint64)
+    for start in range(np.uint64(0), np.uint64(len(values)), np.uint64(96)):
+        for lane in range(min(np.uint64(96), np.uint64(len(values)) - start)):
+            value = np.uint64(values[start + lane])
+            lane_sums[lane] += value
+            lane_squares[lane] += value * value
+    for lane in range(96):
+        sums[lane % 3] += np.int64(lane_sums[lane])
+        square_sums[lane % 3] += np.int64(lane_squares[lane])
+
+
+@kernel
+def add_histograms(images, groups, counts):
+    """Count each value of each channel of N images, uint8 (N, H, W, 3), by group.
+
+    Args:
+        images: uint8, C-contiguous.
+        groups: int64 (N,), which of G groups an image is of.
+        counts: int64 (G, 3, 256); added to.
+    """
+    num_images, height, width, _ = images.shape
+    values = images.reshape(-1)
+    size = height * width * 3
+    for i in range(num_images):
+        group = groups[i]
+        start = i * size
+        for at in range(start, start + size, 3):
+            counts[group, 0, values[at]] += 1
+            counts[group, 1, values[at + 1]] += 1
+            counts[group, 2, values[at + 2]] += 1

@@ -1,0 +1,287 @@
+"""PNG: the chunks, the inflate call and the row filters of a whole batch, in one kernel.
+
+The fast path takes what nearly every file is: 8-bit RGB, not interlaced, no chunk that changes
+pixels. It only ever says "these are the pixels" or "not mine"; Pillow then decides what an
+unusual or damaged file means, so the package and Pillow agree on every file by construction.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cinic_shards.codec.kernels.base import kernel, part, quick_kernel
+from cinic_shards.codec.kernels.memory import call_0, call_1, call_3, call_6, load_byte
+
+
+def _crc_table() -> NDArray[np.uint32]:
+    table = np.arange(256, dtype=np.uint32)
+    for _ in range(8):
+        table = np.where(table & 1, (table >> 1) ^ np.uint32(0xEDB88320), table >> 1)
+    return table.astype(np.uint32)
+
+
+_CRC_TABLE = _crc_table()
+
+
+@part
+def _crc32(address, length):
+    """CRC-32 a byte at a time: for the few bytes of a PNG's small chunks."""
+    crc = np.uint32(0xFFFFFFFF)
+    for i in range(length):
+        index = (np.int64(crc) ^ load_byte(address + i)) & 0xFF
+        crc = _CRC_TABLE[index] ^ (crc >> np.uint32(8))
+    return np.int64(crc ^ np.uint32(0xFFFFFFFF))
+
+
+@quick_kernel
+def crc32_batch(crc32, addresses, lengths, out):
+    """CRC-32 of N payloads; ``crc32`` is the address of libdeflate_crc32."""
+    for i in range(len(addresses)):
+        out[i] = np.uint32(call_3(crc32, 0, addresses[i], np.int64(lengths[i])) & 0xFFFFFFFF)
+
+
+def _chunk_type(name: bytes) -> int:
+    return int.from_bytes(name, "big")
+
+
+_IHDR = _chunk_type(b"IHDR")
+_IDAT = _chunk_type(b"IDAT")
+_IEND = _chunk_type(b"IEND")
+_TEXT = _chunk_type(b"tEXt")
+_GAMA = _chunk_type(b"gAMA")
+_CHRM = _chunk_type(b"cHRM")
+_SRGB = _chunk_type(b"sRGB")
+_PHYS = _chunk_type(b"pHYs")
+_BKGD = _chunk_type(b"bKGD")
+_TIME = _chunk_type(b"tIME")
+_SBIT = _chunk_type(b"sBIT")
+_SIGNATURE = _chunk_type(b"\x89PNG"), _chunk_type(b"\r\n\x1a\n")
+
+
+@part
+def _load_u32(address):
+    """The big-endian 32-bit word at an address."""
+    return (
+        (load_byte(address) << 24)
+        | (load_byte(address + 1) << 16)
+        | (load_byte(address + 2) << 8)
+        | load_byte(address + 3)
+    )
+
+
+@part
+def _is_harmless(chunk, length):
+    """Whether Pillow reads a chunk of this type and length without any effect on the pixels."""
+    return (
+        (chunk == _GAMA and length == 4)
+        or (chunk == _CHRM and length == 32)
+        or (chunk == _SRGB and length == 1)
+        or (chunk == _PHYS and length == 9)
+        or (chunk == _TIME and length == 7)
+        or (chunk == _BKGD and length == 6)
+        or (chunk == _SBIT and length == 3)
+    )
+
+
+@part
+def _find_png_data(address, length, height, width, joined):
+    """Find the compressed pixels of a PNG; ``(address, length)``, length 0 for "not mine".
+
+    A file's only IDAT chunk is used where it lies; several are copied into ``joined``, a uint8
+    array that is at least as long as the file.
+    """
+    if length < 57:  # signature, IHDR, an empty IDAT and IEND
+        return address, 0
+    if _load_u32(address) != _SIGNATURE[0] or _load_u32(address + 4) != _SIGNATURE[1]:
+        return address, 0
+    header = address + 8
+    if _load_u32(header) != 13 or _load_u32(header + 4) != _IHDR:
+        return address, 0
+    if _load_u32(header + 8) != width or _load_u32(header + 12) != height:
+        return address, 0
+    # Bit depth 8, colour type 2 (RGB), compression 0, filter method 0, no interlace.
+    if _load_u32(header + 16) != 0x08020000 or load_byte(header + 20) != 0:
+        return address, 0
+    if _crc32(header + 4, 17) != _load_u32(header + 21):
+        return address, 0
+
+    end = address + length
+    position = address + 33
+    data = address
+    data_length = 0
+    num_parts = 0
+    after_data = False
+    while True:
+        if position + 12 > end:
+            return address, 0
+        chunk_length = _load_u32(position)
+        chunk = _load_u32(position + 4)
+        body = position + 8
+        position = body + chunk_length + 4
+        if position > end:
+            return address, 0
+        if chunk == _IDAT:
+            if after_data:
+                return address, 0
+            if num_parts == 1:
+                for i in range(data_length):
+                    joined[i] = load_byte(data + i)
+            if num_parts >= 1:
+                for i in range(chunk_length):
+                    joined[data_length + i] = load_byte(body + i)
+                data = joined.ctypes.data
+                data_length += chunk_length
+            else:
+                data = body
+                data_length = chunk_length
+            num_parts += 1
+        elif chunk == _IEND:
+            return data, data_length
+        elif num_parts == 0:
+            if not _is_harmless(chunk, chunk_length):
+                return address, 0
+            if _crc32(body - 4, chunk_length + 4) != _load_u32(position - 4):
+                return address, 0
+        else:
+            after_data = True
+            if not (_is_harmless(chunk, chunk_length) or (chunk == _TEXT and chunk_length < 4096)):
+                return address, 0
+
+
+# The loops below index flat arrays with unsigned numbers: numba then neither counts references of
+# row slices nor looks for negative indices, and LLVM vectorises what it can.
+_ONE = np.uint64(1)
+_TWO = np.uint64(2)
+_THREE = np.uint64(3)
+
+
+@part
+def _unfilter_rgb(filtered, out, start, height, width):
+    """Undo PNG's row filters of one image.
+
+    ``filtered`` is uint8, flat (H, 1 + 3 W); the pixels go to ``out``, flat uint8, from ``start``.
+    Returns False where a filter byte is none of PNG's five.
+    """
+    stride = _THREE * np.uint64(width)
+    row = np.uint64(0)
+    to = np.uint64(start)
+    above = to
+    for y in range(height):
+        kind = filtered[row]
+        row += _ONE
+        if kind == 4 and y > 0:
+            _unfilter_paeth(filtered, row, out, above, to, stride)
+        elif kind == 2 and y > 0:
+            for x in range(stride):
+                out[to + x] = filtered[row + x] + out[above + x]
+        elif kind == 1 or kind == 4:  # Sub; Paeth with nothing above is Sub
+            a0 = np.uint8(0)
+            a1 = np.uint8(0)
+            a2 = np.uint8(0)
+            for x in range(np.uint64(0), stride, _THREE):
+                a0 = np.uint8(a0 + filtered[row + x])
+                a1 = np.uint8(a1 + filtered[row + x + _ONE])
+                a2 = np.uint8(a2 + filtered[row + x + _TWO])
+                out[to + x] = a0
+                out[to + x + _ONE] = a1
+                out[to + x + _TWO] = a2
+        elif kind == 0 or kind == 2:  # None; Up with nothing above
+            for x in range(stride):
+                out[to + x] = filtered[row + x]
+        elif kind == 3:
+            for x in range(stride):
+                left = np.uint32(out[to + x - _THREE]) if x >= _THREE else np.uint32(0)
+                up = np.uint32(out[above + x]) if y > 0 else np.uint32(0)
+                out[to + x] = np.uint8(filtered[row + x] + ((left + up) >> np.uint32(1)))
+        else:
+            return False
+        row += stride
+        above = to
+        to += stride
+    return True
+
+
+@part
+def _paeth(a, b, c):
+    """PNG's Paeth predictor of left a, above b and above-left c, without a branch.
+
+    The nearest of a, b, c to a + b - c, in that order on ties, is the larger of a and b where
+    3c - a - b is at most the smaller, else the smaller where it is at least the larger, else c.
+    """
+    low = min(a, b)
+    high = max(a, b)
+    t = 3 * c - a - b
+    return high if t <= low else (low if high <= t else c)
+
+
+@part
+def _unfilter_paeth(filtered, row, out, above, to, stride):
+    """One Paeth row; three channels side by side, to fill the wait for each one's last pixel."""
+    a0 = np.int32(0)
+    a1 = np.int32(0)
+    a2 = np.int32(0)
+    c0 = np.int32(0)
+    c1 = np.int32(0)
+    c2 = np.int32(0)
+    for x in range(np.uint64(0), stride, _THREE):
+        b0 = np.int32(out[above + x])
+        b1 = np.int32(out[above + x + _ONE])
+        b2 = np.int32(out[above + x + _TWO])
+        a0 = (_paeth(a0, b0, c0) + np.int32(filtered[row + x])) & np.int32(255)
+        a1 = (_paeth(a1, b1, c1) + np.int32(filtered[row + x + _ONE])) & np.int32(255)
+        a2 = (_paeth(a2, b2, c2) + np.int32(filtered[row + x + _TWO])) & np.int32(255)
+        out[to + x] = np.uint8(a0)
+        out[to + x + _ONE] = np.uint8(a1)
+        out[to + x + _TWO] = np.uint8(a2)
+        c0 = b0
+        c1 = b1
+        c2 = b2
+
+
+@kernel
+def decode_png_batch(inflate, allocate, release, addresses, lengths, out, done):
+    """Decode N PNGs into ``out`` uint8 (N, H, W, 3); ``done[i]`` says which of them it could.
+
+    ``inflate``, ``allocate`` and ``release`` are the addresses of libdeflate_zlib_decompress,
+    libdeflate_alloc_decompressor and libdeflate_free_decompressor.
+    """
+    num_images, height, width, _ = out.shape
+    filtered = np.empty(height * (1 + 3 * width), np.uint8)
+    pixels = out.reshape(-1)
+    joined = np.empty(lengths.max() if num_images else 0, np.uint8)
+    decompressor = call_0(allocate)
+    for i in range(num_images):
+        done[i] = False
+        data, data_length = _find_png_data(
+            addresses[i], np.int64(lengths[i]), height, width, joined
+        )
+        if data_length == 0 or decompressor == 0:
+            continue
+        # With no place for the actual size, anything but exactly filtered.size bytes fails.
+        status = call_6(
+            inflate, decompressor, data, data_length, filtered.ctypes.data, filtered.size, 0
+        )
+        if status & 0xFFFFFFFF == 0:
+            done[i] = _unfilter_rgb(filtered, pixels, i * height * width * 3, height, width)
+    if decompressor != 0:
+        call_1(release, decompressor)
+
+
+@kernel
+def find_png_data_batch(
+    addresses, lengths, height, width, joined, joined_starts, data, data_lengths
+):
+    """Where each of N PNGs has its compressed pixels, for an inflate that Python must call."""
+    for i in range(len(addresses)):
+        data[i], data_lengths[i] = _find_png_data(
+            addresses[i], np.int64(lengths[i]), height, width, joined[joined_starts[i] :]
+        )
+
+
+@kernel
+def unfilter_batch(filtered, out, done):
+    """Undo the row filters of N images: ``filtered`` uint8 (N, H (1 + 3 W))."""
+    num_images, height, width, _ = out.shape
+    pixels = out.reshape(-1)
+    for i in range(num_images):
+        if done[i]:
+            done[i] = _unfilter_rgb(filtered[i], pixels, i * height * width * 3, height, width)

@@ -1,0 +1,1 @@
+"""Batches for training. Only this folder imports torch."""

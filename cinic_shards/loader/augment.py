@@ -1,0 +1,267 @@
+"""What is done to the pixels of a batch: in one pass on the CPU, or batched on a device.
+
+Chance is keyed by (seed, epoch, sample id): a sample is cropped alike on any number of ranks and
+threads, on the CPU and on a device, and after a resume.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from cinic_shards.codec import kernels
+from cinic_shards.errors import OptionError
+
+Statistics = tuple[Sequence[float], Sequence[float]]
+"""Mean and standard deviation of each channel, on the scale 0 to 1."""
+
+CINIC10_STATISTICS: Statistics = (
+    (0.47889522, 0.47227842, 0.43047404),
+    (0.24205776, 0.23828046, 0.25874835),
+)
+"""As CINIC-10's authors publish them (https://github.com/BayesWatch/cinic-10)."""
+
+_DTYPES = {
+    "uint8": torch.uint8,
+    "float32": torch.float32,
+    "float16": torch.float16,
+    "bfloat16": torch.bfloat16,
+}
+_AUGMENT_VERSION = 1
+_FROM_0_TO_1: Statistics = (0, 0, 0), (1, 1, 1)
+"""What leaves values on the scale 0 to 1."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Augment:
+    """Random crop, flip and cutout, then normalising, as one step.
+
+    As torchvision's ``RandomCrop(size, padding)``, ``RandomHorizontalFlip``, ``ToTensor`` and
+    ``Normalize`` in this order.
+    """
+
+    crop_padding: int = 4
+    """Black pixels on each side before the image is cropped to its old size; 0 for no crop."""
+    flip: bool = True
+    """Flip left and right with probability 1/2."""
+    cutout: int = 0
+    """Side of a square of the mean colour at a random place, cut at the border; 0 for none."""
+    normalize: bool | str | Statistics | None = None
+    """Subtract the mean and divide by the deviation: by default unless ``dtype`` is uint8. True
+    takes the dataset's, ``"cinic10"`` those that CINIC-10's authors publish, a pair is (mean, std)
+    on the scale 0 to 1; False gives floats from 0 to 1."""
+    dtype: str | torch.dtype = "float32"
+    """``float32``, ``float16``, ``bfloat16`` or ``uint8``."""
+
+    def __post_init__(self) -> None:
+        if type(self.crop_padding) is not int or not 0 <= self.crop_padding <= 1024:
+            raise OptionError(f"crop_padding={self.crop_padding}: expected 0 to 1024 pixels")
+        if type(self.cutout) is not int or self.cutout < 0:
+            raise OptionError(f"cutout={self.cutout}: expected the side of a square in pixels")
+        if isinstance(self.normalize, str) and self.normalize != "cinic10":
+            raise OptionError(f"normalize={self.normalize!r}: the only name is 'cinic10'")
+        if self.torch_dtype == torch.uint8 and self.normalize not in (None, False):
+            raise OptionError("dtype uint8 cannot be normalised; choose a float dtype")
+
+    @property
+    def torch_dtype(self) -> torch.dtype:
+        """``dtype`` as torch's."""
+        name = str(self.dtype).removeprefix("torch.")
+        if name not in _DTYPES:
+            raise OptionError(f"dtype={self.dtype!r}: expected one of {', '.join(_DTYPES)}")
+        return _DTYPES[name]
+
+
+PLAIN = Augment(crop_padding=0, flip=False, dtype="uint8")
+"""uint8 images as they are."""
+
+
+def value_table(statistics: Statistics | None, dtype: torch.dtype) -> torch.Tensor | None:
+    """What each channel's 256 values become: shape (3, 256); None where uint8 stays.
+
+    ``(value / 255 - mean) / std`` in double precision, rounded once. A device looks values up in
+    it; a CPU too, or computes the same (``value_line``): they agree to the bit.
+
+    Args:
+        statistics: None for mean 0 and deviation 1.
+        dtype: of the values.
+    """
+    if dtype == torch.uint8:
+        return None
+    means, stds = (np.asarray(values, np.float64) for values in statistics or _FROM_0_TO_1)
+    if means.shape != (3,) or stds.shape != (3,) or not (stds > 0).all():
+        raise OptionError(
+            f"mean {means.tolist()} and std {stds.tolist()}: expected three channels each, and "
+            "deviations above 0"
+        )
+    values = (np.arange(256) / 255 - means[:, None]) / stds[:, None]
+    return torch.from_numpy(values).to(dtype)
+
+
+def value_line(statistics: Statistics | None, table: torch.Tensor) -> NDArray[np.float64] | None:
+    """A scale and an offset of each channel that say what the table says: shape (2, 3).
+
+    ``value * scale + offset`` in double precision, rounded once, is each of its values to the bit.
+    That is true of nearly all means and deviations, for double precision has 29 bits to spare.
+
+    Args:
+        statistics: what the table was made of.
+        table: from ``value_table``.
+
+    Returns:
+        None where a bit differs, or where the table is not float32.
+    """
+    if table.dtype != torch.float32:
+        return None
+    means, stds = np.asarray(statistics or _FROM_0_TO_1, np.float64)
+    scales, offsets = 1 / (255 * stds), -means / stds
+    values = np.arange(256) * scales[:, None] + offsets[:, None]
+    is_exact = np.array_equal(values.astype(np.float32), table.numpy())
+    return np.stack([scales, offsets]) if is_exact else None
+
+
+class Transform:
+    """An ``Augment`` for one dataset, one seed and one place.
+
+    Args:
+        augment: what to do.
+        measured: the dataset's statistics.
+        image_shape: (H, W, 3).
+        seed: of all chance.
+        device: where ``on_device`` runs; None for none.
+    """
+
+    def __init__(
+        self,
+        augment: Augment,
+        measured: Statistics,
+        image_shape: tuple[int, int, int],
+        *,
+        seed: int,
+        device: torch.device | None = None,
+    ) -> None:
+        self.augment = augment
+        self.dtype = augment.torch_dtype
+        self._height, self._width, _ = image_shape
+        self._seed = seed
+        statistics: Statistics | None
+        if augment.normalize is False or self.dtype == torch.uint8:
+            statistics = None
+        elif augment.normalize is True or augment.normalize is None:
+            statistics = measured
+        elif augment.normalize == "cinic10":
+            statistics = CINIC10_STATISTICS
+        else:
+            assert not isinstance(augment.normalize, str)
+            statistics = augment.normalize
+        table = value_table(statistics, self.dtype)
+        values = "" if statistics is None else f", mean and std {np.asarray(statistics).tolist()}"
+        self.description = (
+            f"crop_padding {augment.crop_padding}, flip {augment.flip}, cutout {augment.cutout}, "
+            f"{str(self.dtype).removeprefix('torch.')}{values}"
+        )
+        """All that the pixels depend on."""
+        mean = np.asarray((statistics or measured)[0], np.float64)
+        self._fill = np.clip(np.rint(255 * mean), 0, 255).astype(np.uint8)
+        # Numba has no half types: a value's bits are looked up.
+        self._table = None if table is None else _bits(table).numpy()
+        line = None if table is None else value_line(statistics, table)
+        self._line = None if line is None else np.tile(line, self._width)
+        self._device_table = None if table is None or device is None else table.to(device)
+        self._device_fill = None if device is None else torch.from_numpy(self._fill).to(device)
+
+    @property
+    def moves_pixels(self) -> bool:
+        """Whether anything but the values changes."""
+        return self.augment.crop_padding > 0 or self.augment.flip or self.augment.cutout > 0
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether nothing changes at all."""
+        return self._table is None and not self.moves_pixels
+
+    def draw(self, ids: NDArray[np.int64], epoch: int) -> NDArray[np.int64]:
+        """What chance does to these samples in an epoch: ``kernels.draw_augmentations``."""
+        if not self.moves_pixels:
+            return np.zeros((len(ids), 5), np.int64)
+        text = f"cinic-shards augment {_AUGMENT_VERSION} seed {self._seed} epoch {epoch}"
+        key = np.frombuffer(hashlib.blake2b(text.encode(), digest_size=8).digest(), "<u8")[0]
+        draws = np.empty((len(ids), 5), np.int64)
+        augment = self.augment
+        kernels.draw_augmentations(
+            ids, key, augment.crop_padding, augment.flip, self._height, self._width, draws
+        )
+        return draws
+
+    def on_cpu(
+        self, addresses: NDArray[np.int64], draws: NDArray[np.int64], out: torch.Tensor
+    ) -> None:
+        """Make a batch of the images at these addresses in one pass.
+
+        Args:
+            addresses: of N uint8 images (H, W, 3).
+            draws: from ``draw``.
+            out: of ``dtype``, shape (N, H, W, 3), contiguous; overwritten.
+        """
+        kernels.augment_images(
+            addresses,
+            draws,
+            self.augment.crop_padding,
+            self.augment.cutout,
+            self._fill,
+            self._table,
+            self._line,
+            _bits(out).numpy(),
+        )
+
+    def on_device(
+        self, images: torch.Tensor, rows: torch.Tensor, draws: torch.Tensor
+    ) -> torch.Tensor:
+        """``on_cpu`` as batched torch operations, where ``images`` lie.
+
+        Args:
+            images: uint8, shape (M, H, W, 3).
+            rows: int64, shape (N,), which of them make the batch.
+            draws: from ``draw``, on the same device.
+
+        Returns:
+            ``dtype``, shape (N, H, W, 3).
+        """
+        if self.moves_pixels:
+            batch = self._move_pixels(images, rows, draws)
+        else:
+            batch = images.index_select(0, rows)
+        if self._device_table is None:
+            return batch
+        first = torch.arange(0, 3 * 256, 256, dtype=torch.int64, device=images.device)
+        return torch.take(self._device_table, batch.to(torch.int64) + first)
+
+    def _move_pixels(
+        self, images: torch.Tensor, rows: torch.Tensor, draws: torch.Tensor
+    ) -> torch.Tensor:
+        height, width, padding = self._height, self._width, self.augment.crop_padding
+        down = torch.arange(height, device=images.device)
+        right = torch.arange(width, device=images.device)
+        top, left, flip, cut_y, cut_x = draws.unbind(1)
+        y = down + (top - padding)[:, None]
+        x = torch.where(flip[:, None] == 1, width - 1 - right, right) + (left - padding)[:, None]
+        is_inside = ((y >= 0) & (y < height))[:, :, None] & ((x >= 0) & (x < width))[:, None, :]
+        batch = images[
+            rows[:, None, None], y.clamp(0, height - 1)[:, :, None], x.clamp(0, width - 1)[:, None]
+        ]
+        batch *= is_inside[..., None]
+        if side := self.augment.cutout:
+            assert self._device_fill is not None
+            start_y, start_x = (cut_y - side // 2)[:, None], (cut_x - side // 2)[:, None]
+            is_cut = ((down >= start_y) & (down < start_y + side))[:, :, None]
+            is_cut = is_cut & ((right >= start_x) & (right < start_x + side))[:, None, :]
+            batch = torch.where(is_cut[..., None], self._device_fill, batch)
+        return batch
+
+
+def _bits(values: torch.Tensor) -> torch.Tensor:
+    """Half types as integers of 16 bits, other types as they are."""
+    return values.view(torch.uint16) if values.dtype.itemsize == 2 else values

@@ -1,0 +1,293 @@
+"""Places of the plan -> finished batches, on the CPU or on a device."""
+
+import itertools
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from cinic_shards.codec.kernels import gather_images
+from cinic_shards.errors import DecodeError
+from cinic_shards.loader.augment import Transform
+from cinic_shards.loader.memory import BufferPool
+from cinic_shards.loader.pixel_source import EpochSource
+from cinic_shards.loader.plan import EpochPlan
+from cinic_shards.read.dataset import SplitReader
+from cinic_shards.read.subset import Selection
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """N samples; unpacks as ``images, labels``."""
+
+    images: torch.Tensor
+    """uint8, or the float type that was asked for; shape (N, 3, H, W), in channels-last memory
+    order."""
+    labels: torch.Tensor
+    """int64, shape (N,)."""
+    indices: torch.Tensor
+    """The samples' ids in the dataset, int64, shape (N,), on the CPU."""
+    valid: torch.Tensor
+    """bool, shape (N,): False for what fills a batch up with ``tail="pad"``; it does not count."""
+    loss_scale: float
+    """What a mean loss over this batch's valid samples is multiplied by, so that its mean over all
+    ranks is that over the whole global batch: 1 where the ranks' parts are equal. 0 where none of
+    its samples counts. A damaged sample that was skipped still counts in the global batch."""
+
+    def __iter__(self) -> Iterator[torch.Tensor]:
+        return iter((self.images, self.labels))
+
+    def __len__(self) -> int:
+        return self.labels.size(0)  # len() of a tensor takes a microsecond
+
+    def to(self, device: torch.device | str, *, non_blocking: bool = False) -> "Batch":
+        """The batch on a device; ``indices`` stay on the CPU."""
+        images, labels, valid = (
+            tensor.to(device, non_blocking=non_blocking)
+            for tensor in (self.images, self.labels, self.valid)
+        )
+        return replace(self, images=images, labels=labels, valid=valid)
+
+    def pin_memory(self) -> "Batch":
+        """The batch in pinned memory: what a DataLoader's ``pin_memory=True`` asks for."""
+        images, labels, valid = (
+            tensor.pin_memory() for tensor in (self.images, self.labels, self.valid)
+        )
+        return replace(self, images=images, labels=labels, valid=valid)
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """A batch on its way to a device: what is still to be done there."""
+
+    images: torch.Tensor | None
+    """uint8, shape (N, H, W, 3); None where the device holds the dataset."""
+    places: torch.Tensor
+    """In ``images``, or in what the device holds."""
+    draws: torch.Tensor
+    labels: torch.Tensor
+    indices: torch.Tensor
+    valid: torch.Tensor
+    loss_scale: float
+
+
+class BatchMaker:
+    """Makes the batches of one loader.
+
+    Args:
+        reader: of the split.
+        selection: what the plan's places are among the reader's rows.
+        transform: what is done to the pixels.
+        device: where batches go; None to leave them where they are decoded.
+        skip_damaged: leave damaged samples out instead of raising.
+    """
+
+    def __init__(
+        self,
+        reader: SplitReader,
+        selection: Selection,
+        transform: Transform,
+        device: torch.device | None,
+        *,
+        skip_damaged: bool,
+    ) -> None:
+        self._reader = reader
+        self._selection = selection
+        self._transform = transform
+        self._device = device
+        self._skips_damaged = skip_damaged
+        self._image_shape = reader.image_shape
+        self._buffers = BufferPool(pinned=device is not None and device.type == "cuda")
+        self.skipped: dict[int, str] = {}
+        """Id of each sample that was left out -> what is wrong with it."""
+        self._resident: torch.Tensor | None = None
+        """The selection's pixels on the device, uint8 (n, H, W, 3), after ``fill_device``."""
+        self._resident_errors: dict[int, DecodeError] = {}
+        """By place."""
+
+    @property
+    def image_bytes(self) -> int:
+        """Of an image in a finished batch."""
+        return int(np.prod(self._image_shape)) * self._transform.dtype.itemsize
+
+    def on_cpu(self, plan: EpochPlan, source: EpochSource, steps: range) -> list[Batch]:
+        """Finished batches, side by side in one piece of memory. Runs in any thread."""
+        transform = self._transform
+        parts = [plan.rows(step) for step in steps]
+        places = np.concatenate(parts)
+        rows = self._selection.rows_at(places)
+        addresses, images, good = self._fetch(source, rows)
+        sizes, valid, scales = self._counts(plan, steps, parts, good)
+        if good is not None:
+            rows = rows[good]
+        ids = self._reader.ids(rows)
+        if images is None or not transform.is_plain:
+            decoded = images  # stays until it is read
+            images = self._buffers.take((len(ids), *self._image_shape), transform.dtype)
+            if transform.is_plain:
+                gather_images(addresses, images.numpy())
+            else:
+                transform.on_cpu(addresses, transform.draw(ids, plan.epoch), images)
+            del decoded
+        whole = (
+            images.permute(0, 3, 1, 2),
+            torch.from_numpy(self._reader.labels[rows]),
+            torch.from_numpy(ids),
+            torch.from_numpy(valid),
+        )
+        columns = [tensor.split_with_sizes(sizes) for tensor in whole]
+        return list(map(Batch, *columns, scales))
+
+    def for_device(self, plan: EpochPlan, source: EpochSource, steps: range) -> list[Work]:
+        """The CPU's part of batches for a device. Runs in any thread."""
+        return [self._work(plan, source, step) for step in steps]
+
+    def _work(self, plan: EpochPlan, source: EpochSource, step: int) -> Work:
+        places = plan.rows(step)
+        images: torch.Tensor | None = None
+        if self._resident is None:
+            addresses, images, good = self._fetch(source, self._selection.rows_at(places))
+            if images is None:
+                images = self._buffers.take((len(addresses), *self._image_shape), torch.uint8)
+                gather_images(addresses, images.numpy())
+        else:
+            errors = [
+                DecodeError(position, error.reason, error.place)
+                for position, place in enumerate(places.tolist() if self._resident_errors else ())
+                if (error := self._resident_errors.get(place))
+            ]
+            good = self._without(errors, self._selection.rows_at(places)) if errors else None
+        _, valid, scales = self._counts(plan, range(step, step + 1), [places], good)
+        if good is not None:
+            places = places[good]
+        rows = self._selection.rows_at(places)
+        ids = self._reader.ids(rows)
+        return Work(
+            images=images,
+            places=torch.from_numpy(np.arange(len(ids)) if images is not None else places),
+            draws=torch.from_numpy(self._transform.draw(ids, plan.epoch)),
+            labels=torch.from_numpy(self._reader.labels[rows]),
+            indices=torch.from_numpy(ids),
+            valid=torch.from_numpy(valid),
+            loss_scale=scales[0],
+        )
+
+    def _counts(
+        self,
+        plan: EpochPlan,
+        steps: range,
+        parts: list[NDArray[np.int64]],
+        good: NDArray[np.int64] | None,
+    ) -> tuple[list[int], NDArray[np.bool_], list[float]]:
+        """Each step's samples; which of all of them count; and each step's ``loss_scale``.
+
+        ``good`` are the positions of those that are not damaged, where some are.
+        """
+        sizes = [len(part) for part in parts]
+        valid = np.ones(sum(sizes), np.bool_)
+        counts = [plan.num_valid(step) for step in steps]
+        num_valid = [mine for mine, _ in counts]
+        if num_valid != sizes:  # padded, which only the last step is
+            valid[len(valid) - sizes[-1] + num_valid[-1] :] = False
+        if good is not None:
+            ends = np.searchsorted(good, [0, *itertools.accumulate(sizes)])
+            valid = valid[good]
+            sizes = np.diff(ends).tolist()
+            num_valid = [int(valid[a:b].sum()) for a, b in itertools.pairwise(ends.tolist())]
+        scales = [
+            mine * plan.world_size / of_all
+            for mine, (_, of_all) in zip(num_valid, counts, strict=True)
+        ]
+        return sizes, valid, scales
+
+    def _fetch(
+        self, source: EpochSource, rows: NDArray[np.int64]
+    ) -> tuple[NDArray[np.int64], torch.Tensor | None, NDArray[np.int64] | None]:
+        """Where the pixels of these rows are, but for damaged ones.
+
+        Returns:
+            Addresses; the images there, uint8 (N, H, W, 3), where the source has just decoded them
+            side by side; and where some rows are damaged, the positions of the others.
+        """
+        images: torch.Tensor | None = None
+
+        def scratch() -> NDArray[np.uint8]:
+            nonlocal images
+            images = self._buffers.take((len(rows), *self._image_shape), torch.uint8)
+            return images.numpy()
+
+        addresses, errors = source.fetch(rows, scratch)
+        if not errors:
+            return addresses, images, None
+        good = self._without(errors, rows)
+        addresses = addresses[good]
+        if images is not None:
+            images = images[torch.from_numpy(good)]
+            size = int(np.prod(self._image_shape))
+            addresses = images.data_ptr() + np.arange(len(good)) * size
+        return addresses, images, good
+
+    def _without(self, errors: list[DecodeError], rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The positions of rows that are not damaged; or raise what is wrong with the first."""
+        if not self._skips_damaged:
+            raise errors[0]
+        bad = [error.position for error in errors]
+        for error, sample_id in zip(errors, self._reader.ids(rows[bad]).tolist(), strict=True):
+            self.skipped[sample_id] = str(error)
+        return np.setdiff1d(np.arange(len(rows)), bad)
+
+    def fill_device(self, threads: ThreadPoolExecutor) -> None:
+        """Decode the selection to the device, once for all epochs."""
+        if self._resident is not None:
+            return
+        starts = self._reader.block_starts.tolist()
+        places = self._selection.block_starts.tolist()
+        resident = torch.empty(
+            (len(self._selection), *self._image_shape), dtype=torch.uint8, device=self._device
+        )
+
+        def fill(number: int) -> dict[int, DecodeError]:
+            block = int(self._selection.blocks[number])
+            start, stop = starts[block : block + 2]
+            images = np.empty((stop - start, *self._image_shape), np.uint8)
+            errors = {error.position: error for error in self._reader.read_block(block, images)}
+            first, end = places[number : number + 2]
+            chosen = self._selection.rows_at(np.arange(first, end)) - start
+            resident[first:end].copy_(torch.from_numpy(images[chosen]))
+            return {
+                first + place: errors[position]
+                for place, position in enumerate(chosen.tolist() if errors else ())
+                if position in errors
+            }
+
+        for errors in threads.map(fill, range(len(self._selection.blocks))):
+            if errors and not self._skips_damaged:
+                raise next(iter(errors.values()))
+            self._resident_errors |= errors
+        self._resident = resident
+
+    def finish(self, work: Work) -> Batch:
+        """Copy what a batch is made of to the device, and make it there."""
+        assert self._device is not None
+        pinned = self._buffers.pinned
+
+        def move(tensor: torch.Tensor) -> torch.Tensor:
+            if pinned and not tensor.is_pinned():
+                tensor = tensor.pin_memory()
+            return tensor.to(self._device, non_blocking=True)
+
+        transform = self._transform
+        if self._resident is None:
+            assert work.images is not None
+            images = move(work.images)
+            if not transform.is_plain:
+                images = transform.on_device(images, move(work.places), move(work.draws))
+        else:
+            images = transform.on_device(self._resident, move(work.places), move(work.draws))
+        return Batch(
+            images.permute(0, 3, 1, 2), move(work.labels), work.indices, move(work.valid),
+            work.loss_scale,
+        )  # fmt: skip

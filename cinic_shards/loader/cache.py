@@ -1,0 +1,243 @@
+"""Decoded blocks that stay: in this process's memory, or in a file that a node's processes share.
+
+Either holds the first blocks of a split, as many as fit, at the places of their rows. It changes
+where pixels come from and never the order.
+"""
+
+import hashlib
+import os
+import shutil
+import weakref
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cinic_shards.codec import checksum
+from cinic_shards.errors import DecodeError, OptionError
+from cinic_shards.format import Manifest
+from cinic_shards.read.dataset import SplitReader
+from cinic_shards.store import lock_byte
+
+CACHES = ("none", "ram", "disk", "device")
+
+CACHE_DIR_VARIABLE = "CINIC_SHARDS_CACHE_DIR"
+CACHE_BYTES_VARIABLE = "CINIC_SHARDS_CACHE_BYTES"
+
+Decode = Callable[[NDArray[np.uint8]], list[DecodeError]]
+"""Decodes a block into an array; tells what is damaged."""
+
+
+class BlockCache:
+    """Decoded blocks in this process's memory.
+
+    Args:
+        block_starts: first row of each of B blocks, and their end: shape (B + 1,).
+        image_shape: (H, W, 3).
+        cache_bytes: how many bytes of pixels to keep; by default all.
+        needed: the blocks that will be asked for, rising, at least one; by default all.
+    """
+
+    def __init__(
+        self,
+        block_starts: NDArray[np.int64],
+        image_shape: tuple[int, int, int],
+        cache_bytes: int | None,
+        needed: NDArray[np.int64] | None = None,
+    ) -> None:
+        self._starts = block_starts
+        self._needed = np.arange(len(block_starts) - 1) if needed is None else needed
+        self.image_bytes = int(np.prod(image_shape))
+        self.num_blocks = self._count_blocks(cache_bytes)
+        """There is room for those of the split's first so many blocks that are needed."""
+        self.memory = self._take_memory((int(block_starts[self.num_blocks]), *image_shape))
+        """Their pixels, uint8, shape (rows, H, W, 3)."""
+        self._is_ready = np.zeros(self.num_blocks, np.bool_)
+        self._errors: dict[int, list[DecodeError]] = {}
+
+    def _count_blocks(self, cache_bytes: int | None) -> int:
+        sizes = np.diff(self._starts) * self.image_bytes
+        if cache_bytes is None:
+            return len(sizes)
+        taken = np.zeros_like(sizes)
+        taken[self._needed] = sizes[self._needed]
+        return int(np.searchsorted(np.cumsum(taken), cache_bytes, side="right"))
+
+    def _take_memory(self, shape: tuple[int, ...]) -> NDArray[np.uint8]:
+        kept = self._needed[self._needed < self.num_blocks]  # no other page is ever touched
+        size = int(np.diff(self._starts)[kept].sum()) * self.image_bytes
+        if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
+            physical = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+            if size > physical:
+                raise OptionError(
+                    f"cache='ram': the pixels are {size / 1e9:,.1f} GB, this machine has "
+                    f"{physical / 1e9:,.1f}; set cache_bytes, or use cache='disk'"
+                )
+        return np.empty(shape, np.uint8)
+
+    @property
+    def holds_all(self) -> bool:
+        """Whether there is room for every block that is needed."""
+        return bool((self._needed < self.num_blocks).all())
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether every block that is needed is there, and can be read at ``addresses``."""
+        return self.holds_all and bool(self._is_ready[self._needed].all())
+
+    def addresses(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Where these rows' pixels are, or will be."""
+        return self.memory.ctypes.data + rows * self.image_bytes
+
+    def images(self, block: int) -> NDArray[np.uint8] | None:
+        """A block's place, or None where there is no room for it."""
+        if block >= self.num_blocks:
+            return None
+        return self.memory[self._starts[block] : self._starts[block + 1]]
+
+    def has(self, block: int) -> bool:
+        """Whether a block is there."""
+        return block < self.num_blocks and bool(self._is_ready[block])
+
+    def fill(self, block: int, decode: Decode) -> list[DecodeError]:
+        """Put a block to its place; what is damaged in it."""
+        images = self.images(block)
+        assert images is not None
+        if not self._is_ready[block]:
+            if errors := decode(images):
+                self._errors[block] = errors
+            self._is_ready[block] = True
+        return self.errors(block)
+
+    def errors(self, block: int) -> list[DecodeError]:
+        """What is damaged in a block that is there."""
+        return self._errors.get(block, [])
+
+    def all_errors(self) -> dict[int, list[DecodeError]]:
+        """What is damaged in each block that is there, where anything is."""
+        return dict(self._errors)
+
+
+class DiskCache(BlockCache):
+    """Decoded blocks in one memory-mapped file of a node, filled by whoever comes first.
+
+    Beside the pixels lies a state of 8 bytes a block: 1 and the CRC-32 of its pixels once it is
+    whole, both little-endian. A process compares them when it first meets the block: what a crash
+    left half written is decoded again. Whoever fills a block holds a lock, which ends with the
+    process.
+
+    Args:
+        folder: of this split of this dataset.
+    """
+
+    def __init__(
+        self,
+        block_starts: NDArray[np.int64],
+        image_shape: tuple[int, int, int],
+        cache_bytes: int | None,
+        folder: Path,
+        needed: NDArray[np.int64] | None = None,
+    ) -> None:
+        self._folder = folder
+        super().__init__(block_starts, image_shape, cache_bytes, needed)
+
+    def _count_blocks(self, cache_bytes: int | None) -> int:
+        # The file has a place for every block before the last one, needed here or not.
+        ends = self._starts[1:] * self.image_bytes
+        return (
+            len(ends) if cache_bytes is None else int(np.searchsorted(ends, cache_bytes, "right"))
+        )
+
+    def _take_memory(self, shape: tuple[int, ...]) -> NDArray[np.uint8]:
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            size = int(np.prod(shape))
+            path = self._folder / "pixels"
+            missing = size - (path.stat().st_size if path.exists() else 0)
+            free = shutil.disk_usage(self._folder).free
+            if missing > free:
+                raise OptionError(
+                    f"cache='disk': {self._folder}: the split's pixels need {missing / 1e6:,.1f} "
+                    f"MB, {free / 1e6:,.1f} MB are free; set cache_bytes, or cache_dir to another "
+                    f"disk (${CACHE_BYTES_VARIABLE} and ${CACHE_DIR_VARIABLE} do the same)"
+                )
+            # A file of its own: who closes a file that is locked lets go of it.
+            self._locks = os.open(self._folder / "locks", os.O_RDWR | os.O_CREAT, 0o644)
+            weakref.finalize(self, os.close, self._locks)
+            with (
+                lock_byte(self._locks, 2**40),
+                open(path, "a+b") as pixels,
+                open(self._folder / "state", "a+b") as state,
+            ):
+                for file, length in ((pixels, size), (state, 8 * self.num_blocks)):
+                    if os.fstat(file.fileno()).st_size < length:
+                        _reserve(file.fileno(), length)
+            self._state = (
+                np.memmap(self._folder / "state", np.uint32, "r+", 0, (self.num_blocks, 2))
+                if self.num_blocks
+                else np.zeros((0, 2), np.uint32)
+            )
+            return np.memmap(path, np.uint8, "r+", 0, shape) if size else np.empty(shape, np.uint8)
+        except OSError as error:
+            raise OptionError(
+                f"cache='disk': {self._folder}: {error.strerror}; set cache_dir to a folder that "
+                "can be written"
+            ) from error
+
+    def fill(self, block: int, decode: Decode) -> list[DecodeError]:
+        images = self.images(block)
+        assert images is not None
+        if self._is_ready[block]:
+            return self.errors(block)
+        with lock_byte(self._locks, block):
+            is_whole, crc32 = self._state[block].tolist()
+            if not (is_whole == 1 and checksum(images) == crc32):
+                if errors := decode(images):
+                    self._errors[block] = errors
+                else:  # a damaged block is never called whole: each process tells of it
+                    self._state[block, 1] = checksum(images)
+                    self._state[block, 0] = 1
+            self._is_ready[block] = True
+        return self.errors(block)
+
+
+def _reserve(descriptor: int, length: int) -> None:
+    """Make a file so long, and take its space now where the system can.
+
+    A disk that is full later would end a process that writes to a map of the file.
+    """
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(descriptor, 0, length)
+    else:
+        os.ftruncate(descriptor, length)
+
+
+def cache_folder(
+    cache_dir: str | os.PathLike[str] | None, manifest: Manifest, reader: SplitReader
+) -> Path:
+    """Where a reader's decoded blocks lie: named for the indexes, which state each pixel hash.
+
+    By default below ``$CINIC_SHARDS_CACHE_DIR``, else the user's folder for caches.
+    """
+    root = cache_dir or os.environ.get(CACHE_DIR_VARIABLE)
+    if root is None:
+        user = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+        root = Path(user) / "cinic-shards"
+    digest = hashlib.sha256(manifest.fingerprint.encode())
+    for shard in reader.shards:
+        digest.update(shard.index_sha256.encode())
+    return Path(root) / digest.hexdigest()[:32] / reader.name
+
+
+def cache_limit(cache_bytes: int | None) -> int | None:
+    """The quota: as given, else ``$CINIC_SHARDS_CACHE_BYTES``, else none."""
+    text = os.environ.get(CACHE_BYTES_VARIABLE)
+    if cache_bytes is None and text is not None:
+        try:
+            cache_bytes = int(text)
+        except ValueError as error:
+            raise OptionError(f"${CACHE_BYTES_VARIABLE} is {text!r}, expected bytes") from error
+    if cache_bytes is not None and cache_bytes < 0:
+        raise OptionError(f"cache_bytes={cache_bytes}: expected at least 0")
+    return cache_bytes

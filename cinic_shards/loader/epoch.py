@@ -1,0 +1,234 @@
+"""One epoch on its way: threads make batches ahead of their use, and what that takes is counted."""
+
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Generator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from cinic_shards.loader.batches import Batch
+from cinic_shards.loader.pixel_source import EpochSource
+from cinic_shards.loader.plan import EpochPlan
+
+T = TypeVar("T")
+
+_SHOW_SECONDS = 0.2
+"""Between two changes of the progress bar."""
+
+
+@dataclass(frozen=True, slots=True)
+class LoaderStats:
+    """What an epoch has taken so far.
+
+    Where ``waiting_share`` is near 0 the model is the bottleneck, near 1 it is the loader.
+    """
+
+    epoch: int
+    step: int
+    """The next one."""
+    images: int
+    """Given to the consumer."""
+    seconds: float
+    """Since the epoch began."""
+    waiting_seconds: float
+    """Of these, how long the consumer has waited for batches."""
+    bytes_read: int
+    """Of payloads, by this process. Where few samples of each block are selected it is many times
+    what they take alone: then write them to a dataset of their own."""
+    blocks_decoded: int
+    blocks_from_cache: int
+    """Of ``zstd``, and of any encoding with a cache."""
+    batches_ready: int
+    """That wait for the consumer."""
+
+    @property
+    def images_per_second(self) -> float:
+        """Over the whole of ``seconds``."""
+        return self.images / self.seconds if self.seconds else 0.0
+
+    @property
+    def waiting_share(self) -> float:
+        """How much of its time the consumer has waited."""
+        return self.waiting_seconds / self.seconds if self.seconds else 0.0
+
+
+@dataclass(slots=True)
+class Meter:
+    """How far an epoch is. It keeps nothing of an abandoned epoch alive."""
+
+    epoch: int
+    step: int
+    """The next one that the consumer will get."""
+    stride: int
+    """What ``step`` grows by: as many processes share the steps."""
+    bytes_before: int
+    """Of payloads, read before this epoch."""
+    is_open: bool = True
+    """Until the epoch is at its end, or abandoned."""
+    is_finished: bool = False
+    images: int = 0
+    waiting_seconds: float = 0.0
+    start: float = field(default_factory=time.perf_counter)
+    end: float = 0.0
+    under_way: deque[Future[list[Any]]] = field(default_factory=deque)
+    source: EpochSource | None = None
+    blocks: tuple[int, int] = (0, 0)
+    """Decoded, and from the cache, once ``source`` is gone."""
+
+    def counted(self, batches: Generator[Batch, None, None]) -> Generator[Batch, None, None]:
+        """These batches, as they are taken."""
+        asked = self.start = time.perf_counter()
+        with closing(batches):
+            for batch in batches:
+                self.waiting_seconds += time.perf_counter() - asked
+                self.step += self.stride
+                self.images += len(batch)
+                yield batch
+                asked = time.perf_counter()
+        self.is_finished = True
+
+    def close(self) -> None:
+        """The epoch is over."""
+        self.blocks = self._blocks()
+        self.source = None
+        self.under_way.clear()
+        self.end = time.perf_counter()
+        self.is_open = False
+
+    def _blocks(self) -> tuple[int, int]:
+        if self.source is None:
+            return self.blocks
+        return self.source.blocks_decoded, self.source.blocks_from_cache
+
+    def stats(self, bytes_read: int) -> LoaderStats:
+        """What it has come to; ``bytes_read`` is counted from where ``bytes_before`` is."""
+        done = [future for future in list(self.under_way) if future.done()]
+        ready = [future for future in done if not (future.cancelled() or future.exception())]
+        decoded, from_cache = self._blocks()
+        return LoaderStats(
+            epoch=self.epoch,
+            step=self.step,
+            images=self.images,
+            seconds=(self.end or time.perf_counter()) - self.start,
+            waiting_seconds=self.waiting_seconds,
+            bytes_read=bytes_read - self.bytes_before,
+            blocks_decoded=decoded,
+            blocks_from_cache=from_cache,
+            batches_ready=sum(len(future.result()) for future in ready),
+        )
+
+
+class Threads:
+    """A pool of threads for each epoch, one after the other.
+
+    Freeing a thread's object runs lines of Python, and a Ctrl-C that comes in one of these is lost.
+    So a pool whose epoch is over is let go by a thread of the next one: signals do not come there.
+    """
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+        self._ended: list[ThreadPoolExecutor] = []
+
+    def new_pool(self) -> ThreadPoolExecutor:
+        """A pool for one epoch, none of its threads begun."""
+        return ThreadPoolExecutor(self.count, thread_name_prefix="cinic-shards")
+
+    def free_ended(self, pool: ThreadPoolExecutor) -> None:
+        """Let go of the pools before this one."""
+        if self._ended:
+            pool.submit(self._ended.clear)
+
+    def end(self, pool: ThreadPoolExecutor, *, wait: bool) -> None:
+        """Give up what is not under way, and wait for what is."""
+        pool.shutdown(wait=wait, cancel_futures=True)
+        self._ended.append(pool)
+
+
+def run(
+    plan: EpochPlan,
+    steps: range,
+    threads: Threads,
+    open_source: Callable[[ThreadPoolExecutor], EpochSource],
+    make: Callable[[EpochPlan, EpochSource, range], list[T]],
+    meter: Meter,
+    *,
+    most_images: int,
+) -> Generator[T, None, None]:
+    """What ``make`` makes of each step, in order, a bounded number of them under way.
+
+    Args:
+        plan: the epoch's.
+        steps: those to make.
+        threads: where they are made.
+        open_source: where the pixels come from, given the threads.
+        make: makes some steps; called in a thread.
+        meter: is told what is under way.
+        most_images: of steps that a thread makes at once, where a step is small.
+    """
+    under_way = meter.under_way
+    pool = threads.new_pool()
+    source: EpochSource | None = None
+    consumer = threading.get_ident()
+    is_finalizing = sys.is_finalizing  # an iterator may outlive what this module imports
+    try:
+        threads.free_ended(pool)
+        source = meter.source = open_source(pool)
+        # Where a step is a matter of microseconds, to hand it to a thread costs as much.
+        images_at_once = min(source.images_at_once, most_images)
+        at_once = max(1, images_at_once * plan.world_size // plan.global_batch_size)
+        limit = 2 * threads.count if at_once == 1 else threads.count
+        num_wanted = num_begun = 0
+        done = iter(steps)
+        count = 1
+        while num_begun < len(steps):
+            ahead = min(num_begun + count + source.steps_ahead, len(steps))
+            for step in steps[num_wanted:ahead]:
+                source.want(step)
+            num_wanted = ahead
+            under_way.append(pool.submit(make, plan, source, steps[num_begun : num_begun + count]))
+            num_begun += count
+            # More by and by, for the first batch is waited for; and fewer at the end, where one
+            # thread would have nothing to do while another makes many.
+            count = min(2 * count, at_once, (len(steps) - num_begun) // (2 * threads.count))
+            count = max(1, count)
+            if len(under_way) > limit:
+                for result in under_way.popleft().result():
+                    source.release(next(done))
+                    yield result
+        while under_way:
+            yield from under_way.popleft().result()
+    finally:  # reached by break, by an exception and by Ctrl-C, too
+        # Where the interpreter ends, or the garbage collector closes a forgotten iterator in
+        # whatever thread it runs, perhaps one of these: nobody may wait there.
+        if not is_finalizing():
+            meter.close()
+            is_consumer = threading.get_ident() == consumer
+            threads.end(pool, wait=is_consumer)
+            if source is not None and is_consumer:
+                source.close()
+
+
+def shown(
+    batches: Generator[Batch, None, None], plan: EpochPlan, steps: range
+) -> Generator[Batch, None, None]:
+    """These batches, with a progress bar."""
+    from cinic_shards.progress import ProgressReport  # which loads rich
+
+    size = plan.global_batch_size
+
+    def images_before(step: int) -> int:
+        return min(step * size, plan.num_samples)
+
+    first, total = images_before(steps.start), images_before(len(plan))
+    shown = 0.0
+    with ProgressReport.on_stderr() as report, closing(batches):
+        for step, batch in zip(steps, batches, strict=True):
+            yield batch
+            if (now := time.perf_counter()) - shown >= _SHOW_SECONDS:
+                shown = now
+                done = images_before(step + 1) - first
+                report.update(f"epoch {plan.epoch}", done, total - first)

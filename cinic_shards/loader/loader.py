@@ -1,0 +1,441 @@
+"""Plan + source + augmentation -> batches, prefetched by threads."""
+
+import os
+import warnings
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from cinic_shards.errors import OptionError
+from cinic_shards.loader.augment import PLAIN, Augment, Statistics, Transform
+from cinic_shards.loader.batches import Batch, BatchMaker
+from cinic_shards.loader.cache import CACHES, BlockCache, DiskCache, cache_folder, cache_limit
+from cinic_shards.loader.device import copy_ahead
+from cinic_shards.loader.epoch import LoaderStats, Meter, Threads, run, shown
+from cinic_shards.loader.pixel_source import BlockSource, EpochSource, MappedSource, RowSource
+from cinic_shards.loader.plan import PLAN_VERSION, EpochPlan, part_of
+from cinic_shards.loader.world import default_threads, find_world
+from cinic_shards.options import whole
+from cinic_shards.read.dataset import Dataset
+from cinic_shards.read.subset import Subset, Where, select
+from cinic_shards.store import Place
+
+BatchTransform = Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
+_STATE_VERSION = 1
+_MOST_BYTES = 3 * 2**23
+"""Of batches that a thread makes at once."""
+
+
+class ShardLoader:
+    """Batches of one split or of several, decoded by threads ahead of their use.
+
+    Each iteration is an epoch, and the next one has another order; ``set_epoch`` chooses one. It
+    begins when its first batch is asked for: an iterator that is never used does not count.
+    A batch stays valid for as long as anything refers to it. ``state_dict`` tells the place of the
+    batch to come, and a loader of the same options goes on from there, on any number of ranks.
+
+    Example:
+        >>> loader = ShardLoader("shards", split="train", batch_size=512, augment=Augment())
+        >>> for images, labels in loader:
+        ...     loss = criterion(model(images), labels)
+    """
+
+    def __init__(
+        self,
+        path: Place,
+        *,
+        split: str = "train",
+        batch_size: int | None = None,
+        global_batch_size: int | None = None,
+        shuffle: bool = True,
+        seed: int = 0,
+        workers: int | None = None,
+        device: str | torch.device | None = None,
+        normalize: bool | str | Statistics = False,
+        augment: Augment | None = None,
+        batch_transform: BatchTransform | None = None,
+        order: str = "window",
+        cache: str = "none",
+        cache_bytes: int | None = None,
+        cache_dir: str | os.PathLike[str] | None = None,
+        tail: str | None = None,
+        classes: Sequence[str] | None = None,
+        origin: str | Sequence[str] | None = None,
+        where: Where | None = None,
+        exclude_duplicates_of: str | None = None,
+        fraction: float = 1.0,
+        fraction_seed: int = 0,
+        check: str = "first",
+        on_error: str = "raise",
+        progress: bool = False,
+        rank: int | None = None,
+        world_size: int | None = None,
+    ) -> None:
+        """Open a dataset.
+
+        Args:
+            path: a folder or URL that ``cinic-shard pack`` wrote to, or a ``Store``.
+            split: the split to read, or several, as in ``train+valid``.
+            batch_size: samples a batch, on each rank; 512 where no size is given.
+            global_batch_size: samples a batch over all ranks, in place of ``batch_size``: it keeps
+                the order when the number of ranks changes. Where they do not divide it, parts
+                differ by one: multiply a mean loss by ``batch.loss_scale``.
+            shuffle: visit the samples in a random order, another one each epoch.
+            seed: of that order, and of augmentation.
+            workers: decoding threads; by default the usable cores divided by LOCAL_WORLD_SIZE.
+            device: where batches go; by default they stay where they are decoded, on the CPU.
+            normalize: float32 images: True subtracts the dataset's mean and divides by its
+                deviation (of the split ``train`` where there is one, else of this split);
+                ``"cinic10"`` takes CINIC-10's published ones, a pair is (mean, std) on the scale
+                0 to 1.
+            augment: random crop, flip and cutout, and normalising, in one pass; replaces
+                ``normalize``.
+            batch_transform: your own, called with (images, labels) of each batch in order, behind
+                ``augment``, where the batches are consumed; gives both back.
+            order: how ``shuffle`` mixes: ``window`` permutes blocks, and the samples of some dozen
+                of them at a time (docs/order.md); ``full`` permutes the whole split.
+            cache: keep decoded pixels after an epoch: ``ram`` in this process, ``disk`` in a file
+                that all processes of this machine share, ``device`` on the device, where batches
+                are then gathered and augmented. It never changes the order.
+            cache_bytes: of ``ram`` and ``disk``: how much to keep; by default the whole split, or
+                what $CINIC_SHARDS_CACHE_BYTES says.
+            cache_dir: of ``disk``; by default $CINIC_SHARDS_CACHE_DIR, or the user's folder for
+                caches.
+            tail: what becomes of a last batch that is not full: ``drop`` (default with shuffle),
+                ``short`` (default without), or ``pad``: every rank has the same number of batches,
+                none of them empty, and ``batch.valid`` tells what counts.
+            classes: only samples of these classes; labels stay what they are. Packing has mixed
+                the splits: a small part of one still reads each of its blocks (``stats`` tells).
+            origin: only samples from ``cifar``, ``cifar-train``, ``cifar-test``, ``imagenet`` or
+                ``unknown``; one of them or several.
+            where: only samples for which this function of their ``Columns`` gives True: arrays in,
+                a mask out, bool (N,).
+            exclude_duplicates_of: a split, or several as in ``valid+test``: no sample that has the
+                pixels of one of theirs.
+            fraction: so much of what is left, of each class of each split alike.
+            fraction_seed: of that choice; with one seed a smaller fraction is part of a larger one.
+            check: compare the CRC-32 of what is read with the index: the ``first`` time, in every
+                epoch (``always``), or never (``off``).
+            on_error: what a damaged sample does: ``raise`` a DecodeError that names it, or
+                ``skip``: its batch is shorter, ``skipped`` tells which and why, and an epoch with
+                any ends with a warning. The number of batches stays as it is.
+            progress: show a bar on standard error, on rank 0.
+            rank: this process among ``world_size``; by default as torch.distributed says where
+                it is initialised, else torchrun's RANK and WORLD_SIZE, else alone.
+            world_size: see ``rank``.
+
+        Raises:
+            OptionError: an option cannot be.
+            StoreError: a file cannot be read or has another size than the manifest says.
+            FormatError: a file is damaged, or the split has images of several sizes.
+        """
+        self.workers = default_threads() if workers is None else whole("workers", workers, 1)
+        self.rank, self.world_size = find_world(rank, world_size)
+        self.global_batch_size = _global_batch_size(batch_size, global_batch_size, self.world_size)
+        self.shuffle = shuffle
+        self.seed = whole("seed", seed)
+        self.order = order
+        self.tail = tail or ("drop" if shuffle else "short")
+        if on_error not in ("raise", "skip"):
+            raise OptionError(f"on_error={on_error!r}: expected raise or skip")
+        if cache not in CACHES:
+            raise OptionError(f"cache={cache!r}: expected one of {', '.join(CACHES)}")
+        self.cache = cache
+        self.device = torch.device(device) if device is not None else None
+        if cache == "device" and self.device is None:
+            self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.batch_transform = batch_transform
+        self.progress = progress
+        self.dataset = Dataset(path)
+        self._reader = self.dataset.split(split, check=check)
+        subset = Subset(
+            classes=classes,
+            origin=origin,
+            where=where,
+            exclude_duplicates_of=exclude_duplicates_of,
+            fraction=fraction,
+            fraction_seed=fraction_seed,
+        )
+        self._selection = select(self.dataset, self._reader, subset)
+        self._transform = self._make_transform(augment, normalize)
+        self._cache = self._make_cache(cache_bytes, cache_dir)
+        self._maker = BatchMaker(
+            self._reader,
+            self._selection,
+            self._transform,
+            self.device,
+            skip_damaged=on_error == "skip",
+        )
+        self._threads = Threads(self.workers)
+        self._block_memory: list[NDArray[np.uint8]] = []
+        self.epoch = 0
+        """The epoch that the next iteration runs."""
+        self._first_step = 0
+        """Where it begins."""
+        self._meter: Meter | None = None
+        """Of the last iteration."""
+        if len(self) == 0:
+            raise OptionError(
+                f"split {split}: {len(self._selection):,} samples, fewer than the "
+                f"{self.global_batch_size:,} of a batch on all ranks; choose a smaller one, or "
+                "tail='short' or 'pad'"
+            )
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Class names; a label is a place here, as in torchvision's ImageFolder."""
+        return self.dataset.manifest.classes
+
+    @property
+    def batch_size(self) -> int:
+        """Samples of a full batch on this rank."""
+        start, stop = part_of(self.global_batch_size, self.rank, self.world_size)
+        return stop - start
+
+    @property
+    def num_samples(self) -> int:
+        """Samples that were chosen, on all ranks; a tail that is dropped counts."""
+        return len(self._selection)
+
+    @property
+    def skipped(self) -> dict[int, str]:
+        """Id of each sample that was skipped so far -> what is wrong with it."""
+        return dict(self._maker.skipped)
+
+    def __len__(self) -> int:
+        """Batches an epoch, the same on every rank."""
+        return len(self._plan())
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch of the next iteration.
+
+        It begins at its first batch, or where a state of this very epoch was loaded, there.
+        """
+        epoch = whole("epoch", epoch)
+        if epoch != self.epoch:
+            self._first_step = 0
+        self.epoch = epoch
+        if self._meter is not None and not self._meter.is_open:
+            self._meter = None
+
+    def __iter__(self) -> Iterator[Batch]:
+        return self.iterate_share(0, 1)
+
+    def iterate_share(self, number: int, count: int) -> Generator[Batch, None, None]:
+        """Every ``count``-th batch of the epoch, from that of step ``number`` on.
+
+        For several processes that share the work of one rank.
+        """
+        plan = self._plan()
+        first = self._first_step + (number - self._first_step) % count
+        self._meter = meter = Meter(self.epoch, first, count, self._reader.bytes_read)
+        self.epoch += 1
+        self._first_step = 0
+        yield from meter.counted(self._batches(plan, range(first, len(plan), count), meter))
+
+    def _batches(self, plan: EpochPlan, steps: range, meter: Meter) -> Generator[Batch, None, None]:
+        """The batches of these steps, the user's transform applied."""
+        maker = self._maker
+
+        def open_source(threads: ThreadPoolExecutor) -> EpochSource:
+            self._reader.start_epoch()
+            if self.cache == "device":
+                maker.fill_device(threads)
+            return self._source(plan, threads)
+
+        if self.device is None:
+            most_images = _MOST_BYTES // maker.image_bytes
+            batches: Generator[Batch, None, None] = run(
+                plan, steps, self._threads, open_source, maker.on_cpu, meter,
+                most_images=most_images,
+            )  # fmt: skip
+        else:
+            works = run(
+                plan, steps, self._threads, open_source, maker.for_device, meter, most_images=1
+            )
+            batches = copy_ahead(works, maker.finish, _device_tensors, self.device)
+        if self.progress and self.rank == 0:
+            batches = shown(batches, plan, steps)
+        with closing(batches):
+            for batch in batches:
+                if self.batch_transform is not None:
+                    images, labels = self.batch_transform(batch.images, batch.labels)
+                    batch = replace(batch, images=images, labels=labels)
+                yield batch
+        if skipped := self.skipped:
+            first = next(iter(skipped.values()))
+            warnings.warn(
+                f"{len(skipped):,} damaged samples were skipped so far; {first}", stacklevel=3
+            )
+
+    def stats(self) -> LoaderStats:
+        """What the current epoch, or else the last one, has taken so far."""
+        meter = self._meter or Meter(self.epoch, self._first_step, 1, self._reader.bytes_read)
+        return meter.stats(self._reader.bytes_read)
+
+    # State
+
+    def state_dict(self) -> dict[str, Any]:
+        """The place of the batch to come, and what it depends on: for a checkpoint.
+
+        Batches that are made ahead do not count. Take it in the loop, behind the step of the batch.
+        Where an epoch was left by ``break`` it tells where, until ``set_epoch`` or a new iteration,
+        which runs the epoch behind it: ``load_state_dict`` goes back.
+        """
+        meter = self._meter
+        if meter is None or meter.is_finished:
+            return self._conditions() | {"epoch": self.epoch, "step": self._first_step}
+        step = min(meter.step, len(self))  # a share's next step may lie behind the end
+        return self._conditions() | {"epoch": meter.epoch, "step": step}
+
+    def share_state(self) -> dict[str, Any]:
+        """``state_dict`` of one of several shares: they end at different times.
+
+        So at the end of a share it tells the end of the epoch, not the beginning of the next one.
+        """
+        meter = self._meter
+        if meter is not None and meter.is_finished:
+            return self._conditions() | {"epoch": meter.epoch, "step": len(self)}
+        return self.state_dict()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Begin the next iteration at the place that a state tells.
+
+        Raises:
+            OptionError: it is of another dataset, subset, order, seed, augmentation or global
+                batch, or no state at all; says all that differs. The loader stays as it was.
+        """
+        own = self._conditions()
+        if missing := [name for name in (*own, "epoch", "step") if name not in state]:
+            raise OptionError(f"not the state of a loader: it has no {missing[0]!r}")
+        different = [
+            f"{name} is {state[name]!r} in the state and {value!r} here"
+            for name, value in own.items()
+            if state[name] != value
+        ]
+        if different:
+            raise OptionError(
+                f"the state is another loader's: {'; '.join(different)}. Make the loader as it "
+                "was, or begin an epoch anew with set_epoch"
+            )
+        epoch, step = whole("epoch", state["epoch"]), whole("step", state["step"])
+        if step > len(self):
+            raise OptionError(f"step={step}: an epoch has {len(self):,} steps")
+        self.epoch, self._first_step, self._meter = epoch, step, None
+
+    def _conditions(self) -> dict[str, Any]:
+        """All that the batches of an epoch depend on."""
+        samples, blocks = self._digests
+        return {
+            "version": _STATE_VERSION,
+            "plan_version": PLAN_VERSION,
+            "fingerprint": self.dataset.manifest.fingerprint,
+            "split": self._reader.name,
+            "samples": samples,
+            "blocks": blocks if self.shuffle and self.order == "window" else "",
+            "order": self.order if self.shuffle else "as stored",
+            "seed": self.seed,
+            "global_batch_size": self.global_batch_size,
+            "tail": self.tail,
+            "augment": self._transform.description,
+        }
+
+    @cached_property
+    def _digests(self) -> tuple[str, str]:
+        return self._selection.digests(self._reader)
+
+    # Its parts
+
+    def _plan(self) -> EpochPlan:
+        return EpochPlan(
+            num_samples=len(self._selection),
+            global_batch_size=self.global_batch_size,
+            seed=self.seed,
+            epoch=self.epoch,
+            shuffle=self.shuffle,
+            order=self.order,
+            block_starts=self._selection.block_starts,
+            tail=self.tail,
+            rank=self.rank,
+            world_size=self.world_size,
+        )
+
+    def _make_transform(
+        self, augment: Augment | None, normalize: bool | str | Statistics
+    ) -> Transform:
+        if augment is not None and normalize is not False:
+            raise OptionError("give normalize to Augment, or to the loader without augment")
+        if augment is None:
+            augment = PLAIN
+            if normalize is not False:
+                augment = Augment(crop_padding=0, flip=False, normalize=normalize)
+        measured = (self.dataset.manifest.split("train") or self._reader).pixels
+        return Transform(
+            augment,
+            (measured.mean, measured.std),
+            self._reader.image_shape,
+            seed=self.seed,
+            device=self.device,
+        )
+
+    def _make_cache(
+        self, cache_bytes: int | None, cache_dir: str | os.PathLike[str] | None
+    ) -> BlockCache:
+        reader, kind = self._reader, self._source_kind
+        limit: int | None = 0
+        if kind is BlockSource and self.cache != "none":
+            limit = cache_limit(cache_bytes)
+        places = reader.block_starts, reader.image_shape, limit
+        needed = self._selection.blocks
+        if self.cache == "disk" and limit != 0:
+            folder = cache_folder(cache_dir, self.dataset.manifest, reader)
+            made: BlockCache = DiskCache(*places, folder, needed)
+        else:
+            made = BlockCache(*places, needed)
+        if self.shuffle and self.order == "full" and kind is BlockSource and not made.holds_all:
+            raise OptionError(
+                f"order='full' would read a whole block, of the encoding {reader.encoding}, for "
+                "nearly every sample: use order='window', or a cache='ram', 'disk' or 'device' "
+                "that holds the whole split"
+            )
+        return made
+
+    @property
+    def _source_kind(self) -> type[MappedSource] | type[RowSource] | type[BlockSource]:
+        """Where an epoch's pixels come from."""
+        reader = self._reader
+        if reader.encoding == "raw" and reader.is_mapped:
+            return MappedSource
+        if self.cache == "device" or (reader.reads_rows and self.cache == "none"):
+            return RowSource
+        return BlockSource
+
+    def _source(self, plan: EpochPlan, threads: ThreadPoolExecutor) -> EpochSource:
+        if self._source_kind is MappedSource:
+            return MappedSource(self._reader)
+        if self._source_kind is RowSource:
+            return RowSource(self._reader)
+        return BlockSource(
+            self._reader, self._cache, plan, self._selection, threads, self._block_memory
+        )
+
+
+def _device_tensors(batch: Batch) -> list[torch.Tensor]:
+    return [batch.images, batch.labels, batch.valid]
+
+
+def _global_batch_size(
+    batch_size: int | None, global_batch_size: int | None, world_size: int
+) -> int:
+    if batch_size is not None and global_batch_size is not None:
+        raise OptionError("give batch_size, which is each rank's, or global_batch_size, not both")
+    if global_batch_size is not None:
+        return whole("global_batch_size", global_batch_size, world_size)
+    return (512 if batch_size is None else whole("batch_size", batch_size, 1)) * world_size

@@ -1,0 +1,392 @@
+"""Which sample at which step on which rank: pure integers, and the only randomness.
+
+One *global* sequence of rows per (seed, epoch) is defined without reference to ranks, workers or
+where the data lies. Step s is positions [s G, (s + 1) G) of it, G the global batch; rank r of W
+takes [n r // W, n (r + 1) // W) of a step's n positions. There are two shuffled orders:
+
+``full``
+    A keyed permutation of all rows.
+
+``window``
+    Blocks in a keyed random order, the rows of each permuted among themselves, make one sequence.
+    It is cut into L *lanes* of equal length, and position p is the (p // L)-th row of lane p mod L:
+    a batch takes a few rows of each lane, so it mixes L random blocks, and a reader holds about L
+    of them. Even lanes are read forwards, odd ones backwards: where one lane ends, the next one
+    ends too, so that both use the block that they share at the same time, and it is read once.
+    Within a batch, rows are in the order of their lanes: a rank reads its own lanes alone.
+
+Where blocks are alike, nothing here takes more memory for more samples: every position is computed.
+"""
+
+import hashlib
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cinic_shards.codec.kernels import kernel, mix, part, quick_kernel
+from cinic_shards.errors import OptionError
+
+PLAN_VERSION = 1
+ORDERS = ("window", "full")
+TAILS = ("drop", "short", "pad")
+
+_NUM_ROUNDS = 8
+_MIN_LANES = 64
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EpochPlan:
+    """One epoch's order over ``num_samples`` rows, as one rank sees it."""
+
+    num_samples: int
+    """Rows to visit, each once."""
+    global_batch_size: int
+    """Samples a step over all ranks."""
+    seed: int = 0
+    epoch: int = 0
+    shuffle: bool = True
+    """False visits the rows as they are stored."""
+    order: str = "full"
+    """How ``shuffle`` mixes: ``window`` or ``full``."""
+    block_starts: NDArray[np.int64] | None = field(default=None, repr=False, compare=False)
+    """First row of each of B blocks, then ``num_samples``: shape (B + 1,). ``window`` needs it, or
+    ``block_size``."""
+    block_size: int | None = None
+    """Rows of every block but the last, in place of ``block_starts``."""
+    tail: str = "drop"
+    """What becomes of a last step that is not full: ``drop``, ``short`` to keep it as it is, or
+    ``pad`` to fill each rank's part up with rows that do not count."""
+    rank: int = 0
+    world_size: int = 1
+    num_lanes: int = field(init=False, default=0)
+    """L of the order ``window``; a function of blocks and G alone."""
+    _keys: NDArray[np.uint64] = field(init=False, repr=False, compare=False)
+    _blocks: "_Blocks | None" = field(init=False, default=None, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        if self.order not in ORDERS:
+            raise OptionError(f"order={self.order!r}: expected one of {', '.join(ORDERS)}")
+        if self.tail not in TAILS:
+            raise OptionError(f"tail={self.tail!r}: expected one of {', '.join(TAILS)}")
+        if self.num_samples < 0 or self.global_batch_size < 1 or self.world_size < 1:
+            raise OptionError("sizes must be positive")
+        if not 0 <= self.rank < self.world_size:
+            raise OptionError(f"rank {self.rank} is not below world size {self.world_size}")
+        if not (0 <= self.seed < 2**64 and 0 <= self.epoch < 2**64):
+            raise OptionError("seed and epoch must be from 0 to 2**64 - 1")
+        if not (self.shuffle and self.order == "window"):
+            object.__setattr__(self, "_keys", _round_keys("full", self.seed, self.epoch))
+            return
+        block_keys = _round_keys("blocks", self.seed, self.epoch)
+        blocks = _lay_blocks(self.num_samples, self.block_starts, self.block_size, block_keys)
+        lanes = max(_MIN_LANES, self.global_batch_size // 8)
+        object.__setattr__(self, "num_lanes", min(blocks.num_blocks, self.global_batch_size, lanes))
+        object.__setattr__(self, "_keys", _round_keys("window", self.seed, self.epoch))
+        object.__setattr__(self, "_blocks", blocks)
+
+    def __len__(self) -> int:
+        """Steps of the epoch, the same on every rank."""
+        full, rest = divmod(self.num_samples, self.global_batch_size)
+        return full + (1 if rest and self.tail != "drop" else 0)
+
+    def num_valid(self, step: int) -> tuple[int, int]:
+        """How many samples of a step count: on this rank, and on all together."""
+        start, stop = self.positions(step)
+        first = step * self.global_batch_size
+        return stop - start, min(self.global_batch_size, self.num_samples - first)
+
+    def positions(self, step: int) -> tuple[int, int]:
+        """Start and stop of this rank's part of a step in the global sequence.
+
+        In the order ``window`` that part is of the step's positions in the order of their lanes.
+        """
+        if not 0 <= step < len(self):
+            raise IndexError(f"step {step} of {len(self)}")
+        start = step * self.global_batch_size
+        count = min(self.global_batch_size, self.num_samples - start)
+        first, stop = part_of(count, self.rank, self.world_size)
+        return start + first, start + stop
+
+    def rows(self, step: int) -> NDArray[np.int64]:
+        """The rows of this rank's part of a step, int64, in batch order.
+
+        With ``tail="pad"`` the rows behind the first ``num_valid(step)[0]`` do not count: they are
+        those again, or where the rank has none, the first one of the step.
+        """
+        start, stop = self.positions(step)
+        rows = self._rows_at(step, start, stop)
+        if self.tail != "pad":
+            return rows
+        first, stop = part_of(self.global_batch_size, self.rank, self.world_size)
+        missing = stop - first - len(rows)
+        if missing > 0:
+            again = rows
+            if len(rows) == 0:
+                first = step * self.global_batch_size
+                again = self._rows_at(step, first, first + 1)
+            rows = np.concatenate([rows, np.resize(again, missing)])
+        return rows
+
+    def _rows_at(self, step: int, start: int, stop: int) -> NDArray[np.int64]:
+        if not self.shuffle:
+            return np.arange(start, stop)
+        out = np.empty(stop - start, np.int64)
+        if self._blocks is None:
+            permute(start, self.num_samples, self._keys, out)
+        else:
+            first = step * self.global_batch_size
+            last = min(first + self.global_batch_size, self.num_samples)
+            window_rows(
+                first, last, start - first, self.num_samples, self.num_lanes, *self._blocks,
+                self._keys, out,
+            )  # fmt: skip
+        return out
+
+    def last_steps(self) -> NDArray[np.int64]:
+        """The last step that any rank reads each block for: int64, shape (B,).
+
+        Beyond it nobody needs the block in this epoch. Needs ``block_starts``.
+        """
+        starts = self.block_starts
+        assert starts is not None
+        out = np.empty(len(starts) - 1, np.int64)
+        if not self.shuffle:
+            out[:] = (starts[1:] - 1) // self.global_batch_size
+        elif self._blocks is None:
+            out[:] = len(self)
+        else:
+            order, sequence_starts = self._blocks.order, self._blocks.sequence_starts
+            _last_positions(self.num_samples, self.num_lanes, order, sequence_starts, out)
+            out //= self.global_batch_size
+        return out
+
+
+def part_of(count: int, rank: int, world_size: int) -> tuple[int, int]:
+    """Start and stop of a rank's part of so many samples: parts differ by one at most."""
+    return count * rank // world_size, count * (rank + 1) // world_size
+
+
+class _Blocks(NamedTuple):
+    """The blocks of the order ``window``, of equal size or as arrays say, as kernels read them."""
+
+    size: int
+    """Rows of every block but the last, or 0."""
+    num_blocks: int
+    short_place: int
+    """Of equal ones: the last block's place in the order."""
+    keys: NDArray[np.uint64]
+    """Of the permutation that is their order."""
+    starts: NDArray[np.int64]
+    order: NDArray[np.int64]
+    sequence_starts: NDArray[np.int64]
+    """Where each block of ``order`` begins in the sequence, then its end."""
+
+
+def _lay_blocks(
+    num_samples: int,
+    starts: NDArray[np.int64] | None,
+    block_size: int | None,
+    keys: NDArray[np.uint64],
+) -> _Blocks:
+    none = np.empty(0, np.int64)
+    if starts is None and block_size is not None:
+        if block_size < 1:
+            raise OptionError(f"block_size={block_size}: expected at least 1")
+        count = -(-num_samples // block_size)
+        short_place = _unpermute(count - 1, count, keys) if count else 0
+        return _Blocks(block_size, count, short_place, keys, none, none, none)
+    if (
+        starts is None
+        or len(starts) < 1
+        or starts[0] != 0
+        or starts[-1] != num_samples
+        or (starts[1:] <= starts[:-1]).any()
+    ):
+        raise OptionError(f"block_starts {starts}: expected 0, rising, to {num_samples}")
+    order = np.empty(len(starts) - 1, np.int64)
+    permute(0, len(order), keys, order)
+    sequence_starts = np.concatenate([[0], np.cumsum(np.diff(starts)[order])])
+    return _Blocks(0, len(order), 0, keys, starts, order, sequence_starts)
+
+
+def choose(count: int, size: int, purpose: str, seed: int) -> NDArray[np.int64]:
+    """``count`` of range(size) by chance, int64; fewer of them are the first of more."""
+    out = np.empty(count, np.int64)
+    permute(0, size, _round_keys(purpose, seed, 0), out)
+    return out
+
+
+def _round_keys(purpose: str, seed: int, epoch: int) -> NDArray[np.uint64]:
+    """Round keys of one permutation: BLAKE2b over plan version, purpose, seed and epoch."""
+    text = f"cinic-shards plan {PLAN_VERSION} {purpose} seed {seed} epoch {epoch}"
+    digest = hashlib.blake2b(text.encode(), digest_size=8 * _NUM_ROUNDS).digest()
+    return np.frombuffer(digest, "<u8").astype(np.uint64)
+
+
+@quick_kernel
+def permute(start, size, keys, out):
+    """Where a keyed permutation of range(size) sends start, start + 1, ...: into ``out`` int64.
+
+    A Feistel network permutes the numbers of the fewest bits that hold ``size``; a result beyond
+    ``size`` is sent through again, which ends because the network is a permutation. The two
+    parts of a number differ by a bit where the bits are odd: each round changes one of them by a
+    function of the other, so it can be undone.
+    """
+    low_bits, low_mask, high_mask = _feistel_masks(size)
+    for i in range(len(out)):
+        out[i] = _feistel(start + i, size, low_bits, low_mask, high_mask, keys, np.uint64(0))
+
+
+@part
+def _feistel_masks(size):
+    bits = np.uint64(0)
+    while bits < 63 and (np.int64(1) << np.int64(bits)) < size:
+        bits += np.uint64(1)
+    low_bits = bits // np.uint64(2)
+    low_mask = (np.uint64(1) << low_bits) - np.uint64(1)
+    high_mask = (np.uint64(1) << (bits - low_bits)) - np.uint64(1)
+    return low_bits, low_mask, high_mask
+
+
+@part
+def _feistel(number, size, low_bits, low_mask, high_mask, keys, tweak):
+    """Where the permutation of range(size) with these keys and this tweak sends a number."""
+    x = np.uint64(number)
+    while True:
+        low = x & low_mask
+        high = x >> low_bits
+        for pair in range(0, len(keys), 2):
+            high ^= _round(low ^ keys[pair] ^ tweak) & high_mask
+            low ^= _round(high ^ keys[pair + 1] ^ tweak) & low_mask
+        x = (high << low_bits) | low
+        if x < np.uint64(size):
+            return np.int64(x)
+
+
+@quick_kernel
+def _unpermute(number, size, keys):
+    """What the permutation of range(size) with these keys sends to a number."""
+    low_bits, low_mask, high_mask = _feistel_masks(size)
+    x = np.uint64(number)
+    while True:
+        low = x & low_mask
+        high = x >> low_bits
+        for pair in range(len(keys) - 2, -1, -2):
+            low ^= _round(high ^ keys[pair + 1]) & low_mask
+            high ^= _round(low ^ keys[pair]) & high_mask
+        x = (high << low_bits) | low
+        if x < np.uint64(size):
+            return np.int64(x)
+
+
+@part
+def _round(x):
+    """The upper half of a product: every bit of the number and of its key has a part in it."""
+    return (x * np.uint64(0x9E3779B97F4A7C15)) >> np.uint64(32)
+
+
+@part
+def _lane_start(lane, size, num_lanes):
+    """Where a lane begins in the sequence: the first ``size`` mod L lanes hold one row more."""
+    return lane * (size // num_lanes) + min(lane, size % num_lanes)
+
+
+@part
+def _count_before(lane, first, stop, num_lanes):
+    """How many of the positions [first, stop) are of lanes before this one."""
+    each, rest = (stop - first) // num_lanes, (stop - first) % num_lanes
+    begin = first % num_lanes  # the rest goes to the lanes from here on, and round to lane 0
+    return (
+        lane * each + min(max(lane - begin, 0), rest) + min(lane, max(begin + rest - num_lanes, 0))
+    )
+
+
+@part
+def _find_block(
+    place, size, block_size, num_blocks, short_place, block_keys, block_starts, order,
+    sequence_starts,
+):  # fmt: skip
+    """The block at a place of the sequence: its number, place in the sequence, first row, rows."""
+    if len(order) > 0:
+        k = np.searchsorted(sequence_starts, place, side="right") - 1
+        number = order[k]
+        first = block_starts[number]
+        return number, sequence_starts[k], first, block_starts[number + 1] - first
+    missing = num_blocks * block_size - size  # of the last block, wherever the order has put it
+    k = place // block_size
+    if place >= (short_place + 1) * block_size - missing:
+        k = (place + missing) // block_size
+    low_bits, low_mask, high_mask = _feistel_masks(num_blocks)
+    number = _feistel(k, num_blocks, low_bits, low_mask, high_mask, block_keys, np.uint64(0))
+    begin = k * block_size - (missing if k > short_place else 0)
+    return number, begin, number * block_size, block_size - (missing if k == short_place else 0)
+
+
+@quick_kernel
+def window_rows(
+    first, stop, skip, size, num_lanes, block_size, num_blocks, short_place, block_keys,
+    block_starts, order, sequence_starts, keys, out,
+):  # fmt: skip
+    """The rows of a step's positions [first, stop), in the order of their lanes, into ``out``.
+
+    The first ``skip`` of them are left out; as many follow as ``out``, int64, holds. ``size`` rows
+    are in the sequence; for the arguments from ``block_size`` on see ``_Blocks``.
+    """
+    written = 0
+    first_lane, above = 0, num_lanes
+    while above - first_lane > 1:
+        middle = (first_lane + above) // 2
+        if _count_before(middle, first, stop, num_lanes) <= skip:
+            first_lane = middle
+        else:
+            above = middle
+    skip -= _count_before(first_lane, first, stop, num_lanes)
+    # Divided once: a division takes as long as a row.
+    first_offset, first_rest = first // num_lanes, first % num_lanes
+    stop_offset, stop_rest = stop // num_lanes, stop % num_lanes
+    each, longer = size // num_lanes, size % num_lanes
+    for lane in range(first_lane, num_lanes):
+        offset = first_offset + (1 if lane < first_rest else 0) + skip
+        stop_in_lane = stop_offset + (1 if lane < stop_rest else 0)
+        skip = max(0, offset - stop_in_lane)
+        start = lane * each + min(lane, longer)
+        end = start + each + (1 if lane < longer else 0)
+        begin, num_rows = 0, 0
+        while offset < stop_in_lane and written < len(out):
+            place = start + offset if lane % 2 == 0 else end - 1 - offset
+            if not begin <= place < begin + num_rows:
+                number, begin, first_row, num_rows = _find_block(
+                    place, size, block_size, num_blocks, short_place, block_keys, block_starts,
+                    order, sequence_starts,
+                )  # fmt: skip
+                low_bits, low_mask, high_mask = _feistel_masks(num_rows)
+                tweak = mix(np.uint64(number) + np.uint64(0x9E3779B97F4A7C15))
+            out[written] = first_row + _feistel(
+                place - begin, num_rows, low_bits, low_mask, high_mask, keys, tweak
+            )
+            written += 1
+            offset += 1
+        if written == len(out):
+            return
+
+
+@kernel
+def _last_positions(size, num_lanes, order, sequence_starts, out):
+    """The last global position that lies in each block, into ``out`` int64 (B,)."""
+    out[:] = -1
+    lane = 0
+    for block in range(len(order)):
+        begin, end = sequence_starts[block], sequence_starts[block + 1]
+        while _lane_start(lane + 1, size, num_lanes) <= begin:
+            lane += 1
+        other = lane
+        while other < num_lanes and _lane_start(other, size, num_lanes) < end:
+            start = _lane_start(other, size, num_lanes)
+            stop = _lane_start(other + 1, size, num_lanes)
+            backwards = stop - 1 - max(begin, start)
+            offset = backwards if other % 2 else min(end, stop) - 1 - start
+            number = order[block]
+            out[number] = max(out[number], offset * num_lanes + other)
+            other += 1

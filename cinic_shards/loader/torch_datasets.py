@@ -1,0 +1,369 @@
+"""The shards as torch Datasets, for a DataLoader where ``ShardLoader`` cannot stand.
+
+``CINIC10`` takes the place of ImageFolder or torchvision's CIFAR10: images one by one, by index.
+``ShardIterable`` gives a ``ShardLoader``'s batches from a DataLoader's worker processes.
+"""
+
+import inspect
+import multiprocessing
+import operator
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch.utils.data import Dataset as TorchDataset
+from torch.utils.data import IterableDataset, get_worker_info
+
+from cinic_shards.codec.kernels import gather_images
+from cinic_shards.errors import DecodeError, FormatError, OptionError, StoreError
+from cinic_shards.loader.batches import Batch
+from cinic_shards.loader.cache import BlockCache, DiskCache, cache_folder, cache_limit
+from cinic_shards.loader.loader import ShardLoader
+from cinic_shards.loader.world import default_threads, find_world
+from cinic_shards.options import whole
+from cinic_shards.read.dataset import Dataset, SplitReader
+from cinic_shards.read.subset import Subset, select
+from cinic_shards.store import Place, has_client, open_store
+
+T = TypeVar("T")
+
+_MAX_PROCESSES = 1024
+"""Of a DataLoader that shares one ``ShardIterable``."""
+
+
+class CINIC10(TorchDataset[tuple[Any, Any]]):
+    """N samples of a packed dataset as (image, label), in packing order.
+
+    Example:
+        >>> train = CINIC10("shards", "train", transform=transforms.ToTensor())
+        >>> batches = DataLoader(train, 128, shuffle=True, num_workers=4)
+
+    A DataLoader's batch is decoded at once; the transform still runs image by image, in Python:
+    ``ShardLoader`` is several times faster. It pickles, and opens its files in each process anew.
+    """
+
+    def __init__(
+        self,
+        root: Place,
+        split: str = "train",
+        transform: Callable[[Any], Any] | None = None,
+        target_transform: Callable[[Any], Any] | None = None,
+        *,
+        cache: str = "ram",
+        cache_dir: str | os.PathLike[str] | None = None,
+        **subset: Any,
+    ) -> None:
+        """Open a dataset.
+
+        Args:
+            root: a folder or URL that ``cinic-shard pack`` wrote to.
+            split: the split to read, or several, as in ``train+valid``.
+            transform: of a PIL image, RGB.
+            target_transform: of a label.
+            cache: where a block stays, of ``zstd`` or from a URL, once it is decoded: ``ram`` of
+                each process, or ``disk``, a file that all processes share.
+            cache_dir: of ``disk``, as ``ShardLoader`` takes it.
+            subset: which samples, see ``subset.Subset``: ``classes``, ``origin``, ``where``,
+                ``exclude_duplicates_of``, ``fraction``, ``fraction_seed``.
+
+        Raises:
+            OptionError, StoreError, FormatError: as ``ShardLoader``.
+        """
+        if cache not in ("ram", "disk"):
+            raise OptionError(f"cache={cache!r}: expected ram or disk")
+        self.root = root
+        self.split = split
+        self.transform = transform
+        self.target_transform = target_transform
+        self._cache_options = cache, cache_dir
+        found = _without_a_client(root, partial(_find_samples, root, split, Subset(**subset)))
+        self._fingerprint = found.fingerprint
+        self._rows = found.rows
+        """The reader's row of each sample."""
+        self.classes = list(found.classes)
+        """Class names; a label is a place here."""
+        self.class_to_idx = {name: label for label, name in enumerate(self.classes)}
+        self.targets: list[int] = found.labels.tolist()
+        """Every sample's label."""
+        self.ids: NDArray[np.int64] = found.ids
+        """Every sample's id in the dataset, shape (N,)."""
+        self._opened: tuple[SplitReader, BlockCache] | None = None
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, index: int) -> tuple[Any, Any]:
+        """One sample.
+
+        Raises:
+            IndexError: there is no such sample.
+            DecodeError: it is damaged; names it.
+        """
+        return self.__getitems__([index])[0]
+
+    def __getitems__(self, indices: Sequence[int]) -> list[tuple[Any, Any]]:
+        """Several samples, decoded at once: what a DataLoader asks for."""
+        places = [range(len(self))[operator.index(index)] for index in indices]
+        if not places:
+            return []
+        samples = []
+        for image, place in zip(self._decode(self._rows[places]), places, strict=True):
+            pixels: Any = Image.fromarray(image)
+            label: Any = self.targets[place]
+            samples.append((
+                pixels if self.transform is None else self.transform(pixels),
+                label if self.target_transform is None else self.target_transform(label),
+            ))  # fmt: skip
+        return samples
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_opened": None}
+
+    def _open(self) -> tuple[SplitReader, BlockCache]:
+        if self._opened is None:
+            dataset = Dataset(self.root)
+            if dataset.manifest.fingerprint != self._fingerprint:
+                raise FormatError(f"{self.root}: the dataset is another one than it was; make "
+                                  "the CINIC10 anew")  # fmt: skip
+            reader = dataset.split(self.split)
+            cache, cache_dir = self._cache_options
+            places = reader.block_starts, reader.image_shape
+            if reader.reads_rows:
+                made = BlockCache(*places, 0)
+            elif cache == "ram":
+                made = BlockCache(*places, None)
+            else:
+                folder = cache_folder(cache_dir, dataset.manifest, reader)
+                made = DiskCache(*places, cache_limit(None), folder)
+            self._opened = reader, made
+        return self._opened
+
+    def _decode(self, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
+        """The images of these rows, uint8 (n, H, W, 3)."""
+        reader, cache = self._open()
+        images = np.empty((len(rows), *reader.image_shape), np.uint8)
+        if not reader.reads_rows:
+            errors = self._from_blocks(reader, cache, rows, images)
+        elif reader.encoding == "png":
+            errors = reader.read_images(rows, images)
+        else:
+            addresses, errors = reader.mapped_images(rows)
+            if not errors:
+                gather_images(addresses, images)
+        if errors:
+            raise errors[0]
+        return images
+
+    def _from_blocks(
+        self,
+        reader: SplitReader,
+        cache: BlockCache,
+        rows: NDArray[np.int64],
+        images: NDArray[np.uint8],
+    ) -> list[DecodeError]:
+        blocks = reader.blocks_of(rows)
+        for block in np.unique(blocks).tolist():
+            decode = partial(reader.read_block, block)
+            pixels = cache.images(block)
+            if pixels is None:  # no room for it
+                start, stop = reader.block_starts[block : block + 2].tolist()
+                pixels = np.empty((stop - start, *reader.image_shape), np.uint8)
+                errors = decode(pixels)
+            else:
+                errors = cache.fill(block, decode)
+            if errors:
+                return errors
+            here = np.flatnonzero(blocks == block)
+            images[here] = pixels[rows[here] - reader.block_starts[block]]
+        return []
+
+
+class _Samples(NamedTuple):
+    """What a ``CINIC10`` is made of, each array with one entry a sample."""
+
+    fingerprint: str
+    classes: tuple[str, ...]
+    rows: NDArray[np.int64]
+    labels: NDArray[np.int64]
+    ids: NDArray[np.int64]
+
+
+def _find_samples(root: Place, split: str, subset: Subset) -> _Samples:
+    dataset = Dataset(root)
+    reader = dataset.split(split)
+    selection = select(dataset, reader, subset)
+    rows = selection.rows_at(np.arange(len(selection)))
+    manifest = dataset.manifest
+    return _Samples(
+        manifest.fingerprint, manifest.classes, rows, reader.labels[rows], reader.ids(rows)
+    )
+
+
+def _without_a_client(root: Place, read: Callable[[], T]) -> T:
+    """What ``read`` gives; by a child, where that leaves this process without a server's client.
+
+    A DataLoader on Linux forks its workers, and after a fork such a client is of no use.
+    """
+    is_free = sys.platform == "linux" and not has_client()
+    if open_store(root).is_local or not is_free or multiprocessing.current_process().daemon:
+        return read()
+    context = multiprocessing.get_context("fork")  # spawned, it would need the user's main guard
+    receiver, sender = context.Pipe(duplex=False)
+
+    def tell() -> None:
+        try:
+            sender.send((read(), None))
+        except Exception as error:
+            sender.send((None, error))
+
+    child = context.Process(target=tell, daemon=True)
+    child.start()
+    sender.close()
+    try:
+        result, error = receiver.recv()
+    except EOFError:
+        raise StoreError(f"{root}: the process that read its indexes was killed") from None
+    finally:
+        child.join()
+        receiver.close()
+    if error is not None:
+        raise error
+    return result  # type: ignore[no-any-return]
+
+
+class ShardIterable(IterableDataset[Batch]):
+    """The batches of a ``ShardLoader``, for a DataLoader with ``batch_size=None``.
+
+    Worker w of k makes the batches of the steps s with s mod k = w, so a DataLoader gives them in
+    the order of the loader alone, with any k. Each worker reads most of the blocks: ``ShardLoader``
+    itself, with threads, reads each once. The state is what torchdata's StatefulDataLoader asks
+    for; it goes on with as many workers as there were.
+
+    Args:
+        path: a folder or URL that ``cinic-shard pack`` wrote to.
+        options: ``ShardLoader``'s. Rank and world size are found here, not in the workers;
+            ``workers`` are threads of each process. Each iteration is an epoch, with
+            ``persistent_workers`` or without; ``set_epoch`` chooses the next one.
+    """
+
+    def __init__(self, path: Place, **options: Any) -> None:
+        known = set(inspect.signature(ShardLoader).parameters) - {"path", "device", "progress"}
+        if refused := sorted(set(options) - known):
+            raise OptionError(f"{refused[0]}= is no option of ShardLoader in worker processes")
+        if options.get("cache") == "device":
+            raise OptionError("cache='device' is for ShardLoader, not for worker processes")
+        self._path = path
+        rank, world_size = find_world(options.pop("rank", None), options.pop("world_size", None))
+        self._options = options | {"rank": rank, "world_size": world_size}
+        self._loaders: dict[int, ShardLoader] = {}
+        """Of each process: a copy may have been made by a fork."""
+        self._epochs = _SharedEpochs()
+        self._loaded_epoch: int | None = None
+
+    def __len__(self) -> int:
+        """Batches an epoch."""
+        return len(self._here())
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch of the next iteration."""
+        self._epochs.set_next(whole("epoch", epoch))
+
+    def __iter__(self) -> Iterator[Batch]:
+        info = get_worker_info()
+        if info is None:
+            return self._iterate_alone()
+        # Not at the first batch: a worker may be stopped before it.
+        epoch = self._epochs.begin(info, self._loaded_epoch)
+        self._loaded_epoch = None
+        loader = self._here()
+        loader.set_epoch(epoch)
+        return loader.iterate_share(info.id, info.num_workers)
+
+    def _iterate_alone(self) -> Iterator[Batch]:
+        loader = self._here()
+        loader.set_epoch(self._epochs.next() if self._loaded_epoch is None else self._loaded_epoch)
+        self._loaded_epoch = None
+        self._epochs.set_next(loader.epoch + 1)
+        yield from loader.iterate_share(0, 1)
+
+    def state_dict(self) -> dict[str, Any]:
+        """``ShardLoader.state_dict``, of this worker's batches."""
+        loader = self._here()
+        return loader.state_dict() if get_worker_info() is None else loader.share_state()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """``ShardLoader.load_state_dict``."""
+        self._here().load_state_dict(state)
+        self._loaded_epoch = whole("epoch", state["epoch"])
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_loaders": {}}
+
+    def _here(self) -> ShardLoader:
+        """This process's loader."""
+        loader = self._loaders.get(os.getpid())
+        if loader is None:
+            info = get_worker_info()
+            threads = max(1, default_threads() // (info.num_workers if info else 1))
+            loader = ShardLoader(self._path, **({"workers": threads} | self._options))
+            self._loaders = {os.getpid(): loader}
+        return loader
+
+
+class _SharedEpochs:
+    """Which epoch an iteration runs, agreed upon by worker processes without a lock.
+
+    All workers of one iteration know what no other one has: a DataLoader's seed, and how often its
+    workers, where they persist, have begun. Each notes it, its epoch, and the epoch that it ran
+    before. An iteration runs the epoch behind the last one of all iterations *before* it: those of
+    workers that have not begun it, and of the others what they ran before.
+    """
+
+    def __init__(self) -> None:
+        # A row for each worker: seed, count, epoch, the epoch before; one for the main process.
+        self._notes = torch.full((_MAX_PROCESSES + 1, 4), -1, dtype=torch.int64)
+        self._notes.share_memory_()
+        self._count = 0
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__ = state
+        self._notes.share_memory_()  # a copy is no longer shared
+
+    def begin(self, info: Any, epoch: int | None) -> int:
+        """Note that a worker begins, with this epoch or the next one; which that is."""
+        if info.num_workers > _MAX_PROCESSES:
+            raise OptionError(f"num_workers={info.num_workers}: expected at most {_MAX_PROCESSES}")
+        iteration = torch.tensor([info.seed - info.id, self._count])
+        self._count += 1
+        if epoch is None:
+            notes = self._read()
+            has_begun = (notes[:, :2] == iteration).all(1)
+            epoch = int(torch.where(has_begun, notes[:, 3], notes[:, 2]).max()) + 1
+        # In this order: what another worker reads in between is right, too.
+        note = self._notes[info.id]
+        note[3] = note[2].item()
+        note[:2] = iteration
+        note[2] = epoch
+        return epoch
+
+    def _read(self) -> torch.Tensor:
+        """The notes at one moment."""
+        before = self._notes.clone()
+        while not torch.equal(before, notes := self._notes.clone()):
+            before = notes
+        return notes
+
+    def next(self) -> int:
+        """The epoch of the next iteration."""
+        return int(self._notes[:, 2].max()) + 1
+
+    def set_next(self, epoch: int) -> None:
+        """Choose it."""
+        self._notes.fill_(-1)
+        self._notes[_MAX_PROCESSES, 2] = epoch - 1

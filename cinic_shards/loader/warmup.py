@@ -1,0 +1,39 @@
+"""Runs every kernel once on next to nothing, so that it is compiled and kept on disk."""
+
+import numpy as np
+import torch
+
+from cinic_shards import codec
+from cinic_shards.codec.kernels import add_histograms, gather_images
+from cinic_shards.loader.augment import Augment, Transform
+from cinic_shards.loader.plan import EpochPlan
+from cinic_shards.write.facts import ImageMeter
+
+
+def warm_up() -> None:
+    """Compile every kernel, or load it where that was done before."""
+    images = np.zeros((2, 4, 4, 3), np.uint8)
+    png = np.frombuffer(codec.encode_png(images[0]), np.uint8)
+    payloads = codec.Payloads.in_buffer(png, np.zeros(2, np.int64), np.full(2, len(png)))
+    codec.decode_png(payloads, images)
+    codec.checksums(payloads)
+    ImageMeter().add_images(images)
+    add_histograms(images, np.zeros(2, np.int64), np.zeros((1, 3, 256), np.int64))
+    for encoding in ("raw", "zstd"):
+        codec.decode_block(
+            np.frombuffer(codec.encode_block(images, encoding), np.uint8), encoding, images
+        )
+    addresses = images.ctypes.data + np.arange(2) * images[0].size
+    gather_images(addresses, np.empty_like(images))
+    for dtype in ("uint8", "float32", "float16"):  # bfloat16 has the kernel of float16
+        transform = Transform(
+            Augment(dtype=dtype), ((0.5,) * 3, (0.5,) * 3), images.shape[1:], seed=0
+        )
+        out = torch.empty(images.shape, dtype=transform.dtype)
+        transform.on_cpu(addresses, transform.draw(np.arange(2), epoch=0), out)
+    starts = np.array([0, 1, 2])
+    for order in ("window", "full"):
+        plan = EpochPlan(num_samples=2, global_batch_size=1, order=order, block_starts=starts)
+        plan.rows(0)
+        plan.last_steps()
+    EpochPlan(num_samples=2, global_batch_size=1, order="window", block_size=1)

@@ -1,0 +1,43 @@
+"""The world: this process's rank among how many, and its share of a machine's cores."""
+
+import os
+
+import torch
+
+from cinic_shards.errors import OptionError
+from cinic_shards.jobs import usable_cores
+from cinic_shards.options import whole
+
+
+def default_threads() -> int:
+    """Threads for this process: its share of the cores, where torchrun starts several."""
+    return max(1, usable_cores() // max(1, _from_environment("LOCAL_WORLD_SIZE", 1)))
+
+
+def _from_environment(name: str, default: int) -> int:
+    """A number that torchrun sets."""
+    text = os.environ.get(name)
+    if text is None:
+        return default
+    try:
+        return int(text)
+    except ValueError as error:
+        raise OptionError(f"${name} is {text!r}, expected a number, as torchrun sets it") from error
+
+
+def find_world(rank: int | None, world_size: int | None) -> tuple[int, int]:
+    """Rank and world size: as given, as torch.distributed or torchrun says, or alone.
+
+    Raises:
+        OptionError: one is given without the other, or torchrun's variables are no numbers.
+    """
+    if (rank is None) != (world_size is None):
+        raise OptionError("give both rank and world_size, or none of them")
+    if rank is not None and world_size is not None:
+        world_size = whole("world_size", world_size, 1)
+        if (rank := whole("rank", rank)) >= world_size:
+            raise OptionError(f"rank={rank}: expected less than the world size of {world_size}")
+        return rank, world_size
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        return torch.distributed.get_rank(), torch.distributed.get_world_size()
+    return _from_environment("RANK", 0), _from_environment("WORLD_SIZE", 1)

@@ -1,0 +1,77 @@
+"""What the indexes say of samples, as arrays: to choose among them, or to look them up by id."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, fields
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cinic_shards.format import Index, Manifest, SplitInfo
+from cinic_shards.format.provenance import ORIGINS
+from cinic_shards.store import Store, read_index
+
+
+@dataclass(frozen=True, slots=True)
+class Columns:
+    """N samples, a value of each array for each: ``columns.origin[batch.indices]``.
+
+    To index by a batch that may hold one sample, take ``batch.indices.numpy()``: numpy sees a
+    number in a tensor of one.
+    """
+
+    labels: NDArray[np.int64]
+    """Class, a place in the dataset's ``classes``; shape (N,)."""
+    split: NDArray[np.str_]
+    """Name of the split, shape (N,)."""
+    origin: NDArray[np.str_]
+    """``cifar10-train``, ``cifar10-test``, ``imagenet`` or ``unknown``; shape (N,)."""
+    synset: NDArray[np.str_]
+    """WordNet id such as ``n02691156``, empty where there is none; shape (N,)."""
+    number: NDArray[np.int64]
+    """CIFAR-10 index or ImageNet image number, -1 where there is none; shape (N,)."""
+    keys: NDArray[np.object_]
+    """``split/class/stem``, shape (N,)."""
+    pixel_hash: NDArray[np.void]
+    """16 bytes that are equal where the pixels are, shape (N,)."""
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def take(self, rows: NDArray[np.int64]) -> "Columns":
+        """The columns of these rows, in this order."""
+        return Columns(*(getattr(self, field.name)[rows] for field in fields(self)))
+
+    @classmethod
+    def of(cls, indexes: Sequence[tuple[str, Index]]) -> "Columns":
+        """The columns of shards, one behind the other: each one's split and index."""
+
+        def joined(name: str, dtype: str) -> NDArray[np.generic]:
+            return np.concatenate([np.empty(0, dtype), *(getattr(i, name) for _, i in indexes)])
+
+        synsets, synset_of = np.unique(joined("synset", "<u4"), return_inverse=True)
+        names = np.array([f"n{int(synset):08d}" if synset else "" for synset in synsets], "<U9")
+        sizes = [len(index) for _, index in indexes]
+        hashes = np.concatenate([np.empty((0, 16), np.uint8), *(i.pixel_hash for _, i in indexes)])
+        return cls(
+            labels=joined("label", "<i4").astype(np.int64),
+            split=np.repeat(np.array([split for split, _ in indexes], np.str_), sizes),
+            origin=np.array(ORIGINS)[joined("origin", "|u1").astype(np.intp)],
+            synset=names[synset_of],
+            number=joined("number", "<i8").astype(np.int64),
+            keys=np.array([key for _, index in indexes for key in index.keys], np.object_),
+            pixel_hash=hashes.view("|V16").ravel(),
+        )
+
+    @classmethod
+    def read(cls, store: Store, manifest: Manifest, splits: Iterable[SplitInfo]) -> "Columns":
+        """The columns of these splits; only indexes are read.
+
+        Raises:
+            StoreError, FormatError: a shard cannot be read, or its index is damaged.
+        """
+        num_classes = len(manifest.classes)
+        return cls.of([
+            (split.name, read_index(store, shard, num_classes))
+            for split in splits
+            for shard in split.shards
+        ])  # fmt: skip

@@ -1,0 +1,143 @@
+"""Decoded images of any rows of a dataset, in any encoding and of any size, by several threads."""
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cinic_shards.codec.png_head import HEAD_BYTES, check_heads
+from cinic_shards.errors import DecodeError, FormatError, some_lines
+from cinic_shards.jobs import Progress, run_jobs, usable_cores
+from cinic_shards.options import whole
+from cinic_shards.read.dataset import SplitReader
+
+R = TypeVar("R")
+
+_CHUNK_BYTES = 2**24
+"""Of PNGs' decoded pixels, so many at once in each thread."""
+
+
+@dataclass(frozen=True, slots=True)
+class Images:
+    """Images of one size."""
+
+    rows: NDArray[np.int64]
+    """The reader's row of each, shape (n,)."""
+    pixels: NDArray[np.uint8]
+    """Shape (n, H, W, 3), C-contiguous."""
+
+
+def map_images(
+    reader: SplitReader,
+    rows: NDArray[np.int64],
+    function: Callable[[Images], R],
+    *,
+    doing: str,
+    workers: int | None = None,
+    errors: list[DecodeError] | None = None,
+    progress: Progress = lambda doing, done, total: None,
+) -> list[R]:
+    """Decode these rows, each once, and call a function with them, some at a time.
+
+    Args:
+        reader: of the splits that hold them.
+        rows: rising, shape (N,).
+        function: called by several threads at once.
+        doing: what to call it in progress.
+        workers: threads; by default the cores that this process may use.
+        errors: where given, an error of each image that cannot be decoded is added to it, its
+            ``position`` the reader's row; otherwise they are raised, when all else has been read.
+        progress: see ``jobs.Progress``.
+
+    Returns:
+        What the function gave, in the order of the rows' blocks.
+
+    Raises:
+        OptionError: ``workers`` is less than 1.
+        FormatError: images are damaged; it names them.
+        StoreError: the dataset cannot be read.
+    """
+    workers = usable_cores() if workers is None else whole("workers", workers, 1)
+    starts = np.searchsorted(rows, reader.block_starts)
+    blocks = np.flatnonzero(np.diff(starts)).tolist()
+    found: list[DecodeError] = []
+    done = 0
+
+    def work(block: int) -> tuple[int, list[R]]:
+        of_block = rows[starts[block] : starts[block + 1]]
+        results = [function(images) for images in _read_block(reader, block, of_block, found)]
+        return len(of_block), results
+
+    def block_done(result: tuple[int, list[R]]) -> None:
+        nonlocal done
+        done += result[0]
+        progress(doing, done, len(rows))
+
+    progress(doing, 0, len(rows))
+    with ThreadPoolExecutor(workers) as threads:
+        results = run_jobs(threads, work, blocks, done=block_done)
+    found.sort(key=lambda error: error.position)
+    if errors is not None:
+        errors += found
+    elif found:
+        listed = some_lines(found)
+        raise FormatError(f"{len(found):,} images cannot be decoded{listed}")
+    return [result for _, of_block in results for result in of_block]
+
+
+def _read_block(
+    reader: SplitReader, block: int, rows: NDArray[np.int64], errors: list[DecodeError]
+) -> Iterator[Images]:
+    """The images of some rows of one block."""
+    if reader.encoding == "png":
+        yield from _read_pngs(reader, rows, errors)
+        return
+    first, stop = reader.block_starts[block : block + 2].tolist()
+    pixels = np.empty((stop - first, *reader.image_shape), np.uint8)
+    bad = {first + error.position: error for error in reader.read_block(block, pixels)}
+    wanted = set(rows.tolist())
+    errors += [
+        DecodeError(row, error.reason, error.place) for row, error in bad.items() if row in wanted
+    ]
+    good = rows[~np.isin(rows, list(bad))]
+    yield Images(good, pixels if len(good) == len(pixels) else pixels[good - first])
+
+
+def _read_pngs(
+    reader: SplitReader, rows: NDArray[np.int64], errors: list[DecodeError]
+) -> Iterator[Images]:
+    for (height, width), of_size in _by_size(reader, rows, errors):
+        at_once = max(1, _CHUNK_BYTES // (3 * height * width))
+        for some in np.split(of_size, range(at_once, len(of_size), at_once)):
+            pixels = np.empty((len(some), height, width, 3), np.uint8)
+            bad = reader.read_images(some, pixels)
+            if bad:
+                errors += [DecodeError(int(some[e.position]), e.reason, e.place) for e in bad]
+                good = np.setdiff1d(np.arange(len(some)), [error.position for error in bad])
+                some, pixels = some[good], pixels[good]
+            yield Images(some, pixels)
+
+
+def _by_size(
+    reader: SplitReader, rows: NDArray[np.int64], errors: list[DecodeError]
+) -> Iterator[tuple[tuple[int, int], NDArray[np.int64]]]:
+    """(height, width), and the rows of PNGs that have it."""
+    if len(reader.image_sizes) == 1:
+        yield next(iter(reader.image_sizes)), rows
+        return
+    payloads = reader.payloads(rows)
+    heads = np.zeros((len(rows), HEAD_BYTES), np.uint8)
+    for position in range(len(rows)):
+        head = payloads.memory(position)[:HEAD_BYTES]
+        heads[position, : len(head)] = head
+    extents, problems = check_heads(payloads.lengths, heads)
+    for position, problem in problems.items():
+        row = int(rows[position])
+        errors.append(DecodeError(row, problem, reader.locate(row)))
+    sizes, size_of = np.unique(extents, axis=0, return_inverse=True)
+    for kind, (height, width) in enumerate(sizes.tolist()):
+        if height:
+            yield (height, width), rows[size_of.ravel() == kind]

@@ -1,0 +1,227 @@
+"""An archive of a tree -> validated, sorted records, as if it had been unpacked and scanned."""
+
+import errno
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cinic_shards.codec.png_head import HEAD_BYTES, check_heads
+from cinic_shards.tree.members import Members, is_image, read_members
+from cinic_shards.tree.records import (
+    Folder,
+    Records,
+    Tree,
+    assemble,
+    find_folders,
+    image_names,
+    key_problem,
+    pick_folders,
+    refuse,
+)
+from cinic_shards.tree.spool import Spool
+
+
+@dataclass(frozen=True, slots=True)
+class ArchiveRecords(Records):
+    """The images of one split, which lie in one file."""
+
+    offsets: NDArray[np.int64]
+    """Where in the file each begins."""
+
+    def take(self, rows: NDArray[np.int64]) -> "ArchiveRecords":
+        """These rows, in this order."""
+        return ArchiveRecords(
+            [self.files[row] for row in rows.tolist()],
+            self.labels[rows],
+            self.sizes[rows],
+            self.modified[rows],
+            self.offsets[rows],
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class ArchiveTree(Tree):
+    """A tree in an archive. ``root`` is the archive; its splits are ``ArchiveRecords``."""
+
+    file: Path
+    """Where the images' bytes are: the archive, or a spool."""
+    state: tuple[int, int]
+    """The archive's size, and the time of its last modification in nanoseconds."""
+
+    @property
+    def place(self) -> Path:
+        """Where the images' bytes are."""
+        return self.file
+
+    def read_head(self, records: Records, row: int) -> bytes:
+        """The first ``HEAD_BYTES`` of an image."""
+        assert isinstance(records, ArchiveRecords)
+        with open(self.file, "rb") as file:
+            file.seek(int(records.offsets[row]))
+            return file.read(min(HEAD_BYTES, int(records.sizes[row])))
+
+
+class ArchivedImages:
+    """One split's images in an archive, by key."""
+
+    def __init__(self, tree: ArchiveTree, split: str) -> None:
+        self._archive = tree.root
+        self._file = tree.file
+        self._records = tree.splits.get(split)
+
+    def __str__(self) -> str:
+        return str(self._archive)
+
+    @cached_property
+    def _rows(self) -> dict[str, int]:
+        keys = [] if self._records is None else self._records.keys
+        return {key: row for row, key in enumerate(keys)}
+
+    def read(self, key: str) -> bytes:
+        """The bytes of an image.
+
+        Raises:
+            OSError: there is none of this key, or it cannot be read.
+        """
+        row = self._rows.get(key)
+        if row is None:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+        assert isinstance(self._records, ArchiveRecords)
+        with open(self._file, "rb", buffering=0) as file:
+            file.seek(int(self._records.offsets[row]))
+            return file.read(int(self._records.sizes[row]))
+
+
+def archive_state(path: Path) -> tuple[int, int]:
+    """A file's size and the time of its last modification, in nanoseconds; 0 where it is gone."""
+    try:
+        state = os.stat(path)
+    except OSError:
+        return 0, 0
+    return state.st_size, state.st_mtime_ns
+
+
+def scan_archive(
+    path: Path, spool: Spool, *, progress: Callable[[int], None] = lambda num_images: None
+) -> ArchiveTree:
+    """Find the images in an archive, and check their names and sizes, as ``scan_tree`` does.
+
+    A folder that all images lie in, above their splits, is no part of their names.
+
+    Args:
+        path: the archive.
+        spool: where images that cannot be read in place are written to; they are read from there
+            as long as it is open.
+        progress: called with the number of images that were found since.
+
+    Raises:
+        TreeError: it cannot be packed; every problem is listed with its path.
+        OutputError: there is no space for the spool.
+    """
+    state = archive_state(path)
+    members = read_members(path, spool, progress)
+    top, paths = _below_top(members)
+    contents = _contents(paths, members, top)
+    problems = members.problems
+    strays = [file for file in members.files if top and not file.startswith(f"{top}/")]
+    split_names, folders = find_folders(
+        lambda below: pick_folders(contents.get(below, {}), below, problems, strays), problems
+    )
+    found = [_folder(contents, f"{split}/{name}", paths, members) for split, name in folders]
+
+    def look_into(found: list[Folder]) -> Iterator[list[str]]:
+        return (_look_into(folder, paths, members) for folder in found)
+
+    refuse(path, found, problems, look_into)
+    tree = assemble(path, split_names, folders, found, strays, {})
+    splits: dict[str, Records] = {}
+    for split, records in tree.splits.items():
+        offsets = np.array([members.files[paths[file]][2] for file in records.files], np.int64)
+        splits[split] = ArchiveRecords(
+            records.files, records.labels, records.sizes, records.modified, offsets
+        )
+    warnings = (f"the images lie in {top}/; it is left out of their names",) if top else ()
+    return ArchiveTree(
+        path, tree.classes, splits, warnings + tree.warnings, {}, members.file, state
+    )
+
+
+def _below_top(members: Members) -> tuple[str, dict[str, str]]:
+    """The folder that all images lie in above their splits, or ""; and each file's path below it.
+
+    Returns:
+        The folder, and of each file in it: its path below it -> its path in the archive.
+    """
+    images = [file for file in members.files if is_image(file)]
+    top = ""
+    if images:
+        shared = os.path.commonpath([min(images), max(images)])
+        num_above = min(file.count("/") for file in images) - 2
+        # Of an image train/cat/x.png, two folders are its names.
+        top = "/".join(shared.split("/")[: max(0, num_above)])
+    if not top:
+        return "", {file: file for file in members.files}
+    start = len(top) + 1
+    return top, {file[start:]: file for file in members.files if file.startswith(f"{top}/")}
+
+
+def _contents(paths: dict[str, str], members: Members, top: str) -> dict[str, dict[str, bool]]:
+    """What each folder holds: names, and whether they are folders'."""
+    contents: dict[str, dict[str, bool]] = {"": {}}
+
+    def add(path: str, is_folder: bool) -> None:
+        above, _, name = path.rpartition("/")
+        if above and above not in contents:
+            add(above, True)
+        names = contents.setdefault(above, {})
+        if names.setdefault(name, is_folder) != is_folder:
+            members.problems.append(f"{path}: a file and a folder; make the archive anew")
+
+    for folder in sorted(members.folders):
+        if not top:
+            add(folder, True)
+        elif folder.startswith(f"{top}/"):
+            add(folder[len(top) + 1 :], True)
+    for path in paths:
+        add(path, False)
+    return contents
+
+
+def _folder(
+    contents: dict[str, dict[str, bool]], base: str, paths: dict[str, str], members: Members
+) -> Folder:
+    """One class's folder."""
+    folder = Folder()
+    if problem := key_problem(base):
+        folder.problems.append(f"{base}/: {problem}")
+        return folder
+    names = contents.get(base, {})
+    is_folder = {f"{base}/{name}": value for name, value in names.items()}
+    for name in image_names(base, sorted(names), is_folder.__getitem__, folder):
+        path = f"{base}/{name}"
+        if is_folder[path]:
+            folder.problems.append(f"{path}: not an ordinary file")
+        else:
+            size, modified, _ = members.files[paths[path]]
+            folder.add(path, size, modified)
+    return folder
+
+
+def _look_into(folder: Folder, paths: dict[str, str], members: Members) -> list[str]:
+    """What is wrong with the heads of a folder's images."""
+    heads = np.zeros((len(folder.files), HEAD_BYTES), np.uint8)
+    try:
+        with open(members.file, "rb") as file:
+            for row, (path, size) in enumerate(zip(folder.files, folder.sizes, strict=True)):
+                file.seek(members.files[paths[path]][2])
+                head = file.read(min(HEAD_BYTES, size))
+                heads[row, : len(head)] = np.frombuffer(head, np.uint8)
+    except OSError as error:
+        return [f"{members.file}: cannot be read: {error.strerror}"]
+    problems = check_heads(np.array(folder.sizes), heads)[1]
+    return [f"{folder.files[row]}: {problem}" for row, problem in problems.items()]

@@ -1,0 +1,155 @@
+"""A folder ``<split>/<class>/*.png`` -> validated, sorted records."""
+
+import os
+import stat
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Executor
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+
+from cinic_shards.codec.png_head import HEAD_BYTES, check_heads
+from cinic_shards.errors import TreeError
+from cinic_shards.jobs import make_executor
+from cinic_shards.tree.records import (
+    Folder,
+    Tree,
+    assemble,
+    find_folders,
+    image_names,
+    key_problem,
+    pick_folders,
+    refuse,
+)
+
+# Without O_NONBLOCK, a named pipe would be waited for. O_BINARY is Windows's.
+OPEN_FLAGS = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+T = TypeVar("T")
+
+
+def scan_tree(
+    root: str | os.PathLike[str],
+    *,
+    executor: Executor | None = None,
+    progress: Callable[[int], None] = lambda num_images: None,
+) -> Tree:
+    """Find the images below ``root``, and check their names and sizes.
+
+    No file is opened where all is well: packing reads each one once, and checks it then. Where
+    something is wrong, every file's head is looked at, so that what is wrong there is told too. The
+    result does not depend on the order in which the file system lists names.
+
+    Args:
+        root: a folder with ``<split>/<class>/*.png``; any split names, any number of classes.
+        executor: where folders are scanned; by default in a thread.
+        progress: called with the number of images that a finished folder holds.
+
+    Raises:
+        TreeError: the tree cannot be packed; every problem is listed with its path.
+    """
+    if executor is None:
+        with make_executor(1) as executor:
+            return scan_tree(root, executor=executor, progress=progress)
+    root = Path(root)
+    if not os.path.isdir(root):
+        what = "not a folder" if os.path.exists(root) else "no such folder"
+        raise TreeError(str(root), [f"{root}: {what}; give a folder of <split>/<class>/*.png"])
+
+    problems: list[str] = []
+    strays: list[str] = []
+    dates: dict[str, int] = {}
+    full_path = os.path.abspath(root)  # a worker may have begun in another folder
+    split_names, folders = find_folders(
+        lambda below: _subfolders(root, below, dates, problems, strays), problems
+    )
+    found: list[Folder] = []
+    for folder in _in_turn(executor, _scan_folder, [(full_path, *one) for one in folders]):
+        found.append(folder)
+        progress(len(folder.files))
+
+    def look_into(found: list[Folder]) -> Iterator[list[str]]:
+        named = [(full_path, folder.files, folder.sizes) for folder in found]
+        return _in_turn(executor, _look_into, named)
+
+    refuse(root, found, problems, look_into)
+    for (split, name), folder in zip(folders, found, strict=True):
+        dates[f"{split}/{name}"] = folder.modified_itself
+    return assemble(root, split_names, folders, found, strays, dates)
+
+
+def _in_turn(
+    executor: Executor, function: Callable[..., T], arguments: Iterable[tuple[Any, ...]]
+) -> Iterator[T]:
+    """Run jobs side by side; their results in the order of the arguments."""
+    jobs = [executor.submit(function, *one) for one in arguments]
+    try:
+        for job in jobs:
+            yield job.result()
+    finally:
+        for job in jobs:
+            job.cancel()
+
+
+def _subfolders(
+    root: Path, below: str, dates: dict[str, int], problems: list[str], strays: list[str]
+) -> list[str]:
+    """Names of the folders in ``root/below``; its date, and what else is there, are told."""
+    try:
+        dates[below] = os.stat(root / below).st_mtime_ns  # before it is listed
+        entries = list(os.scandir(root / below))
+    except OSError as error:
+        problems.append(f"{below or root}/: cannot be listed: {error.strerror}")
+        return []
+    names = {entry.name: os.path.isdir(entry.path) for entry in entries}
+    return pick_folders(names, below, problems, strays)
+
+
+def _scan_folder(root: str, split: str, name: str) -> Folder:
+    """List one class's folder, and the size and date of every image in it. Runs in any process."""
+    folder = Folder()
+    base = f"{split}/{name}"
+    if problem := key_problem(base):
+        folder.problems.append(f"{base}/: {problem}")
+        return folder
+    try:
+        folder.modified_itself = os.stat(f"{root}/{base}").st_mtime_ns  # before it is listed
+        names = sorted(os.listdir(f"{root}/{base}"))
+    except OSError as error:
+        folder.problems.append(f"{base}/: cannot be listed: {error.strerror}")
+        return folder
+
+    def is_folder(path: str) -> bool:
+        return os.path.isdir(f"{root}/{path}")
+
+    for file_name in image_names(base, names, is_folder, folder):
+        path = f"{base}/{file_name}"
+        try:
+            state = os.stat(f"{root}/{path}")
+        except OSError as error:
+            folder.problems.append(f"{path}: cannot be read: {error.strerror}")
+            continue
+        if not stat.S_ISREG(state.st_mode):
+            folder.problems.append(f"{path}: not an ordinary file")
+        else:
+            folder.add(path, state.st_size, state.st_mtime_ns)
+    return folder
+
+
+def _look_into(root: str, files: list[str], sizes: list[int]) -> list[str]:
+    """What is wrong with the heads of these files. Runs in any process."""
+    unreadable: dict[int, str] = {}
+    heads = np.zeros((len(files), HEAD_BYTES), np.uint8)
+    for row, file in enumerate(files):
+        try:
+            descriptor = os.open(f"{root}/{file}", OPEN_FLAGS)
+            try:
+                head = os.read(descriptor, HEAD_BYTES)
+            finally:
+                os.close(descriptor)
+        except OSError as error:
+            unreadable[row] = f"cannot be read: {error.strerror}"
+        else:
+            heads[row, : len(head)] = np.frombuffer(head, np.uint8)
+    problems = check_heads(np.array(sizes), heads)[1] | unreadable
+    return [f"{files[row]}: {problem}" for row, problem in problems.items()]

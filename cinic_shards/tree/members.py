@@ -1,0 +1,337 @@
+"""A tar or zip archive -> the names in it, and where in one file the images' bytes lie.
+
+An image in a plain tar, or stored in a zip, is read where it is; others are written to a spool. An
+archive comes from strangers: sizes are bounded, nothing is extracted, and links lead nowhere.
+"""
+
+import bz2
+import gzip
+import lzma
+import os
+import stat
+import struct
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from cinic_shards.errors import TreeError
+from cinic_shards.tree.records import MAX_FILE_BYTES
+from cinic_shards.tree.spool import Spool
+from cinic_shards.tree.tar_reader import PIECE_BYTES, TarBytes, too_large
+
+ARCHIVES = "a .tar, .tar.gz, .tar.xz, .tar.bz2 or .zip of one"
+
+MAX_GROWTH = 50
+"""Times its own size that an archive may hold, beside ``_MAX_SLACK_BYTES``: PNGs hardly shrink."""
+_MAX_SLACK_BYTES = 2**28
+_PROGRESS_IMAGES = 1000
+
+_OPENERS: tuple[tuple[bytes, Any], ...] = (
+    (b"\x1f\x8b", gzip.open),
+    (b"BZh", bz2.open),
+    (b"\xfd7zXZ\0", lzma.open),
+)
+"""What a compressed tar begins with, and what reads it."""
+_ZIP_HEADS = (b"PK\x03\x04", b"PK\x05\x06")
+_ZIP_LOCAL_HEADER = struct.Struct("<4s22xHH")
+
+_DAMAGE = (
+    tarfile.TarError,
+    zipfile.BadZipFile,
+    zlib.error,
+    lzma.LZMAError,
+    EOFError,
+    OSError,
+    RecursionError,  # headers upon headers
+    ValueError,  # numbers and names that are none
+    OverflowError,
+    struct.error,
+)
+"""What reading a damaged archive raises."""
+
+
+@dataclass(slots=True)
+class Members:
+    """What an archive holds."""
+
+    file: Path
+    """Where the images' bytes are: the archive itself, or the spool."""
+    files: dict[str, tuple[int, int, int]] = field(default_factory=dict)
+    """Path -> size, date of last modification in nanoseconds, and offset in ``file``; of what is
+    no image, the offset is -1."""
+    folders: set[str] = field(default_factory=set)
+    """Paths of those that are told; there may be more, that files lie in."""
+    problems: list[str] = field(default_factory=list)
+    """What no archive may hold."""
+
+    def add(self, name: str, size: int, modified: int) -> str:
+        """Add a file; gives its path where it is an image whose bytes are needed, else ""."""
+        path = self._path(name)
+        if not path:
+            return ""
+        if path in self.files:
+            self.problems.append(f"{path}: twice in the archive; make it anew")
+        self.files[path] = size, modified, -1
+        return path if is_image(path) and 0 < size <= MAX_FILE_BYTES else ""
+
+    def put(self, path: str, offset: int) -> None:
+        """Note where an image's bytes are."""
+        size, modified, _ = self.files[path]
+        self.files[path] = size, modified, offset
+
+    def add_folder(self, name: str) -> None:
+        """Add a folder."""
+        if path := self._path(name):
+            self.folders.add(path)
+
+    def add_other(self, name: str, kind: str) -> None:
+        """Add what is neither."""
+        path = self._path(name)
+        if path and is_hidden(path):
+            self.files[path] = 0, 0, -1
+        elif path:
+            self.problems.append(
+                f"{path}: {kind}, expected files and folders alone; unpack the archive and pack "
+                "its folder"
+            )
+
+    def _path(self, name: str) -> str:
+        """A member's path, without needless parts; empty where it is the root, or leads away."""
+        if not ("./" in name or "//" in name or name.endswith(("/", ".")) or name[:1] == "/"):
+            return name
+        parts = [part for part in name.split("/") if part not in ("", ".")]
+        if name.startswith("/") or ".." in parts:
+            problem = f"{name}: an absolute name, or one with '..'; make the archive anew"
+            if problem not in self.problems:
+                self.problems.append(problem)
+            return ""
+        return "/".join(parts)
+
+
+def is_hidden(path: str) -> bool:
+    """Whether its name, or that of a folder above it, begins with a dot."""
+    return path.startswith(".") or "/." in path
+
+
+def is_image(path: str) -> bool:
+    """Whether it is named as one that is packed."""
+    return path[-4:].lower() == ".png" and not is_hidden(path)
+
+
+def is_archive(path: str | os.PathLike[str]) -> bool:
+    """Whether a path is a file's: if it can be packed, as an archive."""
+    return os.path.isfile(path)
+
+
+def read_members(path: Path, spool: Spool, progress: Callable[[int], None]) -> Members:
+    """Read an archive once, and put the images that are compressed into a spool.
+
+    Args:
+        path: the archive; what kind it is, its first bytes tell.
+        spool: has not begun.
+        progress: called with the number of images since the last call.
+
+    Raises:
+        TreeError: it is no archive, or damaged.
+        OutputError: there is no space for the spool.
+    """
+    reading = _Reading(path, spool, progress)
+    try:
+        with open(path, "rb") as file:
+            head = file.read(tarfile.BLOCKSIZE)
+    except OSError as error:
+        raise reading.refuse(f"{path}: cannot be read: {error.strerror}") from error
+    try:
+        if head.startswith(_ZIP_HEADS):
+            reading.read_zip()
+        else:
+            reading.read_tar(head)
+        spool.flush()
+    except _DAMAGE as error:
+        text = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        raise reading.refuse(
+            f"{path}: {reading.where}{text}; it is damaged or cut short, fetch it again"
+        ) from error
+    reading.count(0, at_least=1)
+    return reading.members
+
+
+@dataclass(slots=True)
+class _Reading:
+    """An archive that is being read."""
+
+    path: Path
+    spool: Spool
+    progress: Callable[[int], None]
+    members: Members = field(init=False)
+    where: str = ""
+    """The member that is read, or the last before it."""
+    num_new: int = 0
+    """Images since ``progress`` was called."""
+
+    def __post_init__(self) -> None:
+        self.members = Members(self.path)
+
+    def count(self, num_images: int, at_least: int = _PROGRESS_IMAGES) -> None:
+        self.num_new += num_images
+        if self.num_new >= at_least:
+            self.progress(self.num_new)
+            self.num_new = 0
+
+    def refuse(self, problem: str) -> TreeError:
+        """An archive that is not to be read further."""
+        return TreeError(str(self.path), [problem])
+
+    # Tar
+
+    def read_tar(self, head: bytes) -> None:
+        """Read a tar, compressed or not."""
+        size = os.path.getsize(self.path)
+        opener = next((opener for magic, opener in _OPENERS if head.startswith(magic)), None)
+        if opener is None and not _is_tar(head):
+            raise self.refuse(
+                f"{self.path}: not a folder; give a folder of <split>/<class>/*.png, or "
+                f"{ARCHIVES}: this file begins with {head[:16]!r}"
+            )
+        if opener is None:
+            with open(self.path, "rb", buffering=2**17) as file:
+                self._read_tar(TarBytes(file, size=size, limit=size), None)
+        else:
+            self.spool.begin(size)
+            limit = MAX_GROWTH * size + _MAX_SLACK_BYTES
+            with opener(self.path) as unpacked:
+                self._read_tar(TarBytes(unpacked, size=None, limit=limit), self.spool)
+            self.members.file = self.spool.path
+
+    def _read_tar(self, data: TarBytes, spool: Spool | None) -> None:
+        members = self.members
+        file: Any = data  # of what it asks for in a file, tarfile uses little
+        with tarfile.open(
+            fileobj=file, mode="r:", encoding="utf-8", errors="surrogateescape"
+        ) as tar:
+            while (member := tar.next()) is not None:
+                tar.members.clear()  # type: ignore[attr-defined]  # half a gigabyte of them
+                name, size, at = member.name, member.size, data.tell()
+                if member.isdir():
+                    members.add_folder(name)
+                elif member.sparse is not None:
+                    members.add_other(name, "a sparse file")
+                elif not member.isreg():
+                    members.add_other(name, _KINDS.get(member.type, "no ordinary file"))
+                elif path := members.add(name, size, _nanoseconds(member.mtime)):
+                    if spool is not None:
+                        at = spool.size
+                        data.copy(size, spool)
+                    members.put(path, at)
+                    self.count(1)
+                data.skip_to(tar.offset)
+                self.where = f"behind {name}: "
+        data.check_end()
+
+    # Zip
+
+    def read_zip(self) -> None:
+        """Read a zip."""
+        try:
+            with zipfile.ZipFile(self.path) as archive:
+                self._read_zip(archive)
+        except NotImplementedError as error:
+            # How zipfile tells of a compression, an encryption or a version that it does not know,
+            # such as Deflate64: the archive is no damaged one, and other programs unpack it.
+            raise self.refuse(
+                f"{self.path}: {self.where}this zip cannot be read here ({error}); unpack it and "
+                "pack its folder"
+            ) from error
+
+    def _read_zip(self, archive: zipfile.ZipFile) -> None:
+        images: dict[str, zipfile.ZipInfo] = {}
+        for info in archive.infolist():
+            kind = stat.S_IFMT(info.external_attr >> 16)
+            if info.is_dir():
+                self.members.add_folder(info.filename)
+            elif kind not in (0, stat.S_IFREG):
+                name = "a link" if kind == stat.S_IFLNK else "no ordinary file"
+                self.members.add_other(info.filename, name)
+            elif path := self.members.add(info.filename, info.file_size, _zip_date(info)):
+                images[path] = info
+        locked = [path for path, info in images.items() if info.flag_bits & 1]
+        if locked:
+            raise self.refuse(
+                f"{locked[0]}: encrypted, and {len(locked) - 1:,} more; unpack the archive "
+                "with its password and pack its folder"
+            )
+        if all(info.compress_type == zipfile.ZIP_STORED for info in images.values()):
+            self._find_stored(images)
+        else:
+            self._unpack(archive, images)
+
+    def _find_stored(self, images: dict[str, zipfile.ZipInfo]) -> None:
+        """Their bytes are behind headers of their own, whose length only they tell."""
+        size = os.path.getsize(self.path)
+        with open(self.path, "rb") as file:
+            for path, info in images.items():
+                self.where = f"{path}: "
+                file.seek(info.header_offset)
+                signature, name_bytes, extra_bytes = _ZIP_LOCAL_HEADER.unpack(
+                    file.read(_ZIP_LOCAL_HEADER.size)
+                )
+                at = info.header_offset + _ZIP_LOCAL_HEADER.size + name_bytes + extra_bytes
+                is_within = info.file_size == info.compress_size and at + info.file_size <= size
+                if signature != _ZIP_HEADS[0] or not is_within:
+                    raise zipfile.BadZipFile("a header that is none")
+                self.members.put(path, at)
+                self.count(1)
+
+    def _unpack(self, archive: zipfile.ZipFile, images: dict[str, zipfile.ZipInfo]) -> None:
+        total = sum(info.file_size for info in images.values())
+        if total > MAX_GROWTH * os.path.getsize(self.path) + _MAX_SLACK_BYTES:
+            raise self.refuse(f"{self.path}: {too_large(total)}")
+        self.spool.begin(total)
+        for path, info in images.items():
+            self.where = f"{path}: "
+            at = self.spool.size
+            with archive.open(info) as file:
+                while data := file.read(PIECE_BYTES):
+                    self.spool.write(data)
+            if self.spool.size - at != info.file_size:
+                raise zipfile.BadZipFile(f"{self.spool.size - at:,} bytes, not {info.file_size:,}")
+            self.members.put(path, at)
+            self.count(1)
+        self.members.file = self.spool.path
+
+
+_KINDS = {
+    tarfile.LNKTYPE: "a hard link",
+    tarfile.SYMTYPE: "a link",
+    tarfile.CHRTYPE: "a device",
+    tarfile.BLKTYPE: "a device",
+    tarfile.FIFOTYPE: "a named pipe",
+}
+
+
+def _is_tar(head: bytes) -> bool:
+    """Whether a file's first 512 bytes are a tar's."""
+    try:
+        tarfile.TarInfo.frombuf(head, "utf-8", "surrogateescape")
+    except tarfile.TarError:
+        return False
+    return True
+
+
+def _nanoseconds(seconds: float) -> int:
+    """A date that a journal can hold, also of an odd one."""
+    try:
+        return max(-(2**62), min(int(seconds * 10**9), 2**62))
+    except (ValueError, OverflowError):
+        return 0
+
+
+def _zip_date(info: zipfile.ZipInfo) -> int:
+    """A number for a date that has no time zone."""
+    year, month, day, hour, minute, second = info.date_time
+    days = ((year - 1980) * 12 + month) * 31 + day
+    return (((days * 24 + hour) * 60 + minute) * 60 + second) * 10**9

@@ -1,0 +1,1 @@
+"""Show what a dataset holds: statistics, duplicates, pictures, a report."""

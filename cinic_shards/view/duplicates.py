@@ -1,0 +1,70 @@
+"""Exact duplicates: images with the same pixels, within a split and across splits."""
+
+import itertools
+from collections import Counter
+from dataclasses import dataclass
+
+import numpy as np
+
+import cinic_shards.format as fmt
+from cinic_shards.errors import FormatError
+from cinic_shards.format import Manifest
+from cinic_shards.read.columns import Columns
+from cinic_shards.store import Store
+
+
+@dataclass(frozen=True, slots=True)
+class Duplicates:
+    """Which images of a dataset are there more than once."""
+
+    groups: tuple[tuple[str, ...], ...]
+    """The keys of each image that is there more than once, in dataset order."""
+
+    @property
+    def counts(self) -> dict[str, dict[str, int]]:
+        """Distinct images that are there twice or more: class -> where -> how many.
+
+        Where: ``train`` for two in that split, ``train & test`` for one in each. The class is that
+        of the first of them; ``other class`` counts those that have several.
+        """
+        found: dict[str, Counter[str]] = {}
+        for keys in self.groups:
+            places = [tuple(key.split("/")[:2]) for key in keys]
+            splits = Counter(split for split, _ in places)
+            where = [split for split, count in splits.items() if count > 1]
+            where += [f"{one} & {two}" for one, two in itertools.combinations(splits, 2)]
+            classes = {name for _, name in places}
+            for name in [places[0][1], *(["other class"] if len(classes) > 1 else [])]:
+                found.setdefault(name, Counter()).update(where)
+        return {name: dict(counts) for name, counts in sorted(found.items())}
+
+
+def find_duplicates(store: Store, manifest: Manifest) -> Duplicates:
+    """Find images with equal pixel hashes; only indexes are read.
+
+    Raises:
+        StoreError, FormatError: a shard cannot be read, or its index is damaged.
+    """
+    columns = Columns.read(store, manifest, manifest.splits)
+    return duplicates_among(columns, place=str(store))
+
+
+def duplicates_among(columns: Columns, *, place: str) -> Duplicates:
+    """Find images with equal pixel hashes among these.
+
+    Args:
+        columns: of the images.
+        place: where the dataset lies, for a message.
+
+    Raises:
+        FormatError: a key is none.
+    """
+    _, image_of, counts = np.unique(columns.pixel_hash, return_inverse=True, return_counts=True)
+    repeated = np.flatnonzero(counts[image_of] > 1)
+    groups: dict[int, list[str]] = {}
+    for row in repeated.tolist():
+        key = columns.keys[row]
+        if problem := fmt.key_problem(key, key.partition("/")[0]):
+            raise FormatError(f"{place}: a sample has the key {key!r}: {problem}")
+        groups.setdefault(int(image_of[row]), []).append(key)
+    return Duplicates(tuple(tuple(group) for group in groups.values()))

@@ -1,0 +1,166 @@
+"""Samples of a dataset as pictures: chosen by chance and seed, and set side by side."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+from cinic_shards.errors import OptionError
+from cinic_shards.jobs import Progress
+from cinic_shards.loader.plan import choose
+from cinic_shards.options import whole
+from cinic_shards.read.columns import Columns
+from cinic_shards.read.dataset import Dataset
+from cinic_shards.read.map_images import Images, map_images
+from cinic_shards.read.subset import Subset, select
+from cinic_shards.store import Place, store_of_file
+
+_CELL_PIXELS = 64
+"""Side of an image in a montage, or a little less; larger ones are made smaller."""
+_FONT_PIXELS = 15
+_GAP = 4
+_MAX_SIDE = 2**14
+"""Of a montage: what opens pictures often cannot open larger ones."""
+_PAPER, _INK = (255, 255, 255), (32, 32, 32)
+
+
+def show(
+    place: Place,
+    out: Path,
+    *,
+    split: str | None = None,
+    classes: Sequence[str] | None = None,
+    origins: Sequence[str] | None = None,
+    per_class: int = 16,
+    seed: int = 0,
+    workers: int | None = None,
+    progress: Progress = lambda doing, done, total: None,
+) -> int:
+    """Write a montage: a PNG with a row of samples, chosen by chance, for each class.
+
+    Args:
+        place: where the dataset lies; see ``store.Place``.
+        out: the PNG, which replaces one that is there.
+        split: only this one, or several as ``train+valid``.
+        classes: only these.
+        origins: only these, by the names of ``provenance.origins_named``.
+        per_class: samples a row; fewer where a class has fewer.
+        seed: of the choice.
+        workers: threads; by default the cores that this process may use.
+        progress: see ``jobs.Progress``.
+
+    Returns:
+        How many samples it shows.
+
+    Raises:
+        OptionError: a split, class or origin that the dataset does not have, or no sample is left,
+            or the montage would be too large.
+        StoreError, FormatError: the dataset cannot be read, or is damaged.
+        OutputError: ``out`` cannot be written.
+    """
+    per_class, seed = whole("per_class", per_class, 1), whole("seed", seed)
+    store = store_of_file(out)
+    dataset = Dataset(place)
+    reader = dataset.split(split or dataset.split_names)
+    selection = select(dataset, reader, Subset(classes=classes, origin=origins))
+    candidates = selection.rows_at(np.arange(len(selection)))
+    labels = reader.labels[candidates]
+    names = dataset.manifest.classes
+    shown = {
+        names[label]: some_of(candidates[labels == label], per_class, names[label], seed)
+        for label in np.unique(labels).tolist()
+    }
+    longest = max(map(len, shown.values()))
+    if max(longest, len(shown)) * (_CELL_PIXELS + _GAP) > _MAX_SIDE:
+        raise OptionError(
+            f"{len(shown):,} rows of up to {longest:,} images: more than {_MAX_SIDE:,} pixels high "
+            "or wide; choose by --class, or fewer per class"
+        )
+    rows = np.sort(np.concatenate(list(shown.values())))
+    tiles: dict[int, Image.Image] = {}
+
+    def keep(images: Images) -> None:
+        for row, pixels in zip(images.rows.tolist(), images.pixels, strict=True):
+            tiles[row] = fit(pixels, _CELL_PIXELS)
+
+    map_images(reader, rows, keep, doing="show", workers=workers, progress=progress)
+    picture = draw({name: [tiles[row] for row in of.tolist()] for name, of in shown.items()})
+    with store.create(out.name) as file:
+        picture.save(file, "PNG")
+    return len(rows)
+
+
+def some_of(rows: NDArray[np.int64], count: int, purpose: str, seed: int) -> NDArray[np.int64]:
+    """``count`` of these rows by chance, or all where there are fewer; more begin with fewer."""
+    return rows[choose(min(count, len(rows)), len(rows), f"montage of {purpose}", seed)]
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """Some of a dataset's images, of each stratum alike."""
+
+    rows: NDArray[np.int64]
+    """Rising, shape (n,)."""
+    num_strata: int
+
+
+def stratified(columns: Columns, count: int, seed: int) -> Sample:
+    """About ``count`` rows, of each class of each split and origin in proportion.
+
+    Of a stratum there is at least one image, and shares are rounded; so there may be more or fewer.
+    """
+    strata: dict[tuple[str, int, str], list[int]] = {}
+    keys = zip(
+        columns.split.tolist(), columns.labels.tolist(), columns.origin.tolist(), strict=True
+    )
+    for row, key in enumerate(keys):
+        strata.setdefault(key, []).append(row)
+    chosen = []
+    for (split, label, origin), of in sorted(strata.items()):
+        share = max(1, round(len(of) * min(1.0, count / len(columns))))
+        purpose = f"sample of {split}, label {label}, {origin}"
+        chosen.append(np.array(of)[choose(min(share, len(of)), len(of), purpose, seed)])
+    return Sample(np.sort(np.concatenate(chosen)), len(strata))
+
+
+def fit(pixels: NDArray[np.uint8], side: int) -> Image.Image:
+    """An image, uint8 (H, W, 3), as it is or made smaller so that no side is longer."""
+    image = Image.fromarray(pixels)
+    if max(image.size) > side:
+        image.thumbnail((side, side), Image.Resampling.BOX)
+    return image
+
+
+def draw(rows: dict[str, list[Image.Image]]) -> Image.Image:
+    """A picture with a row of images for each name; small ones are drawn larger, pixel by pixel."""
+    font = ImageFont.load_default(_FONT_PIXELS)
+    largest = max(max(image.size) for images in rows.values() for image in images)
+    zoom = max(1, _CELL_PIXELS // largest)
+    cell = largest * zoom
+    label_width = 4 * _GAP + int(max(font.getlength(_on_one_line(name)) for name in rows) + 1)
+    columns = max(map(len, rows.values()))
+    size = label_width + columns * (cell + _GAP), len(rows) * (cell + _GAP) + _GAP
+    picture = Image.new("RGB", size, _PAPER)
+    pen = ImageDraw.Draw(picture)
+    for y, (name, images) in enumerate(rows.items()):
+        top = _GAP + y * (cell + _GAP)
+        middle = top + cell // 2
+        pen.text((2 * _GAP, middle), _on_one_line(name), fill=_INK, font=font, anchor="lm")
+        for x, image in enumerate(images):
+            scaled = image.resize(
+                (image.width * zoom, image.height * zoom), Image.Resampling.NEAREST
+            )
+            left = label_width + x * (cell + _GAP)
+            picture.paste(
+                scaled, (left + (cell - scaled.width) // 2, top + (cell - scaled.height) // 2)
+            )
+    return picture
+
+
+def _on_one_line(name: str) -> str:
+    """Class names come from strangers: at most 30 letters, none of which begins a new line."""
+    text = "".join(letter if letter.isprintable() else "?" for letter in name)
+    return text if len(text) <= 30 else f"{text[:29]}…"

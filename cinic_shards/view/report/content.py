@@ -1,0 +1,165 @@
+"""A dataset -> what its report says, every image read once to check it, and once to count it."""
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from cinic_shards.check.verify import Verification, verify
+from cinic_shards.errors import DecodeError
+from cinic_shards.format import Manifest
+from cinic_shards.jobs import Progress, usable_cores
+from cinic_shards.loader.plan import choose
+from cinic_shards.options import whole
+from cinic_shards.read.columns import Columns
+from cinic_shards.read.dataset import Dataset
+from cinic_shards.read.map_images import Images, map_images
+from cinic_shards.store import Place
+from cinic_shards.view.duplicates import Duplicates, duplicates_among
+from cinic_shards.view.montage import Sample, some_of, stratified
+from cinic_shards.view.report.sprites import Sheets, make_sheets, make_tile
+from cinic_shards.view.stats import Histograms, ValueCounter
+
+MAX_DUPLICATES_SHOWN = 12
+"""Groups."""
+MAX_OF_A_GROUP = 4
+"""Images."""
+MONTAGE_IMAGES = 27
+"""Of each class; a narrow window shows fewer."""
+MAX_MONTAGE_CLASSES = 40
+
+_NO_TILE = Image.new("RGB", (1, 1), (128, 128, 128))
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """What a report says."""
+
+    place: str
+    manifest: Manifest
+    summary: dict[str, Any]
+    """``Dataset.summary``."""
+    columns: Columns
+    """Of all samples."""
+    verification: Verification
+    is_quick: bool
+    """Whether digests and indexes alone were checked."""
+    unreadable: tuple[DecodeError, ...]
+    """Images that are in no picture and histogram."""
+    histograms: Histograms
+    duplicates: Duplicates
+    shown_duplicates: tuple[tuple[int, ...], ...]
+    """Of each group that is shown, the rows of its images."""
+    sample: Sample
+    seed: int
+    order: NDArray[np.int64]
+    """The sample's rows as the page shows them, mixed by chance."""
+    tile_of: dict[int, int]
+    """Row -> number of its tile."""
+    sheets: Sheets
+
+
+def gather(
+    place: Place,
+    *,
+    sample: int,
+    seed: int,
+    quick: bool,
+    workers: int | None,
+    progress: Progress,
+) -> Content:
+    """Read a dataset: see ``report.write_report``."""
+    workers = usable_cores() if workers is None else whole("workers", workers, 1)
+    sample, seed = whole("sample", sample, 1), whole("seed", seed)
+    dataset = Dataset(place)
+    reader = dataset.split(dataset.split_names)
+    columns = reader.columns
+    duplicates = duplicates_among(columns, place=str(dataset.store))
+    verification = verify(dataset.store, quick=quick, workers=workers, progress=progress)
+
+    chosen = stratified(columns, sample, seed)
+    order = chosen.rows[choose(len(chosen.rows), len(chosen.rows), "order of the report", seed)]
+    groups = _groups_to_show(duplicates, columns)
+    wanted = {*order.tolist(), *(row for group in groups for row in group)}
+    tiles: dict[int, Image.Image] = {}
+    reduced: list[int] = []
+    counter = ValueCounter(reader)
+
+    def look(images: Images) -> NDArray[np.int64]:
+        for row, pixels in zip(images.rows.tolist(), images.pixels, strict=True):
+            if row in wanted:
+                tiles[row], is_exact = make_tile(pixels)
+                if not is_exact:
+                    reduced.append(row)
+        return counter.count(images)
+
+    errors: list[DecodeError] = []
+    counts = map_images(
+        reader,
+        np.arange(len(reader)),
+        look,
+        doing="read",
+        workers=workers,
+        errors=errors,
+        progress=progress,
+    )
+    tile_of = {row: number for number, row in enumerate(order.tolist())}
+    for group in groups:
+        for row in group:
+            tile_of.setdefault(row, len(tile_of))
+    in_order = [tiles.get(row, _NO_TILE) for row in tile_of]
+    progress("draw", 0, len(in_order))
+    sheets = make_sheets(in_order, is_exact=not reduced, workers=workers)
+    progress("draw", len(in_order), len(in_order))
+    return Content(
+        place=str(dataset.store),
+        manifest=dataset.manifest,
+        summary=dataset.summary(),
+        columns=columns,
+        verification=verification,
+        is_quick=quick,
+        unreadable=tuple(errors),
+        histograms=counter.by_origin(counts),
+        duplicates=duplicates,
+        shown_duplicates=groups,
+        sample=chosen,
+        seed=seed,
+        order=order,
+        tile_of=tile_of,
+        sheets=sheets,
+    )
+
+
+def _groups_to_show(duplicates: Duplicates, columns: Columns) -> tuple[tuple[int, ...], ...]:
+    """Of those in several splits or classes first: they matter most."""
+
+    def places(group: tuple[str, ...]) -> tuple[int, int]:
+        splits, classes = zip(*(key.split("/")[:2] for key in group), strict=True)
+        return -len(set(splits)), -len(set(classes))
+
+    groups = sorted(duplicates.groups, key=places)[:MAX_DUPLICATES_SHOWN]
+    of_shown = {key for group in groups for key in group[:MAX_OF_A_GROUP]}
+    row_of = {key: row for row, key in enumerate(columns.keys.tolist()) if key in of_shown}
+    return tuple(tuple(row_of[key] for key in group[:MAX_OF_A_GROUP]) for group in groups)
+
+
+def montage_rows(content: Content, origins: tuple[str, ...] | None) -> dict[str, list[int]]:
+    """Class -> some of its rows in the sample, of these origins alone; none without a row."""
+    columns, rows = content.columns, content.sample.rows
+    if origins is not None:
+        rows = rows[np.isin(columns.origin[rows], origins)]
+    found = {}
+    for label, name in enumerate(content.manifest.classes[:MAX_MONTAGE_CLASSES]):
+        of_class = rows[columns.labels[rows] == label]
+        if len(of_class):
+            found[name] = some_of(of_class, MONTAGE_IMAGES, name, content.seed).tolist()
+    return found
+
+
+def cells(columns: Columns) -> Counter[tuple[str, int, str, str]]:
+    """(split, label, origin, synset) -> images: what every count on the page is a sum of."""
+    of_each = (columns.split, columns.labels, columns.origin, columns.synset)
+    return Counter(zip(*(column.tolist() for column in of_each), strict=True))

@@ -1,0 +1,1 @@
+"""Make a dataset, a tree or arrays of images."""

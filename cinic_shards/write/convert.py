@@ -1,0 +1,137 @@
+"""A dataset -> the same samples in another encoding, shard by shard, without the tree."""
+
+import warnings
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor
+from dataclasses import replace
+
+import numpy as np
+
+from cinic_shards.errors import OptionError
+from cinic_shards.format import Manifest
+from cinic_shards.jobs import Progress
+from cinic_shards.store import Place, Store, open_store, read_manifest
+from cinic_shards.write.dataset import (
+    Recipe,
+    check_output,
+    open_pool,
+    refuse_itself,
+    write_dataset,
+)
+from cinic_shards.write.facts import libraries
+from cinic_shards.write.listing import Listing
+from cinic_shards.write.pack import PackOptions
+from cinic_shards.write.shard import ShardJob, ShardLayout
+
+
+def convert(
+    place: Place,
+    out: Place,
+    *,
+    encoding: str,
+    block_size: int | None = None,
+    sidecars: tuple[str, ...] | None = None,
+    workers: int | None = None,
+    executor: Executor | str | None = None,
+    overwrite: bool = False,
+    progress: Progress = lambda doing, done, total: None,
+    warn: Callable[[str], None] = warnings.warn,
+) -> Manifest:
+    """Write the dataset at ``place`` anew in another encoding, to ``out``.
+
+    Samples, order, ids and fingerprint stay; every image is checked on the way. The bytes are those
+    that packing the tree would give, but for PNGs made from blocks: these are encoded anew.
+
+    Args:
+        place: where the dataset lies; see ``store.Place``.
+        out: a place that is empty or does not exist.
+        encoding: see ``PackOptions``.
+        block_size: samples a block; by default as it is.
+        sidecars: see ``PackOptions``.
+        workers: processes; by default the cores that this process may use.
+        executor: where to convert instead; see ``pack``.
+        overwrite: replace the dataset that ``out`` holds.
+        progress: see ``jobs.Progress``.
+        warn: called with each thing that a user should know.
+
+    Raises:
+        OptionError: an option cannot be, or the encoding holds one image size and there are more.
+        StoreError, FormatError, TreeError: the dataset cannot be read, or is damaged.
+        OutputError: ``out`` cannot be written, or holds other files.
+    """
+    store, target = open_store(place), open_store(out)
+    refuse_itself(store, target)
+    manifest = read_manifest(store)
+    if not manifest.splits:
+        raise OptionError(f"{place}: holds no sample")
+    largest = max(shard.num_samples for split in manifest.splits for shard in split.shards)
+    options = PackOptions(
+        encoding=encoding,
+        shard_size=largest,
+        block_size=manifest.block_size if block_size is None else block_size,
+        sidecars=sidecars,
+    )
+    if encoding != "png" and manifest.image_shape is None:
+        raise OptionError(
+            f"{place}: its images have several sizes, a block of the encoding {encoding} holds one"
+        )
+    if encoding == "png" and manifest.encoding != "png":
+        warn("the PNGs are encoded anew: their pixels are the same, their bytes are not those of "
+             "the files that were packed")  # fmt: skip
+    layout = replace(options.layout(manifest.image_shape), classes=manifest.stated_classes)
+    check_output(target, overwrite)
+    with open_pool(target, executor, workers) as pool:
+        return write_dataset(
+            target,
+            _recipe(store, manifest, layout),
+            overwrite=overwrite,
+            executor=pool,
+            doing="convert",
+            progress=progress,
+            warn=warn,
+        )
+
+
+def _recipe(store: Store, manifest: Manifest, layout: ShardLayout) -> Recipe:
+    made_with = libraries(layout.encoding)
+
+    def jobs(out: Store) -> Iterator[ShardJob]:
+        for split in manifest.splits:
+            for shard in split.shards:
+                yield ShardJob(
+                    out=out,
+                    split=split.name,
+                    name=shard.name,
+                    layout=layout,
+                    root=store,
+                    samples=shard,
+                    classes=manifest.classes,
+                    libraries=made_with,
+                )
+
+    shards = [shard for split in manifest.splits for shard in split.shards]
+    return Recipe(
+        source=str(store),
+        listing=list_shards(manifest),
+        classes=manifest.classes,
+        options=manifest.options | {"sidecars": list(layout.sidecars)},
+        encoding=layout.encoding,
+        block_size=layout.block_size,
+        image_shape=layout.image_shape,
+        shard_names=tuple(shard.name for shard in shards),
+        jobs=jobs,
+        num_samples=manifest.num_samples,
+        needed_bytes=sum(shard.size for shard in shards) // 4,
+    )
+
+
+def list_shards(manifest: Manifest) -> Listing:
+    """The shards as if they were files of a tree; a digest stands for a date."""
+    listing: Listing = {}
+    for split in manifest.splits:
+        paths = "\n".join(shard.name for shard in split.shards)
+        digests = b"".join(bytes.fromhex(shard.sha256)[:8] for shard in split.shards)
+        listing[f"{split.name}:paths"] = np.frombuffer(paths.encode(), np.uint8)
+        listing[f"{split.name}:sizes"] = np.array([shard.size for shard in split.shards])
+        listing[f"{split.name}:modified"] = np.frombuffer(digests, "<i8")
+    return listing

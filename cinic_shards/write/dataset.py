@@ -1,0 +1,288 @@
+"""Shards and a manifest, made side by side in a folder of their own and moved when all is whole.
+
+So an older dataset stays until the new one is whole; the manifest comes last. A journal in that
+folder lets the same command go on where this process is killed.
+"""
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import BrokenExecutor, Executor
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import cinic_shards.format as fmt
+from cinic_shards.errors import OptionError, OutputError, StoreError, TreeError
+from cinic_shards.executors import open_executor
+from cinic_shards.format import Manifest
+from cinic_shards.jobs import Progress, run_jobs
+from cinic_shards.store import Store, is_packing
+from cinic_shards.write.facts import ShardFacts, make_manifest
+from cinic_shards.write.journal import FinishedShard, Journal, reopen_shard
+from cinic_shards.write.listing import Listing
+from cinic_shards.write.shard import PackedShard, ShardJob, write_shard
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recipe:
+    """What a dataset is made from, and how."""
+
+    source: str
+    """What to call what it is made from."""
+    listing: Listing
+    """What is in it."""
+    classes: tuple[str, ...]
+    options: dict[str, Any]
+    """As the manifest states them."""
+    encoding: str
+    block_size: int
+    image_shape: tuple[int, int, int] | None
+    """Of every image, where the encoding needs them alike."""
+    shard_names: tuple[str, ...]
+    """In dataset order."""
+    jobs: Callable[[Store], Iterator[ShardJob]]
+    """Gives the job of each shard, in that order, for a place to write to."""
+    num_samples: int
+    needed_bytes: int
+    """About what the shards take."""
+    changes: Callable[[], Sequence[str]] = lambda: ()
+    """What in the source has changed since it was listed."""
+
+
+def old_files(store: Store, overwrite: bool) -> list[str]:
+    """The files of the dataset that is to be replaced; refuse any other file."""
+    names = [name for name in store.names() if name != fmt.PACKING_FOLDER]
+    if not names:
+        return []
+    if fmt.MANIFEST_NAME not in names:
+        raise OutputError(
+            f"{store}: holds {names[0]} and {len(names) - 1} more, but no dataset; "
+            "give an empty folder, or remove them"
+        )
+    if not overwrite:
+        raise OutputError(f"{store}: holds a dataset already; --overwrite replaces it")
+    manifest = Manifest.from_bytes(
+        store.read(fmt.MANIFEST_NAME), place=f"{store}/{fmt.MANIFEST_NAME}"
+    )
+    old = [shard.name for split in manifest.splits for shard in split.shards]
+    if others := sorted(set(names) - set(old) - {fmt.MANIFEST_NAME}):
+        raise OutputError(
+            f"{store}: holds {others[0]}, which its manifest does not name; "
+            "give an empty folder, or remove it"
+        )
+    for name in old:
+        if store.is_folder(name):
+            raise OutputError(f"{store}: {name} is a folder, expected a shard; remove it")
+    return old
+
+
+def refuse_itself(source: Store, out: Store) -> None:
+    """Refuse to write a dataset over the one that it is made from."""
+    places = {os.path.realpath(str(one)) if one.is_local else str(one) for one in (source, out)}
+    if len(places) == 1:
+        raise OptionError(f"{out}: is the dataset itself; write the shards elsewhere")
+
+
+def check_output(store: Store, overwrite: bool) -> None:
+    """Refuse an output that cannot be, before anything is read for it."""
+    if not store.can_list:
+        raise OptionError(f"{store}: a web server can only be read from; give another place")
+    if not is_packing(store, store.names()):
+        old_files(store, overwrite)
+
+
+def write_dataset(
+    store: Store,
+    recipe: Recipe | Callable[[Store], AbstractContextManager[Recipe]],
+    *,
+    overwrite: bool,
+    executor: Executor,
+    doing: str,
+    progress: Progress,
+    warn: Callable[[str], None],
+) -> Manifest:
+    """Make a dataset, or go on with one that an earlier process began.
+
+    Args:
+        store: where.
+        recipe: what it is made from; or what opens that, given a folder that this process alone
+            holds, the journal's, and closes it in the end.
+        overwrite: replace the dataset that is there.
+        executor: where shards are made.
+        doing: for ``progress``.
+        progress: see ``jobs.Progress``.
+        warn: called with each thing that a user should know.
+
+    Raises:
+        TreeError: what it is made from cannot be used, or has changed.
+        OutputError: it cannot be written; or a worker died, and the same command goes on.
+    """
+    try:
+        with store.undone_on_error(), Journal(store) as journal, ExitStack() as stack:
+            is_anothers = journal.start is not None
+            try:
+                if journal.old_files is None:
+                    old = old_files(store, overwrite)
+                else:  # an earlier process has begun to move files
+                    old = journal.old_files
+                if not isinstance(recipe, Recipe):
+                    recipe = stack.enter_context(recipe(journal.folder))
+                options = recipe.options | {
+                    "encoding": recipe.encoding,
+                    "block_size": recipe.block_size,
+                }
+                journal.begin(recipe.source, recipe.listing, options)
+                is_anothers = False
+                manifest = _make_files(store, recipe, journal, executor, doing, progress, warn)
+                _move_files(store, journal, manifest, old)
+                journal.remove()
+            except BaseException as error:
+                # Every job has ended by now, so nothing writes behind our back.
+                is_moving = journal.old_files is not None
+                if is_moving:
+                    error.add_note("the same command goes on")
+                if not (is_anothers or is_moving or _goes_on(store, journal, error)):
+                    journal.remove()
+                raise
+    except BrokenExecutor as error:
+        raise _worker_died(store) from error
+    except OSError as error:
+        raise OutputError(f"{store}: {error.strerror}") from error
+    return manifest
+
+
+def _goes_on(store: Store, journal: Journal, error: BaseException) -> bool:
+    """Whether an error leaves work that the same command can go on with."""
+    if isinstance(error, BrokenExecutor):
+        return True
+    # A server that was out of reach may be there again: what was sent to it is worth keeping.
+    is_servers = isinstance(error, OutputError | StoreError) and not store.is_local
+    return is_servers and journal.start is not None
+
+
+@contextmanager
+def open_pool(
+    store: Store, executor: Executor | str | None, workers: int | None
+) -> Iterator[Executor]:
+    """``open_executor``, to write a dataset to ``store``.
+
+    Raises:
+        OptionError: as there.
+        OutputError: a worker died.
+    """
+    is_written = False
+    try:
+        with open_executor(executor, workers) as pool:
+            yield pool
+            is_written = True
+    except KeyboardInterrupt as error:
+        if is_written:
+            error.add_note(f"{store} is whole")
+        raise
+    except BrokenExecutor as error:
+        raise _worker_died(store) from error
+
+
+def _worker_died(store: Store) -> OutputError:
+    """What to say when a worker process has ended before its time."""
+    return OutputError(
+        f"{store}: packing did not finish, a worker process died: it was killed (run the same "
+        "command again: it goes on with what was finished), or memory ran out (try fewer "
+        "workers), or the program that calls pack() does so outside "
+        "'if __name__ == \"__main__\":'"
+    )
+
+
+def _make_files(
+    store: Store,
+    recipe: Recipe,
+    journal: Journal,
+    executor: Executor,
+    doing: str,
+    progress: Progress,
+    warn: Callable[[str], None],
+) -> Manifest:
+    """Make every shard and the manifest in the journal's folder."""
+    by_name = _reopen(store, journal, executor)
+    done = sum(facts.info.num_samples for facts in by_name.values())
+    _check_space(store, recipe, done)
+    jobs = (job for job in recipe.jobs(journal.folder) if job.name not in by_name)
+    progress(doing, done, recipe.num_samples)
+
+    def shard_done(shard: PackedShard) -> None:
+        nonlocal done
+        if not shard.problems:
+            journal.shard_done(shard.facts)
+        done += shard.facts.info.num_samples
+        progress(doing, done, recipe.num_samples)
+
+    made = run_jobs(executor, write_shard, jobs, done=shard_done)
+    by_name |= {shard.facts.info.name: shard.facts for shard in made}
+    shards = [by_name[name] for name in recipe.shard_names]
+    problems = sorted(problem for shard in made for problem in shard.problems)
+    problems = problems or list(recipe.changes())
+    if recipe.encoding != "png":
+        problems += _size_problems(shards, recipe.image_shape)
+    if problems:
+        raise TreeError(recipe.source, problems)
+    manifest = make_manifest(
+        shards,
+        recipe.classes,
+        recipe.options,
+        encoding=recipe.encoding,
+        block_size=recipe.block_size,
+    )
+    if unknown := sum(shard.info.origins.get("unknown", 0) for shard in shards):
+        warn(f"{unknown:,} images have names that tell no CINIC-10 origin; kept as 'unknown'")
+    with journal.folder.create(fmt.MANIFEST_NAME) as file:
+        file.write(manifest.to_bytes())
+    return manifest
+
+
+def _size_problems(
+    shards: Sequence[ShardFacts], image_shape: tuple[int, int, int] | None
+) -> Iterator[str]:
+    """Blocks hold images of one size, which was known before."""
+    counts: dict[tuple[int, int], int] = {}
+    for shard in shards:
+        for size, count in shard.image_sizes.items():
+            counts[size] = counts.get(size, 0) + count
+    if len(counts) > 1:
+        by_count = sorted(counts.items(), key=lambda item: -item[1])
+        listed = ", ".join(f"{h}x{w} ({count:,})" for (h, w), count in by_count[:5])
+        yield (
+            f"images of {len(counts)} sizes (height x width): {listed}"
+            f"{', ...' if len(counts) > 5 else ''}; a block holds one size: resize them, or choose "
+            "--encoding png"
+        )
+    elif [(*size, 3) for size in counts] != [image_shape]:
+        yield f"images of {[*counts]} (height, width), expected all of {image_shape}"
+
+
+def _reopen(store: Store, journal: Journal, executor: Executor) -> dict[str, ShardFacts]:
+    """The shards that an earlier process finished, and that still have the bytes it noted."""
+    moved = () if journal.old_files is None else (store,)
+    jobs = [FinishedShard((journal.folder, *moved), noted) for noted in journal.shards]
+    found = run_jobs(executor, reopen_shard, jobs)
+    return {facts.info.name: facts for facts in found if facts is not None}
+
+
+def _move_files(store: Store, journal: Journal, manifest: Manifest, old: list[str]) -> None:
+    """Put the new dataset in the place of the old one. Where it is stopped, it can begin again."""
+    names = [shard.name for split in manifest.splits for shard in split.shards]
+    journal.moving(old)
+    for name in [fmt.MANIFEST_NAME, *(name for name in old if name not in names)]:
+        store.delete(name)
+    for name in [*names, fmt.MANIFEST_NAME]:
+        store.take(fmt.PACKING_FOLDER, name)  # if it was not before
+
+
+def _check_space(store: Store, recipe: Recipe, num_done: int) -> None:
+    """Refuse before writing where the shards that are not done yet cannot fit."""
+    needed = recipe.needed_bytes * (recipe.num_samples - num_done) // recipe.num_samples
+    free = store.free_bytes()
+    if free is not None and free < needed:
+        raise OutputError(
+            f"{store}: {free / 1e6:,.1f} MB free, the shards need about {needed / 1e6:,.1f} MB; "
+            "free some space or write elsewhere"
+        )

@@ -1,0 +1,80 @@
+"""What was in a tree at one time, and what has changed since."""
+
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cinic_shards.tree.archive import ArchiveTree, archive_state
+from cinic_shards.tree.records import Tree
+
+Listing = dict[str, NDArray[Any]]
+"""Of each split, its files' paths, sizes and dates."""
+
+_MAX_LISTED = 20
+
+
+def list_tree(tree: Tree) -> Listing:
+    """What is in a tree, as arrays: of each split, its files' paths, sizes and dates.
+
+    An archive that the tree is in stands there too, in a split without a name.
+    """
+    listing: Listing = {}
+    if isinstance(tree, ArchiveTree):
+        size, modified = tree.state
+        listing[":paths"] = np.frombuffer(tree.root.name.encode(), np.uint8)
+        listing[":sizes"], listing[":modified"] = np.array([size]), np.array([modified])
+    for split, records in tree.splits.items():
+        # No path holds a newline: the scan has seen to that.
+        paths = "\n".join(records.files).encode()
+        listing[f"{split}:paths"] = np.frombuffer(paths, np.uint8)
+        listing[f"{split}:sizes"] = records.sizes
+        listing[f"{split}:modified"] = records.modified
+    return listing
+
+
+def changes(before: Listing, now: Listing) -> Iterator[str]:
+    """The first differences between two listings, a line each."""
+    if before.keys() == now.keys() and all(
+        np.array_equal(before[name], now[name]) for name in before
+    ):
+        return
+    one, two = _by_path(before), _by_path(now)
+    told = 0
+    for path in sorted(one.keys() | two.keys()):
+        if one.get(path) != two.get(path):
+            told += 1
+            if told <= _MAX_LISTED:
+                what = "new" if path not in one else "gone" if path not in two else "changed"
+                yield f"{path}: {what} since packing began"
+    if told > _MAX_LISTED:
+        yield f"and {told - _MAX_LISTED:,} more"
+
+
+def _by_path(listing: Listing) -> dict[str, tuple[int, int]]:
+    rows: dict[str, tuple[int, int]] = {}
+    for name, paths in listing.items():
+        split, _, column = name.rpartition(":")
+        if column == "paths":
+            sizes, modified = listing[f"{split}:sizes"], listing[f"{split}:modified"]
+            states = zip(sizes.tolist(), modified.tolist(), strict=True)
+            rows.update(zip(paths.tobytes().decode().split("\n"), states, strict=True))
+    return rows
+
+
+def has_changed(tree: Tree) -> bool:
+    """Whether a name in one of the tree's folders has come or gone since it was scanned.
+
+    Of an archive: whether its size or date is another one.
+    """
+    if isinstance(tree, ArchiveTree):
+        return archive_state(tree.root) != tree.state
+    for folder, modified in tree.folders.items():
+        try:
+            if os.stat(tree.root / folder).st_mtime_ns != modified:
+                return True
+        except OSError:
+            return True
+    return False

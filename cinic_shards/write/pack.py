@@ -1,0 +1,279 @@
+"""A tree of PNGs, or an archive of one -> a dataset of shards."""
+
+import os
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+import cinic_shards.format as fmt
+from cinic_shards.errors import FormatError, OptionError
+from cinic_shards.format import Manifest
+from cinic_shards.jobs import Progress
+from cinic_shards.store import LocalStore, Place, Store, open_store
+from cinic_shards.tree.archive import ArchiveTree, scan_archive
+from cinic_shards.tree.folder import scan_tree
+from cinic_shards.tree.members import is_archive
+from cinic_shards.tree.records import Tree, read_image_shape
+from cinic_shards.tree.spool import open_spool
+from cinic_shards.write.dataset import Recipe, check_output, open_pool, write_dataset
+from cinic_shards.write.facts import libraries, packing_digests
+from cinic_shards.write.listing import changes, has_changed, list_tree
+from cinic_shards.write.shard import ShardJob, ShardLayout
+
+SIDECARS = ("cls", "json")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PackOptions:
+    """What determines the bytes of a packed dataset, beside the tree itself."""
+
+    encoding: str = "png"
+    """``png``: the files as they are; ``zstd``: blocks of pixels, the smallest; ``raw``: blocks of
+    pixels as they lie in memory, the fastest."""
+    shard_size: int | None = None
+    """Samples a shard; by default 10 blocks. The last of a split may have fewer."""
+    block_size: int = fmt.BLOCK_SIZE
+    """Samples a block: what is decoded together, and what a shuffled batch is mixed from."""
+    seed: int = 0
+    """Of the packing order."""
+    sidecars: tuple[str, ...] | None = None
+    """Members beside each PNG: ``cls`` (the label; by default), ``json`` (label and provenance), or
+    none. Blocks have none: their labels are a member of their own."""
+
+    def __post_init__(self) -> None:
+        if self.encoding not in fmt.ENCODINGS:
+            known = ", ".join(fmt.ENCODINGS)
+            raise OptionError(f"encoding {self.encoding!r}: expected one of {known}")
+        if not 1 <= self.block_size <= fmt.MAX_BLOCK_SIZE:
+            raise OptionError(
+                f"block size {self.block_size}: expected 1 to {fmt.MAX_BLOCK_SIZE:,} samples"
+            )
+        if self.shard_size is None:
+            object.__setattr__(self, "shard_size", 10 * self.block_size)
+        if self.samples_a_shard < 1:
+            raise OptionError(f"shard size {self.shard_size}: expected at least 1 sample")
+        if not 0 <= self.seed <= fmt.MAX_INTEGER:
+            raise OptionError(f"seed {self.seed}: expected a number from 0 to 2**53 - 1")
+        sidecars = self.sidecars
+        if sidecars is None:
+            sidecars = ("cls",) if self.encoding == "png" else ()
+        if unknown := set(sidecars) - set(SIDECARS):
+            raise OptionError(
+                f"sidecars {', '.join(sorted(unknown))}: expected any of {', '.join(SIDECARS)}"
+            )
+        if sidecars and self.encoding != "png":
+            raise OptionError(
+                f"sidecars {', '.join(sidecars)}: only the encoding png has a member for each "
+                "sample; leave them out"
+            )
+        # In one order, so that the order in which they are asked for does not change the bytes.
+        in_order = tuple(name for name in SIDECARS if name in sidecars)
+        object.__setattr__(self, "sidecars", in_order)
+
+    @property
+    def samples_a_shard(self) -> int:
+        """``shard_size``, as it is after its default was filled in."""
+        assert self.shard_size is not None
+        return self.shard_size
+
+    def as_json(self) -> dict[str, Any]:
+        """As the manifest states them."""
+        return {
+            "seed": self.seed,
+            "shard_size": self.shard_size,
+            "sidecars": list(self.sidecars or ()),
+        }
+
+    def layout(self, image_shape: tuple[int, int, int] | None) -> ShardLayout:
+        """How the shards are laid out.
+
+        Args:
+            image_shape: (H, W, 3) of every image, where the encoding needs them alike.
+        """
+        if self.encoding != "png" and image_shape is not None:
+            try:
+                fmt.check_block_bytes(
+                    min(self.block_size, self.samples_a_shard), image_shape, "block size"
+                )
+            except FormatError as error:
+                raise OptionError(f"{error}; choose a smaller --block-size") from error
+        return ShardLayout(
+            encoding=self.encoding,
+            block_size=self.block_size,
+            image_shape=image_shape,
+            sidecars=self.sidecars or (),
+        )
+
+
+def pack(
+    root: str | os.PathLike[str],
+    out: Place,
+    options: PackOptions | None = None,
+    *,
+    workers: int | None = None,
+    executor: Executor | str | None = None,
+    overwrite: bool = False,
+    progress: Progress = lambda doing, done, total: None,
+    warn: Callable[[str], None] = warnings.warn,
+) -> Manifest:
+    """Pack the PNG tree at ``root`` into shards and a manifest in ``out``.
+
+    The same tree and options give the same bytes, whatever ``workers`` is, and from an archive too.
+
+    Args:
+        root: a folder with ``<split>/<class>/*.png``; or a tar of one (also with gzip, xz or bzip2)
+            or a zip. That is not unpacked: images that are compressed in it are written to one
+            temporary file, in ``out`` or, where that is no folder, in ``TMPDIR``.
+        out: a place that is empty or does not exist; see ``store.Place``.
+        options: see ``PackOptions``.
+        workers: processes; by default the cores that this process may use. With more than one,
+            call from under ``if __name__ == "__main__":``, as for any spawned process.
+        executor: where to pack instead: see ``executors.open_executor``. What is on other machines
+            must find ``root`` and ``out`` under the same names, of a compressed archive the
+            temporary file too, and have the same releases.
+        overwrite: replace the dataset that ``out`` holds (the files that its manifest names).
+        progress: see ``jobs.Progress``.
+        warn: called with each thing that a user should know and packing can live with.
+
+    Returns:
+        The manifest, as written.
+
+    Raises:
+        OptionError: an option cannot be.
+        TreeError: the tree cannot be packed; lists every problem. Nothing is left in ``out``.
+        OutputError: ``out`` cannot be written, or holds other files.
+    """
+    options = options or PackOptions()
+    root, store = Path(root), open_store(out)
+    if store.is_local and Path(os.path.realpath(str(store))).is_relative_to(os.path.realpath(root)):
+        raise OptionError(f"{out}: lies inside the tree {root}; write the shards elsewhere")
+    check_output(store, overwrite)
+    with open_pool(store, executor, workers) as pool:
+        recipe: Recipe | Callable[[Store], AbstractContextManager[Recipe]]
+        if is_archive(root):
+            recipe = _from_archive(root, options, _scan_progress(progress), warn)
+        else:
+            tree = scan_tree(root, executor=pool, progress=_scan_progress(progress))
+            for warning in tree.warnings:
+                warn(warning)
+            recipe = _recipe(tree, options)
+        return write_dataset(
+            store,
+            recipe,
+            overwrite=overwrite,
+            executor=pool,
+            doing="pack",
+            progress=progress,
+            warn=warn,
+        )
+
+
+def _scan_progress(progress: Progress) -> Callable[[int], None]:
+    scanned = 0
+
+    def folder_done(num_images: int) -> None:
+        nonlocal scanned
+        scanned += num_images
+        progress("scan", scanned, 0)
+
+    return folder_done
+
+
+def _from_archive(
+    path: Path, options: PackOptions, progress: Callable[[int], None], warn: Callable[[str], None]
+) -> Callable[[Store], AbstractContextManager[Recipe]]:
+    """What opens the recipe of an archive's images, and removes their spool in the end."""
+
+    @contextmanager
+    def open_recipe(folder: Store) -> Iterator[Recipe]:
+        # Beside the shards, whose disk must hold as much again, and which other machines can see.
+        beside = folder.root if isinstance(folder, LocalStore) else Path(tempfile.gettempdir())
+        with open_spool(beside.absolute()) as spool:
+            tree = scan_archive(path, spool, progress=progress)
+            for warning in tree.warnings:
+                warn(warning)
+            yield _recipe(tree, options)
+
+    return open_recipe
+
+
+def _recipe(tree: Tree, options: PackOptions) -> Recipe:
+    layout = options.layout(None if options.encoding == "png" else read_image_shape(tree))
+
+    def changed() -> Sequence[str]:
+        if not has_changed(tree):
+            return ()
+        if isinstance(tree, ArchiveTree):
+            return [f"{tree.root.name}: changed since packing began"]
+        return list(changes(list_tree(tree), list_tree(scan_tree(tree.root))))
+
+    return Recipe(
+        source=str(tree.root),
+        listing=list_tree(tree),
+        classes=tree.classes,
+        options=options.as_json(),
+        encoding=options.encoding,
+        block_size=options.block_size,
+        image_shape=layout.image_shape,
+        shard_names=tuple(
+            fmt.shard_name(split, shard_index, num_shards)
+            for split, records in tree.splits.items()
+            for num_shards in [-(-len(records) // options.samples_a_shard)]
+            for shard_index in range(num_shards)
+        ),
+        jobs=lambda out: _shard_jobs(tree, out, options, layout),
+        num_samples=len(tree),
+        needed_bytes=_needed_bytes(tree, layout),
+        changes=changed,
+    )
+
+
+def _shard_jobs(
+    tree: Tree, out: Store, options: PackOptions, layout: ShardLayout
+) -> Iterator[ShardJob]:
+    shard_size = options.samples_a_shard
+    made_with = libraries(layout.encoding)
+    for split, records in tree.splits.items():
+        order = packing_order(records.keys, options.seed)
+        num_shards = -(-len(order) // shard_size)
+        for shard_index in range(num_shards):
+            start = shard_index * shard_size
+            yield ShardJob(
+                out=out,
+                split=split,
+                name=fmt.shard_name(split, shard_index, num_shards),
+                layout=layout,
+                root=tree.place.absolute(),
+                samples=records.take(order[start : start + shard_size]),
+                classes=tree.classes,
+                libraries=made_with,
+            )
+
+
+def packing_order(keys: list[str], seed: int) -> NDArray[np.int64]:
+    """Rows sorted by their ``packing_digests``."""
+    digests = packing_digests(keys, seed)
+    halves = np.frombuffer(b"".join(digests), ">u8").reshape(-1, 2)
+    return np.lexsort((halves[:, 1], halves[:, 0]))
+
+
+def _needed_bytes(tree: Tree, layout: ShardLayout) -> int:
+    """About what the shards take: never more than they do."""
+    index = 128 * len(tree)
+    if layout.encoding != "png":
+        size = int(np.prod(layout.image_shape or 0))
+        # A zstd block may be no larger than half of its pixels, and is not known before.
+        return index + len(tree) * (size if layout.encoding == "raw" else size // 4)
+    blocks = sum(
+        int((-(-records.sizes // fmt.TAR_BLOCK)).sum()) + len(records)
+        for records in tree.splits.values()
+    )
+    return index + (blocks + 2 * len(layout.sidecars) * len(tree)) * fmt.TAR_BLOCK

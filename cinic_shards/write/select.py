@@ -1,0 +1,187 @@
+"""Part of a dataset, or splits of it joined, as a dataset of its own.
+
+The new shards are those that packing the same part of the tree would give, with the labels of the
+whole: of ``png`` and ``raw`` to the byte, of ``zstd`` with the same libzstd.
+"""
+
+import hashlib
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+import cinic_shards.format as fmt
+from cinic_shards.format import Manifest
+from cinic_shards.jobs import Progress
+from cinic_shards.read.dataset import Dataset
+from cinic_shards.read.subset import Subset
+from cinic_shards.store import Place, Store, open_store
+from cinic_shards.write.convert import list_shards
+from cinic_shards.write.dataset import (
+    Recipe,
+    check_output,
+    open_pool,
+    refuse_itself,
+    write_dataset,
+)
+from cinic_shards.write.facts import libraries
+from cinic_shards.write.pack import PackOptions, packing_order
+from cinic_shards.write.shard import PickedSamples, ShardJob, ShardLayout
+from cinic_shards.write.splits import Chosen, choose
+
+
+def select(
+    place: Place,
+    out: Place,
+    *,
+    splits: Sequence[str] = (),
+    subset: Subset | None = None,
+    workers: int | None = None,
+    executor: Executor | str | None = None,
+    overwrite: bool = False,
+    progress: Progress = lambda doing, done, total: None,
+    warn: Callable[[str], None] = warnings.warn,
+) -> Manifest:
+    """Write part of the dataset at ``place``, to ``out``, as a dataset of the same encoding.
+
+    Labels stay what they are, also where a class is left without a sample. PNGs are copied, and
+    blocks where they are whole. A split that is joined or renamed has the packing order of its new
+    keys; the others keep theirs.
+
+    Args:
+        place: where the dataset lies; see ``store.Place``.
+        out: a place that is empty or does not exist.
+        splits: which, see ``splits.parse_splits``; by default all, each as it is.
+        subset: which samples of each. ``exclude_duplicates_of`` leaves new splits alone that are
+            made of the splits it names.
+        workers: processes; by default the cores that this process may use.
+        executor: where to work instead; see ``pack``.
+        overwrite: replace the dataset that ``out`` holds.
+        progress: see ``jobs.Progress``.
+        warn: called with each thing that a user should know.
+
+    Raises:
+        OptionError: an option cannot be, or no sample is left.
+        StoreError, FormatError, TreeError: the dataset cannot be read, or is damaged.
+        OutputError: ``out`` cannot be written, or holds other files.
+    """
+    dataset, target = Dataset(place), open_store(out)
+    refuse_itself(dataset.store, target)
+    check_output(target, overwrite)
+    wanted = subset or Subset()
+    chosen = choose(dataset, splits, wanted, warn)
+    if not dataset.store.is_local and (
+        joined := [one.name for one in chosen if {one.name} != {split for split, _ in one.shards}]
+    ):
+        warn(
+            f"{target}: the samples of a shard of {', '.join(joined)} come from many shards, "
+            "each fetched for it as a whole; copying the dataset to a disk first may be faster"
+        )
+    recipe = _recipe(dataset, chosen, _options(dataset.manifest), _parent(dataset, chosen, wanted))
+    with open_pool(target, executor, workers) as pool:
+        return write_dataset(
+            target,
+            recipe,
+            overwrite=overwrite,
+            executor=pool,
+            doing="select",
+            progress=progress,
+            warn=warn,
+        )
+
+
+def _options(manifest: Manifest) -> PackOptions:
+    """Those that the dataset was packed with, as far as it tells."""
+    stated = manifest.options
+    largest = max(shard.num_samples for split in manifest.splits for shard in split.shards)
+    size, seed, sidecars = (stated.get(name) for name in ("shard_size", "seed", "sidecars"))
+    return PackOptions(
+        encoding=manifest.encoding,
+        shard_size=size if type(size) is int and size > 0 else largest,
+        block_size=manifest.block_size,
+        seed=seed if type(seed) is int and 0 <= seed <= fmt.MAX_INTEGER else 0,
+        sidecars=tuple(map(str, sidecars)) if isinstance(sidecars, list) else None,
+    )
+
+
+def _parent(dataset: Dataset, chosen: Sequence[Chosen], subset: Subset) -> dict[str, Any]:
+    """What the manifest says of where it comes from: another choice is another job, too."""
+    selection: dict[str, Any] = {
+        "splits": {one.name: sorted({split for split, _ in one.shards}) for one in chosen}
+    }
+    for name in ("classes", "origin", "exclude_duplicates_of", "fraction", "fraction_seed"):
+        value = getattr(subset, name)
+        if value != getattr(Subset(), name):
+            selection[name] = list(value) if isinstance(value, tuple) else value
+    digest = hashlib.blake2b(digest_size=32)
+    for one in chosen:
+        digest.update(one.name.encode() + b"\0" + one.ids.astype("<i8").tobytes())
+    return {
+        "fingerprint": dataset.manifest.fingerprint,
+        "selection": selection,
+        "samples": f"blake2b:{digest.hexdigest()}",
+    }
+
+
+def _recipe(
+    dataset: Dataset, chosen: Sequence[Chosen], options: PackOptions, parent: dict[str, Any]
+) -> Recipe:
+    manifest = dataset.manifest
+    layout = options.layout(manifest.image_shape if options.encoding != "png" else None)
+    present = np.unique(np.concatenate([one.labels for one in chosen]))
+    if len(present) < len(manifest.classes):
+        layout = replace(layout, classes=manifest.classes)
+    num_samples = sum(len(one.keys) for one in chosen)
+    size = sum(shard.size for split in manifest.splits for shard in split.shards)
+    return Recipe(
+        source=str(dataset.store),
+        listing=list_shards(manifest),
+        classes=manifest.classes,
+        options=options.as_json() | {"parent": parent},
+        encoding=options.encoding,
+        block_size=options.block_size,
+        image_shape=layout.image_shape,
+        shard_names=tuple(
+            fmt.shard_name(one.name, shard_index, num_shards)
+            for one in chosen
+            for num_shards in [-(-len(one.keys) // options.samples_a_shard)]
+            for shard_index in range(num_shards)
+        ),
+        jobs=lambda out: _jobs(dataset, out, chosen, options, layout),
+        num_samples=num_samples,
+        needed_bytes=size * num_samples // manifest.num_samples // 4,
+    )
+
+
+def _jobs(
+    dataset: Dataset,
+    out: Store,
+    chosen: Sequence[Chosen],
+    options: PackOptions,
+    layout: ShardLayout,
+) -> Iterator[ShardJob]:
+    made_with = libraries(layout.encoding)
+    shard_size = options.samples_a_shard
+    for one in chosen:
+        order = packing_order(one.keys, options.seed)
+        num_shards = -(-len(order) // shard_size)
+        for shard_index in range(num_shards):
+            rows = order[shard_index * shard_size : (shard_index + 1) * shard_size]
+            used, place = np.unique(one.shard[rows], return_inverse=True)
+            yield ShardJob(
+                out=out,
+                split=one.name,
+                name=fmt.shard_name(one.name, shard_index, num_shards),
+                layout=layout,
+                root=dataset.store,
+                samples=PickedSamples(
+                    shards=tuple(one.shards[number] for number in used.tolist()),
+                    shard=place,
+                    row=one.row[rows],
+                ),
+                classes=dataset.manifest.classes,
+                libraries=made_with,
+            )

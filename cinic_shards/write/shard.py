@@ -1,0 +1,256 @@
+"""One shard: samples -> a tar file. A pure job, the same bytes wherever it runs."""
+
+import hashlib
+import itertools
+import platform
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+import cinic_shards.format as fmt
+from cinic_shards.errors import OutputError
+from cinic_shards.format import Index, ShardInfo
+from cinic_shards.format.provenance import ORIGINS
+from cinic_shards.store import Store
+from cinic_shards.tree.archive import ArchiveRecords
+from cinic_shards.tree.records import Records
+from cinic_shards.write.facts import ImageMeter, ShardFacts, libraries, shard_facts
+
+if TYPE_CHECKING:
+    from cinic_shards.write.samples.packed import ShardSource
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShardLayout:
+    """How all shards of a dataset are laid out."""
+
+    encoding: str
+    block_size: int
+    image_shape: tuple[int, int, int] | None
+    """(H, W, 3) of every image, where the encoding needs them alike."""
+    sidecars: tuple[str, ...]
+    classes: tuple[str, ...] | None = None
+    """The dataset's, where one has no sample: every index states them then."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PickedSamples:
+    """N samples of a dataset's shards, in the order of a new one."""
+
+    shards: tuple[tuple[str, ShardInfo], ...]
+    """The shards that any of them is in, and the split of each."""
+    shard: NDArray[np.int64]
+    """Of each sample: its shard's place in ``shards``, shape (N,)."""
+    row: NDArray[np.int64]
+    """Of each sample: its row in that shard, shape (N,)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShardJob:
+    """All that one shard is made from. Its bytes do not depend on where or when it is made."""
+
+    out: Store
+    split: str
+    name: str
+    layout: ShardLayout
+    root: Path | Store
+    """The tree, the file or the dataset that the samples are in."""
+    samples: Records | ShardInfo | PickedSamples
+    """Files of a tree or an archive; a shard of a dataset, or samples of several."""
+    classes: tuple[str, ...]
+    """The dataset's, in the order of their labels."""
+    libraries: dict[str, str]
+    """What the bytes depend on: a worker elsewhere must have the same."""
+
+    def open_source(self) -> "ShardSource":
+        """The samples, ready to be read."""
+        # Numba takes its time to load: the process that only hands out jobs does without.
+        from cinic_shards.write.samples.packed import ArchiveSource, TreeSource, open_packed
+        from cinic_shards.write.samples.picked import PickedSource
+
+        if isinstance(self.root, Store):
+            dataset = self.classes, self.layout.image_shape
+            if isinstance(self.samples, ShardInfo):
+                return open_packed(self.root, self.split, self.samples, *dataset)
+            assert isinstance(self.samples, PickedSamples)
+            picked = self.samples
+            sources = [
+                open_packed(self.root, split, shard, *dataset) for split, shard in picked.shards
+            ]
+            return PickedSource(self.split, sources, picked.shard, picked.row)
+        assert isinstance(self.samples, Records)
+        if isinstance(self.samples, ArchiveRecords):
+            return ArchiveSource(self.root, self.samples)
+        return TreeSource(self.root, self.samples)
+
+
+@dataclass(frozen=True, slots=True)
+class PackedShard:
+    """What a shard holds, and what was wrong with its images."""
+
+    facts: ShardFacts
+    problems: tuple[str, ...]
+    """With any, the shard must not be used."""
+
+
+def write_shard(job: ShardJob) -> PackedShard:
+    """Write one shard. Runs in any process.
+
+    A problem with an image is told in the result, so that those of all shards are told at once.
+
+    Raises:
+        OutputError: the shard cannot be written, nothing of it is left; or this process has other
+            releases of libraries than the one that gave the job.
+        StoreError, FormatError: the shard that it is made from cannot be read.
+    """
+    here = libraries(job.layout.encoding)
+    if here != job.libraries:
+        raise OutputError(
+            f"{job.name}: a worker on {platform.node()} has {here}, the shards are made with "
+            f"{job.libraries}; install the same there"
+        )
+    source = job.open_source()
+    with job.out.create(job.name, is_shared=True) as file:
+        shard = _Shard(job, source, file)
+        if job.layout.encoding == "png":
+            shard.write_pngs()
+        else:
+            shard.write_blocks()
+        return shard.finish()
+
+
+@dataclass(slots=True)
+class _Shard:
+    """A shard that is being written."""
+
+    job: ShardJob
+    source: "ShardSource"
+    file: BinaryIO
+    meter: ImageMeter = field(default_factory=ImageMeter)
+    size: int = 0
+    problems: dict[int, str] = field(default_factory=dict)
+    """The first of each row."""
+    digest: Any = field(default_factory=hashlib.sha256)
+    offset: list[NDArray[np.int64]] = field(default_factory=list)
+    length: list[NDArray[np.int64]] = field(default_factory=list)
+    crc32: list[NDArray[np.uint32]] = field(default_factory=list)
+    pixel_hash: list[NDArray[np.uint8]] = field(default_factory=list)
+
+    def write(self, data: Any) -> None:
+        """Append to the file."""
+        view = memoryview(data)
+        self.digest.update(view)
+        self.size += self.file.write(view)
+
+    def _tell(self, start: int, problems: dict[int, str]) -> None:
+        for row, problem in problems.items():
+            self.problems.setdefault(start + row, problem)
+
+    def _add_payloads(
+        self, buffer: NDArray[np.uint8], starts: NDArray[np.int64], lengths: NDArray[np.int64]
+    ) -> None:
+        """Note and write payloads that lie in a buffer of whole members."""
+        from cinic_shards.codec import Payloads, checksums
+
+        self.crc32.append(checksums(Payloads.in_buffer(buffer, starts, lengths)))
+        self.offset.append(self.size + starts)
+        self.length.append(lengths)
+        self.write(buffer)
+
+    def write_pngs(self) -> None:
+        """A member for each PNG, and its sidecars."""
+        from cinic_shards.codec import Payloads
+
+        source = self.source
+        for start, stop in source.chunks():
+            sizes = source.png_sizes(start, stop)
+            buffer, starts = fmt.lay_out_samples(
+                source.keys[start:stop],
+                sizes,
+                source.labels[start:stop].tolist(),
+                source.provenances[start:stop],
+                self.job.layout.sidecars,
+            )
+            unread = source.read_pngs(start, stop, buffer, starts)
+            payloads = Payloads.in_buffer(buffer, starts, sizes)
+            hashes, bad = self.meter.add_pngs(payloads, buffer, starts)
+            self._tell(start, bad | unread)
+            self.pixel_hash.append(hashes)
+            self._add_payloads(buffer, starts, sizes)
+
+    def write_blocks(self) -> None:
+        """Two members for each block."""
+        from cinic_shards.codec import encode_block
+
+        layout, source = self.job.layout, self.source
+        assert layout.image_shape is not None
+        starts = fmt.block_starts(len(source.keys), layout.block_size).tolist()
+        for block, (first, end) in enumerate(itertools.pairwise(starts)):
+            images = np.zeros((end - first, *layout.image_shape), np.uint8)
+            for start, stop in _within(source.chunks(), first, end):
+                part = images[start - first : stop - first]
+                hashes, bad = source.read_images(start, stop, part, self.meter)
+                self._tell(start, bad)
+                self.pixel_hash.append(hashes)
+            payload = source.block_payload(first, end, layout.encoding)
+            if payload is None:
+                payload = encode_block(images, layout.encoding)
+            buffer, at = fmt.lay_out_block(
+                fmt.block_name(self.job.name, block),
+                layout.encoding,
+                len(payload),
+                source.labels[first:end],
+            )
+            buffer[at : at + len(payload)] = np.frombuffer(payload, np.uint8)
+            self._add_payloads(buffer, np.array([at]), np.array([len(payload)]))
+
+    def finish(self) -> PackedShard:
+        """Write the index and the end."""
+        layout, source = self.job.layout, self.source
+        offset = np.concatenate(self.offset)
+        provenances = source.provenances
+        payload_rows = 1 if layout.encoding == "png" else layout.block_size
+        num_samples = len(source.keys)
+        index = Index(
+            encoding=layout.encoding,
+            block_size=layout.block_size,
+            image_shape=self.meter.image_shape,
+            keys=source.keys,
+            label=source.labels,
+            origin=np.array([ORIGINS.index(p.origin) for p in provenances], np.uint8),
+            synset=np.array([int(p.synset[1:] or 0) for p in provenances], np.uint32),
+            number=np.array([p.number for p in provenances], np.int64),
+            pixel_hash=np.concatenate(self.pixel_hash),
+            offset=offset.astype(np.uint64),
+            length=np.concatenate(self.length).astype(np.uint64),
+            crc32=np.concatenate(self.crc32),
+            first_row=np.arange(0, num_samples, payload_rows).astype(np.uint64),
+            classes=layout.classes,
+        )
+        index_bytes = index.to_bytes()
+        index_offset = self.size + fmt.TAR_BLOCK
+        self.write(fmt.one_member(fmt.INDEX_NAME, index_bytes))
+        self.write(fmt.TAR_END)
+        self._tell(0, source.other_pixels(index.pixel_hash))
+        facts = shard_facts(
+            split=self.job.split,
+            name=self.job.name,
+            size=self.size,
+            sha256=self.digest.hexdigest(),
+            index=index,
+            index_bytes=index_bytes,
+            index_offset=index_offset,
+            meter=self.meter,
+        )
+        told = tuple(f"{source.place(row)}: {text}" for row, text in self.problems.items())
+        return PackedShard(facts, told)
+
+
+def _within(chunks: Any, first: int, end: int) -> Any:
+    """The parts of ranges that lie in [first, end)."""
+    for start, stop in chunks:
+        if start < end and stop > first:
+            yield max(start, first), min(stop, end)

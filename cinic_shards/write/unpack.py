@@ -1,0 +1,306 @@
+"""A dataset -> the tree of PNGs that it was packed from."""
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+import cinic_shards.format as fmt
+from cinic_shards.errors import DecodeError, FormatError, OptionError, OutputError, some_lines
+from cinic_shards.format import Index, Manifest, ShardInfo
+from cinic_shards.format.provenance import ORIGINS, origins_named
+from cinic_shards.jobs import Progress, make_executor, run_jobs, usable_cores
+from cinic_shards.store import Place, Store, lock_file, open_shard, open_store, read_manifest
+
+_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+
+
+@dataclass(frozen=True, slots=True)
+class Unpacked:
+    """What ``unpack`` did."""
+
+    num_written: int
+    num_kept: int
+    """Files that were there already, with the same bytes."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UnpackJob:
+    """A shard, and what of it is to be written."""
+
+    store: Store
+    """Where the dataset lies."""
+    out: Path
+    """Where the tree goes."""
+    split: str
+    info: ShardInfo
+    num_classes: int
+    classes: frozenset[str] | None = None
+    """Only these; None for all."""
+    origins: frozenset[str] | None = None
+    """Only these; None for all."""
+    rows: NDArray[np.int64] | None = None
+    """Only these; None for all."""
+    new_split: str | None = None
+    """The folder to write to, where it is not named as the split is."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Done:
+    num_samples: int
+    """Of the shard, wanted or not."""
+    num_written: int
+    num_kept: int
+    problems: tuple[str, ...]
+
+
+def unpack(
+    place: Place,
+    out: str | os.PathLike[str],
+    *,
+    splits: Sequence[str] | None = None,
+    classes: Sequence[str] | None = None,
+    origins: Sequence[str] | None = None,
+    workers: int | None = None,
+    progress: Progress = lambda doing, done, total: None,
+) -> Unpacked:
+    """Write the PNGs of a dataset back to ``out/<split>/<class>/<stem>.png``.
+
+    From ``png`` shards byte for byte; from blocks encoded anew, with the same pixels. A file that
+    is there already is kept where it is the same, so the same call goes on where an earlier one was
+    stopped; where it is another one, it is never replaced.
+
+    Args:
+        place: where the dataset lies; see ``store.Place``.
+        out: where the tree goes.
+        splits: only these; by default all.
+        classes: only these.
+        origins: only these, by the names of ``provenance.origins_named``.
+        workers: processes; by default the cores that this process may use.
+        progress: see ``jobs.Progress``.
+
+    Raises:
+        OptionError: a split, class or origin that the dataset does not have.
+        StoreError, FormatError: the dataset cannot be read, or is damaged; names the sample.
+        OutputError: a file cannot be written, or is there with other bytes.
+    """
+    workers = usable_cores() if workers is None else workers
+    if workers < 1:
+        raise OptionError(f"{workers} workers: expected at least 1")
+    store = open_store(place)
+    manifest = read_manifest(store)
+    out = Path(out)
+    jobs = list(_jobs(store, manifest, out, splits, classes, origins))
+    return unpack_jobs(store, out, jobs, workers=workers, progress=progress)
+
+
+def unpack_jobs(
+    store: Store, out: Path, jobs: Sequence[UnpackJob], *, workers: int, progress: Progress
+) -> Unpacked:
+    """Write what these jobs, all of one dataset and output, are to write; see ``unpack``.
+
+    Raises:
+        StoreError, FormatError, OutputError: as ``unpack``.
+    """
+    workshop = out / _WORKSHOP
+    total = sum(job.info.num_samples for job in jobs)
+    done = 0
+
+    def shard_done(result: _Done) -> None:
+        nonlocal done
+        done += result.num_samples
+        progress("unpack", done, total)
+
+    _check_folder(workshop)
+    lock = None
+    try:
+        workshop.mkdir(parents=True, exist_ok=True)
+        lock = lock_file(workshop / "lock")
+        if lock is None:
+            raise OutputError(f"{out}: another process is unpacking there")
+        with lock, make_executor(workers) as executor:
+            progress("unpack", 0, total)
+            results = run_jobs(executor, _unpack_shard, jobs, done=shard_done)
+    except OSError as error:
+        raise OutputError(f"{error.filename or out}: {error.strerror}") from error
+    finally:
+        if lock is not None:
+            with suppress(OSError):
+                for name in os.listdir(workshop):  # of workers that were killed
+                    os.unlink(workshop / name)
+                workshop.rmdir()
+                out.rmdir()  # where nothing was written
+    if problems := [problem for result in results for problem in result.problems]:
+        listed = some_lines(problems)
+        raise FormatError(f"{store}: {len(problems)} samples could not be unpacked{listed}")
+    return Unpacked(
+        sum(result.num_written for result in results), sum(result.num_kept for result in results)
+    )
+
+
+_WORKSHOP = "_unpacking"
+"""Below the output: files lie here until they are whole."""
+
+
+def _jobs(
+    store: Store,
+    manifest: Manifest,
+    out: Path,
+    splits: Sequence[str] | None,
+    classes: Sequence[str] | None,
+    origins: Sequence[str] | None,
+) -> Iterator[UnpackJob]:
+    known_splits = [split.name for split in manifest.splits]
+    if origins is not None:
+        origins = [origin for name in origins for origin in origins_named(name)]
+    for kind, asked, known in (
+        ("split", splits, known_splits),
+        ("class", classes, manifest.classes),
+    ):
+        if unknown := [name for name in asked or () if name not in known]:
+            raise OptionError(f"{store}: no {kind} {unknown[0]!r}; there is {', '.join(known)}")
+    for split in manifest.splits:
+        if splits is None or split.name in splits:
+            for info in split.shards:
+                yield UnpackJob(
+                    store=store,
+                    out=out,
+                    split=split.name,
+                    info=info,
+                    num_classes=len(manifest.classes),
+                    classes=None if classes is None else frozenset(classes),
+                    origins=None if origins is None else frozenset(origins),
+                )
+
+
+def _unpack_shard(job: UnpackJob) -> _Done:
+    """Write the wanted samples of one shard. Runs in any process."""
+    memory, index = open_shard(job.store, job.info, job.num_classes)
+    rows = _wanted(job, index)
+    read = _read_pngs if index.encoding == "png" else _read_blocks
+    partial = job.out / _WORKSHOP / f"{job.new_split or job.split}-{job.info.name}"
+    folders: set[str] = set()
+    num_written = num_kept = 0
+    problems = []
+    for row, data, problem in read(memory, index, rows):
+        key = index.keys[row]
+        if key_problem := fmt.key_problem(key, job.split):
+            problems.append(f"{job.info.name}: sample {row} ({key!r}): {key_problem}")
+            continue
+        place = f"{job.info.name}: sample {row} ({key})"
+        if problem:
+            problems.append(f"{place}: {problem}")
+            continue
+        if job.new_split is not None:
+            key = f"{job.new_split}/{key.partition('/')[2]}"
+        folder = key.rpartition("/")[0]
+        if folder not in folders:
+            make_folder(job.out, folder)
+            folders.add(folder)
+        path = f"{job.out}/{key}.png"
+        try:
+            with open(path, "rb", buffering=0) as file:
+                found = file.read()
+        except FileNotFoundError:
+            with open(partial, "wb") as file:
+                file.write(data)
+            os.replace(partial, path)
+            num_written += 1
+            continue
+        if found == data or (index.encoding != "png" and _has_same_pixels(found, data)):
+            num_kept += 1
+        else:
+            problems.append(f"{place}: {path} is there with other bytes; move it away")
+    return _Done(len(index), num_written, num_kept, tuple(problems))
+
+
+def _read_pngs(
+    memory: NDArray[np.uint8], index: Index, rows: NDArray[np.int64]
+) -> Iterator[tuple[int, bytes, str]]:
+    """Row, PNG as it was packed, and what is wrong with it."""
+    from cinic_shards.codec import Payloads, checksums
+
+    payloads = Payloads.in_buffer(
+        memory, index.offset[rows].astype(np.int64), index.length[rows].astype(np.int64)
+    )
+    intact = checksums(payloads) == index.crc32[rows]
+    for position, row in enumerate(rows.tolist()):
+        data = payloads[position]
+        problem = ""
+        if not intact[position]:
+            problem = "its CRC-32 is not the index's; fetch the file again"
+        elif not data.startswith(_PNG_SIGNATURE):
+            problem = f"not a PNG: it begins with {data[:16]!r}"
+        yield row, data, problem
+
+
+def _read_blocks(
+    memory: NDArray[np.uint8], index: Index, rows: NDArray[np.int64]
+) -> Iterator[tuple[int, bytes, str]]:
+    """Row, PNG encoded anew from a block's pixels, and what is wrong with it."""
+    from cinic_shards.codec import Payloads, checksums, decode_block, encode_png
+
+    assert index.image_shape is not None
+    starts = index.block_starts
+    for block in np.unique(rows // index.block_size).tolist():
+        offset, length = int(index.offset[block]), int(index.length[block])
+        payloads = Payloads.in_buffer(memory, np.array([offset]), np.array([length]))
+        images = np.empty((starts[block + 1] - starts[block], *index.image_shape), np.uint8)
+        if checksums(payloads)[0] == index.crc32[block]:
+            problem = decode_block(memory[offset : offset + length], index.encoding, images)
+        else:
+            problem = f"the CRC-32 of its block {block} is not the index's; fetch the file again"
+        for row in rows[rows // index.block_size == block].tolist():
+            yield row, b"" if problem else encode_png(images[row - starts[block]]), problem
+
+
+def _has_same_pixels(one: bytes, other: bytes) -> bool:
+    """Whether two PNGs show the same: their bytes depend on who wrote them."""
+    from cinic_shards.codec import Payloads, decode_png
+    from cinic_shards.codec.png_head import HEAD_BYTES, check_heads
+
+    files = np.frombuffer(one + other, np.uint8)
+    sizes = np.array([len(one), len(other)])
+    heads = np.zeros((2, HEAD_BYTES), np.uint8)
+    for row, data in enumerate((one, other)):
+        heads[row, : len(data[:HEAD_BYTES])] = np.frombuffer(data[:HEAD_BYTES], np.uint8)
+    extents, problems = check_heads(sizes, heads)
+    if problems or not np.array_equal(extents[0], extents[1]):
+        return False
+    images = np.empty((2, *extents[0], 3), np.uint8)
+    try:
+        decode_png(Payloads.in_buffer(files, np.cumsum(sizes) - sizes, sizes), images)
+    except DecodeError:
+        return False
+    return np.array_equal(images[0], images[1])
+
+
+def _wanted(job: UnpackJob, index: Index) -> NDArray[np.int64]:
+    wanted = np.ones(len(index), np.bool_)
+    if job.rows is not None:
+        wanted[:] = False
+        wanted[job.rows] = True
+    if job.origins is not None:
+        wanted &= np.isin(index.origin, [ORIGINS.index(name) for name in job.origins])
+    if job.classes is not None:
+        wanted &= np.array([key.split("/")[1:2] != [] and key.split("/")[1] in job.classes
+                            for key in index.keys], np.bool_)  # fmt: skip
+    return np.flatnonzero(wanted)
+
+
+def make_folder(out: Path, folder: str) -> None:
+    """Make ``out/<split>/<class>``, neither of them a link that leads elsewhere."""
+    path = out
+    for name in folder.split("/"):
+        path = path / name
+        path.mkdir(exist_ok=True)
+        _check_folder(path)
+
+
+def _check_folder(path: Path) -> None:
+    if path.is_symlink():
+        raise OutputError(f"{path}: a link, which may lead elsewhere; remove it")
