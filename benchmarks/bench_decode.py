@@ -24,7 +24,7 @@ import numpy as np
 from PIL import Image
 
 from cinic_shards import codec
-from cinic_shards.jobs import usable_cores
+from cinic_shards.options import usable_cores
 from cinic_shards.read.dataset import Dataset
 
 BATCH = 1024

@@ -6,7 +6,8 @@
 import importlib
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from cinic_shards._version import __version__
+
 __all__ = ["CINIC10", "Augment", "Batch", "ShardIterable", "ShardLoader", "__version__"]
 
 if TYPE_CHECKING:

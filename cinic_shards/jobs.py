@@ -1,4 +1,4 @@
-"""How many workers there may be, and the pool of processes that packing runs on."""
+"""Where jobs run: threads, processes of this machine, a dask cluster, or any Executor."""
 
 import atexit
 import gc
@@ -8,6 +8,8 @@ import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import (
+    BrokenExecutor,
+    CancelledError,
     Executor,
     Future,
     ProcessPoolExecutor,
@@ -17,20 +19,19 @@ from concurrent.futures import (
 from concurrent.futures import wait as wait_for_all
 from contextlib import contextmanager
 from multiprocessing.connection import wait as wait_for_any
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from cinic_shards.errors import OptionError
+from cinic_shards.options import number_of_workers
+
+if TYPE_CHECKING:
+    from distributed import Client
 
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, how many images are done, and of how many (0: not known yet)."""
 
 J = TypeVar("J")
 R = TypeVar("R")
-
-
-def usable_cores() -> int:
-    """The number of cores that this process may run on."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def make_executor(workers: int) -> Executor:
@@ -116,7 +117,7 @@ def run_jobs(
     When one fails, the others have ended or been taken back before its exception is raised.
 
     Args:
-        executor: see ``executors.open_executor``.
+        executor: see ``open_executor``.
         function: of one job; importable, for other processes.
         jobs: workers begin with the first ones while the next ones are made.
         done: called with each result as it comes.
@@ -152,3 +153,112 @@ def _end_with_parent() -> None:
     if parent is not None:
         parent.join()
         os._exit(1)
+
+
+WAIT_SECONDS = 30.0
+"""For a cluster's scheduler, for its first worker, and for another one where the last has died."""
+
+
+@contextmanager
+def open_executor(where: Executor | str | None, workers: int | None) -> Iterator[Executor]:
+    """Where jobs run.
+
+    Args:
+        where: ``process`` or ``process:N``: that many processes of this machine; ``dask://host:port``:
+            the cluster of that scheduler; an Executor: that one, which stays open; None: processes.
+        workers: how many processes, where ``where`` does not say; by default a process a core.
+
+    Raises:
+        OptionError: they contradict each other, or there is no such cluster.
+    """
+    if isinstance(where, Executor):
+        _refuse_both(workers, "an executor")
+        yield where
+    elif where is not None and where.startswith("dask://"):
+        _refuse_both(workers, where)
+        with _dask(where.removeprefix("dask://").rstrip("/")) as cluster:
+            yield cluster
+    else:
+        with make_executor(_number_of_processes(where, workers)) as processes:
+            yield processes
+
+
+def _refuse_both(workers: int | None, where: str) -> None:
+    if workers is not None:
+        raise OptionError(f"{workers} workers and {where}: give one of them")
+
+
+def _number_of_processes(where: str | None, workers: int | None) -> int:
+    kind, colon, number = (where or "process").partition(":")
+    if kind != "process" or (colon and not number.isdecimal()):
+        raise OptionError(f"executor {where!r}: expected process, process:N or dask://host:port")
+    if number:
+        _refuse_both(workers, str(where))
+        workers = int(number)
+    return number_of_workers(workers)
+
+
+@contextmanager
+def _dask(address: str) -> Iterator[Executor]:
+    try:
+        from distributed import Client
+    except ImportError as error:
+        raise OptionError(
+            f"dask://{address}: needs dask.distributed: pip install 'cinic-shards[dask]'"
+        ) from error
+    try:
+        client = Client(address, timeout=WAIT_SECONDS, set_as_default=False)
+    except (OSError, ValueError) as error:
+        raise OptionError(
+            f"dask://{address}: no scheduler there; start one: dask scheduler --port PORT"
+        ) from error
+    with client:
+        try:
+            client.wait_for_workers(1, timeout=WAIT_SECONDS)
+        except TimeoutError as error:
+            raise OptionError(
+                f"dask://{address}: has no worker; start some: dask worker tcp://{address}"
+            ) from error
+        with _Cluster(client) as cluster:
+            yield cluster
+
+
+class _Cluster(Executor):
+    """A dask cluster as an Executor whose ``cancel`` is true.
+
+    Dask's own calls a job cancelled that a worker still runs, and it would write behind our back.
+    Here a thread waits for each job that the cluster has, and only those that wait for a thread
+    can be cancelled. What dask can do again where a worker has died, it does.
+    """
+
+    def __init__(self, client: "Client") -> None:
+        self._client = client
+        threads = sum(client.nthreads().values())
+        self._waiting = ThreadPoolExecutor(2 * threads)  # so that no worker waits for its next job
+
+    def submit(self, function: Callable[..., R], /, *args: Any, **kwargs: Any) -> Future[R]:
+        """As ``Executor.submit``."""
+        return self._waiting.submit(self._run, function, args, kwargs)
+
+    def _run(self, function: Callable[..., R], args: Any, kwargs: Any) -> R:
+        from distributed import KilledWorker
+        from distributed.comm.core import CommClosedError
+
+        job = self._client.submit(function, *args, **kwargs, pure=False)
+        try:
+            while True:
+                try:
+                    result: R = job.result(timeout=WAIT_SECONDS)
+                    return result
+                except TimeoutError:
+                    if job.done():
+                        raise  # the job's own
+                    # Dask would wait for a new worker for ever.
+                    if not self._client.nthreads():
+                        raise BrokenExecutor("dask: no worker is left") from None
+        except (KilledWorker, CommClosedError, CancelledError) as error:
+            raise BrokenExecutor(f"dask: {error}") from error
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """As ``Executor.shutdown``."""
+        self._waiting.shutdown(wait, cancel_futures=cancel_futures)

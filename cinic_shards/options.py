@@ -1,6 +1,7 @@
 """What an option must be, where several functions take it."""
 
 import operator
+import os
 from typing import SupportsIndex
 
 from cinic_shards.errors import OptionError
@@ -19,3 +20,19 @@ def whole(name: str, value: SupportsIndex, least: int = 0) -> int:
     if number < least:
         raise OptionError(f"{name}={value!r}: expected a whole number, at least {least:,}")
     return number
+
+
+def usable_cores() -> int:
+    """The number of cores that this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def number_of_workers(workers: SupportsIndex | None) -> int:
+    """The option ``workers``: processes or threads; by default one for each usable core.
+
+    Raises:
+        OptionError: it is less than 1.
+    """
+    return usable_cores() if workers is None else whole("workers", workers, 1)

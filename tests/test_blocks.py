@@ -11,7 +11,8 @@ from PIL import Image
 from test_pack import digests, files_of
 
 from cinic_shards import codec
-from cinic_shards.check.verify import reindex, verify
+from cinic_shards.check.reindex import reindex
+from cinic_shards.check.verify import verify
 from cinic_shards.errors import FormatError, OptionError, OutputError, TreeError
 from cinic_shards.format import MANIFEST_NAME, NPY_HEADER_BYTES
 from cinic_shards.loader.loader import ShardLoader

@@ -35,7 +35,8 @@ from cinic_shards.errors import (
     StoreError,
 )
 from cinic_shards.format import MANIFEST_NAME
-from cinic_shards.store import open_store, read_manifest
+from cinic_shards.read.open import read_manifest
+from cinic_shards.store import open_store
 from cinic_shards.write.pack import PackOptions, pack
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from cinic_shards.loader.device import copy_ahead
+from cinic_shards.loader.memory import copy_ahead
 
 closed: list[bool] = []
 

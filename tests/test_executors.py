@@ -11,14 +11,14 @@ from collections.abc import Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
 from pathlib import Path
 
+import cinic_shards.executors as executors
 import pytest
 from make_demo_tree import make_tree
 from servers import DaskCluster, dask_cluster, free_port
 
-import cinic_shards.executors as executors
 from cinic_shards.errors import OptionError, OutputError
-from cinic_shards.executors import open_executor
-from cinic_shards.jobs import run_jobs, usable_cores
+from cinic_shards.jobs import open_executor, run_jobs
+from cinic_shards.options import usable_cores
 from cinic_shards.write.convert import convert
 from cinic_shards.write.pack import PackOptions, pack
 from cinic_shards.write.shard import write_shard

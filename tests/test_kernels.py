@@ -17,12 +17,13 @@ from odd_pngs import damaged_pngs, odd_pngs
 from cinic_shards import Augment, codec
 from cinic_shards.codec import Payloads, kernels
 from cinic_shards.codec.kernels.base import Kernel
+from cinic_shards.codec.kernels.permutation import choose
+from cinic_shards.codec.meter import ImageMeter
 from cinic_shards.errors import DecodeError
 from cinic_shards.loader import plan
 from cinic_shards.loader.augment import Transform
-from cinic_shards.loader.plan import EpochPlan, choose
+from cinic_shards.loader.plan import EpochPlan
 from cinic_shards.loader.warmup import warm_up
-from cinic_shards.write.facts import ImageMeter
 from cinic_shards.write.pack import PackOptions, pack
 
 

@@ -14,7 +14,8 @@ import pytest
 from conftest import Run
 from PIL import Image
 
-from cinic_shards.check.verify import reindex, verify
+from cinic_shards.check.reindex import reindex
+from cinic_shards.check.verify import verify
 from cinic_shards.errors import (
     FormatError,
     OptionError,
@@ -29,8 +30,7 @@ from cinic_shards.store import open_store
 from cinic_shards.write import dataset as dataset_writer
 from cinic_shards.write.convert import convert
 from cinic_shards.write.pack import PackOptions, pack
-from cinic_shards.write.select import select
-from cinic_shards.write.select_tree import select_tree
+from cinic_shards.write.select import select, select_tree
 from cinic_shards.write.splits import NewSplit, parse_splits
 from cinic_shards.write.unpack import unpack
 

@@ -19,14 +19,8 @@ from servers import S3Server
 
 import cinic_shards.format as fmt
 from cinic_shards.errors import MissingError, OptionError, OutputError, StoreError
-from cinic_shards.store import (
-    LocalStore,
-    RemoteStore,
-    Store,
-    is_packing,
-    open_store,
-    read_manifest,
-)
+from cinic_shards.read.open import is_packing, read_manifest
+from cinic_shards.store import LocalStore, RemoteStore, Store, open_store
 from cinic_shards.store.remote import PART_BYTES
 from cinic_shards.write.pack import PackOptions, pack
 

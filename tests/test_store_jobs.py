@@ -16,11 +16,13 @@ import pytest
 from servers import S3Server
 from test_pack import write
 
-from cinic_shards.check.verify import reindex, verify
+from cinic_shards.check.reindex import reindex
+from cinic_shards.check.verify import verify
 from cinic_shards.errors import CinicShardsError, OptionError, OutputError, StoreError, TreeError
 from cinic_shards.format import PACKING_FOLDER
 from cinic_shards.read.dataset import Dataset
-from cinic_shards.store import Store, open_store, read_manifest
+from cinic_shards.read.open import read_manifest
+from cinic_shards.store import Store, open_store
 from cinic_shards.view.duplicates import find_duplicates
 from cinic_shards.write.convert import convert
 from cinic_shards.write.journal import Journal

@@ -13,7 +13,8 @@ from make_demo_tree import make_tree
 from odd_pngs import odd_pngs
 
 from cinic_shards.check.faults import Fault
-from cinic_shards.check.verify import reindex, verify
+from cinic_shards.check.reindex import reindex
+from cinic_shards.check.verify import verify
 from cinic_shards.errors import FormatError, OptionError, StoreError
 from cinic_shards.format import MANIFEST_NAME, Index, Manifest
 from cinic_shards.read.dataset import Dataset

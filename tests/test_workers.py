@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 from make_demo_tree import make_tree
 
-from cinic_shards.jobs import make_executor, usable_cores
+from cinic_shards.jobs import make_executor
+from cinic_shards.options import usable_cores
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 

@@ -18,13 +18,14 @@ from numpy.typing import NDArray
 
 import cinic_shards.format as fmt
 from cinic_shards.check.faults import Fault, Faults
+from cinic_shards.codec.meter import ImageMeter, chunks
 from cinic_shards.errors import CinicShardsError, DecodeError, FormatError
 from cinic_shards.format import Index, ShardInfo
 from cinic_shards.format.provenance import parse_stem
 from cinic_shards.store import Store
 from cinic_shards.tree.archive import ArchivedImages
-from cinic_shards.tree.records import PNG_SUFFIXES
-from cinic_shards.write.facts import ImageMeter, ShardFacts, chunks, packing_digests, shard_facts
+from cinic_shards.tree.rules import PNG_SUFFIXES
+from cinic_shards.write.facts import ShardFacts, packing_digests, shard_facts
 
 _SIDECARS: tuple[tuple[str, ...], ...] = (("cls",), (), ("json",), ("cls", "json"))
 

@@ -30,9 +30,8 @@ from cinic_shards.cinic.sink import (
     open_workshop,
 )
 from cinic_shards.errors import OutputError
-from cinic_shards.executors import open_executor
 from cinic_shards.format.provenance import parse_stem
-from cinic_shards.jobs import Progress
+from cinic_shards.jobs import Progress, open_executor
 from cinic_shards.store import LocalStore, Place, open_store
 from cinic_shards.write.dataset import check_output
 from cinic_shards.write.pack import PackOptions, pack

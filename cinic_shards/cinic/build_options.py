@@ -8,7 +8,7 @@ from typing import Any
 import PIL
 
 import cinic_shards.format as fmt
-from cinic_shards import __version__
+from cinic_shards._version import __version__
 from cinic_shards.cinic.draw import FULL_SIZE
 from cinic_shards.errors import OptionError, some
 from cinic_shards.format import Manifest

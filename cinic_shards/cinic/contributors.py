@@ -19,7 +19,8 @@ import cinic_shards.format as fmt
 from cinic_shards.errors import FormatError, OutputError, StoreError, some_lines
 from cinic_shards.format.provenance import parse_stem
 from cinic_shards.read.columns import Columns
-from cinic_shards.store import LocalStore, Place, open_store, read_manifest
+from cinic_shards.read.open import read_manifest
+from cinic_shards.store import LocalStore, Place, open_store
 
 HEADER = ("synset", "image_num", "cinic_set", "class")
 _SETS = ("train", "valid", "test")

@@ -24,8 +24,9 @@ from cinic_shards.cinic.cifar10 import (
 from cinic_shards.errors import FormatError, OptionError, OutputError, few
 from cinic_shards.jobs import Progress
 from cinic_shards.read.columns import Columns
-from cinic_shards.read.dataset import Dataset, SplitReader
+from cinic_shards.read.dataset import Dataset
 from cinic_shards.read.map_images import Images, map_images
+from cinic_shards.read.split import SplitReader
 from cinic_shards.store import Place
 
 FORMATS = ("batches", "npz")

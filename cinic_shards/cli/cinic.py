@@ -1,5 +1,6 @@
-"""The commands for CINIC-10 itself: take it apart, and give CIFAR-10 back."""
+"""The commands for CINIC-10 itself: fetch it, build it, take it apart, give CIFAR-10 back."""
 
+import json
 import sys
 import time
 from pathlib import Path
@@ -8,13 +9,10 @@ from typing import Annotated, Any
 import typer
 
 from cinic_shards.cli.console import (
-    Classes,
-    Origins,
     Overwrite,
     Quiet,
     Shards,
     Threads,
-    WhereToRun,
     Workers,
     app,
     err_console,
@@ -22,8 +20,10 @@ from cinic_shards.cli.console import (
     out_console,
     print_written,
     printable,
+    warn,
     warn_unless,
 )
+from cinic_shards.cli.write import parse_sidecars
 from cinic_shards.errors import OptionError
 from cinic_shards.progress import ProgressReport
 
@@ -114,92 +114,189 @@ def contributors(
 
 
 @app.command()
-def select(
-    shards: Shards,
-    out: Annotated[str, typer.Argument(help="Folder or URL for the shards, or folder of a tree.")],
-    split: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="`train`: as it is; `train+valid`: joined, as `train-valid`; `all=train+valid`: "
-            "joined, as `all`. Repeatable, or with commas; default: every split."
-        ),
+def fetch(
+    out: Annotated[
+        Path, typer.Argument(help="File to write, or a folder for it; default: this folder.")
+    ] = Path("."),
+    url: Annotated[
+        str | None, typer.Option(help="Where the archive is; default: its publisher.")
     ] = None,
-    class_name: Classes = None,
-    origin: Origins = None,
-    exclude_duplicates_of: Annotated[
+    accept_hash: Annotated[
         str | None,
         typer.Option(
-            metavar="SPLIT", help="Of other splits, no image that has the pixels of one of its."
+            help="MD5 or SHA-256 that the file must have; default: the MD5 that other loaders "
+            "record (the publisher states none).",
         ),
     ] = None,
-    fraction: Annotated[
-        float, typer.Option(help="So much of each class of each split; above 0, at most 1.")
-    ] = 1.0,
-    fraction_seed: Annotated[int, typer.Option(help="Of that choice.")] = 0,
-    tree: Annotated[
-        bool, typer.Option("--tree", help="Write PNG files instead of shards.")
-    ] = False,
-    symlink_to: Annotated[
-        Path | None,
-        typer.Option(metavar="TREE", help="Make links into the whole tree instead of shards."),
-    ] = None,
-    workers: Workers = None,
-    executor: WhereToRun = None,
-    overwrite: Overwrite = False,
     quiet: Quiet = False,
 ) -> None:
-    """Write part of a dataset, or splits of it joined, as a dataset of its own or as a tree.
+    """Download CINIC-10.tar.gz from its publisher, and check it.
 
-    The encoding stays, and the labels, also where a class is left without an image. Where it was
-    killed, the same command goes on.
+    Where it was cut off or stopped, the same command goes on. `pack` takes the archive as it is.
 
     **Examples**
 
-    `cinic-shard select ./shards ./large --split train=train+valid,test`
+    `cinic-shard fetch && cinic-shard pack CINIC-10.tar.gz ./shards`
 
-    `cinic-shard select ./shards ./cifar-part --origin cifar`
-
-    `cinic-shard select ./shards ./imagenet-part --origin imagenet --tree`
-
-    `cinic-shard select ./shards ./tenth --fraction 0.1 --exclude-duplicates-of test`
-
-    `cinic-shard select ./shards ./links --class cat --class dog --symlink-to ./cinic`
+    `cinic-shard fetch /data --url https://mirror.example/CINIC-10.tar.gz`
     """
-    from cinic_shards.read.subset import Subset
-    from cinic_shards.write.select import select as select_shards
-    from cinic_shards.write.select_tree import select_tree
+    from cinic_shards.cinic.fetch import URL
+    from cinic_shards.cinic.fetch import fetch as fetch_archive
 
-    is_tree = tree or symlink_to is not None
-    if is_tree and (executor is not None or overwrite):
-        raise OptionError("--executor and --overwrite are for shards; leave them out for a tree")
-    chosen: dict[str, Any] = {
-        "splits": split or (),
-        "subset": Subset(
-            classes=class_name,
-            origin=origin,
-            exclude_duplicates_of=exclude_duplicates_of,
-            fraction=fraction,
-            fraction_seed=fraction_seed,
+    stopped = "fetching did not finish; the same command goes on"
+    with (
+        interruptible(stopped),
+        ProgressReport(err_console, quiet=quiet, unit="bytes") as report,
+    ):
+        done = fetch_archive(
+            out,
+            url=url or URL,
+            accept_hash=accept_hash,
+            progress=report.update,
+            warn=warn_unless(quiet),
+        )
+    if not quiet:
+        what = "fetched" if done.num_received else "was whole already"
+        out_console.print(
+            printable(
+                f"{done.path}: {what}, {done.size:,} bytes, {done.digest}\n"
+                f"next: cinic-shard pack {done.path} ./shards"
+            )
+        )
+
+
+@app.command()
+def build(
+    out: Annotated[
+        str, typer.Argument(help="Folder or URL for the shards, or with `--tree` for the tree.")
+    ],
+    cifar: Annotated[
+        Path, typer.Option(help="CIFAR-10's Python version: `cifar-10-python.tar.gz`.")
+    ],
+    imagenet: Annotated[
+        Path, typer.Option(help="Folder of ImageNet's synset tars: `n########.tar`.")
+    ],
+    per_class: Annotated[
+        int | None,
+        typer.Option(
+            help="Images of a class in a split; default: 9000, CINIC-10's own. Two ninths of them "
+            "are CIFAR-10's, the others photos."
         ),
-        "workers": workers,
-        "warn": warn_unless(quiet),
-    }
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of the draw; default: 0.")] = None,
+    contributors: Annotated[
+        Path | None,
+        typer.Option(
+            help="`imagenet-contributors.csv` of a published CINIC-10: take its photos, each to "
+            "its split and class, and draw none."
+        ),
+    ] = None,
+    allow_missing: Annotated[
+        bool,
+        typer.Option(
+            "--allow-missing",
+            help="Go on with what there is where photos, tars or contributors are missing.",
+        ),
+    ] = False,
+    tree: Annotated[
+        bool, typer.Option("--tree", help="Write PNGs, `<split>/<class>/*.png`, and no shards.")
+    ] = False,
+    encoding: Annotated[
+        str | None, typer.Option(help="`png` (default), `zstd` or `raw`: see `pack`.")
+    ] = None,
+    shard_size: Annotated[int | None, typer.Option(help="Samples a shard: see `pack`.")] = None,
+    block_size: Annotated[int | None, typer.Option(help="Samples a block: see `pack`.")] = None,
+    packing_seed: Annotated[
+        int | None, typer.Option(help="Seed of the packing order: `pack`'s `--seed`.")
+    ] = None,
+    sidecars: Annotated[
+        str | None, typer.Option(help="`cls` (default), `cls,json`, `json`, `none`: see `pack`.")
+    ] = None,
+    scratch: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder for a temporary file of all PNGs that shards are packed from, 0.9 GB; "
+            "default: beside OUT."
+        ),
+    ] = None,
+    workers: Workers = None,
+    overwrite: Overwrite = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print all counts, and all that was left out, as JSON.")
+    ] = False,
+    quiet: Quiet = False,
+) -> None:
+    """Build CINIC-10 from CIFAR-10 and ImageNet, by its authors' construction.
+
+    Of each class, 21,000 photos are drawn by seed, box-filtered to 32x32 and dealt to the splits;
+    CIFAR-10's test set goes to the new test set, its train set to all three. The same sources and
+    options give the same bytes, with any number of workers. The draw is not the published one,
+    unless `--contributors` gives that. What is left out is told: empty tars, photos that cannot be
+    decoded.
+
+    **Examples**
+
+    `cinic-shard build ./shards --cifar cifar-10-python.tar.gz --imagenet ./synsets`
+
+    `cinic-shard build ./cinic --cifar cifar-10-python.tar.gz --imagenet ./synsets --tree`
+
+    `cinic-shard build ./small --cifar cifar-10-python.tar.gz --imagenet ./synsets --per-class 900`
+
+    `cinic-shard build ./shards --cifar cifar-10-python.tar.gz --imagenet ./synsets --contributors
+    imagenet-contributors.csv`
+    """
+    from cinic_shards.cinic.build import build_shards, build_tree
+    from cinic_shards.cinic.build_options import BuildOptions
+    from cinic_shards.write.pack import PackOptions
+
+    chosen = _given(
+        per_class=per_class, seed=seed, contributors=contributors, allow_missing=allow_missing
+    )
+    options = BuildOptions(**chosen)
+    packing = _given(
+        encoding=encoding,
+        shard_size=shard_size,
+        block_size=block_size,
+        seed=packing_seed,
+        sidecars=parse_sidecars(sidecars),
+    )
+    if tree and (packing or scratch or overwrite):
+        raise OptionError("--tree writes no shards: leave out the options of packing")
+
     start = time.perf_counter()
-    stopped = "the same command goes on" if is_tree else "nothing was written"
-    with interruptible(stopped), ProgressReport(err_console, quiet=quiet) as report:
-        if not is_tree:
-            manifest = select_shards(
-                shards, out, **chosen, executor=executor, overwrite=overwrite,
-                progress=report.update,
-            )  # fmt: skip
+    left_nothing = "nothing was built"
+    told: list[str] = []
+    with interruptible(left_nothing), ProgressReport(err_console, quiet=quiet) as report:
+        shared: dict[str, Any] = {
+            "workers": workers,
+            "progress": report.update,
+            "warn": told.append,
+        }
+        if tree:
+            built = build_tree(cifar, imagenet, out, options, **shared)
         else:
-            done = select_tree(shards, out, **chosen, symlink_to=symlink_to, progress=report.update)
+            built = build_shards(
+                cifar,
+                imagenet,
+                out,
+                options,
+                PackOptions(**packing),
+                scratch=scratch,
+                overwrite=overwrite,
+                **shared,
+            )
     seconds = time.perf_counter() - start
-    if quiet:
-        return
-    if not is_tree:
-        print_written(manifest, seconds, out)
-        return
-    kept = f", {done.num_kept:,} were there already" if done.num_kept else ""
-    what = "files" if symlink_to is None else "links"
-    out_console.print(printable(f"{done.num_written:,} {what}{kept}, {seconds:.1f} s: {out}"))
+    if not quiet:
+        for text in told:
+            warn(text)
+    if as_json:
+        print(json.dumps(built.as_json(), indent=1))
+    elif not quiet and built.manifest:
+        print_written(built.manifest, seconds, out)
+    elif not quiet:
+        out_console.print(printable(f"{built.num_images:,} images, {seconds:.1f} s: {out}"))
+
+
+def _given(**options: Any) -> dict[str, Any]:
+    """Those that were given: each default is the library's."""
+    return {name: value for name, value in options.items() if value is not None}

@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from cinic_shards import __version__
+from cinic_shards._version import __version__
 from cinic_shards.errors import CinicShardsError, OptionError
 
 if TYPE_CHECKING:

@@ -1,8 +1,6 @@
-"""The commands for any dataset: pack it, look at it, check it, unpack it."""
+"""The commands that write a dataset or a tree: pack, convert, unpack, select."""
 
-import json
 import time
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -20,15 +18,15 @@ from cinic_shards.cli.console import (
     err_console,
     interruptible,
     out_console,
-    print_table,
     print_written,
     printable,
     warn_unless,
 )
+from cinic_shards.errors import OptionError
 from cinic_shards.progress import ProgressReport
 
 if TYPE_CHECKING:
-    from cinic_shards.view.duplicates import Duplicates
+    pass
 
 
 @app.command()
@@ -165,141 +163,6 @@ def convert(
 
 
 @app.command()
-def info(
-    shards: Shards,
-    duplicates: Annotated[
-        bool,
-        typer.Option("--duplicates", help="Images with the same pixels, within and across splits."),
-    ] = False,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print JSON; of duplicates, their keys too.")
-    ] = False,
-) -> None:
-    """Show what a dataset holds: shards, and counts by split, class and origin.
-
-    **Examples**
-
-    `cinic-shard info ./shards`
-
-    `cinic-shard info ./shards --duplicates`
-    """
-    from cinic_shards.read.dataset import Dataset
-    from cinic_shards.view.duplicates import find_duplicates
-
-    dataset = Dataset(shards)
-    if duplicates:
-        _print_duplicates(find_duplicates(dataset.store, dataset.manifest), as_json)
-        return
-    summary = dataset.summary()
-    if as_json:
-        print(json.dumps(summary, indent=1, ensure_ascii=False))
-        return
-    for name in ("encoding", "block_size", "format_version", "fingerprint", "licence", "citation"):
-        if summary[name]:
-            out_console.print(printable(f"{name.replace('_', ' ')}: {summary[name]}"))
-    splits: dict[str, dict[str, Any]] = summary["splits"]
-    rows: list[tuple[str, list[str]]] = [
-        ("images", [f"{split['num_samples']:,}" for split in splits.values()]),
-        ("shards", [f"{split['num_shards']:,}" for split in splits.values()]),
-        ("MB", [f"{split['bytes'] / 1e6:,.1f}" for split in splits.values()]),
-        ("image size", [", ".join(split["image_sizes"]) for split in splits.values()]),
-        ("mean", [_floats(split["mean"]) for split in splits.values()]),
-        ("std", [_floats(split["std"]) for split in splits.values()]),
-    ]
-    for kind, label in (("origins", "origin"), ("classes", "class")):
-        for name in dict.fromkeys(key for split in splits.values() for key in split[kind]):
-            counts = [f"{split[kind].get(name, 0):,}" for split in splits.values()]
-            rows.append((f"{label}: {name}", counts))
-    print_table(["", *splits], [[label, *cells] for label, cells in rows])
-
-
-def _print_duplicates(found: "Duplicates", as_json: bool) -> None:
-    counts = found.counts
-    if as_json:
-        print(json.dumps({"counts": counts, "groups": found.groups}, indent=1, ensure_ascii=False))
-        return
-    out_console.print(f"{len(found.groups):,} images are there more than once")
-    where = sorted({place for row in counts.values() for place in row})
-    total = {place: sum(row.get(place, 0) for row in counts.values()) for place in where}
-    if found.groups:
-        # An image under two classes is in the row of its first one; "other class" counts it again.
-        for place in where:
-            total[place] -= counts.get("other class", {}).get(place, 0)
-        rows = {**counts, "all": total}
-        print_table(
-            ["class", *where],
-            [[name, *(f"{row.get(place, 0):,}" for place in where)] for name, row in rows.items()],
-        )
-
-
-def _floats(values: list[float]) -> str:
-    return " ".join(f"{value:.4f}" for value in values)
-
-
-@app.command()
-def verify(
-    shards: Shards,
-    quick: Annotated[
-        bool, typer.Option("--quick", help="Sizes, SHA-256 and indexes alone; decode no image.")
-    ] = False,
-    against: Annotated[
-        Path | None,
-        typer.Option(
-            help="A tree, or an archive of one, to compare with: byte for byte, blocks by their "
-            "pixels.",
-            metavar="TREE",
-        ),
-    ] = None,
-    workers: Workers = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-    quiet: Quiet = False,
-) -> None:
-    """Check every byte of a dataset, and list every fault. Exit status 1 if there is any.
-
-    **Examples**
-
-    `cinic-shard verify ./shards`
-
-    `cinic-shard verify ./shards --against ./cinic && rm -r ./cinic`
-    """
-    from cinic_shards.check.verify import verify as verify_dataset
-
-    start = time.perf_counter()
-    with (
-        interruptible("verifying did not finish"),
-        ProgressReport(err_console, quiet=quiet or as_json) as report,
-    ):
-        found = verify_dataset(
-            shards, quick=quick, against=against, workers=workers, progress=report.update
-        )
-    seconds = time.perf_counter() - start
-    if as_json:
-        print(json.dumps({"is_whole": found.is_whole, **asdict(found)}, indent=1))
-    else:
-        for fault in found.faults:
-            out_console.print(printable(str(fault)))
-        if found.num_more_faults:
-            out_console.print(f"and {found.num_more_faults:,} more faults in these shards")
-        if found.strays and not quiet:
-            strays = ", ".join(found.strays[:5]) + (", ..." if len(found.strays) > 5 else "")
-            err_console.print(printable(f"warning: not part of the dataset: {strays}"))
-        if found.is_whole and not quiet:
-            like = f", like {against}" if against else ""
-            what = "digests and indexes" if quick else "every byte and image"
-            out_console.print(
-                printable(
-                    f"whole{like}: {what} of {found.num_samples:,} samples in {found.num_shards} "
-                    f"shards, {seconds:.1f} s"
-                )
-            )
-    if not found.is_whole:
-        if not as_json:
-            num_faults = len(found.faults) + found.num_more_faults
-            err_console.print(printable(f"error: {shards}: {num_faults:,} faults"))
-        raise typer.Exit(1)
-
-
-@app.command()
 def unpack(
     shards: Shards,
     out: Annotated[Path, typer.Argument(help="Folder for the tree of PNGs.")],
@@ -342,95 +205,92 @@ def unpack(
 
 
 @app.command()
-def reindex(
-    shards: Annotated[str, typer.Argument(help="Folder with all shards of a dataset.")],
+def select(
+    shards: Shards,
+    out: Annotated[str, typer.Argument(help="Folder or URL for the shards, or folder of a tree.")],
+    split: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="`train`: as it is; `train+valid`: joined, as `train-valid`; `all=train+valid`: "
+            "joined, as `all`. Repeatable, or with commas; default: every split."
+        ),
+    ] = None,
+    class_name: Classes = None,
+    origin: Origins = None,
+    exclude_duplicates_of: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SPLIT", help="Of other splits, no image that has the pixels of one of its."
+        ),
+    ] = None,
+    fraction: Annotated[
+        float, typer.Option(help="So much of each class of each split; above 0, at most 1.")
+    ] = 1.0,
+    fraction_seed: Annotated[int, typer.Option(help="Of that choice.")] = 0,
+    tree: Annotated[
+        bool, typer.Option("--tree", help="Write PNG files instead of shards.")
+    ] = False,
+    symlink_to: Annotated[
+        Path | None,
+        typer.Option(metavar="TREE", help="Make links into the whole tree instead of shards."),
+    ] = None,
     workers: Workers = None,
+    executor: WhereToRun = None,
+    overwrite: Overwrite = False,
     quiet: Quiet = False,
 ) -> None:
-    """Make a lost or damaged manifest anew from the shards, each of which is checked.
+    """Write part of a dataset, or splits of it joined, as a dataset of its own or as a tree.
 
-    **Example:** `cinic-shard reindex ./shards`
+    The encoding stays, and the labels, also where a class is left without an image. Where it was
+    killed, the same command goes on.
+
+    **Examples**
+
+    `cinic-shard select ./shards ./large --split train=train+valid,test`
+
+    `cinic-shard select ./shards ./cifar-part --origin cifar`
+
+    `cinic-shard select ./shards ./imagenet-part --origin imagenet --tree`
+
+    `cinic-shard select ./shards ./tenth --fraction 0.1 --exclude-duplicates-of test`
+
+    `cinic-shard select ./shards ./links --class cat --class dog --symlink-to ./cinic`
     """
-    from cinic_shards.check.verify import reindex as make_manifest
+    from cinic_shards.read.subset import Subset
+    from cinic_shards.write.select import select as select_shards
+    from cinic_shards.write.select import select_tree
 
-    with interruptible("no manifest was made"), ProgressReport(err_console, quiet=quiet) as report:
-        manifest = make_manifest(shards, workers=workers, progress=report.update)
-    if not quiet:
-        out_console.print(printable(f"{manifest.num_samples:,} samples: {shards}/manifest.json"))
-
-
-@app.command()
-def warmup() -> None:
-    """Compile every kernel now, so that no job waits for it: in an image, a container, a node.
-
-    Compiled kernels are kept beside the package, or in NUMBA_CACHE_DIR.
-    """
-    from cinic_shards.loader.warmup import warm_up
-
+    is_tree = tree or symlink_to is not None
+    if is_tree and (executor is not None or overwrite):
+        raise OptionError("--executor and --overwrite are for shards; leave them out for a tree")
+    chosen: dict[str, Any] = {
+        "splits": split or (),
+        "subset": Subset(
+            classes=class_name,
+            origin=origin,
+            exclude_duplicates_of=exclude_duplicates_of,
+            fraction=fraction,
+            fraction_seed=fraction_seed,
+        ),
+        "workers": workers,
+        "warn": warn_unless(quiet),
+    }
     start = time.perf_counter()
-    with err_console.status("compiling the kernels"):
-        warm_up()
-    out_console.print(f"every kernel is compiled, {time.perf_counter() - start:.1f} s")
-
-
-@app.command()
-def bench(
-    tree: Annotated[Path, typer.Argument(help="Folder of `<split>/<class>/*.png`.")],
-    shards: Annotated[Path, typer.Argument(help="The shards packed from it.")],
-    split: Annotated[str, typer.Option(help="Split to read.")] = "train",
-    batch_size: Annotated[int, typer.Option(min=1, help="Samples a batch.")] = 512,
-    epochs: Annotated[int, typer.Option(min=1, help="Epochs that count; one more warms up.")] = 3,
-    normalize: Annotated[
-        bool, typer.Option("--normalize", help="float32 normalised images instead of uint8.")
-    ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-) -> None:
-    """Compare torchvision's ImageFolder with the loader, on this machine and the same images.
-
-    Shuffled epochs from a warm page cache, the contenders in turn; ImageFolder with 0, 2 and 4
-    workers. Needs torchvision: `pip install 'cinic-shards[bench]'`.
-
-    **Example:** `cinic-shard bench ./cinic ./shards`
-    """
-    from cinic_shards.loader import bench as benchmark
-
-    with err_console.status("") as status:
-        results = benchmark.compare(
-            tree,
-            shards,
-            split=split,
-            batch_size=batch_size,
-            epochs=epochs,
-            normalize=normalize,
-            progress=lambda text: None if as_json else status.update(text),
-        )
-    best = {result.name: result for result in benchmark.best_by_name(results)}
-    base = best["imagefolder"].median
-    if as_json:
-        rows = [
-            {
-                "name": result.name,
-                "setting": result.setting,
-                "dtype": "float32" if normalize else "uint8",
-                "images_per_second": result.median,
-                "rates": result.rates,
-                "ratio_to_best_imagefolder": result.median / base,
-            }
-            for result in results
-        ]
-        print(json.dumps(rows, indent=1))
+    stopped = "the same command goes on" if is_tree else "nothing was written"
+    with interruptible(stopped), ProgressReport(err_console, quiet=quiet) as report:
+        if not is_tree:
+            manifest = select_shards(
+                shards, out, **chosen, executor=executor, overwrite=overwrite,
+                progress=report.update,
+            )  # fmt: skip
+        else:
+            done = select_tree(shards, out, **chosen, symlink_to=symlink_to, progress=report.update)
+    seconds = time.perf_counter() - start
+    if quiet:
         return
-    print_table(
-        ["", "setting", "images/s", "min", "max", "against best ImageFolder"],
-        [
-            [
-                result.name,
-                result.setting,
-                f"{result.median:,.0f}",
-                f"{min(result.rates):,.0f}",
-                f"{max(result.rates):,.0f}",
-                f"{result.median / base:.2f} x",
-            ]
-            for result in results
-        ],
-    )
+    if not is_tree:
+        print_written(manifest, seconds, out)
+        return
+    kept = f", {done.num_kept:,} were there already" if done.num_kept else ""
+    what = "files" if symlink_to is None else "links"
+    out_console.print(printable(f"{done.num_written:,} {what}{kept}, {seconds:.1f} s: {out}"))

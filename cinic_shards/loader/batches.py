@@ -15,7 +15,7 @@ from cinic_shards.loader.augment import Transform
 from cinic_shards.loader.memory import BufferPool
 from cinic_shards.loader.pixel_source import EpochSource
 from cinic_shards.loader.plan import EpochPlan
-from cinic_shards.read.dataset import SplitReader
+from cinic_shards.read.split import SplitReader
 from cinic_shards.read.subset import Selection
 
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from cinic_shards.codec import checksum
 from cinic_shards.errors import DecodeError, OptionError
 from cinic_shards.format import Manifest
-from cinic_shards.read.dataset import SplitReader
+from cinic_shards.read.split import SplitReader
 from cinic_shards.store import lock_byte
 
 CACHES = ("none", "ram", "disk", "device")

@@ -13,14 +13,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from cinic_shards.codec.kernels.permutation import PLAN_VERSION
 from cinic_shards.errors import OptionError
 from cinic_shards.loader.augment import PLAIN, Augment, Statistics, Transform
 from cinic_shards.loader.batches import Batch, BatchMaker
 from cinic_shards.loader.cache import CACHES, BlockCache, DiskCache, cache_folder, cache_limit
-from cinic_shards.loader.device import copy_ahead
 from cinic_shards.loader.epoch import LoaderStats, Meter, Threads, run, shown
+from cinic_shards.loader.memory import copy_ahead
 from cinic_shards.loader.pixel_source import BlockSource, EpochSource, MappedSource, RowSource
-from cinic_shards.loader.plan import PLAN_VERSION, EpochPlan, part_of
+from cinic_shards.loader.plan import EpochPlan, part_of
 from cinic_shards.loader.world import default_threads, find_world
 from cinic_shards.options import whole
 from cinic_shards.read.dataset import Dataset
@@ -411,7 +412,7 @@ class ShardLoader:
     def _source_kind(self) -> type[MappedSource] | type[RowSource] | type[BlockSource]:
         """Where an epoch's pixels come from."""
         reader = self._reader
-        if reader.encoding == "raw" and reader.is_mapped:
+        if reader.maps_rows:
             return MappedSource
         if self.cache == "device" or (reader.reads_rows and self.cache == "none"):
             return RowSource

@@ -21,7 +21,7 @@ from cinic_shards.codec.kernels import addresses_of_rows
 from cinic_shards.errors import DecodeError
 from cinic_shards.loader.cache import BlockCache
 from cinic_shards.loader.plan import EpochPlan
-from cinic_shards.read.dataset import SplitReader
+from cinic_shards.read.split import SplitReader
 from cinic_shards.read.subset import Selection
 
 IMAGES_AT_ONCE = 4096

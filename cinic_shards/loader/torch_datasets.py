@@ -27,7 +27,8 @@ from cinic_shards.loader.cache import BlockCache, DiskCache, cache_folder, cache
 from cinic_shards.loader.loader import ShardLoader
 from cinic_shards.loader.world import default_threads, find_world
 from cinic_shards.options import whole
-from cinic_shards.read.dataset import Dataset, SplitReader
+from cinic_shards.read.dataset import Dataset
+from cinic_shards.read.split import SplitReader
 from cinic_shards.read.subset import Subset, select
 from cinic_shards.store import Place, has_client, open_store
 
@@ -150,12 +151,12 @@ class CINIC10(TorchDataset[tuple[Any, Any]]):
         images = np.empty((len(rows), *reader.image_shape), np.uint8)
         if not reader.reads_rows:
             errors = self._from_blocks(reader, cache, rows, images)
-        elif reader.encoding == "png":
-            errors = reader.read_images(rows, images)
-        else:
+        elif reader.maps_rows:
             addresses, errors = reader.mapped_images(rows)
             if not errors:
                 gather_images(addresses, images)
+        else:
+            errors = reader.read_images(rows, images)
         if errors:
             raise errors[0]
         return images

@@ -5,9 +5,9 @@ import torch
 
 from cinic_shards import codec
 from cinic_shards.codec.kernels import add_histograms, gather_images
+from cinic_shards.codec.meter import ImageMeter
 from cinic_shards.loader.augment import Augment, Transform
 from cinic_shards.loader.plan import EpochPlan
-from cinic_shards.write.facts import ImageMeter
 
 
 def warm_up() -> None:

@@ -5,8 +5,7 @@ import os
 import torch
 
 from cinic_shards.errors import OptionError
-from cinic_shards.jobs import usable_cores
-from cinic_shards.options import whole
+from cinic_shards.options import usable_cores, whole
 
 
 def default_threads() -> int:

@@ -8,7 +8,8 @@ from numpy.typing import NDArray
 
 from cinic_shards.format import Index, Manifest, SplitInfo
 from cinic_shards.format.provenance import ORIGINS
-from cinic_shards.store import Store, read_index
+from cinic_shards.read.open import read_index
+from cinic_shards.store import Store
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 
 from cinic_shards.codec.png_head import HEAD_BYTES, check_heads
 from cinic_shards.errors import DecodeError, FormatError, some_lines
-from cinic_shards.jobs import Progress, run_jobs, usable_cores
-from cinic_shards.options import whole
-from cinic_shards.read.dataset import SplitReader
+from cinic_shards.jobs import Progress, run_jobs
+from cinic_shards.options import number_of_workers
+from cinic_shards.read.split import SplitReader
 
 R = TypeVar("R")
 
@@ -60,7 +60,7 @@ def map_images(
         FormatError: images are damaged; it names them.
         StoreError: the dataset cannot be read.
     """
-    workers = usable_cores() if workers is None else whole("workers", workers, 1)
+    workers = number_of_workers(workers)
     starts = np.searchsorted(rows, reader.block_starts)
     blocks = np.flatnonzero(np.diff(starts)).tolist()
     found: list[DecodeError] = []

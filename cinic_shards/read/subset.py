@@ -8,12 +8,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cinic_shards.codec.kernels.permutation import choose
 from cinic_shards.errors import OptionError
 from cinic_shards.format.provenance import origins_named
-from cinic_shards.loader.plan import choose
 from cinic_shards.options import whole
 from cinic_shards.read.columns import Columns
-from cinic_shards.read.dataset import Dataset, SplitReader
+from cinic_shards.read.dataset import Dataset
+from cinic_shards.read.split import SplitReader
 
 Where = Callable[[Columns], NDArray[np.bool_]]
 

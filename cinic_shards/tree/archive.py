@@ -12,10 +12,9 @@ from numpy.typing import NDArray
 
 from cinic_shards.codec.png_head import HEAD_BYTES, check_heads
 from cinic_shards.tree.members import Members, is_image, read_members
-from cinic_shards.tree.records import (
+from cinic_shards.tree.records import Records, Tree
+from cinic_shards.tree.rules import (
     Folder,
-    Records,
-    Tree,
     assemble,
     find_folders,
     image_names,

@@ -12,9 +12,9 @@ import numpy as np
 from cinic_shards.codec.png_head import HEAD_BYTES, check_heads
 from cinic_shards.errors import TreeError
 from cinic_shards.jobs import make_executor
-from cinic_shards.tree.records import (
+from cinic_shards.tree.records import Tree
+from cinic_shards.tree.rules import (
     Folder,
-    Tree,
     assemble,
     find_folders,
     image_names,

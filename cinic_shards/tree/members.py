@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from cinic_shards.errors import TreeError
-from cinic_shards.tree.records import MAX_FILE_BYTES
+from cinic_shards.tree.rules import MAX_FILE_BYTES
 from cinic_shards.tree.spool import Spool
 from cinic_shards.tree.tar_reader import PIECE_BYTES, TarBytes, too_large
 

@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
+from cinic_shards.codec.kernels.permutation import choose
 from cinic_shards.errors import OptionError
 from cinic_shards.jobs import Progress
-from cinic_shards.loader.plan import choose
 from cinic_shards.options import whole
 from cinic_shards.read.columns import Columns
 from cinic_shards.read.dataset import Dataset

@@ -13,8 +13,9 @@ from cinic_shards.format import PixelSums
 from cinic_shards.format.provenance import ORIGINS
 from cinic_shards.jobs import Progress
 from cinic_shards.read.columns import Columns
-from cinic_shards.read.dataset import Dataset, SplitReader
+from cinic_shards.read.dataset import Dataset
 from cinic_shards.read.map_images import Images, map_images
+from cinic_shards.read.split import SplitReader
 from cinic_shards.read.subset import Subset, select
 from cinic_shards.store import Place
 from cinic_shards.view.duplicates import Duplicates, duplicates_among

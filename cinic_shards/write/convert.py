@@ -10,7 +10,8 @@ import numpy as np
 from cinic_shards.errors import OptionError
 from cinic_shards.format import Manifest
 from cinic_shards.jobs import Progress
-from cinic_shards.store import Place, Store, open_store, read_manifest
+from cinic_shards.read.open import read_manifest
+from cinic_shards.store import Place, Store, open_store
 from cinic_shards.write.dataset import (
     Recipe,
     check_output,

@@ -13,10 +13,10 @@ from typing import Any
 
 import cinic_shards.format as fmt
 from cinic_shards.errors import OptionError, OutputError, StoreError, TreeError
-from cinic_shards.executors import open_executor
 from cinic_shards.format import Manifest
-from cinic_shards.jobs import Progress, run_jobs
-from cinic_shards.store import Store, is_packing
+from cinic_shards.jobs import Progress, open_executor, run_jobs
+from cinic_shards.read.open import is_packing
+from cinic_shards.store import Store
 from cinic_shards.write.facts import ShardFacts, make_manifest
 from cinic_shards.write.journal import FinishedShard, Journal, reopen_shard
 from cinic_shards.write.listing import Listing

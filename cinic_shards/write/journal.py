@@ -17,10 +17,11 @@ from typing import Any
 import numpy as np
 
 import cinic_shards.format as fmt
-from cinic_shards import __version__
+from cinic_shards._version import __version__
 from cinic_shards.errors import CinicShardsError, OutputError, TreeError
 from cinic_shards.format import PixelSums, ShardInfo
-from cinic_shards.store import Store, open_shard
+from cinic_shards.read.open import open_shard
+from cinic_shards.store import Store
 from cinic_shards.tree.spool import SPOOL_SUFFIX
 from cinic_shards.write.facts import ShardFacts
 from cinic_shards.write.listing import Listing, changes

@@ -136,7 +136,7 @@ def pack(
         options: see ``PackOptions``.
         workers: processes; by default the cores that this process may use. With more than one,
             call from under ``if __name__ == "__main__":``, as for any spawned process.
-        executor: where to pack instead: see ``executors.open_executor``. What is on other machines
+        executor: where to pack instead: see ``jobs.open_executor``. What is on other machines
             must find ``root`` and ``out`` under the same names, of a compressed archive the
             temporary file too, and have the same releases.
         overwrite: replace the dataset that ``out`` holds (the files that its manifest names).

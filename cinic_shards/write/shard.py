@@ -11,16 +11,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 import cinic_shards.format as fmt
+from cinic_shards.codec.meter import ImageMeter
 from cinic_shards.errors import OutputError
 from cinic_shards.format import Index, ShardInfo
 from cinic_shards.format.provenance import ORIGINS
 from cinic_shards.store import Store
 from cinic_shards.tree.archive import ArchiveRecords
 from cinic_shards.tree.records import Records
-from cinic_shards.write.facts import ImageMeter, ShardFacts, libraries, shard_facts
+from cinic_shards.write.facts import ShardFacts, libraries, shard_facts
 
 if TYPE_CHECKING:
-    from cinic_shards.write.samples.packed import ShardSource
+    from cinic_shards.write.samples.base import ShardSource
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,7 +69,8 @@ class ShardJob:
     def open_source(self) -> "ShardSource":
         """The samples, ready to be read."""
         # Numba takes its time to load: the process that only hands out jobs does without.
-        from cinic_shards.write.samples.packed import ArchiveSource, TreeSource, open_packed
+        from cinic_shards.write.samples.files import ArchiveSource, TreeSource
+        from cinic_shards.write.samples.packed import open_packed
         from cinic_shards.write.samples.picked import PickedSource
 
         if isinstance(self.root, Store):

@@ -13,8 +13,10 @@ import cinic_shards.format as fmt
 from cinic_shards.errors import DecodeError, FormatError, OptionError, OutputError, some_lines
 from cinic_shards.format import Index, Manifest, ShardInfo
 from cinic_shards.format.provenance import ORIGINS, origins_named
-from cinic_shards.jobs import Progress, make_executor, run_jobs, usable_cores
-from cinic_shards.store import Place, Store, lock_file, open_shard, open_store, read_manifest
+from cinic_shards.jobs import Progress, make_executor, run_jobs
+from cinic_shards.options import number_of_workers
+from cinic_shards.read.open import open_shard, read_manifest
+from cinic_shards.store import Place, Store, lock_file, open_store
 
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
@@ -88,9 +90,7 @@ def unpack(
         StoreError, FormatError: the dataset cannot be read, or is damaged; names the sample.
         OutputError: a file cannot be written, or is there with other bytes.
     """
-    workers = usable_cores() if workers is None else workers
-    if workers < 1:
-        raise OptionError(f"{workers} workers: expected at least 1")
+    workers = number_of_workers(workers)
     store = open_store(place)
     manifest = read_manifest(store)
     out = Path(out)

@@ -25,7 +25,8 @@ from make_hostile import ATTACKS, OUTSIDE, Attack, change, good_images
 from odd_pngs import SIGNATURE
 
 from cinic_shards import cli
-from cinic_shards.check.verify import reindex, verify
+from cinic_shards.check.reindex import reindex
+from cinic_shards.check.verify import verify
 from cinic_shards.errors import CinicShardsError
 from cinic_shards.loader.loader import ShardLoader
 from cinic_shards.read.subset import Subset

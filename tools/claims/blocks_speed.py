@@ -21,9 +21,9 @@ import torch
 from claim import Claim
 
 from cinic_shards import Augment, ShardLoader
-from cinic_shards.jobs import usable_cores
 from cinic_shards.loader.bench import IMAGEFOLDER_WORKERS, imagefolder
-from cinic_shards.read.dataset import SplitReader
+from cinic_shards.options import usable_cores
+from cinic_shards.read.split import SplitReader
 
 BATCH = 512
 SHARES = {

@@ -17,7 +17,7 @@ from typing import Any
 
 from claim import REPOSITORY, Claim
 
-from cinic_shards.jobs import usable_cores
+from cinic_shards.options import usable_cores
 
 RUNNER = REPOSITORY / "tests" / "hostile" / "run_hostile.py"
 PROPERTIES = REPOSITORY / "tests" / "test_properties.py"

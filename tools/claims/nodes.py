@@ -24,7 +24,8 @@ from namespaces import INTERFACE, Host, hosts
 from servers import S3Server, seaweedfs
 from sizing import Cluster
 
-from cinic_shards.read.dataset import Dataset, SplitReader
+from cinic_shards.read.dataset import Dataset
+from cinic_shards.read.split import SplitReader
 
 GLOBAL_BATCH = 512
 EPOCHS = 2

@@ -9,11 +9,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from cinic_shards.check.verify import Verification, verify
+from cinic_shards.codec.kernels.permutation import choose
 from cinic_shards.errors import DecodeError
 from cinic_shards.format import Manifest
-from cinic_shards.jobs import Progress, usable_cores
-from cinic_shards.loader.plan import choose
-from cinic_shards.options import whole
+from cinic_shards.jobs import Progress
+from cinic_shards.options import number_of_workers, whole
 from cinic_shards.read.columns import Columns
 from cinic_shards.read.dataset import Dataset
 from cinic_shards.read.map_images import Images, map_images
@@ -72,7 +72,7 @@ def gather(
     progress: Progress,
 ) -> Content:
     """Read a dataset: see ``report.write_report``."""
-    workers = usable_cores() if workers is None else whole("workers", workers, 1)
+    workers = number_of_workers(workers)
     sample, seed = whole("sample", sample, 1), whole("seed", seed)
     dataset = Dataset(place)
     reader = dataset.split(dataset.split_names)

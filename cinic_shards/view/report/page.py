@@ -5,15 +5,17 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from html import escape
 from importlib.resources import files
 from string import Template
 from typing import Any
 
-from cinic_shards import __version__
+from cinic_shards._version import __version__
 from cinic_shards.format.provenance import CINIC10_CITATION
-from cinic_shards.view.report import sections
+from cinic_shards.view.report import pictures, texts
 from cinic_shards.view.report.content import Content, cells
+from cinic_shards.view.report.html import size_text
 from cinic_shards.view.report.sprites import COLUMNS, TILES
 from cinic_shards.view.report.texts import ORIGIN_TITLES
 
@@ -28,13 +30,13 @@ def make_page(content: Content, *, title: str | None = None) -> str:
     title = title or _title(content)
     style, script = _asset("style.css"), _asset("script.js")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    found = sections.all_sections(content, splits)
+    found = all_sections(content, splits)
     return Template(_asset("template.html")).substitute(
         script_digest=digest,
         title=escape(title),
         style=style,
         sheets=_sheet_rules(content),
-        lead=sections.lead(content, splits),
+        lead=lead(content, splits),
         contents="".join(f'<a href="#{one.anchor}">{escape(one.title)}</a>' for one in found),
         sections="".join(one.html for one in found),
         version=__version__,
@@ -117,3 +119,55 @@ def _data(content: Content, splits: Sequence[str]) -> dict[str, Any]:
 
 def _in_order(names: Iterable[str]) -> list[str]:
     return sorted(set(names))
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """A part of the page."""
+
+    anchor: str
+    title: str
+    body: str
+    """HTML."""
+
+    @property
+    def html(self) -> str:
+        """The element."""
+        return (
+            f'<section id="{self.anchor}" aria-labelledby="{self.anchor}-title">'
+            f'<h2 id="{self.anchor}-title">{escape(self.title)}</h2>{self.body}</section>'
+        )
+
+
+def all_sections(content: Content, splits: Sequence[str]) -> list[Section]:
+    """Every section, in the page's order."""
+    of_all = cells(content.columns)
+    return [
+        Section("dataset", "The dataset", texts.dataset(content)),
+        Section("counts", "Counts", texts.counts(content, splits, of_all)),
+        Section("samples", "Samples", pictures.samples(content)),
+        Section("intensities", "Intensities", pictures.intensities(content, splits)),
+        Section("duplicates", "Duplicates", pictures.duplicates(content, splits)),
+        Section("integrity", "Integrity", texts.integrity(content)),
+        Section("browser", "Browse", pictures.browser(content, splits)),
+    ]
+
+
+def lead(content: Content, splits: Sequence[str]) -> str:
+    """The figures under the title."""
+    manifest = content.manifest
+    size = sum(shard.size for split in manifest.splits for shard in split.shards)
+    shape = manifest.image_shape
+    figures = [
+        (f"{manifest.num_samples:,}", "images"),
+        (f"{len(manifest.classes):,}", "classes" if len(manifest.classes) != 1 else "class"),
+        (f"{len(splits):,}", "splits" if len(splits) != 1 else "split"),
+        (f"{shape[0]} {texts.TIMES} {shape[1]}", "pixels") if shape else ("several", "sizes"),
+        (size_text(size), f"as {manifest.encoding}"),
+    ]
+    items = "".join(f"<div><dt>{name}</dt><dd>{value}</dd></div>" for value, name in figures)
+    state, text = texts.verdict(content)
+    return (
+        f'<dl class="figures">{items}</dl><p class="verdict {state}"><a href="#integrity">{text}'
+        "</a></p>"
+    )

@@ -1,180 +1,21 @@
-"""What a shard is made from: files of a tree, or a shard of another dataset.
+"""Samples of a shard of a dataset; PNGs of blocks are encoded again."""
 
-Both give PNGs, for the encoding ``png``, and pixels, for blocks. They are sent to the process that
-makes the shard, and opened there.
-"""
-
-import os
-import platform
-from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from functools import cached_property
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 import cinic_shards.format as fmt
 from cinic_shards import codec
-from cinic_shards.errors import FormatError, StoreError
+from cinic_shards.codec.meter import ImageMeter, chunks
+from cinic_shards.errors import FormatError
 from cinic_shards.format import Index, ShardInfo
-from cinic_shards.format.provenance import Provenance, parse_stem
-from cinic_shards.store import Store, open_shard
-from cinic_shards.tree.archive import ArchiveRecords
-from cinic_shards.tree.folder import OPEN_FLAGS
-from cinic_shards.tree.records import Records
-from cinic_shards.write.facts import ImageMeter, chunks
+from cinic_shards.read.open import open_shard
+from cinic_shards.store import Store
+from cinic_shards.write.samples.base import ShardSource
 
 OTHER_PIXELS = "its pixels' hash is not the index's; fetch the file again"
 OTHER_CRC = "its CRC-32 is not the index's; fetch the file again"
-
-
-class ShardSource(ABC):
-    """N samples in packing order; what is wrong is told by row among those asked for."""
-
-    @property
-    @abstractmethod
-    def keys(self) -> list[str]:
-        """``split/class/stem`` of each."""
-
-    @property
-    @abstractmethod
-    def labels(self) -> NDArray[np.int32]:
-        """Class indices, shape (N,)."""
-
-    @cached_property
-    def provenances(self) -> list[Provenance]:
-        """The origin of each."""
-        return [parse_stem(key.rpartition("/")[2]) for key in self.keys]
-
-    @abstractmethod
-    def place(self, row: int) -> str:
-        """What to call a sample in a message."""
-
-    @abstractmethod
-    def chunks(self) -> Iterator[tuple[int, int]]:
-        """Ranges of rows to work on at once."""
-
-    @abstractmethod
-    def png_sizes(self, start: int, stop: int) -> NDArray[np.int64]:
-        """Bytes of the PNGs of a range."""
-
-    @abstractmethod
-    def read_pngs(
-        self, start: int, stop: int, buffer: NDArray[np.uint8], starts: NDArray[np.int64]
-    ) -> dict[int, str]:
-        """Put the PNGs of a range to their places in a buffer; what was wrong, by row."""
-
-    def read_images(
-        self, start: int, stop: int, out: NDArray[np.uint8], meter: ImageMeter
-    ) -> tuple[NDArray[np.uint8], dict[int, str]]:
-        """Decode a range into ``out`` uint8 (N, H, W, 3), and measure it.
-
-        Returns:
-            Pixel hashes, uint8, shape (N, 16); and what was wrong, by row.
-        """
-        sizes = self.png_sizes(start, stop)
-        starts = np.cumsum(sizes) - sizes
-        buffer = np.zeros(max(1, int(sizes.sum())), np.uint8)
-        unread = self.read_pngs(start, stop, buffer, starts)
-        payloads = codec.Payloads.in_buffer(buffer, starts, sizes)
-        hashes, bad = meter.add_pngs(payloads, buffer, starts, out)
-        return hashes, bad | unread
-
-    def block_payload(self, start: int, stop: int, encoding: str) -> bytes | None:
-        """The payload of a block of this range, if the source has just that."""
-        return None
-
-    def other_pixels(self, hashes: NDArray[np.uint8]) -> dict[int, str]:
-        """What is wrong where pixels with these hashes, uint8 (N, 16), are not the source's."""
-        return {}
-
-
-class TreeSource(ShardSource):
-    """Files of a tree."""
-
-    def __init__(self, root: Path, records: Records) -> None:
-        self.root = root
-        self.records = records
-
-    @cached_property
-    def keys(self) -> list[str]:
-        return self.records.keys
-
-    @property
-    def labels(self) -> NDArray[np.int32]:
-        return self.records.labels
-
-    def place(self, row: int) -> str:
-        return self.records.files[row]
-
-    def chunks(self) -> Iterator[tuple[int, int]]:
-        return chunks(self.records.sizes)
-
-    def png_sizes(self, start: int, stop: int) -> NDArray[np.int64]:
-        return self.records.sizes[start:stop]
-
-    def read_pngs(
-        self, start: int, stop: int, buffer: NDArray[np.uint8], starts: NDArray[np.int64]
-    ) -> dict[int, str]:
-        view = buffer.data
-        problems = {}
-        places = zip(
-            self.records.files[start:stop],
-            starts.tolist(),
-            self.records.sizes[start:stop].tolist(),
-            self.records.modified[start:stop].tolist(),
-            strict=True,
-        )
-        for row, (path, at, size, modified) in enumerate(places):
-            try:
-                descriptor = os.open(f"{self.root}/{path}", OPEN_FLAGS)
-                try:
-                    state = os.fstat(descriptor)
-                    data = os.read(descriptor, size + 1)
-                finally:
-                    os.close(descriptor)
-            except OSError as error:
-                problems[row] = f"cannot be read: {error.strerror}"
-                continue
-            if len(data) == size and state.st_mtime_ns == modified:
-                view[at : at + size] = data
-            else:
-                problems[row] = "changed while it was packed; leave the tree alone and run again"
-        return problems
-
-
-class ArchiveSource(TreeSource):
-    """Images that lie in one file."""
-
-    records: ArchiveRecords
-
-    def __init__(self, file: Path, records: ArchiveRecords) -> None:
-        super().__init__(file, records)
-
-    def read_pngs(
-        self, start: int, stop: int, buffer: NDArray[np.uint8], starts: NDArray[np.int64]
-    ) -> dict[int, str]:
-        view = buffer.data
-        problems = {}
-        places = zip(
-            self.records.offsets[start:stop].tolist(),
-            starts.tolist(),
-            self.records.sizes[start:stop].tolist(),
-            strict=True,
-        )
-        try:
-            with open(self.root, "rb", buffering=0) as file:
-                for row, (offset, at, size) in enumerate(places):
-                    file.seek(offset)
-                    if file.readinto(view[at : at + size]) != size:
-                        problems[row] = "changed while it was packed; leave it alone and run again"
-        except OSError as error:
-            raise StoreError(
-                f"{self.root}: cannot be read on {platform.node()}: {error.strerror}; a worker on "
-                "another machine must find this file under the same name"
-            ) from error
-        return problems
 
 
 def open_packed(

@@ -8,14 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cinic_shards import codec
-from cinic_shards.write.facts import ImageMeter, chunks
-from cinic_shards.write.samples.packed import (
-    OTHER_CRC,
-    OTHER_PIXELS,
-    PackedBlocks,
-    PackedSource,
-    ShardSource,
-)
+from cinic_shards.codec.meter import ImageMeter, chunks
+from cinic_shards.write.samples.base import ShardSource
+from cinic_shards.write.samples.packed import OTHER_CRC, OTHER_PIXELS, PackedBlocks, PackedSource
 
 _HELD_BYTES = 2**26
 """Of pixels that are picked from blocks at once: each block is decoded once for them."""

@@ -1,0 +1,128 @@
+"""Rebuild a dataset's manifest from its shards."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import cinic_shards.format as fmt
+from cinic_shards.check.shard import CheckedShard, CheckJob, check_shard
+from cinic_shards.errors import FormatError, StoreError
+from cinic_shards.format import Manifest
+from cinic_shards.jobs import Progress, make_executor, run_jobs
+from cinic_shards.options import number_of_workers
+from cinic_shards.read.open import is_packing
+from cinic_shards.store import Place, Store, open_store
+from cinic_shards.write.facts import make_manifest
+
+
+def reindex(
+    place: Place,
+    *,
+    workers: int | None = None,
+    progress: Progress = lambda doing, done, total: None,
+) -> Manifest:
+    """Make a dataset's manifest anew from its shards, every byte of which is checked.
+
+    What shards do not tell is not in it: the packing seed, where it is not 0.
+
+    Args:
+        place: where all shards of a dataset lie; a manifest there is replaced.
+        workers: processes; by default the cores that this process may use.
+        progress: see ``jobs.Progress``; the number of images is not known before the end.
+
+    Raises:
+        StoreError: there are no shards, or not all of them.
+        FormatError: a shard is damaged.
+    """
+    workers = number_of_workers(workers)
+    store = open_store(place)
+    names = store.names()
+    if is_packing(store, names):
+        raise StoreError(f"{store}: packing did not finish; run the same command again")
+    jobs = [
+        CheckJob(store, split, name, None, seed=0)
+        for split, split_names in _shards_by_split(store, names).items()
+        for name in split_names
+    ]
+    done = 0
+
+    def shard_done(checked: CheckedShard) -> None:
+        nonlocal done
+        done += checked.facts.info.num_samples if checked.facts else 0
+        progress("reindex", done, 0)
+
+    with make_executor(workers) as executor:
+        checked = run_jobs(executor, check_shard, jobs, done=shard_done)
+        if any("out of the packing order" in f.problem for s in checked for f in s.faults):
+            jobs = [CheckJob(job.store, job.split, job.name, None) for job in jobs]
+            checked = run_jobs(executor, check_shard, jobs, done=shard_done)
+    if faults := [fault for shard in checked for fault in shard.faults]:
+        listed = "\n  ".join(str(fault) for fault in faults[:20])
+        raise FormatError(
+            f"{store}: {len(faults)} faults in the shards; no manifest was made\n  {listed}"
+        )
+    classes = _classes(store, checked)
+    if len(sidecars := {shard.sidecars for shard in checked}) > 1:
+        raise FormatError(f"{store}: shards with the sidecars {sidecars} are not of one dataset")
+    if len(kinds := {(shard.encoding, shard.block_size) for shard in checked}) > 1:
+        raise FormatError(
+            f"{store}: shards of several encodings or block sizes, {sorted(kinds)}, are not of one "
+            "dataset"
+        )
+    encoding, block_size = kinds.pop()
+    facts = [shard.facts for shard in checked if shard.facts is not None]
+    options: dict[str, Any] = {} if jobs[0].seed is None else {"seed": jobs[0].seed}
+    options["shard_size"] = max(shard.info.num_samples for shard in facts)
+    options["sidecars"] = list(sidecars.pop())
+    manifest = make_manifest(facts, classes, options, encoding=encoding, block_size=block_size)
+    with store.create(fmt.MANIFEST_NAME) as file:
+        file.write(manifest.to_bytes())
+    return manifest
+
+
+def _classes(store: Store, checked: Sequence[CheckedShard]) -> tuple[str, ...]:
+    """The classes that shards, each whole, state or make up together."""
+    stated = {shard.classes for shard in checked}
+    if len(stated) > 1:
+        raise FormatError(
+            f"{store}: shards that state several lists of classes, or none, are not of one dataset"
+        )
+    if (classes := stated.pop()) is not None:
+        return classes
+    class_of_label: dict[int, str] = {}
+    for shard in checked:
+        for label, name in (shard.class_of_label or {}).items():
+            if class_of_label.setdefault(label, name) != name:
+                raise FormatError(
+                    f"{store}: label {label} is class {name} in some shards and "
+                    f"{class_of_label[label]} in others; they are not of one dataset"
+                )
+    classes = tuple(name for _, name in sorted(class_of_label.items()))
+    if sorted(class_of_label) != list(range(len(classes))) or len(set(classes)) < len(classes):
+        labels = fmt.shown(class_of_label)
+        raise FormatError(f"{store}: the shards' labels {labels} are not of one dataset")
+    return classes
+
+
+def _shards_by_split(store: Store, names: Sequence[str]) -> dict[str, list[str]]:
+    """Every split's shards in order; none may be missing."""
+    found: dict[str, dict[int, dict[int, str]]] = {}
+    for name in names:
+        if place := fmt.parse_shard_name(name):
+            split, shard_index, num_shards = place
+            found.setdefault(split, {}).setdefault(num_shards, {})[shard_index] = name
+    if not found:
+        raise StoreError(f"{store}: holds no shard such as train-00000-of-00009.tar")
+    for split, by_count in found.items():
+        if len(by_count) > 1:
+            counts = " and ".join(str(count) for count in sorted(by_count))
+            raise StoreError(f"{store}: split {split} has shards of {counts}; remove the others")
+        ((num_shards, shards),) = by_count.items()
+        if num_missing := num_shards - len(shards):
+            first = next(position for position in range(num_shards) if position not in shards)
+            name = fmt.shard_name(split, first, num_shards)
+            raise StoreError(f"{store}: {name} is missing, and {num_missing - 1} more; fetch them")
+    return {
+        split: [name for _, name in sorted(shards.items())]
+        for split, by_count in sorted(found.items())
+        for shards in by_count.values()
+    }

@@ -1,0 +1,253 @@
+"""What a tree may hold, wherever it lies: names, sizes, and what is refused or left out."""
+
+import itertools
+import os
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from cinic_shards.errors import TreeError, some
+from cinic_shards.format import MAX_NAME_BYTES, SPLIT_NAME
+from cinic_shards.tree.records import Records, Tree
+
+_PLAIN_NAME = re.compile(rf"[A-Za-z0-9_-]{{1,{MAX_NAME_BYTES}}}\.png", re.ASCII)
+"""A name with which nothing can be wrong."""
+
+
+PNG_SUFFIXES = ["." + "".join(letters) for letters in itertools.product("pP", "nN", "gG")]
+"""A file's suffix may be in capitals, its member's is not."""
+
+
+MAX_FILE_BYTES = 2**30
+"""Of one image: it is read whole."""
+
+
+_BAD_CHARACTER = re.compile(r"[\x00-\x1f\x7f\\]")
+
+
+_OTHER_IMAGES = frozenset(
+    ".jpg .jpeg .jpe .jp2 .bmp .gif .webp .tif .tiff .ppm .pgm .avif .heic".split()
+)
+
+
+@dataclass(slots=True)
+class Folder:
+    """What one ``<split>/<class>`` folder holds."""
+
+    modified_itself: int = 0
+    files: list[str] = field(default_factory=list)
+    sizes: list[int] = field(default_factory=list)
+    modified: list[int] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+    strays: list[str] = field(default_factory=list)
+
+    def add(self, path: str, size: int, modified: int) -> None:
+        """Add an image, if there can be one of its size."""
+        if not 0 < size <= MAX_FILE_BYTES:
+            problem = f"{size:,} bytes, expected at most {MAX_FILE_BYTES:,}"
+            self.problems.append(f"{path}: {problem if size else 'an empty file'}")
+        else:
+            self.files.append(path)
+            self.sizes.append(size)
+            self.modified.append(modified)
+
+
+def find_folders(
+    subfolders: Callable[[str], list[str]], problems: list[str]
+) -> tuple[list[str], list[tuple[str, str]]]:
+    """The names of the splits' folders; and (split, class) of every class's.
+
+    Args:
+        subfolders: gives the names of the folders in the root ("") or a split.
+        problems: what is wrong is added.
+    """
+    folders: list[tuple[str, str]] = []
+    split_names = subfolders("")
+    for split in split_names:
+        if not SPLIT_NAME.fullmatch(split):
+            problems.append(
+                f"{split}/: a split's name must be of letters, digits, '_', '-' and '.', begin "
+                "with none of the last two and not with '__'; rename it"
+            )
+            continue
+        folders += [(split, name) for name in subfolders(split)]
+    return split_names, folders
+
+
+def refuse(
+    root: Path,
+    found: list[Folder],
+    problems: list[str],
+    look_into: Callable[[list[Folder]], Iterable[list[str]]],
+) -> None:
+    """Where anything is wrong, tell all of it.
+
+    Args:
+        root: the tree.
+        found: its classes' folders.
+        problems: what is wrong with it beside what they say.
+        look_into: gives what is wrong with the heads of their files.
+
+    Raises:
+        TreeError: with all of it.
+    """
+    problems = problems + [problem for folder in found for problem in folder.problems]
+    if not any(folder.files for folder in found) and not problems:
+        problems.append(f"{root}: no .png file in any <split>/<class>/ folder")
+    if problems:
+        for more in look_into(found):
+            problems += more
+        raise TreeError(str(root), sorted(problems))
+
+
+def assemble(
+    root: Path,
+    split_names: list[str],
+    folders: list[tuple[str, str]],
+    found: list[Folder],
+    strays: list[str],
+    dates: dict[str, int],
+) -> Tree:
+    """The tree of these folders, with which nothing is wrong."""
+    strays = strays + [stray for folder in found for stray in folder.strays]
+    found_by_split: dict[str, list[tuple[str, Folder]]] = {}
+    for (split, name), folder in zip(folders, found, strict=True):
+        if folder.files:
+            found_by_split.setdefault(split, []).append((name, folder))
+    classes = tuple(sorted({name for named in found_by_split.values() for name, _ in named}))
+    splits = {split: _join(named, classes) for split, named in sorted(found_by_split.items())}
+    warnings = _warnings(split_names, folders, found_by_split, classes, strays)
+    return Tree(root, classes, splits, tuple(warnings), dates)
+
+
+def pick_folders(
+    names: dict[str, bool], below: str, problems: list[str], strays: list[str]
+) -> list[str]:
+    """Those of the names in the root ("") or a split that are folders'; what else there is is told.
+
+    Args:
+        names: each name, and whether it is a folder's.
+        below: what they lie in.
+        problems: images are added, which must not be there.
+        strays: and other files.
+    """
+    folders = []
+    for name, is_folder in sorted(names.items()):
+        path = f"{below}/{name}" if below else name
+        if name.startswith("."):
+            strays.append(path)
+        elif is_folder:
+            folders.append(name)
+        elif name.lower().endswith(".png"):
+            problems.append(f"{path}: an image outside any <split>/<class>/ folder; move it")
+        else:
+            strays.append(path)
+    return folders
+
+
+def image_names(
+    base: str, names: list[str], is_folder: Callable[[str], bool], folder: Folder
+) -> list[str]:
+    """Those of a class's names that are images', sorted; what is wrong or stray goes to ``folder``.
+
+    Args:
+        base: ``split/class``.
+        names: what is in it, sorted.
+        is_folder: whether a path, ``split/class/name``, is a folder.
+        folder: what the class holds.
+    """
+    images = list(filter(_PLAIN_NAME.fullmatch, names))
+    if len(images) == len(names):
+        return images
+    stems = {name[:-4] for name in images}
+    for name in names:
+        path = f"{base}/{name}"
+        stem, suffix = os.path.splitext(name)
+        if _PLAIN_NAME.fullmatch(name):
+            continue
+        if name.startswith("."):
+            folder.strays.append(path)
+        elif suffix.lower() != ".png":
+            if is_folder(path):
+                folder.problems.append(
+                    f"{path}/: a folder inside a class; images must lie in <split>/<class>/"
+                )
+            elif suffix.lower() in _OTHER_IMAGES:
+                folder.problems.append(f"{path}: an image, but no PNG; convert it or remove it")
+            else:
+                folder.strays.append(path)
+        elif problem := _stem_problem(stem):
+            folder.problems.append(f"{path}: {problem}")
+        elif stem in stems:
+            folder.problems.append(
+                f"{path}: the same key twice: another file differs only in the case of .png; "
+                "rename one"
+            )
+        else:
+            stems.add(stem)
+            images.append(name)
+    return sorted(images)
+
+
+def _stem_problem(stem: str) -> str:
+    if "." in stem:
+        return "a dot in the name before .png (webdataset would cut the key there); rename it"
+    return key_problem(stem)
+
+
+def key_problem(text: str) -> str:
+    """Why this part of a key cannot be stored, or an empty string."""
+    try:
+        length = len(text.encode())
+    except UnicodeEncodeError:
+        return "a name that is not UTF-8; rename it"
+    if length > MAX_NAME_BYTES:
+        return f"a name of {length} bytes; a tar member holds {MAX_NAME_BYTES}, shorten it"
+    if _BAD_CHARACTER.search(text):
+        return "a control character or backslash in the name; rename it"
+    return ""
+
+
+def _join(named: list[tuple[str, Folder]], classes: tuple[str, ...]) -> Records:
+    """One split's folders as records, sorted by path."""
+    folders = [folder for _, folder in named]
+    labels = np.repeat(
+        np.array([classes.index(name) for name, _ in named], np.int32),
+        [len(folder.files) for folder in folders],
+    )
+    return Records(
+        [file for folder in folders for file in folder.files],
+        labels,
+        np.array([size for folder in folders for size in folder.sizes], np.int64),
+        np.array([modified for folder in folders for modified in folder.modified], np.int64),
+    )
+
+
+def _warnings(
+    split_names: list[str],
+    folders: list[tuple[str, str]],
+    found: dict[str, list[tuple[str, Folder]]],
+    classes: tuple[str, ...],
+    strays: list[str],
+) -> Iterable[str]:
+    for split in sorted(set(split_names) - set(found)):
+        yield f"split {split} has no image and is left out"
+    for name in sorted({name for _, name in folders} - set(classes)):
+        yield f"class {name} has no image in any split and gets no label"
+    for split, named in sorted(found.items()):
+        if missing := [name for name in classes if name not in {name for name, _ in named}]:
+            yield f"split {split} has no image of {', '.join(missing)}"
+    upper = [
+        file
+        for named in found.values()
+        for _, folder in named
+        for file in folder.files
+        if not file.endswith(".png")
+    ]
+    if upper:
+        yield f"written with the suffix .png in small letters: {some(upper)}"
+    if strays:
+        yield f"left out, no image: {some(strays)}"
