@@ -10,7 +10,7 @@
     ├── FormatError                     a manifest, index, shard or archive that is not what it says
     └── DecodeError                     a payload that is not an image, or not one of this shape
 
-A message gives the place, what was found, what was expected, and what to do next.
+A message gives the location, what was found, what was expected, and what to do next.
 """
 
 from collections.abc import Sequence
@@ -49,23 +49,24 @@ class SourcesError(CinicShardsError):
     """CINIC-10 cannot be built from these sources.
 
     Attributes:
+        location: the source.
         problems: every problem found.
         hint: what to do.
     """
 
-    def __init__(self, place: str, problems: Sequence[str], hint: str) -> None:
-        self.place = place
+    def __init__(self, location: str, problems: Sequence[str], hint: str) -> None:
+        self.location = location
         self.problems = tuple(problems)
         self.hint = hint
         if len(self.problems) == 1:
-            super().__init__(f"{place}: {self.problems[0]}; nothing was built; {hint}")
+            super().__init__(f"{location}: {self.problems[0]}; nothing was built; {hint}")
             return
         lines = "".join(f"\n  {problem}" for problem in self.problems)
         count = f"{len(self.problems)} problems; nothing was built"
-        super().__init__(f"{place}: {count}{lines}\n{hint}")
+        super().__init__(f"{location}: {count}{lines}\n{hint}")
 
     def __reduce__(self) -> tuple[type["SourcesError"], tuple[str, tuple[str, ...], str]]:
-        return SourcesError, (self.place, self.problems, self.hint)
+        return SourcesError, (self.location, self.problems, self.hint)
 
 
 class OutputError(CinicShardsError):
@@ -81,7 +82,20 @@ class MissingError(StoreError):
 
 
 class FormatError(CinicShardsError):
-    """A manifest, an index or a shard is not what the format says; or an archive is another one."""
+    """A manifest, an index or a shard is not what the format says; or an archive is another one.
+
+    Attributes:
+        location: the file, and what of it.
+        reason: what was found, what was expected, what to do next; without the location.
+    """
+
+    def __init__(self, location: str, reason: str) -> None:
+        self.location = location
+        self.reason = reason
+        super().__init__(f"{location}: {reason}")
+
+    def __reduce__(self) -> tuple[type["FormatError"], tuple[str, str]]:
+        return FormatError, (self.location, self.reason)
 
 
 class DecodeError(CinicShardsError):
@@ -89,17 +103,18 @@ class DecodeError(CinicShardsError):
 
     Attributes:
         position: the payload's position among those that were decoded together.
-        reason: why, without the place.
+        reason: why, without the location.
+        location: where the payload comes from.
     """
 
-    def __init__(self, position: int, reason: str, place: str = "") -> None:
+    def __init__(self, position: int, reason: str, location: str = "") -> None:
         self.position = position
         self.reason = reason
-        self.place = place or f"image {position}"
-        super().__init__(f"{self.place}: {reason}")
+        self.location = location or f"image {position}"
+        super().__init__(f"{self.location}: {reason}")
 
     def __reduce__(self) -> tuple[type["DecodeError"], tuple[int, str, str]]:
-        return DecodeError, (self.position, self.reason, self.place)
+        return DecodeError, (self.position, self.reason, self.location)
 
 
 def some(items: Sequence[str], most: int = MAX_LISTED) -> str:

@@ -243,7 +243,7 @@ def make_index(num_samples: int = 4) -> Index:
 
 
 def parse_index(data: bytes, end: int = END) -> Index:
-    return Index.from_bytes(data, place="x.tar: index", end=end, num_classes=NUM_CLASSES)
+    return Index.from_bytes(data, location="x.tar: index", end=end, num_classes=NUM_CLASSES)
 
 
 def assert_same(one: Index, other: Index) -> None:
@@ -531,7 +531,7 @@ PLACE = r"^shards/manifest\.json: "
 
 
 def parse_manifest(data: bytes) -> Manifest:
-    return Manifest.from_bytes(data, place="shards/manifest.json")
+    return Manifest.from_bytes(data, location="shards/manifest.json")
 
 
 def seal(content: Content) -> bytes:

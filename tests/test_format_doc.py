@@ -111,7 +111,7 @@ def test_the_manifest_proves_the_shard(shard: bytes, manifest: Any) -> None:
 
 def test_only_the_libraries_are_left_out(shards: Path, tmp_path: Path) -> None:
     packed = pack(shards.parent / "tree", tmp_path, workers=1, warn=lambda text: None)
-    shown = Manifest.from_bytes(SHOWN["manifest"].encode(), place="docs/format.md")
+    shown = Manifest.from_bytes(SHOWN["manifest"].encode(), location="docs/format.md")
     assert packed.libraries and not shown.libraries
     assert replace(packed, libraries={}) == shown
 
@@ -133,7 +133,7 @@ def test_the_manifest_tables(manifest: Any) -> None:
 
 
 def test_the_index_tables() -> None:
-    index = fmt.Index.from_bytes(shown_bytes("index")[1], place="", end=2**20, num_classes=2)
+    index = fmt.Index.from_bytes(shown_bytes("index")[1], location="", end=2**20, num_classes=2)
     assert index.to_bytes() == shown_bytes("index")[1]
     content = msgpack.unpackb(replace(index, classes=("cat", "dog", "eel")).to_bytes())
     assert fields_of(row="num_payloads") == list(content)

@@ -69,7 +69,7 @@ def unpack(shards: Path, into: Path) -> dict[str, bytes]:
 
 
 def read_manifest(shards: Path) -> Manifest:
-    return Manifest.from_bytes((shards / MANIFEST_NAME).read_bytes(), place="manifest")
+    return Manifest.from_bytes((shards / MANIFEST_NAME).read_bytes(), location="manifest")
 
 
 def indexes(shards: Path) -> Iterator[tuple[ShardInfo, Index, bytes]]:
@@ -81,7 +81,7 @@ def indexes(shards: Path) -> Iterator[tuple[ShardInfo, Index, bytes]]:
         assert hashlib.sha256(index).hexdigest() == shard.index_sha256
         place, end = shard.name, shard.index_offset
         classes = len(manifest.classes)
-        yield shard, Index.from_bytes(index, place=place, end=end, num_classes=classes), data
+        yield shard, Index.from_bytes(index, location=place, end=end, num_classes=classes), data
 
 
 def keys_of(shards: Path) -> list[str]:

@@ -151,7 +151,7 @@ class Good:
         self.root = folder / "dataset"
         self.shard = (self.root / SHARD).read_bytes()
         self.manifest = (self.root / fmt.MANIFEST_NAME).read_bytes()
-        self.info = Manifest.from_bytes(self.manifest, place="").splits[0].shards[0]
+        self.info = Manifest.from_bytes(self.manifest, location="").splits[0].shards[0]
         start = self.info.index_offset
         self.index = self.shard[start : start + self.info.index_length]
 
@@ -170,7 +170,7 @@ def test_an_index_is_within_bounds_or_refused(goods: list[Good]) -> None:
 
     def holds(data: bytes) -> None:
         try:
-            index = Index.from_bytes(data, place="x", end=end, num_classes=2)
+            index = Index.from_bytes(data, location="x", end=end, num_classes=2)
         except FormatError as error:
             assert len(str(error)) < 5000
             return
@@ -180,7 +180,7 @@ def test_an_index_is_within_bounds_or_refused(goods: list[Good]) -> None:
         for row in range(len(index)):
             index.provenance(row)
         index.fingerprint_input()
-        again = Index.from_bytes(index.to_bytes(), place="x", end=end, num_classes=2)
+        again = Index.from_bytes(index.to_bytes(), location="x", end=end, num_classes=2)
         assert again.to_bytes() == index.to_bytes()
 
     # JSON has no bytes: their letters stand for them.
@@ -219,7 +219,7 @@ def sealed(data: bytes) -> bytes:
 def test_a_manifest_comes_back_or_is_refused(goods: list[Good]) -> None:
     def holds(data: bytes) -> None:
         try:
-            manifest = Manifest.from_bytes(data, place="x")
+            manifest = Manifest.from_bytes(data, location="x")
         except FormatError as error:
             assert len(str(error)) < 5000
             return
@@ -231,7 +231,7 @@ def test_a_manifest_comes_back_or_is_refused(goods: list[Good]) -> None:
                 assert shard.name == Path(shard.name).name != ".."
                 assert shard.index_offset + shard.index_length <= shard.size
         written = manifest.to_bytes()
-        assert Manifest.from_bytes(written, place="x").to_bytes() == written
+        assert Manifest.from_bytes(written, location="x").to_bytes() == written
 
     changed = st.sampled_from([good.manifest.decode() for good in goods]).flatmap(
         lambda text: changed_content(text, st.just(float("nan"))).map(

@@ -82,13 +82,13 @@ def test_every_sample_is_the_packages_in_its_order(demo_shards: Path) -> None:
 
 
 def test_every_column_is_the_packages(demo_shards: Path) -> None:
-    manifest = Manifest.from_bytes((demo_shards / "manifest.json").read_bytes(), place="")
+    manifest = Manifest.from_bytes((demo_shards / "manifest.json").read_bytes(), location="")
     samples = read_dataset(demo_shards)
     for shard in [shard for split in manifest.splits for shard in split.shards]:
         data = (demo_shards / shard.name).read_bytes()
         stored = data[shard.index_offset :][: shard.index_length]
         end, num_classes = shard.index_offset, len(manifest.classes)
-        index = Index.from_bytes(stored, place="", end=end, num_classes=num_classes)
+        index = Index.from_bytes(stored, location="", end=end, num_classes=num_classes)
         for row, start in enumerate(index.offset.tolist()):
             payload = data[start : start + int(index.length[row])]
             provenance = index.provenance(row)._asdict()

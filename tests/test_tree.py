@@ -1,7 +1,6 @@
 """Scanning a tree: every fault is told at once, and the same tree gives the same records."""
 
 import os
-import pickle
 import shutil
 import socket
 import struct
@@ -218,14 +217,6 @@ def test_a_file_that_no_tar_member_holds(root: Path) -> None:
     os.truncate(root / "train/a/x.png", 2**33)
     (problem,) = problems_of(root)
     assert problem.startswith("train/a/x.png: ")
-
-
-def test_a_tree_error_survives_a_process() -> None:
-    """Workers hand it over pickled."""
-    error = pickle.loads(pickle.dumps(TreeError("root", ["one", "two"])))
-    assert (error.root, error.problems) == ("root", ("one", "two"))
-    assert str(error) == "root: 2 problems; nothing was packed\n  one\n  two"
-    assert str(TreeError("root", ["one"])) == "root: 1 problem; nothing was packed\n  one"
 
 
 def test_records(root: Path) -> None:

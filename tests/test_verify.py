@@ -89,7 +89,7 @@ def test_every_changed_byte_is_found_and_placed(shards: Path) -> None:
     (info,) = (info for info in split.shards if info.name == SHARD)
     original = (shards / SHARD).read_bytes()
     index_bytes = original[info.index_offset : info.index_offset + info.index_length]
-    index = Index.from_bytes(index_bytes, place="", end=info.size, num_classes=10)
+    index = Index.from_bytes(index_bytes, location="", end=info.size, num_classes=10)
     begins = index.offset.astype(np.int64) - 512
     offsets = random.Random(0).sample(range(len(original)), 150)
     offsets += [0, info.index_offset - 512, info.index_offset, len(original) - 1]
@@ -203,7 +203,7 @@ def rewrite_index(shards: Path, change: Callable[[Index], Index]) -> None:
     data = (shards / SHARD).read_bytes()
     index = Index.from_bytes(
         data[old.index_offset : old.index_offset + old.index_length],
-        place="",
+        location="",
         end=old.size,
         num_classes=10,
     )
@@ -301,7 +301,7 @@ def test_quick_looks_at_digests_and_indexes(shards: Path) -> None:
 def test_what_cannot_be_verified(shards: Path, tmp_path: Path) -> None:
     with pytest.raises(OptionError, match="quick compares no images"):
         verify(shards, quick=True, against=tmp_path)
-    with pytest.raises(OptionError, match="0 workers"):
+    with pytest.raises(OptionError, match="workers=0: "):
         verify(shards, workers=0)
     with pytest.raises(StoreError, match="no dataset; give a folder"):
         verify(tmp_path / "nothing")

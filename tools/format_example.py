@@ -105,7 +105,7 @@ def build_example(folder: Path) -> Path:
 def blocks(shards: Path) -> dict[str, str]:
     """The text of each block in the document, in its order there."""
     manifest_bytes = (shards / fmt.MANIFEST_NAME).read_bytes()
-    manifest = Manifest.from_bytes(manifest_bytes, place=fmt.MANIFEST_NAME)
+    manifest = Manifest.from_bytes(manifest_bytes, location=fmt.MANIFEST_NAME)
     info = manifest.splits[0].shards[0]
     shard = (shards / SHARD).read_bytes()
     index = shard[info.index_offset : info.index_offset + info.index_length]

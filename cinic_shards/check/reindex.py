@@ -58,15 +58,15 @@ def reindex(
     if faults := [fault for shard in checked for fault in shard.faults]:
         listed = "\n  ".join(str(fault) for fault in faults[:20])
         raise FormatError(
-            f"{store}: {len(faults)} faults in the shards; no manifest was made\n  {listed}"
+            str(store), f"{len(faults)} faults in the shards; no manifest was made\n  {listed}"
         )
     classes = _classes(store, checked)
     if len(sidecars := {shard.sidecars for shard in checked}) > 1:
-        raise FormatError(f"{store}: shards with the sidecars {sidecars} are not of one dataset")
+        raise FormatError(str(store), f"shards with the sidecars {sidecars} are not of one dataset")
     if len(kinds := {(shard.encoding, shard.block_size) for shard in checked}) > 1:
         raise FormatError(
-            f"{store}: shards of several encodings or block sizes, {sorted(kinds)}, are not of one "
-            "dataset"
+            str(store),
+            f"shards of several encodings or block sizes, {sorted(kinds)}, are not of one dataset",
         )
     encoding, block_size = kinds.pop()
     facts = [shard.facts for shard in checked if shard.facts is not None]
@@ -84,7 +84,8 @@ def _classes(store: Store, checked: Sequence[CheckedShard]) -> tuple[str, ...]:
     stated = {shard.classes for shard in checked}
     if len(stated) > 1:
         raise FormatError(
-            f"{store}: shards that state several lists of classes, or none, are not of one dataset"
+            str(store),
+            "shards that state several lists of classes, or none, are not of one dataset",
         )
     if (classes := stated.pop()) is not None:
         return classes
@@ -93,13 +94,14 @@ def _classes(store: Store, checked: Sequence[CheckedShard]) -> tuple[str, ...]:
         for label, name in (shard.class_of_label or {}).items():
             if class_of_label.setdefault(label, name) != name:
                 raise FormatError(
-                    f"{store}: label {label} is class {name} in some shards and "
-                    f"{class_of_label[label]} in others; they are not of one dataset"
+                    str(store),
+                    f"label {label} is class {name} in some shards and "
+                    f"{class_of_label[label]} in others; they are not of one dataset",
                 )
     classes = tuple(name for _, name in sorted(class_of_label.items()))
     if sorted(class_of_label) != list(range(len(classes))) or len(set(classes)) < len(classes):
         labels = fmt.shown(class_of_label)
-        raise FormatError(f"{store}: the shards' labels {labels} are not of one dataset")
+        raise FormatError(str(store), f"the shards' labels {labels} are not of one dataset")
     return classes
 
 

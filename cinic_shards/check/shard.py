@@ -73,6 +73,9 @@ def check_shard(job: CheckJob) -> CheckedShard:
     faults = Faults(job.name)
     try:
         checked = _check(job, faults)
+    except FormatError as error:
+        faults.tell(error.reason)
+        checked = CheckedShard()
     except CinicShardsError as error:
         faults.tell(str(error).removeprefix(f"{job.store}/{job.name}: "))
         checked = CheckedShard()
@@ -91,20 +94,23 @@ def _check(job: CheckJob, faults: Faults) -> CheckedShard:
     else:
         index_offset, index_length = fmt.find_index(memory, path)
     if index_offset < fmt.TAR_BLOCK:
-        raise FormatError(f"its index, at offset {index_offset}, leaves no room for a tar header")
+        raise FormatError(
+            path, f"its index, at offset {index_offset}, leaves no room for a tar header"
+        )
     index_bytes = memory[index_offset : index_offset + index_length].tobytes()
     index_sha256 = hashlib.sha256(index_bytes).hexdigest()
     if job.info and index_sha256 != job.info.index_sha256:
         raise FormatError(
+            path,
             f"its index, at offset {index_offset}, has SHA-256 {index_sha256}, the manifest says "
-            f"{job.info.index_sha256}"
+            f"{job.info.index_sha256}",
         )
     # Where the payloads end, the index's header begins.
     index = Index.from_bytes(
-        index_bytes, place=path, end=index_offset - fmt.TAR_BLOCK, num_classes=2**31 - 1
+        index_bytes, location=path, end=index_offset - fmt.TAR_BLOCK, num_classes=2**31 - 1
     )
     if not len(index):
-        raise FormatError("it holds no sample, expected at least one")
+        raise FormatError(path, "it holds no sample, expected at least one")
     if job.quick:
         return CheckedShard()
     return _Check(job, faults, memory, index, index_bytes, index_offset).run(sha256)
@@ -118,6 +124,7 @@ class _Check:
         index_bytes: bytes, index_offset: int,
     ) -> None:  # fmt: skip
         self.job = job
+        self.path = f"{job.store}/{job.name}"
         self.faults = faults
         self.memory = memory
         self.index = index
@@ -181,12 +188,13 @@ class _Check:
             if not np.array_equal(offsets[rows], end + starts):
                 row = start + int(np.flatnonzero(offsets[rows] != end + starts)[0])
                 raise FormatError(
+                    self.path,
                     f"the index puts sample {row} ({index.keys[row]}) at offset {offsets[row]}, "
-                    f"its place is {end + starts[row - start]}: the index is not this shard's"
+                    f"its place is {end + starts[row - start]}: the index is not this shard's",
                 )
             found = self.memory[end : end + len(expected)]
             if len(found) < len(expected):
-                raise FormatError(f"it ends inside its samples {start} to {stop - 1}")
+                raise FormatError(self.path, f"it ends inside its samples {start} to {stop - 1}")
             payloads = Payloads.in_buffer(found, starts, lengths[rows])
             crcs = checksums(payloads)
             for row in np.flatnonzero(crcs != index.crc32[rows]).tolist():
@@ -216,12 +224,13 @@ class _Check:
             expected, at = fmt.lay_out_block(name, index.encoding, length, index.label[start:stop])
             if index.offset[block] != end + at:
                 raise FormatError(
+                    self.path,
                     f"the index puts block {block} at offset {index.offset[block]}, its place is "
-                    f"{end + at}: the index is not this shard's"
+                    f"{end + at}: the index is not this shard's",
                 )
             found = self.memory[end : end + len(expected)]
             if len(found) < len(expected):
-                raise FormatError(f"it ends inside its block {block}")
+                raise FormatError(self.path, f"it ends inside its block {block}")
             payload = found[at : at + length]
             images = np.empty((stop - start, *index.image_shape), np.uint8)
             problem = decode_block(payload, index.encoding, images)
@@ -282,12 +291,12 @@ class _Check:
         for row, key in enumerate(index.keys):
             if problem := fmt.key_problem(key, self.job.split):
                 # What is written nowhere as a name cannot be laid out.
-                raise FormatError(f"sample {row} has the key {key!r}: {problem}")
+                raise FormatError(self.path, f"sample {row} has the key {key!r}: {problem}")
             stated, named = index.provenance(row), parse_stem(key.rpartition("/")[2])
             if stated != named:
                 self._tell(row, f"the index states {tuple(stated)}, its name {tuple(named)}")
         if len(set(index.keys)) < len(index):
-            raise FormatError("two of its samples have the same key")
+            raise FormatError(self.path, "two of its samples have the same key")
         names: dict[int, str] = {}
         for row, (label, key) in enumerate(zip(index.label.tolist(), index.keys, strict=True)):
             name = key.split("/")[1]
@@ -335,8 +344,9 @@ class _Check:
                 differences[sidecars] = int(np.count_nonzero(expected != found))
         if not differences:
             raise FormatError(
+                self.path,
                 "its first samples do not lie where PNGs of their lengths with any sidecars would: "
-                "the index is not this shard's"
+                "the index is not this shard's",
             )
         return min(differences, key=lambda sidecars: differences[sidecars])
 

@@ -74,8 +74,7 @@ def verify(
     try:
         manifest = read_manifest(store)
     except FormatError as error:
-        problem = str(error).removeprefix(f"{store}/{fmt.MANIFEST_NAME}: ")
-        fault = Fault(fmt.MANIFEST_NAME, f"{problem}; or let cinic-shard reindex make it anew")
+        fault = Fault(fmt.MANIFEST_NAME, f"{error.reason}; or let cinic-shard reindex make it anew")
         return Verification(0, 0, (fault,), 0, ())
 
     done = 0

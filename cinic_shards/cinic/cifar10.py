@@ -94,14 +94,14 @@ def read_cifar10(path: str | os.PathLike[str]) -> Cifar10:
         if name in names:
             problems[name] = "there twice" if name in parsed else ""
             try:
-                content = _with_texts(read_pickle(data))
-                parsed[name] = _label_names(content) if name == META else _batch(content)
+                content = _with_texts(name, read_pickle(data))
+                parsed[name] = (_label_names if name == META else _batch)(name, content)
             except FormatError as error:
-                problems[name] = str(error)
+                problems[name] = error.reason
     problems = {name: problem for name, problem in problems.items() if problem}
     if problems:
         listed = "".join(f"\n  {FOLDER}/{name}: {text}" for name, text in problems.items())
-        raise FormatError(f"{path}: not CIFAR-10's Python version; {_HINT}{listed}")
+        raise FormatError(str(path), f"not CIFAR-10's Python version; {_HINT}{listed}")
     return Cifar10(
         _joined([parsed[name] for name in TRAIN_BATCHES]),
         _joined([parsed[name] for name in TEST_BATCHES]),
@@ -132,7 +132,7 @@ def _read_files(path: Path) -> Iterator[tuple[str, bytes]]:
             with tarfile.open(fileobj=_Bounded(content), mode="r|") as archive:
                 yield from _read_members(path, archive)
     except (tarfile.TarError, EOFError, gzip.BadGzipFile, zlib.error, ValueError) as error:
-        raise FormatError(f"{path}: not a whole tar archive ({error}); {_HINT}") from error
+        raise FormatError(str(path), f"not a whole tar archive ({error}); {_HINT}") from error
     except OSError as error:
         raise StoreError(f"{path}: {error.strerror or error}") from error
 
@@ -151,8 +151,9 @@ def _read_members(path: Path, archive: tarfile.TarFile) -> Iterator[tuple[str, b
             continue
         if member.size > MAX_PICKLE_BYTES:
             raise FormatError(
-                f"{path}: {member.name} is {member.size:,} bytes, expected at most "
-                f"{MAX_PICKLE_BYTES:,}; {_HINT}"
+                str(path),
+                f"{member.name} is {member.size:,} bytes, expected at most "
+                f"{MAX_PICKLE_BYTES:,}; {_HINT}",
             )
         file = archive.extractfile(member)
         assert file is not None  # of an ordinary file
@@ -179,10 +180,10 @@ class _Bounded(io.RawIOBase):
 # What must be in them
 
 
-def _with_texts(content: Any) -> dict[str, Any]:
+def _with_texts(name: str, content: Any) -> dict[str, Any]:
     """A dictionary whose keys are texts, as Python 3 has them."""
     if not isinstance(content, dict):
-        raise FormatError(f"holds {type(content).__name__}, expected a dictionary")
+        raise FormatError(name, f"holds {type(content).__name__}, expected a dictionary")
     return {_text(key): value for key, value in content.items()}
 
 
@@ -200,42 +201,44 @@ def _brief(value: Any) -> str:
     return type(value).__name__
 
 
-def _batch(content: dict[str, Any]) -> CifarSet:
+def _batch(name: str, content: dict[str, Any]) -> CifarSet:
     height, width, channels = IMAGE_SHAPE
     shape = BATCH_SIZE, channels * height * width
-    planes = _bytes_of(content.get("data"), shape).reshape(-1, channels, height, width)
+    planes = _bytes_of(name, content.get("data"), shape).reshape(-1, channels, height, width)
     labels = content.get("labels")
     if not isinstance(labels, list) or len(labels) != BATCH_SIZE:
         found = f"{len(labels):,}" if isinstance(labels, list) else _brief(labels)
-        raise FormatError(f"labels are {found}, expected a list of {BATCH_SIZE:,}")
+        raise FormatError(name, f"labels are {found}, expected a list of {BATCH_SIZE:,}")
     for row, label in enumerate(labels):
         if type(label) is not int or not 0 <= label < len(CLASSES):
-            raise FormatError(f"label {row} is {_brief(label)}, expected 0 to {len(CLASSES) - 1}")
+            raise FormatError(
+                name, f"label {row} is {_brief(label)}, expected 0 to {len(CLASSES) - 1}"
+            )
     images = np.ascontiguousarray(planes.transpose(0, 2, 3, 1))
     return CifarSet(images, np.array(labels, np.int64))
 
 
-def _bytes_of(array: Any, shape: tuple[int, int]) -> NDArray[np.uint8]:
+def _bytes_of(name: str, array: Any, shape: tuple[int, int]) -> NDArray[np.uint8]:
     """An array of uint8 of this shape."""
     if not isinstance(array, PickledArray):
-        raise FormatError("data is no array")
+        raise FormatError(name, "data is no array")
     if _text(array.dtype) not in ("u1", "|u1", "uint8"):
-        raise FormatError("data is not of uint8")
+        raise FormatError(name, "data is not of uint8")
     size = shape[0] * shape[1]
     if array.shape != shape:
         stated = "x".join(map(_brief, array.shape))
-        raise FormatError(f"data is of shape {stated[:100]}, expected {shape[0]}x{shape[1]}")
+        raise FormatError(name, f"data is of shape {stated[:100]}, expected {shape[0]}x{shape[1]}")
     if len(array.data) != size:
-        raise FormatError(f"data has {len(array.data):,} bytes, its shape {size:,}")
+        raise FormatError(name, f"data has {len(array.data):,} bytes, its shape {size:,}")
     pixels = np.frombuffer(array.data, np.uint8)
     return pixels.reshape(shape, order="F" if array.is_fortran else "C")
 
 
-def _label_names(content: dict[str, Any]) -> tuple[str, ...]:
+def _label_names(name: str, content: dict[str, Any]) -> tuple[str, ...]:
     names = content.get("label_names")
     if not isinstance(names, list) or tuple(map(_text, names)) != CLASSES:
         found = [_text(name) for name in names] if isinstance(names, list) else _brief(names)
-        raise FormatError(f"label_names are {shown(found)}, expected {', '.join(CLASSES)}")
+        raise FormatError(name, f"label_names are {shown(found)}, expected {', '.join(CLASSES)}")
     return CLASSES
 
 

@@ -56,7 +56,7 @@ def list_contributors(place: Place) -> list[Contributor]:
     for split in manifest.splits:
         for name in {name for shard in split.shards for name in shard.classes}:
             if problem := fmt.key_problem(f"{split.name}/{name}/x", split.name):
-                raise FormatError(f"{store}: a class {fmt.shown(name)}: {problem}")
+                raise FormatError(str(store), f"a class {fmt.shown(name)}: {problem}")
     found = [
         Contributor(synset, number, split, manifest.classes[label])
         for synset, number, split, label in zip(
@@ -115,16 +115,16 @@ def read_contributors(path: str | os.PathLike[str]) -> list[Contributor]:
     except OSError as error:
         raise StoreError(f"{path}: {error.strerror}") from error
     except UnicodeDecodeError as error:
-        raise FormatError(f"{path}: not a text in UTF-8 ({error.reason})") from error
+        raise FormatError(str(path), f"not a text in UTF-8 ({error.reason})") from error
     except csv.Error as error:
-        raise FormatError(f"{path}: not a table of values and commas ({error})") from error
+        raise FormatError(str(path), f"not a table of values and commas ({error})") from error
 
 
 def _parsed(path: Path, rows: Any) -> Iterator[Contributor]:
     header = tuple(value.strip() for value in next(rows, []))
     if header != HEADER:
         found = fmt.shown(", ".join(header))
-        raise FormatError(f"{path}: line 1: {found}, expected the header {', '.join(HEADER)}")
+        raise FormatError(str(path), f"line 1: {found}, expected the header {', '.join(HEADER)}")
     problems: list[str] = []
     lines: dict[Contributor, int] = {}
     for row in rows:
@@ -139,7 +139,7 @@ def _parsed(path: Path, rows: Any) -> Iterator[Contributor]:
             lines[one] = rows.line_num
     if problems:
         listed = some_lines(problems)
-        raise FormatError(f"{path}: {len(problems):,} bad lines{listed}")
+        raise FormatError(str(path), f"{len(problems):,} bad lines{listed}")
     yield from lines
 
 

@@ -72,18 +72,18 @@ def read_pickle(data: bytes) -> Any:
         FormatError: it is no pickle, is truncated, or does anything else.
     """
     if len(data) > MAX_PICKLE_BYTES:
-        raise FormatError(f"more than {MAX_PICKLE_BYTES:,} bytes")
+        raise FormatError("pickle", f"more than {MAX_PICKLE_BYTES:,} bytes")
     machine = _Machine()
     step, opcode = 0, None
     try:
         for step, (opcode, argument, _) in enumerate(pickletools.genops(data)):
             if step == _MAX_STEPS:
-                raise FormatError(f"more than {_MAX_STEPS:,} steps")
+                raise FormatError("pickle", f"more than {_MAX_STEPS:,} steps")
             machine.run(opcode.name, argument)
         return machine.result()
     except (IndexError, KeyError, TypeError, ValueError, OverflowError) as error:
         done = "" if opcode is None else f", step {step} ({opcode.name})"
-        raise FormatError(f"not a readable pickle{done}: {shown(str(error))}") from error
+        raise FormatError("pickle", f"not a readable pickle{done}: {shown(str(error))}") from error
 
 
 @dataclass(slots=True)
@@ -143,7 +143,7 @@ class _Machine:
             else:
                 _expect(stack[-1], _Dtype)
         elif name not in ("PROTO", "FRAME", "STOP"):
-            raise FormatError(f"a pickle that does more than hold data (step {name})")
+            raise FormatError("pickle", f"a pickle that does more than hold data (step {name})")
 
     def _since_mark(self) -> list[Any]:
         items = []
@@ -196,7 +196,8 @@ def _reduce(function: Any, arguments: tuple[Any, ...]) -> Any:
     elif name == "numpy dtype":
         return _Dtype(arguments[0])
     raise FormatError(
-        f"a pickle that calls {shown(name)}: expected plain data and numpy arrays; nothing was run"
+        "pickle",
+        f"a pickle that calls {shown(name)}: expected plain data and numpy arrays; nothing was run",
     )
 
 

@@ -157,7 +157,7 @@ def find_images(
         found[name] = FoundSet(rows[is_first], labels[is_first])
     if problems:
         listed = "".join(f"\n  {problem}" for problem in problems)
-        raise FormatError(f"{dataset.store}: not all of CIFAR-10; nothing was written{listed}")
+        raise FormatError(str(dataset.store), f"not all of CIFAR-10; nothing was written{listed}")
     return found
 
 
@@ -198,9 +198,9 @@ def _decode(
     try:
         map_images(reader, rising, keep, doing="read", workers=workers, progress=progress)
     except FormatError as error:
-        raise FormatError(f"{place}: nothing was written: {error}") from error
+        raise FormatError(place, f"nothing was written: {error.reason}") from error
     if problems := list(_told("CIFAR-10", sorted(others), "of another size than 32x32")):
-        raise FormatError(f"{place}: {problems[0]}; nothing was written")
+        raise FormatError(place, f"{problems[0]}; nothing was written")
     end_of_train = len(found["train"].rows)
     return Cifar10(
         train=CifarSet(out[:end_of_train], found["train"].labels),
@@ -222,4 +222,4 @@ def _refuse_another(cifar: Cifar10, other: Cifar10, *, place: str, archive: str)
         problems += _told(name, unlike, "with another label")
     if problems:
         listed = "".join(f"\n  {problem}" for problem in problems)
-        raise FormatError(f"{place}: not what {archive} holds; nothing was written{listed}")
+        raise FormatError(place, f"not what {archive} holds; nothing was written{listed}")

@@ -92,10 +92,11 @@ def lay_out_block(
     return buffer, int(starts[0])
 
 
-def check_block_bytes(block_size: int, image_shape: Sequence[int], place: str) -> None:
+def check_block_bytes(block_size: int, image_shape: Sequence[int], location: str) -> None:
     """Refuse blocks that take too much memory."""
     if (size := block_size * int(np.prod(image_shape, dtype=object))) > MAX_BLOCK_BYTES:
         raise FormatError(
-            f"{place}: blocks of {block_size:,} images of {image_shape[0]}x{image_shape[1]} are "
-            f"{size:,} bytes, expected at most {MAX_BLOCK_BYTES:,}"
+            location,
+            f"blocks of {block_size:,} images of {image_shape[0]}x{image_shape[1]} are "
+            f"{size:,} bytes, expected at most {MAX_BLOCK_BYTES:,}",
         )

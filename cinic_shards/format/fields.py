@@ -75,41 +75,41 @@ def shown(value: object) -> str:
     return _short.repr(value)
 
 
-def check_version(place: str, version: object) -> None:
+def check_version(location: str, version: object) -> None:
     """Refuse what another major version wrote."""
     major = VERSION.partition(".")[0]
     if not isinstance(version, str) or version.partition(".")[0] != major:
         raise FormatError(
-            f"{place}: format version {shown(version)}; this release reads {major}.x, "
-            "upgrade cinic-shards"
+            location,
+            f"format version {shown(version)}; this release reads {major}.x, upgrade cinic-shards",
         )
 
 
-def get_integers(value: object, count: int, place: str) -> Any:
+def get_integers(value: object, count: int, location: str, name: str) -> Any:
     """A list of this many integers from 0 to ``MAX_INTEGER``, as a tuple."""
     if (
         not isinstance(value, list)
         or len(value) != count
         or not all(type(item) is int and 0 <= item <= MAX_INTEGER for item in value)
     ):
-        raise FormatError(f"{place}: {shown(value)}, expected {count} integers")
+        raise FormatError(location, f"{name}: {shown(value)}, expected {count} integers")
     return tuple(value)
 
 
-def get_field(content: dict[str, Any], place: str, name: str, expected: type) -> Any:
+def get_field(content: dict[str, Any], location: str, name: str, expected: type) -> Any:
     """A field of the expected type; an integer is from 0 to ``MAX_INTEGER``."""
     value = content.get(name)
     if type(value) is not expected or (type(value) is int and not 0 <= value <= MAX_INTEGER):
-        raise FormatError(f"{place}: {name} is {shown(value)}, expected {expected.__name__}")
+        raise FormatError(location, f"{name} is {shown(value)}, expected {expected.__name__}")
     return value
 
 
-def class_names(names: object, place: str) -> tuple[str, ...]:
+def class_names(names: object, location: str) -> tuple[str, ...]:
     """A list of class names, in the order of their labels."""
     if (
         not isinstance(names, list)
         or not all(isinstance(name, str) for name in names)
         or len(set(names)) < len(names)
     ):
-        raise FormatError(f"{place}: classes are {shown(names)}, expected names, each once")
+        raise FormatError(location, f"classes are {shown(names)}, expected names, each once")
     return tuple(names)

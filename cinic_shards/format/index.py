@@ -139,12 +139,12 @@ class Index:
         return data
 
     @classmethod
-    def from_bytes(cls, data: bytes, *, place: str, end: int, num_classes: int) -> "Index":
+    def from_bytes(cls, data: bytes, *, location: str, end: int, num_classes: int) -> "Index":
         """Parse and check an index.
 
         Args:
             data: what ``to_bytes`` gives.
-            place: what to call it in an error.
+            location: what to call it in an error.
             end: where the index begins in its shard: every payload must end before.
             num_classes: every label must be less.
 
@@ -154,46 +154,50 @@ class Index:
         try:
             content = msgpack.unpackb(data)
         except (ValueError, TypeError, RecursionError, msgpack.UnpackException) as error:
-            raise FormatError(f"{place}: not msgpack ({error}); fetch the file again") from error
+            raise FormatError(location, f"not msgpack ({error}); fetch the file again") from error
         if not isinstance(content, dict) or content.get("format") != "cinic-shards-index":
-            raise FormatError(f"{place}: not an index of cinic-shards; fetch the file again")
-        check_version(place, content.get("version"))
-        encoding = get_field(content, place, "encoding", str)
+            raise FormatError(location, "not an index of cinic-shards; fetch the file again")
+        check_version(location, content.get("version"))
+        encoding = get_field(content, location, "encoding", str)
         if encoding not in ENCODINGS:
             raise FormatError(
-                f"{place}: encoding {shown(encoding)} is unknown; upgrade cinic-shards"
+                location, f"encoding {shown(encoding)} is unknown; upgrade cinic-shards"
             )
-        block_size = get_field(content, place, "block_size", int)
+        block_size = get_field(content, location, "block_size", int)
         image_shape = content.get("image_shape")
         if image_shape is not None:
-            image_shape = get_integers(image_shape, 3, f"{place}: image_shape")
+            image_shape = get_integers(image_shape, 3, location, "image_shape")
         counts = {
-            "sample": get_field(content, place, "num_samples", int),
-            "payload": get_field(content, place, "num_payloads", int),
+            "sample": get_field(content, location, "num_samples", int),
+            "payload": get_field(content, location, "num_payloads", int),
         }
-        keys = get_field(content, place, "keys", list)
+        keys = get_field(content, location, "keys", list)
         if len(keys) != counts["sample"] or set(map(type, keys)) - {str}:
-            raise FormatError(f"{place}: {len(keys)} keys for {counts['sample']} samples")
+            raise FormatError(location, f"{len(keys)} keys for {counts['sample']} samples")
         if (longest := max(map(len, keys), default=0)) > 2 * MAX_NAME_BYTES + 1:
-            raise FormatError(f"{place}: a key of {longest:,} letters; fetch the file again")
+            raise FormatError(location, f"a key of {longest:,} letters; fetch the file again")
         classes = content.get("classes")
         if classes is not None:
-            classes = class_names(classes, place)
-        stored = get_field(content, place, "columns", dict)
+            classes = class_names(classes, location)
+        stored = get_field(content, location, "columns", dict)
         columns = {}
         for name, dtype, per in _COLUMNS:
-            column = get_field(stored, place, name, dict)
-            values = get_field(column, f"{place}, column {name}", "data", bytes)
+            column = get_field(stored, location, name, dict)
+            values = column.get("data")
+            if type(values) is not bytes:
+                reason = f"column {name}: data is {shown(values)}, expected bytes"
+                raise FormatError(location, reason)
             expected_bytes = np.dtype(dtype).itemsize * counts[per]
             if column.get("dtype") != dtype or len(values) != expected_bytes:
                 raise FormatError(
-                    f"{place}: column {name} has {len(values)} bytes of "
-                    f"{shown(column.get('dtype'))}, expected {counts[per]} values of {dtype!r}"
+                    location,
+                    f"column {name} has {len(values)} bytes of "
+                    f"{shown(column.get('dtype'))}, expected {counts[per]} values of {dtype!r}",
                 )
             array = np.frombuffer(values, _item(dtype))
             columns[name] = array.reshape(-1, PIXEL_HASH_BYTES) if dtype == "|V16" else array
         index = cls(encoding, block_size, image_shape, keys, **columns, classes=classes)
-        index._check(place, end, num_classes)
+        index._check(location, end, num_classes)
         return index
 
     @property
@@ -201,7 +205,7 @@ class Index:
         """First row of each block, and N: shape (number of blocks + 1,)."""
         return block_starts(len(self), self.block_size)
 
-    def _check(self, place: str, end: int, num_classes: int) -> None:
+    def _check(self, location: str, end: int, num_classes: int) -> None:
         problem = ""
         # Unsigned numbers: the lengths are tested first, so that no difference wraps.
         if (self.length > end).any() or (self.offset > np.uint64(end) - self.length).any():
@@ -227,15 +231,15 @@ class Index:
             if not np.array_equal(self.first_row, starts):
                 problem = "the payloads' first rows do not divide the samples"
             elif not is_png:
-                problem = self._block_problem(place)
+                problem = self._block_problem(location)
         if problem:
-            raise FormatError(f"{place}: {problem}; fetch the file again")
+            raise FormatError(location, f"{problem}; fetch the file again")
 
-    def _block_problem(self, place: str) -> str:
+    def _block_problem(self, location: str) -> str:
         """What is wrong with the blocks' sizes, or an empty string."""
         if self.image_shape is None:
             return "it has blocks, and no image_shape"
-        check_block_bytes(min(self.block_size, len(self)), self.image_shape, place)
+        check_block_bytes(min(self.block_size, len(self)), self.image_shape, location)
         pixels = np.diff(self.block_starts) * int(np.prod(self.image_shape))
         if self.encoding == "raw" and not np.array_equal(self.length, NPY_HEADER_BYTES + pixels):
             return "a block has another length than its pixels and their header"

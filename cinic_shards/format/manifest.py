@@ -172,12 +172,12 @@ class Manifest:
         return data.replace(b'"sha256:' + b"0" * 64, b'"sha256:' + digest, 1)
 
     @classmethod
-    def from_bytes(cls, data: bytes, *, place: str) -> "Manifest":
+    def from_bytes(cls, data: bytes, *, location: str) -> "Manifest":
         """Parse and check a manifest.
 
         Args:
             data: the file's content.
-            place: what to call it in an error.
+            location: what to call it in an error.
 
         Raises:
             FormatError: the bytes are no manifest, are damaged, or need a newer release.
@@ -185,86 +185,87 @@ class Manifest:
         try:
             content = json.loads(data)
         except (ValueError, RecursionError) as error:
-            raise FormatError(f"{place}: not JSON ({error}); fetch the file again") from error
+            raise FormatError(location, f"not JSON ({error}); fetch the file again") from error
         if not isinstance(content, dict) or content.get("format") != "cinic-shards":
-            raise FormatError(f"{place}: not a manifest of cinic-shards")
-        check_version(place, content.get("version"))
-        features = get_field(content, place, "required_features", list)
+            raise FormatError(location, "not a manifest of cinic-shards")
+        check_version(location, content.get("version"))
+        features = get_field(content, location, "required_features", list)
         needed = {name if isinstance(name, str) else shown(name) for name in features}
         if unknown := sorted(needed - KNOWN_FEATURES):
             raise FormatError(
-                f"{place}: needs {', '.join(unknown)[:200]}, which this release cannot read; "
-                f"upgrade cinic-shards to one that reads format {content['version']}"
+                location,
+                f"needs {', '.join(unknown)[:200]}, which this release cannot read; "
+                f"upgrade cinic-shards to one that reads format {content['version']}",
             )
-        _check_digest(data, place, get_field(content, place, "digest", str))
+        _check_digest(data, location, get_field(content, location, "digest", str))
         try:  # half of a surrogate pair, or what is too deep, can be read and not be written
             json.dumps(content, ensure_ascii=False, indent=1).encode()
         except (ValueError, RecursionError) as error:
-            raise FormatError(f"{place}: holds what cannot be written ({error})") from error
-        encoding = get_field(content, place, "encoding", str)
+            raise FormatError(location, f"holds what cannot be written ({error})") from error
+        encoding = get_field(content, location, "encoding", str)
         if encoding not in ENCODINGS:
             raise FormatError(
-                f"{place}: encoding {shown(encoding)} is unknown; upgrade cinic-shards"
+                location, f"encoding {shown(encoding)} is unknown; upgrade cinic-shards"
             )
-        splits = tuple(
-            _split_from_json(split, place) for split in get_field(content, place, "splits", list)
-        )
+        listed = get_field(content, location, "splits", list)
+        splits = tuple(_split_from_json(split, location) for split in listed)
         for names_of, names in (
             ("splits", [split.name for split in splits]),
             ("shards", [shard.name for split in splits for shard in split.shards]),
         ):
             if len(set(names)) < len(names):
-                raise FormatError(f"{place}: two of its {names_of} have the same name")
+                raise FormatError(location, f"two of its {names_of} have the same name")
         next_id = 0
         for split in splits:
             if split.first_id != next_id:
-                raise FormatError(f"{place}: split {split.name} begins at id {split.first_id}, "
+                raise FormatError(location, f"split {split.name} begins at id {split.first_id}, "
                                   f"expected {next_id}")  # fmt: skip
             next_id += split.num_samples
-        block_size = get_field(content, place, "block_size", int)
+        block_size = get_field(content, location, "block_size", int)
         if not 1 <= block_size <= MAX_BLOCK_SIZE:
             raise FormatError(
-                f"{place}: block_size is {block_size}, expected 1 to {MAX_BLOCK_SIZE:,}"
+                location, f"block_size is {block_size}, expected 1 to {MAX_BLOCK_SIZE:,}"
             )
         manifest = cls(
             encoding,
             block_size,
-            class_names(content.get("classes"), place),
+            class_names(content.get("classes"), location),
             splits,
-            _fingerprint(content, place),
-            get_field(content, place, "options", dict),
-            get_field(content, place, "libraries", dict),
-            get_field(content, place, "licence", str),
-            get_field(content, place, "citation", str),
+            _fingerprint(content, location),
+            get_field(content, location, "options", dict),
+            get_field(content, location, "libraries", dict),
+            get_field(content, location, "licence", str),
+            get_field(content, location, "citation", str),
         )
         if encoding != "png":
             if (shape := manifest.image_shape) is None:
-                raise FormatError(f"{place}: encoding {encoding}, and images of several sizes")
+                raise FormatError(location, f"encoding {encoding}, and images of several sizes")
             largest = max(shard.num_samples for split in splits for shard in split.shards)
-            check_block_bytes(min(block_size, largest), shape, place)
+            check_block_bytes(min(block_size, largest), shape, location)
         return manifest
 
 
-def _fingerprint(content: dict[str, Any], place: str) -> str:
-    fingerprint: str = get_field(content, place, "fingerprint", str)
+def _fingerprint(content: dict[str, Any], location: str) -> str:
+    fingerprint: str = get_field(content, location, "fingerprint", str)
     if not _FINGERPRINT.fullmatch(fingerprint):
         raise FormatError(
-            f"{place}: fingerprint is {shown(fingerprint)}, expected 'blake2b:' and 64 digits"
+            location, f"fingerprint is {shown(fingerprint)}, expected 'blake2b:' and 64 digits"
         )
     return fingerprint
 
 
-def _check_digest(data: bytes, place: str, stated: str) -> None:
+def _check_digest(data: bytes, location: str, stated: str) -> None:
     """The digest is over the file's own bytes, with zeros where the digest's digits stand."""
     if not _DIGEST.fullmatch(stated):
-        raise FormatError(f"{place}: digest is {shown(stated)}, expected 'sha256:' and 64 digits")
+        raise FormatError(location, f"digest is {shown(stated)}, expected 'sha256:' and 64 digits")
     digits = stated.removeprefix("sha256:").encode()
     blank = data.replace(b'"sha256:' + digits, b'"sha256:' + b"0" * len(digits), 1)
     found = hashlib.sha256(blank).hexdigest()
     if stated != f"sha256:{found}":
         raise FormatError(
-            f"{place}: its content has SHA-256 {found}, its digest says {stated}; "
-            "the file is damaged or was edited, fetch it again"
+            location,
+            f"its content has SHA-256 {found}, its digest says {stated}; "
+            "the file is damaged or was edited, fetch it again",
         )
 
 
@@ -285,54 +286,60 @@ def _split_to_json(split: SplitInfo) -> dict[str, Any]:
     }
 
 
-def _split_from_json(value: object, place: str) -> SplitInfo:
+def _split_from_json(value: object, location: str) -> SplitInfo:
     if not isinstance(value, dict):
-        raise FormatError(f"{place}: a split is {type(value).__name__}, expected an object")
-    name = get_field(value, place, "name", str)
+        raise FormatError(location, f"a split is {type(value).__name__}, expected an object")
+    name = get_field(value, location, "name", str)
     if not SPLIT_NAME.fullmatch(name) or len(name) > MAX_NAME_BYTES:
-        raise FormatError(f"{place}: {shown(name)} is no split's name")
-    place = f"{place}: split {name}"
+        raise FormatError(location, f"{shown(name)} is no split's name")
+    try:
+        return _named_split_from_json(name, value, location)
+    except FormatError as error:
+        raise FormatError(location, f"split {name}: {error.reason}") from None
+
+
+def _named_split_from_json(name: str, value: dict[str, Any], location: str) -> SplitInfo:
     shards = tuple(
-        _shard_from_json(shard, place) for shard in get_field(value, place, "shards", list)
+        _shard_from_json(shard, location) for shard in get_field(value, location, "shards", list)
     )
-    num_samples = get_field(value, place, "num_samples", int)
+    num_samples = get_field(value, location, "num_samples", int)
     if not num_samples or sum(shard.num_samples for shard in shards) != num_samples:
-        raise FormatError(f"{place}: its shards do not add up to {num_samples} samples")
+        raise FormatError(location, f"its shards do not add up to {num_samples} samples")
     sizes = {}
-    for row in get_field(value, place, "image_sizes", list):
-        height, width, count = get_integers(row, 3, f"{place}: image_sizes")
+    for row in get_field(value, location, "image_sizes", list):
+        height, width, count = get_integers(row, 3, location, "image_sizes")
         if not 1 <= height * width <= MAX_PIXELS:
-            raise FormatError(f"{place}: images of {height}x{width} pixels")
+            raise FormatError(location, f"images of {height}x{width} pixels")
         sizes[height, width] = count
     pixels = PixelSums(
-        get_field(value, place, "num_pixels", int),
-        get_integers(value.get("pixel_sums"), 3, f"{place}: pixel_sums"),
-        get_integers(value.get("pixel_square_sums"), 3, f"{place}: pixel_square_sums"),
+        get_field(value, location, "num_pixels", int),
+        get_integers(value.get("pixel_sums"), 3, location, "pixel_sums"),
+        get_integers(value.get("pixel_square_sums"), 3, location, "pixel_square_sums"),
     )
     if not pixels.count or any(
         total > 255 * pixels.count or total * total > pixels.count * squares
         for total, squares in zip(pixels.sums, pixels.square_sums, strict=True)
     ):
-        raise FormatError(f"{place}: its pixel sums cannot be those of {pixels.count} pixels")
+        raise FormatError(location, f"its pixel sums cannot be those of {pixels.count} pixels")
     return SplitInfo(
-        name, get_field(value, place, "first_id", int), num_samples, sizes, pixels, shards
+        name, get_field(value, location, "first_id", int), num_samples, sizes, pixels, shards
     )
 
 
-def _shard_from_json(value: object, place: str) -> ShardInfo:
+def _shard_from_json(value: object, location: str) -> ShardInfo:
     if not isinstance(value, dict):
-        raise FormatError(f"{place}: a shard is {type(value).__name__}, expected an object")
+        raise FormatError(location, f"a shard is {type(value).__name__}, expected an object")
     shard = ShardInfo(
-        **{name: get_field(value, place, name, kind) for name, kind in _SHARD_FIELDS.items()}
+        **{name: get_field(value, location, name, kind) for name, kind in _SHARD_FIELDS.items()}
     )
     if not _SHARD_NAME.fullmatch(shard.name):
-        raise FormatError(f"{place}: {shown(shard.name)} is no shard's name")
+        raise FormatError(location, f"{shown(shard.name)} is no shard's name")
     if not (_SHA256.fullmatch(shard.sha256) and _SHA256.fullmatch(shard.index_sha256)):
-        raise FormatError(f"{place}: {shard.name} has a SHA-256 that is not 64 hexadecimal digits")
+        raise FormatError(location, f"{shard.name} has a SHA-256 that is not 64 hexadecimal digits")
     for counts in (shard.classes, shard.origins):
-        get_integers(list(counts.values()), len(counts), f"{place}: {shard.name}: counts")
+        get_integers(list(counts.values()), len(counts), location, f"{shard.name}: counts")
     if shard.index_offset + shard.index_length > shard.size:
-        raise FormatError(f"{place}: {shard.name} has its index outside the file")
+        raise FormatError(location, f"{shard.name} has its index outside the file")
     return shard
 
 

@@ -64,12 +64,16 @@ def _headers(names: Sequence[bytes], sizes: NDArray[np.int64]) -> NDArray[np.uin
         if len(name) > MAX_MEMBER_NAME:
             prefix, _, short[row] = name.rpartition(b"/")
             if len(short[row]) > MAX_MEMBER_NAME or not 0 < len(prefix) <= MAX_MEMBER_PREFIX:
-                raise FormatError(f"{name.decode()}: the name is too long for a tar member")
+                raise FormatError(name.decode(), "the name is too long for a tar member")
             headers[row, _PREFIX_FIELD][: len(prefix)] = np.frombuffer(prefix, np.uint8)
     texts = np.array(short, f"S{MAX_MEMBER_NAME}")
     headers[:, :MAX_MEMBER_NAME] = texts.view(np.uint8).reshape(-1, MAX_MEMBER_NAME)
     if (sizes > MAX_MEMBER_BYTES).any():
-        raise FormatError(f"a tar member holds at most {MAX_MEMBER_BYTES:,} bytes")
+        row = int(np.argmax(sizes))
+        raise FormatError(
+            names[row].decode(),
+            f"{sizes[row]:,} bytes, a tar member holds at most {MAX_MEMBER_BYTES:,} bytes",
+        )
     headers[:, _SIZE_FIELD] = sizes[:, None] // _OCTAL_11 % 8 + ord("0")
     sums = headers.sum(axis=1, dtype=np.int64)
     headers[:, _CHECKSUM_FIELD] = sums[:, None] // _OCTAL_6 % 8 + ord("0")
@@ -120,7 +124,7 @@ def lay_out_samples(
     return buffer, np.ascontiguousarray(starts[:, 0])
 
 
-def find_index(shard: NDArray[np.uint8], place: str) -> tuple[int, int]:
+def find_index(shard: NDArray[np.uint8], location: str) -> tuple[int, int]:
     """Offset and length of the index's content, found from header to header.
 
     Raises:
@@ -135,10 +139,10 @@ def find_index(shard: NDArray[np.uint8], place: str) -> tuple[int, int]:
         size = int(header[_SIZE_FIELD], 8)
         if header.startswith(name):
             if at + TAR_BLOCK + size > len(shard):
-                raise FormatError(f"{place}: its index, at offset {at}, ends behind the file")
+                raise FormatError(location, f"its index, at offset {at}, ends behind the file")
             return at + TAR_BLOCK, size
         at += TAR_BLOCK - (-size // TAR_BLOCK) * TAR_BLOCK
-    raise FormatError(f"{place}: no member {INDEX_NAME} up to offset {at}; the file is damaged")
+    raise FormatError(location, f"no member {INDEX_NAME} up to offset {at}; the file is damaged")
 
 
 def one_member(name: str, content: bytes) -> bytes:

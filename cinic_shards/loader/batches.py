@@ -155,7 +155,7 @@ class BatchMaker:
                 gather_images(addresses, images.numpy())
         else:
             errors = [
-                DecodeError(position, error.reason, error.place)
+                DecodeError(position, error.reason, error.location)
                 for position, place in enumerate(places.tolist() if self._resident_errors else ())
                 if (error := self._resident_errors.get(place))
             ]

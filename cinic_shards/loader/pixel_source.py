@@ -263,7 +263,7 @@ class BlockSource:
             for error in errors
         }
         return [
-            DecodeError(position, by_row[row].reason, by_row[row].place)
+            DecodeError(position, by_row[row].reason, by_row[row].location)
             for position, row in enumerate(rows.tolist())
             if row in by_row
         ]

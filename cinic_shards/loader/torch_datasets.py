@@ -130,7 +130,7 @@ class CINIC10(TorchDataset[tuple[Any, Any]]):
         if self._opened is None:
             dataset = Dataset(self.root)
             if dataset.manifest.fingerprint != self._fingerprint:
-                raise FormatError(f"{self.root}: the dataset is another one than it was; make "
+                raise FormatError(str(self.root), "the dataset is another one than it was; make "
                                   "the CINIC10 anew")  # fmt: skip
             reader = dataset.split(self.split)
             cache, cache_dir = self._cache_options

@@ -84,7 +84,9 @@ def map_images(
         errors += found
     elif found:
         listed = some_lines(found)
-        raise FormatError(f"{len(found):,} images cannot be decoded{listed}")
+        raise FormatError(
+            f"split {reader.name}", f"{len(found):,} images cannot be decoded{listed}"
+        )
     return [result for _, of_block in results for result in of_block]
 
 
@@ -100,7 +102,9 @@ def _read_block(
     bad = {first + error.position: error for error in reader.read_block(block, pixels)}
     wanted = set(rows.tolist())
     errors += [
-        DecodeError(row, error.reason, error.place) for row, error in bad.items() if row in wanted
+        DecodeError(row, error.reason, error.location)
+        for row, error in bad.items()
+        if row in wanted
     ]
     good = rows[~np.isin(rows, list(bad))]
     yield Images(good, pixels if len(good) == len(pixels) else pixels[good - first])
@@ -115,7 +119,7 @@ def _read_pngs(
             pixels = np.empty((len(some), height, width, 3), np.uint8)
             bad = reader.read_images(some, pixels)
             if bad:
-                errors += [DecodeError(int(some[e.position]), e.reason, e.place) for e in bad]
+                errors += [DecodeError(int(some[e.position]), e.reason, e.location) for e in bad]
                 good = np.setdiff1d(np.arange(len(some)), [error.position for error in bad])
                 some, pixels = some[good], pixels[good]
             yield Images(some, pixels)

@@ -23,7 +23,7 @@ def read_manifest(store: Store) -> Manifest:
         data = store.read(fmt.MANIFEST_NAME)
     except MissingError as error:
         raise _no_dataset(store, error) from error
-    return Manifest.from_bytes(data, place=f"{store}/{fmt.MANIFEST_NAME}")
+    return Manifest.from_bytes(data, location=f"{store}/{fmt.MANIFEST_NAME}")
 
 
 def _no_dataset(store: Store, error: MissingError) -> StoreError:
@@ -87,11 +87,12 @@ def _parse_index(store: Store, shard: ShardInfo, num_classes: int, data: bytes) 
     place = f"{store}/{shard.name}"
     if (found := hashlib.sha256(data).hexdigest()) != shard.index_sha256:
         raise FormatError(
-            f"{place}: its index has SHA-256 {found}, the manifest says {shard.index_sha256}; "
-            "the file is damaged, fetch it again"
+            place,
+            f"its index has SHA-256 {found}, the manifest says {shard.index_sha256}; "
+            "the file is damaged, fetch it again",
         )
     place = f"{place}: index"
-    index = Index.from_bytes(data, place=place, end=shard.index_offset, num_classes=num_classes)
+    index = Index.from_bytes(data, location=place, end=shard.index_offset, num_classes=num_classes)
     if len(index) != shard.num_samples:
-        raise FormatError(f"{place}: {len(index)} samples, the manifest says {shard.num_samples}")
+        raise FormatError(place, f"{len(index)} samples, the manifest says {shard.num_samples}")
     return index

@@ -139,13 +139,15 @@ class SplitReader:
         stated = manifest.encoding, manifest.block_size
         if found != stated:
             raise FormatError(
-                f"{place}: encoding and block size are {found}, the manifest says {stated}; fetch "
-                "the file again"
+                place,
+                f"encoding and block size are {found}, the manifest says {stated}; fetch "
+                "the file again",
             )
         if index.encoding != "png" and index.image_shape != self.image_shape:
             raise FormatError(
-                f"{place}: images of {index.image_shape}, the manifest says {self.image_shape}; "
-                "fetch the file again"
+                place,
+                f"images of {index.image_shape}, the manifest says {self.image_shape}; "
+                "fetch the file again",
             )
 
     def start_epoch(self) -> None:
@@ -171,9 +173,10 @@ class SplitReader:
         if len(sizes) != 1:
             listed = ", ".join(f"{h}x{w} ({count:,})" for (h, w), count in sizes[:5])
             raise FormatError(
-                f"split {self.name}: images of {len(sizes)} sizes (height x width): {listed}"
+                f"split {self.name}",
+                f"images of {len(sizes)} sizes (height x width): {listed}"
                 f"{', ...' if len(sizes) > 5 else ''}; a batch holds one size: resize them before "
-                "packing, or read these shards with webdataset"
+                "packing, or read these shards with webdataset",
             )
         height, width = sizes[0][0]
         return height, width, 3
@@ -339,7 +342,7 @@ class SplitReader:
             start, stop = self.block_starts[block : block + 2].tolist()
             images = np.empty((stop - start, *self.image_shape), np.uint8)
             for error in self.read_block(block, images):
-                self._bad_rows[start + error.position] = (error.reason, error.place)
+                self._bad_rows[start + error.position] = (error.reason, error.location)
             self._is_checked[block] = True
 
 

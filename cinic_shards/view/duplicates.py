@@ -65,6 +65,6 @@ def duplicates_among(columns: Columns, *, place: str) -> Duplicates:
     for row in repeated.tolist():
         key = columns.keys[row]
         if problem := fmt.key_problem(key, key.partition("/")[0]):
-            raise FormatError(f"{place}: a sample has the key {key!r}: {problem}")
+            raise FormatError(place, f"a sample has the key {key!r}: {problem}")
         groups.setdefault(int(image_of[row]), []).append(key)
     return Duplicates(tuple(tuple(group) for group in groups.values()))

@@ -62,7 +62,7 @@ def old_files(store: Store, overwrite: bool) -> list[str]:
     if not overwrite:
         raise OutputError(f"{store}: holds a dataset already; --overwrite replaces it")
     manifest = Manifest.from_bytes(
-        store.read(fmt.MANIFEST_NAME), place=f"{store}/{fmt.MANIFEST_NAME}"
+        store.read(fmt.MANIFEST_NAME), location=f"{store}/{fmt.MANIFEST_NAME}"
     )
     old = [shard.name for split in manifest.splits for shard in split.shards]
     if others := sorted(set(names) - set(old) - {fmt.MANIFEST_NAME}):

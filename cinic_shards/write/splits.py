@@ -129,7 +129,7 @@ def _choose_split(dataset: Dataset, split: NewSplit, subset: Subset) -> Chosen:
     keys = [f"{split.name}/{key.partition('/')[2]}" for key in old_keys]
     for key, old, part in zip(keys, old_keys, columns.split[chosen].tolist(), strict=True):
         if problem := fmt.key_problem(old, part) or fmt.key_problem(key, split.name):
-            raise FormatError(f"{dataset.store}: a sample {old!r} of {part}: {problem}")
+            raise FormatError(str(dataset.store), f"a sample {old!r} of {part}: {problem}")
     if len(set(keys)) < len(keys):
         _refuse_twice(split.name, keys, old_keys)
     return Chosen(

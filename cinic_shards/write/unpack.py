@@ -136,7 +136,7 @@ def unpack_jobs(
                 out.rmdir()  # where nothing was written
     if problems := [problem for result in results for problem in result.problems]:
         listed = some_lines(problems)
-        raise FormatError(f"{store}: {len(problems)} samples could not be unpacked{listed}")
+        raise FormatError(str(store), f"{len(problems)} samples could not be unpacked{listed}")
     return Unpacked(
         sum(result.num_written for result in results), sum(result.num_kept for result in results)
     )

@@ -36,19 +36,21 @@ def open_packed(
     """
     memory, index = open_shard(store, info, len(classes))
     if not len(index):
-        raise FormatError(f"{info.name}: it holds no sample, expected at least one")
+        raise FormatError(info.name, "it holds no sample, expected at least one")
     if image_shape is not None and index.image_shape != image_shape:
         raise FormatError(
-            f"{info.name}: its index says that images are {index.image_shape}, the manifest "
-            f"{image_shape}; fetch the files again"
+            info.name,
+            f"its index says that images are {index.image_shape}, the manifest "
+            f"{image_shape}; fetch the files again",
         )
     for row, (key, label) in enumerate(zip(index.keys, index.label.tolist(), strict=True)):
         if problem := fmt.key_problem(key, split):
-            raise FormatError(f"{info.name}: sample {row} ({key!r}): {problem}")
+            raise FormatError(info.name, f"sample {row} ({key!r}): {problem}")
         if key.split("/")[1] != classes[label]:
             raise FormatError(
-                f"{info.name}: sample {row} ({key}): its label {label} is that of the class "
-                f"{fmt.shown(classes[label])}; fetch the files again"
+                info.name,
+                f"sample {row} ({key}): its label {label} is that of the class "
+                f"{fmt.shown(classes[label])}; fetch the files again",
             )
     kind = PackedPngs if index.encoding == "png" else PackedBlocks
     return kind(info, memory, index)

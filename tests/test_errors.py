@@ -1,0 +1,57 @@
+"""Errors carry fields, and pass from one process to another."""
+
+import pickle
+from typing import Any
+
+import pytest
+
+from cinic_shards.errors import (
+    CinicShardsError,
+    DecodeError,
+    FormatError,
+    SourcesError,
+    TreeError,
+)
+
+ERRORS: list[tuple[CinicShardsError, dict[str, Any], str]] = [
+    (
+        TreeError("root", ["one", "two"]),
+        {"root": "root", "problems": ("one", "two")},
+        "root: 2 problems; nothing was packed\n  one\n  two",
+    ),
+    (
+        TreeError("root", ["one"]),
+        {"root": "root", "problems": ("one",)},
+        "root: 1 problem; nothing was packed\n  one",
+    ),
+    (
+        SourcesError("ImageNet", ["one"], "look"),
+        {"location": "ImageNet", "problems": ("one",), "hint": "look"},
+        "ImageNet: one; nothing was built; look",
+    ),
+    (
+        FormatError("shards/manifest.json", "not JSON"),
+        {"location": "shards/manifest.json", "reason": "not JSON"},
+        "shards/manifest.json: not JSON",
+    ),
+    (
+        DecodeError(3, "cut off", "train/cat/x"),
+        {"position": 3, "reason": "cut off", "location": "train/cat/x"},
+        "train/cat/x: cut off",
+    ),
+    (
+        DecodeError(3, "cut off"),
+        {"position": 3, "reason": "cut off", "location": "image 3"},
+        "image 3: cut off",
+    ),
+]
+
+
+@pytest.mark.parametrize(("error", "fields", "text"), ERRORS, ids=[e[2] for e in ERRORS])
+def test_fields_and_text_survive_a_process(
+    error: CinicShardsError, fields: dict[str, Any], text: str
+) -> None:
+    for one in (error, pickle.loads(pickle.dumps(error))):
+        assert type(one) is type(error)
+        assert {name: getattr(one, name) for name in fields} == fields
+        assert str(one) == text
