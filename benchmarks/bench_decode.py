@@ -42,14 +42,15 @@ def contenders(shards: str, split: str) -> dict[str, Callable[[int], object]]:
         images = np.empty(shape, np.uint8)
         reader.read_images(rows, images)
         for encoding, payloads in blocks.items():
-            payloads.append(np.frombuffer(codec.encode_block(images, encoding), np.uint8))
+            payloads.append(np.frombuffer(codec.ENCODINGS[encoding].encode(images), np.uint8))
 
     def png(number: int) -> None:
         codec.decode_png(reader.payloads(batches[number]), np.empty(shape, np.uint8))
 
     def block(encoding: str) -> Callable[[int], None]:
         def decode(number: int) -> None:
-            codec.decode_block(blocks[encoding][number], encoding, np.empty(shape, np.uint8))
+            payloads = codec.Payloads.one(blocks[encoding][number])
+            codec.ENCODINGS[encoding].decode(payloads, np.empty(shape, np.uint8))
 
         return decode
 

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from odd_pngs import GREY, RGB, chunk, damaged_pngs, encode_png, odd_pngs
 from PIL import Image
 
-from cinic_shards import codec
-from cinic_shards.codec import Payloads, checksums, decode_png
+from cinic_shards.codec import Payloads, checksums, decode_png, png
+from cinic_shards.codec.payloads import libdeflate
 from cinic_shards.errors import DecodeError
 
 ODD = odd_pngs()
@@ -24,7 +24,7 @@ DAMAGED = damaged_pngs()
 def both_ways(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Run a test with the fused kernel, and as where no library offers libdeflate's functions."""
     if request.param == "inflate from Python":
-        monkeypatch.setattr(codec, "_libdeflate", lambda: None)
+        monkeypatch.setattr(png, "libdeflate", lambda: None)
 
 
 def payloads_of(files: list[bytes]) -> Payloads:
@@ -35,7 +35,8 @@ def payloads_of(files: list[bytes]) -> Payloads:
 
 def decode(files: list[bytes], height: int = 32, width: int = 32) -> NDArray[np.uint8]:
     out = np.full((len(files), height, width, 3), 77, np.uint8)
-    decode_png(payloads_of(files), out)
+    if problems := decode_png(payloads_of(files), out):
+        raise DecodeError(*next(iter(problems.items())))
     return out
 
 
@@ -158,4 +159,4 @@ def test_checksums() -> None:
 
 def test_libdeflate_is_found_here() -> None:
     """The fast path is the one that the other tests and the benchmarks run."""
-    assert codec._libdeflate() is not None
+    assert libdeflate() is not None

@@ -17,6 +17,7 @@ import pytest
 from numpy.typing import NDArray
 
 import cinic_shards.format as fmt
+from cinic_shards.codec import ENCODINGS
 from cinic_shards.errors import FormatError
 from cinic_shards.format import Index, Manifest, PixelSums, ShardInfo, SplitInfo
 from cinic_shards.format.provenance import UNKNOWN, Provenance
@@ -243,7 +244,9 @@ def make_index(num_samples: int = 4) -> Index:
 
 
 def parse_index(data: bytes, end: int = END) -> Index:
-    return Index.from_bytes(data, location="x.tar: index", end=end, num_classes=NUM_CLASSES)
+    return Index.from_bytes(
+        data, location="x.tar: index", end=end, num_classes=NUM_CLASSES, encodings=ENCODINGS
+    )
 
 
 def assert_same(one: Index, other: Index) -> None:
@@ -531,7 +534,7 @@ PLACE = r"^shards/manifest\.json: "
 
 
 def parse_manifest(data: bytes) -> Manifest:
-    return Manifest.from_bytes(data, location="shards/manifest.json")
+    return Manifest.from_bytes(data, location="shards/manifest.json", encodings=ENCODINGS)
 
 
 def seal(content: Content) -> bytes:

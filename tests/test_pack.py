@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from odd_pngs import RGB, damaged_pngs, encode_png, odd_pngs
 from PIL import Image
 
+from cinic_shards.codec import ENCODINGS
 from cinic_shards.errors import (
     CinicShardsError,
     FormatError,
@@ -69,7 +70,9 @@ def unpack(shards: Path, into: Path) -> dict[str, bytes]:
 
 
 def read_manifest(shards: Path) -> Manifest:
-    return Manifest.from_bytes((shards / MANIFEST_NAME).read_bytes(), location="manifest")
+    return Manifest.from_bytes(
+        (shards / MANIFEST_NAME).read_bytes(), location="manifest", encodings=ENCODINGS
+    )
 
 
 def indexes(shards: Path) -> Iterator[tuple[ShardInfo, Index, bytes]]:
@@ -81,7 +84,13 @@ def indexes(shards: Path) -> Iterator[tuple[ShardInfo, Index, bytes]]:
         assert hashlib.sha256(index).hexdigest() == shard.index_sha256
         place, end = shard.name, shard.index_offset
         classes = len(manifest.classes)
-        yield shard, Index.from_bytes(index, location=place, end=end, num_classes=classes), data
+        yield (
+            shard,
+            Index.from_bytes(
+                index, location=place, end=end, num_classes=classes, encodings=ENCODINGS
+            ),
+            data,
+        )
 
 
 def keys_of(shards: Path) -> list[str]:
@@ -532,7 +541,7 @@ def test_options_do_not_change() -> None:
 @pytest.mark.parametrize("workers", [0, -1])
 def test_no_workers(small_tree: Path, out: Path, workers: int) -> None:
     message = refused(small_tree, out, OptionError, workers=workers)
-    assert message == f"{workers} workers: expected at least 1"
+    assert message == f"workers={workers}: expected a whole number, at least 1"
 
 
 # --- Trees that cannot be packed --------------------------------------------------------------

@@ -19,6 +19,7 @@ from format_example import PNGS, SHARD, build_example
 from PIL import Image
 from read_shard import read_dataset, read_manifest
 
+from cinic_shards.codec import ENCODINGS
 from cinic_shards.format import Index, Manifest
 from cinic_shards.format.provenance import parse_stem
 from cinic_shards.read.dataset import Dataset
@@ -82,13 +83,17 @@ def test_every_sample_is_the_packages_in_its_order(demo_shards: Path) -> None:
 
 
 def test_every_column_is_the_packages(demo_shards: Path) -> None:
-    manifest = Manifest.from_bytes((demo_shards / "manifest.json").read_bytes(), location="")
+    manifest = Manifest.from_bytes(
+        (demo_shards / "manifest.json").read_bytes(), location="", encodings=ENCODINGS
+    )
     samples = read_dataset(demo_shards)
     for shard in [shard for split in manifest.splits for shard in split.shards]:
         data = (demo_shards / shard.name).read_bytes()
         stored = data[shard.index_offset :][: shard.index_length]
         end, num_classes = shard.index_offset, len(manifest.classes)
-        index = Index.from_bytes(stored, location="", end=end, num_classes=num_classes)
+        index = Index.from_bytes(
+            stored, location="", end=end, num_classes=num_classes, encodings=ENCODINGS
+        )
         for row, start in enumerate(index.offset.tolist()):
             payload = data[start : start + int(index.length[row])]
             provenance = index.provenance(row)._asdict()

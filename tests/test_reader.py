@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from make_demo_tree import make_tree
 
+from cinic_shards.codec import ENCODINGS
 from cinic_shards.errors import FormatError, OptionError
 from cinic_shards.format import MANIFEST_NAME, Manifest
 from cinic_shards.read.dataset import Dataset
@@ -70,7 +71,7 @@ def test_an_unknown_split(shards: Path) -> None:
 def test_an_index_that_disagrees_with_the_manifest(shards: Path) -> None:
     """Both are whole files with right digests; only their counts differ."""
     path = shards / MANIFEST_NAME
-    manifest = Manifest.from_bytes(path.read_bytes(), location="manifest")
+    manifest = Manifest.from_bytes(path.read_bytes(), location="manifest", encodings=ENCODINGS)
     split = manifest.splits[0]
     shard = replace(split.shards[0], num_samples=split.shards[0].num_samples - 1)
     split = replace(split, shards=(shard, *split.shards[1:]), num_samples=split.num_samples - 1)
@@ -87,7 +88,7 @@ def test_an_index_that_disagrees_with_the_manifest(shards: Path) -> None:
 def test_an_index_with_payloads_outside_the_shard(shards: Path) -> None:
     """A liar with right digests: offsets beyond the file must not become addresses."""
     path = shards / MANIFEST_NAME
-    manifest = Manifest.from_bytes(path.read_bytes(), location="manifest")
+    manifest = Manifest.from_bytes(path.read_bytes(), location="manifest", encodings=ENCODINGS)
     shard = manifest.splits[0].shards[0]
     file = shards / shard.name
     data = bytearray(file.read_bytes())

@@ -16,6 +16,8 @@ from PIL import Image
 
 from cinic_shards.check.reindex import reindex
 from cinic_shards.check.verify import verify
+from cinic_shards.codec.raw import RawEncoding
+from cinic_shards.codec.zstd import ZstdEncoding
 from cinic_shards.errors import (
     FormatError,
     OptionError,
@@ -217,7 +219,7 @@ def test_blocks_of_more_pixels_than_are_held(
     encoded: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expected = select(encoded["zstd"], tmp_path / "a", splits=["x=train+valid"], workers=1)
-    monkeypatch.setattr("cinic_shards.write.samples.picked._HELD_BYTES", 20 * 3072)
+    monkeypatch.setattr("cinic_shards.write.samples.packed._HELD_BYTES", 20 * 3072)
     found = select(encoded["zstd"], tmp_path / "b", splits=["x=train+valid"], workers=1)
     assert sha256s(found) == sha256s(expected)
 
@@ -228,7 +230,8 @@ def test_whole_blocks_are_copied(
     def encode(*arguments: Any) -> bytes:
         raise AssertionError("encoded anew")
 
-    monkeypatch.setattr("cinic_shards.codec.encode_block", encode)
+    monkeypatch.setattr(ZstdEncoding, "encode", encode)
+    monkeypatch.setattr(RawEncoding, "encode", encode)
     for encoding in ("zstd", "raw"):
         found = select(encoded[encoding], tmp_path / encoding, splits=["test"], workers=1)
         parent = sha256s(Dataset(encoded[encoding]).manifest)

@@ -142,7 +142,7 @@ def test_damage_is_named(encoding: str, encoded: dict[str, Path], tmp_path: Path
     num_bad = len(lines) - 1
     assert lines[0] == f"split test+train+valid: {num_bad} images cannot be decoded"
     assert num_bad == (16 if encoding == "zstd" else 1)
-    problem = "hash is not" if encoding == "raw" else "CRC-32 is"
+    problem = "hash is" if encoding == "raw" else "CRC-32 is"
     assert all("train-00001-of-00004.tar" in line and problem in line for line in lines[1:])
     assert measure(tmp_path).mean == dataset.manifest.pixels.mean  # which reads no pixel
 

@@ -15,6 +15,7 @@ from odd_pngs import odd_pngs
 from cinic_shards.check.faults import Fault
 from cinic_shards.check.reindex import reindex
 from cinic_shards.check.verify import verify
+from cinic_shards.codec import ENCODINGS
 from cinic_shards.errors import FormatError, OptionError, StoreError
 from cinic_shards.format import MANIFEST_NAME, Index, Manifest
 from cinic_shards.read.dataset import Dataset
@@ -89,7 +90,9 @@ def test_every_changed_byte_is_found_and_placed(shards: Path) -> None:
     (info,) = (info for info in split.shards if info.name == SHARD)
     original = (shards / SHARD).read_bytes()
     index_bytes = original[info.index_offset : info.index_offset + info.index_length]
-    index = Index.from_bytes(index_bytes, location="", end=info.size, num_classes=10)
+    index = Index.from_bytes(
+        index_bytes, location="", end=info.size, num_classes=10, encodings=ENCODINGS
+    )
     begins = index.offset.astype(np.int64) - 512
     offsets = random.Random(0).sample(range(len(original)), 150)
     offsets += [0, info.index_offset - 512, info.index_offset, len(original) - 1]
@@ -206,6 +209,7 @@ def rewrite_index(shards: Path, change: Callable[[Index], Index]) -> None:
         location="",
         end=old.size,
         num_classes=10,
+        encodings=ENCODINGS,
     )
     index_bytes = change(index).to_bytes()
     data = data[: old.index_offset - 512] + fmt.one_member("__index__", index_bytes) + fmt.TAR_END

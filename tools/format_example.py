@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 import cinic_shards.format as fmt
-from cinic_shards.codec import encode_block
+from cinic_shards.codec import ENCODINGS
 from cinic_shards.format import Manifest
 from cinic_shards.write.pack import pack, packing_order
 
@@ -105,7 +105,7 @@ def build_example(folder: Path) -> Path:
 def blocks(shards: Path) -> dict[str, str]:
     """The text of each block in the document, in its order there."""
     manifest_bytes = (shards / fmt.MANIFEST_NAME).read_bytes()
-    manifest = Manifest.from_bytes(manifest_bytes, location=fmt.MANIFEST_NAME)
+    manifest = Manifest.from_bytes(manifest_bytes, location=fmt.MANIFEST_NAME, encodings=ENCODINGS)
     info = manifest.splits[0].shards[0]
     shard = (shards / SHARD).read_bytes()
     index = shard[info.index_offset : info.index_offset + info.index_length]
@@ -209,7 +209,7 @@ def _images(content: dict[str, Any]) -> NDArray[np.uint8]:
 
 
 def _raw_pieces(images: NDArray[np.uint8]) -> Iterable[Piece]:
-    payload = encode_block(images, "raw")
+    payload = ENCODINGS["raw"].encode(images)
     yield Piece(payload[:8], "npy, version 1.0")
     yield Piece(payload[8:10], "118 bytes follow")
     yield Piece(payload[10 : fmt.NPY_HEADER_BYTES], "dtype and shape")
@@ -218,7 +218,7 @@ def _raw_pieces(images: NDArray[np.uint8]) -> Iterable[Piece]:
 
 
 def _left_pieces(images: NDArray[np.uint8]) -> Iterable[Piece]:
-    content = zstandard.ZstdDecompressor().decompress(encode_block(images, "zstd"))
+    content = zstandard.ZstdDecompressor().decompress(ENCODINGS["zstd"].encode(images))
     yield Piece(content[:10], "npy, version 1.0, 118 bytes follow")
     yield Piece(content[10 : fmt.NPY_HEADER_BYTES], "dtype and shape")
     size = images[..., 0].size

@@ -5,6 +5,7 @@ from typing import Any
 
 import cinic_shards.format as fmt
 from cinic_shards.check.shard import CheckedShard, CheckJob, check_shard
+from cinic_shards.codec import ENCODINGS
 from cinic_shards.errors import FormatError, StoreError
 from cinic_shards.format import Manifest
 from cinic_shards.jobs import Progress, make_executor, run_jobs
@@ -73,7 +74,9 @@ def reindex(
     options: dict[str, Any] = {} if jobs[0].seed is None else {"seed": jobs[0].seed}
     options["shard_size"] = max(shard.info.num_samples for shard in facts)
     options["sidecars"] = list(sidecars.pop())
-    manifest = make_manifest(facts, classes, options, encoding=encoding, block_size=block_size)
+    manifest = make_manifest(
+        facts, classes, options, encoding=ENCODINGS[encoding], block_size=block_size
+    )
     with store.create(fmt.MANIFEST_NAME) as file:
         file.write(manifest.to_bytes())
     return manifest

@@ -4,13 +4,9 @@ A shard follows from its index and its payloads alone. So it is laid out anew an
 differs is a fault, and its place tells which sample or block it belongs to.
 """
 
-import errno
 import hashlib
 import itertools
-import os
-from contextlib import suppress
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,13 +14,20 @@ from numpy.typing import NDArray
 
 import cinic_shards.format as fmt
 from cinic_shards.check.faults import Fault, Faults
+from cinic_shards.codec import (
+    ENCODINGS,
+    Payloads,
+    crc_problems,
+    decode_block,
+    decode_png,
+    hash_problems,
+)
 from cinic_shards.codec.meter import ImageMeter, chunks
-from cinic_shards.errors import CinicShardsError, DecodeError, FormatError
+from cinic_shards.errors import CinicShardsError, FormatError
 from cinic_shards.format import Index, ShardInfo
 from cinic_shards.format.provenance import parse_stem
 from cinic_shards.store import Store
-from cinic_shards.tree.archive import ArchivedImages
-from cinic_shards.tree.rules import PNG_SUFFIXES
+from cinic_shards.tree.records import ImageFiles
 from cinic_shards.write.facts import ShardFacts, packing_digests, shard_facts
 
 _SIDECARS: tuple[tuple[str, ...], ...] = (("cls",), (), ("json",), ("cls", "json"))
@@ -44,7 +47,7 @@ class CheckJob:
     """Of the packing order, where it is known."""
     quick: bool = False
     """Check size, digests and index alone."""
-    tree: Path | ArchivedImages | None = None
+    tree: ImageFiles | None = None
     """Compare every payload with the file in this tree."""
 
 
@@ -107,7 +110,11 @@ def _check(job: CheckJob, faults: Faults) -> CheckedShard:
         )
     # Where the payloads end, the index's header begins.
     index = Index.from_bytes(
-        index_bytes, location=path, end=index_offset - fmt.TAR_BLOCK, num_classes=2**31 - 1
+        index_bytes,
+        location=path,
+        end=index_offset - fmt.TAR_BLOCK,
+        num_classes=2**31 - 1,
+        encodings=ENCODINGS,
     )
     if not len(index):
         raise FormatError(path, "it holds no sample, expected at least one")
@@ -128,6 +135,7 @@ class _Check:
         self.faults = faults
         self.memory = memory
         self.index = index
+        self.encoding = ENCODINGS[index.encoding]
         self.index_bytes = index_bytes
         self.index_offset = index_offset
 
@@ -136,12 +144,12 @@ class _Check:
         index, job = self.index, self.job
         self._check_columns()
         meter = ImageMeter()
-        if index.encoding == "png":
-            sidecars = self._find_sidecars()
-            end = self._check_pngs(meter, sidecars)
-        else:
-            sidecars = ()
+        if self.encoding.has_blocks:
+            sidecars: tuple[str, ...] = ()
             end = self._check_blocks(meter)
+        else:
+            sidecars = self._find_sidecars()
+            end = self._check_files(meter, sidecars)
         self._check_end(end)
         if not self.faults and index.image_shape != meter.image_shape:
             self.faults.tell(
@@ -174,10 +182,8 @@ class _Check:
             keys=tuple(index.keys) if job.tree is not None else (),
         )
 
-    def _check_pngs(self, meter: ImageMeter, sidecars: tuple[str, ...]) -> int:
+    def _check_files(self, meter: ImageMeter, sidecars: tuple[str, ...]) -> int:
         """Every PNG and its sidecars; gives where they end."""
-        from cinic_shards.codec import Payloads, checksums
-
         index = self.index
         lengths = index.length.astype(np.int64)
         offsets = index.offset.astype(np.int64)
@@ -196,10 +202,8 @@ class _Check:
             if len(found) < len(expected):
                 raise FormatError(self.path, f"it ends inside its samples {start} to {stop - 1}")
             payloads = Payloads.in_buffer(found, starts, lengths[rows])
-            crcs = checksums(payloads)
-            for row in np.flatnonzero(crcs != index.crc32[rows]).tolist():
-                problem = f"CRC-32 is {crcs[row]:08x}, the index says "
-                self._tell(start + row, problem + f"{index.crc32[start + row]:08x}")
+            for row, problem in crc_problems(payloads, index.crc32[rows]).items():
+                self._tell(start + row, problem)
             self._compare(start, end, expected, found, starts, lengths[rows])
             hashes, bad = meter.add_pngs(payloads, found, starts)
             for row, problem in bad.items():
@@ -212,16 +216,14 @@ class _Check:
 
     def _check_blocks(self, meter: ImageMeter) -> int:
         """Every block and its labels; gives where they end."""
-        from cinic_shards.codec import Payloads, checksums, decode_block
-
-        index = self.index
+        index, encoding = self.index, self.encoding
         assert index.image_shape is not None
         end = 0
         rows = itertools.pairwise(index.block_starts.tolist())
         for block, (start, stop) in enumerate(rows):
             length = int(index.length[block])
             name = fmt.block_name(self.job.name, block)
-            expected, at = fmt.lay_out_block(name, index.encoding, length, index.label[start:stop])
+            expected, at = fmt.lay_out_block(name, encoding.suffix, length, index.label[start:stop])
             if index.offset[block] != end + at:
                 raise FormatError(
                     self.path,
@@ -233,22 +235,24 @@ class _Check:
                 raise FormatError(self.path, f"it ends inside its block {block}")
             payload = found[at : at + length]
             images = np.empty((stop - start, *index.image_shape), np.uint8)
-            problem = decode_block(payload, index.encoding, images)
-            crc = int(checksums(Payloads.in_buffer(found, np.array([at]), np.array([length])))[0])
-            if crc != index.crc32[block]:
-                told = len(self.faults)
-                if not problem and index.encoding == "raw":  # a pixel belongs to a sample
-                    self._compare_hashes(start, fmt.pixel_hashes(images))
-                if len(self.faults) == told:
-                    says = f"{index.crc32[block]:08x}"
-                    problem = f"CRC-32 is {crc:08x}, the index says {says}"
-            elif not problem:
+            crc_problem = crc_problems(Payloads.one(payload), index.crc32[block : block + 1])
+            damage = decode_block(
+                encoding,
+                payload,
+                images,
+                crc_problem=crc_problem.get(0, ""),
+                pixel_hash=index.pixel_hash[start:stop],
+            )
+            if not damage.block:
+                for row, problem in damage.rows.items():
+                    self._tell(start + row, problem)
+            if not damage:
                 self._compare_hashes(start, meter.add_images(images))
                 if self.job.tree is not None:
                     self._compare_with_tree_pixels(self.job.tree, images, start)
             expected[at : at + length] = payload
-            if problem:
-                self.faults.tell(problem, end + at, block=block)
+            if damage.block:
+                self.faults.tell(damage.block, end + at, block=block)
             elif not np.array_equal(found, expected):
                 place = int(np.flatnonzero(found != expected)[0])
                 self.faults.tell(
@@ -263,27 +267,27 @@ class _Check:
     def _compare_hashes(self, start: int, hashes: NDArray[np.uint8]) -> None:
         """Pixel hashes of samples from row ``start`` on."""
         stated = self.index.pixel_hash[start : start + len(hashes)]
-        for row in np.flatnonzero((hashes != stated).any(axis=1)).tolist():
-            problem = f"its pixels' hash is {hashes[row].tobytes().hex()}, the index says "
-            self._tell(start + row, problem + stated[row].tobytes().hex())
+        for row, problem in hash_problems(hashes, stated).items():
+            self._tell(start + row, problem)
 
     def _tell(self, row: int, problem: str, offset: int | None = None) -> None:
         if offset is not None:
             at = offset
-        elif self.index.encoding == "png":
-            at = int(self.index.offset[row])
-        else:
+        elif self.encoding.has_blocks:
             at = self._place_in_block(row)
+        else:
+            at = int(self.index.offset[row])
         self.faults.tell(problem, at, row, self.index.keys[row])
 
     def _place_in_block(self, row: int) -> int:
-        """Where a sample's pixels lie in the file; of a ``zstd`` one, its block."""
+        """Where a sample's pixels lie in the file; where they are encoded, its block."""
         block, row_in_block = divmod(row, self.index.block_size)
         at = int(self.index.offset[block])
-        if self.index.encoding == "zstd":
+        if self.encoding.pixels_offset is None:
             return at
         assert self.index.image_shape is not None
-        return at + fmt.NPY_HEADER_BYTES + row_in_block * int(np.prod(self.index.image_shape))
+        image_bytes = int(np.prod(self.index.image_shape))
+        return at + self.encoding.pixels_offset + row_in_block * image_bytes
 
     def _check_columns(self) -> None:
         """Keys, and what follows from them."""
@@ -389,12 +393,12 @@ class _Check:
                 end + at,
             )
 
-    def _compare_with_tree(self, tree: Path | ArchivedImages, payloads: Any, first: int) -> None:
+    def _compare_with_tree(self, tree: ImageFiles, payloads: Any, first: int) -> None:
         for position in range(len(payloads)):
             key = self.index.keys[first + position]
             data = payloads[position]
             try:
-                file = _read_png(tree, key)
+                file = tree.read(key)
             except OSError as error:
                 self._tell(first + position, f"{tree}/{key}.png: {error.strerror}")
                 continue
@@ -410,22 +414,19 @@ class _Check:
                 )
 
     def _compare_with_tree_pixels(
-        self, tree: Path | ArchivedImages, images: NDArray[np.uint8], first: int
+        self, tree: ImageFiles, images: NDArray[np.uint8], first: int
     ) -> None:
-        from cinic_shards.codec import Payloads, decode_png
-
         for position, image in enumerate(images):
             key = self.index.keys[first + position]
+            out = np.empty((1, *image.shape), np.uint8)
             try:
-                file = np.frombuffer(_read_png(tree, key), np.uint8)
-                payload = Payloads.in_buffer(file, np.array([0]), np.array([len(file)]))
-                out = np.empty((1, *image.shape), np.uint8)
-                decode_png(payload, out)
-            except (OSError, DecodeError) as error:
-                reason = error.reason if isinstance(error, DecodeError) else error.strerror
-                self._tell(first + position, f"{tree}/{key}.png: {reason}")
+                file = np.frombuffer(tree.read(key), np.uint8)
+            except OSError as error:
+                self._tell(first + position, f"{tree}/{key}.png: {error.strerror}")
                 continue
-            if not np.array_equal(out[0], image):
+            if problems := decode_png(Payloads.one(file), out):
+                self._tell(first + position, f"{tree}/{key}.png: {problems[0]}")
+            elif not np.array_equal(out[0], image):
                 self._tell(first + position, f"its pixels differ from those of {tree}/{key}.png")
 
 
@@ -433,13 +434,3 @@ def _fill(expected: NDArray[np.uint8], found: NDArray[np.uint8], starts: Any, le
     """Copy the PNGs from ``found`` to ``expected``: these are checked otherwise."""
     for at, length in zip(starts.tolist(), lengths.tolist(), strict=True):
         expected[at : at + length] = found[at : at + length]
-
-
-def _read_png(tree: Path | ArchivedImages, key: str) -> bytes:
-    """The file of this key, and one of the suffixes."""
-    if isinstance(tree, ArchivedImages):
-        return tree.read(key)
-    for suffix in PNG_SUFFIXES:
-        with suppress(FileNotFoundError), open(f"{tree}/{key}{suffix}", "rb", buffering=0) as file:
-            return file.read()
-    raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))

@@ -5,7 +5,7 @@ import os
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -13,17 +13,15 @@ from typing import Any
 import cinic_shards.format as fmt
 from cinic_shards.check.faults import Fault
 from cinic_shards.check.shard import CheckedShard, CheckJob, check_shard
+from cinic_shards.codec import ENCODINGS
 from cinic_shards.errors import FormatError, OptionError
 from cinic_shards.format import Manifest, ShardInfo, SplitInfo
 from cinic_shards.jobs import Progress, make_executor, run_jobs
 from cinic_shards.options import number_of_workers
 from cinic_shards.read.open import is_packing, read_manifest
 from cinic_shards.store import Place, Store, open_store
-from cinic_shards.tree.archive import ArchivedImages, ArchiveTree, scan_archive
-from cinic_shards.tree.folder import scan_tree
-from cinic_shards.tree.members import is_archive
+from cinic_shards.tree import Source, find_source
 from cinic_shards.tree.records import Tree
-from cinic_shards.tree.spool import open_spool
 from cinic_shards.write.facts import make_manifest
 
 
@@ -48,7 +46,7 @@ def verify(
     place: Place,
     *,
     quick: bool = False,
-    against: str | os.PathLike[str] | None = None,
+    against: str | os.PathLike[str] | Source | None = None,
     workers: int | None = None,
     progress: Progress = lambda doing, done, total: None,
 ) -> Verification:
@@ -85,7 +83,7 @@ def verify(
         progress("verify", done, manifest.num_samples)
 
     with make_executor(workers) as executor, ExitStack() as stack:
-        tree = None if against is None else stack.enter_context(_open_tree(against, executor))
+        tree = None if against is None else stack.enter_context(_open(against, executor))
         root = None if tree is None else tree.root.resolve()
         jobs = list(_jobs(store, manifest, quick, tree))
         progress("verify", 0, manifest.num_samples)
@@ -121,26 +119,22 @@ def _strays(store: Store, named: set[str]) -> tuple[str, ...]:
     return tuple(name for name in names if name not in named)
 
 
-@contextmanager
-def _open_tree(against: str | os.PathLike[str], executor: Executor) -> Iterator[Tree]:
-    """A tree to compare with: a folder, or an archive as long as this is open."""
-    if is_archive(against):
-        with open_spool(Path(tempfile.gettempdir())) as spool:
-            yield scan_archive(Path(against), spool)
-    else:
-        yield scan_tree(against, executor=executor)
+def _open(
+    against: str | os.PathLike[str] | Source, executor: Executor
+) -> AbstractContextManager[Tree]:
+    return find_source(against).open(
+        executor=executor,
+        spool_folder=Path(tempfile.gettempdir()),
+        progress=lambda num_images: None,
+    )
 
 
 def _jobs(store: Store, manifest: Manifest, quick: bool, tree: Tree | None) -> Iterator[CheckJob]:
     seed = _seed(manifest)
     for split in manifest.splits:
-        images: Path | ArchivedImages | None = None
-        if isinstance(tree, ArchiveTree):
-            images = ArchivedImages(tree, split.name)
-        elif tree is not None:
-            images = tree.root.resolve()
+        files = None if tree is None else tree.image_files(split.name)
         for shard in split.shards:
-            yield CheckJob(store, split.name, shard.name, shard, seed, quick, images)
+            yield CheckJob(store, split.name, shard.name, shard, seed, quick, files)
 
 
 def _seed(manifest: Manifest) -> int | None:
@@ -193,7 +187,11 @@ def _compare(manifest: Manifest, checked: Sequence[CheckedShard]) -> Iterator[Fa
         return
     encoding, block_size = kinds.pop() if kinds else (manifest.encoding, manifest.block_size)
     rebuilt = make_manifest(
-        facts, manifest.classes, manifest.options, encoding=encoding, block_size=block_size
+        facts,
+        manifest.classes,
+        manifest.options,
+        encoding=ENCODINGS[encoding],
+        block_size=block_size,
     )
     for name in ("encoding", "block_size", "fingerprint"):
         yield from _differences(fault, "its", manifest, rebuilt, [name])

@@ -5,7 +5,6 @@ stranger: every size, offset and name is checked before use.
 """
 
 from cinic_shards.format.blocks import (
-    BLOCK_SUFFIXES,
     LABELS_SUFFIX,
     MAX_BLOCK_BYTES,
     NPY_HEADER_BYTES,
@@ -19,7 +18,6 @@ from cinic_shards.format.blocks import (
 )
 from cinic_shards.format.fields import (
     BLOCK_SIZE,
-    ENCODINGS,
     INDEX_NAME,
     MANIFEST_NAME,
     MAX_BLOCK_SIZE,
@@ -47,8 +45,6 @@ from cinic_shards.format.tar import (
 
 __all__ = [
     "BLOCK_SIZE",
-    "BLOCK_SUFFIXES",
-    "ENCODINGS",
     "INDEX_NAME",
     "LABELS_SUFFIX",
     "MANIFEST_NAME",

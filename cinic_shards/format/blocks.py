@@ -15,8 +15,6 @@ NPY_HEADER_BYTES = 128
 """Of every npy file here: the array behind it is aligned to 64 bytes."""
 MAX_BLOCK_BYTES = 2**27
 """Of a block's pixels: a reader takes memory for a whole one."""
-BLOCK_SUFFIXES = {"raw": "images.npy", "zstd": "images.zst"}
-"""Encoding -> what follows a block's name in the member that is its payload."""
 LABELS_SUFFIX = "labels.npy"
 
 _NPY_MAGIC = b"\x93NUMPY\x01\x00"
@@ -30,11 +28,6 @@ def npy_header(descr: str, shape: Sequence[int]) -> bytes:
     header = _NPY_MAGIC + struct.pack("<H", length) + text.ljust(length - 1).encode() + b"\n"
     assert len(header) == NPY_HEADER_BYTES
     return header
-
-
-def images_header(num_images: int, image_shape: Sequence[int]) -> bytes:
-    """What stands before the pixels of a ``raw`` block."""
-    return npy_header("|u1", (num_images, *image_shape))
 
 
 def parse_npy_shape(data: bytes, descr: str, num_dimensions: int) -> tuple[int, ...] | None:
@@ -68,13 +61,13 @@ def block_name(shard: str, block: int) -> str:
 
 
 def lay_out_block(
-    name: str, encoding: str, payload_size: int, labels: NDArray[np.int32]
+    name: str, suffix: str, payload_size: int, labels: NDArray[np.int32]
 ) -> tuple[NDArray[np.uint8], int]:
     """Room for a block's two members.
 
     Args:
         name: the block's.
-        encoding: ``raw`` or ``zstd``.
+        suffix: of the member that holds the payload.
         payload_size: bytes of its payload.
         labels: of its N samples.
 
@@ -83,7 +76,7 @@ def lay_out_block(
     """
     values = labels.astype("<i8")
     content = npy_header("<i8", values.shape) + values.tobytes()
-    names = [f"{name}.{BLOCK_SUFFIXES[encoding]}", f"{name}.{LABELS_SUFFIX}"]
+    names = [f"{name}.{suffix}", f"{name}.{LABELS_SUFFIX}"]
     buffer, starts = lay_out_members(
         [one.encode() for one in names], np.array([payload_size, len(content)])
     )

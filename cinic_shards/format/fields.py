@@ -2,13 +2,13 @@
 
 import re
 import reprlib
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Protocol
 
 from cinic_shards.errors import FormatError
 
 VERSION = "0.2"
 KNOWN_FEATURES: frozenset[str] = frozenset()
-ENCODINGS = ("png", "zstd", "raw")
 MANIFEST_NAME = "manifest.json"
 INDEX_NAME = "__index__"
 PACKING_FOLDER = "_packing"
@@ -25,6 +25,30 @@ MAX_PIXELS = 2**26
 """Of one image: Pillow takes more for a decompression bomb, too."""
 MAX_INTEGER = 2**53 - 1
 """Of a number in the manifest: any JSON parser keeps it."""
+
+
+class PayloadRules(Protocol):
+    """What must be known of an encoding to check an index or a manifest; see ``codec.Encoding``."""
+
+    @property
+    def has_blocks(self) -> bool:
+        """Whether a payload holds a block, else one sample."""
+
+    @property
+    def pixels_offset(self) -> int | None:
+        """Where in a payload the pixels begin, as they lie in memory; None where encoded."""
+
+
+Encodings = Mapping[str, PayloadRules]
+"""Name -> encoding: those that this release can read."""
+
+
+def get_rules(content: dict[str, Any], location: str, encodings: Encodings) -> PayloadRules:
+    """The encoding that an index or manifest names."""
+    encoding = get_field(content, location, "encoding", str)
+    if encoding not in encodings:
+        raise FormatError(location, f"encoding {shown(encoding)} is unknown; upgrade cinic-shards")
+    return encodings[encoding]
 
 
 _BAD_CHARACTER = re.compile(r"[\x00-\x1f\x7f\\]")

@@ -10,20 +10,21 @@ from numpy.typing import NDArray
 
 from cinic_shards.errors import FormatError
 from cinic_shards.format.blocks import (
-    NPY_HEADER_BYTES,
     block_starts,
     check_block_bytes,
 )
 from cinic_shards.format.fields import (
-    ENCODINGS,
     MAX_BLOCK_SIZE,
     MAX_NAME_BYTES,
     MAX_PIXELS,
     VERSION,
+    Encodings,
+    PayloadRules,
     check_version,
     class_names,
     get_field,
     get_integers,
+    get_rules,
     shown,
 )
 from cinic_shards.format.provenance import ORIGINS, Provenance
@@ -139,7 +140,9 @@ class Index:
         return data
 
     @classmethod
-    def from_bytes(cls, data: bytes, *, location: str, end: int, num_classes: int) -> "Index":
+    def from_bytes(
+        cls, data: bytes, *, location: str, end: int, num_classes: int, encodings: Encodings
+    ) -> "Index":
         """Parse and check an index.
 
         Args:
@@ -147,6 +150,7 @@ class Index:
             location: what to call it in an error.
             end: where the index begins in its shard: every payload must end before.
             num_classes: every label must be less.
+            encodings: those that can be read.
 
         Raises:
             FormatError: the bytes are no index, or it points outside its shard.
@@ -158,11 +162,7 @@ class Index:
         if not isinstance(content, dict) or content.get("format") != "cinic-shards-index":
             raise FormatError(location, "not an index of cinic-shards; fetch the file again")
         check_version(location, content.get("version"))
-        encoding = get_field(content, location, "encoding", str)
-        if encoding not in ENCODINGS:
-            raise FormatError(
-                location, f"encoding {shown(encoding)} is unknown; upgrade cinic-shards"
-            )
+        rules = get_rules(content, location, encodings)
         block_size = get_field(content, location, "block_size", int)
         image_shape = content.get("image_shape")
         if image_shape is not None:
@@ -196,8 +196,8 @@ class Index:
                 )
             array = np.frombuffer(values, _item(dtype))
             columns[name] = array.reshape(-1, PIXEL_HASH_BYTES) if dtype == "|V16" else array
-        index = cls(encoding, block_size, image_shape, keys, **columns, classes=classes)
-        index._check(location, end, num_classes)
+        index = cls(content["encoding"], block_size, image_shape, keys, **columns, classes=classes)
+        index._check(location, end, num_classes, rules)
         return index
 
     @property
@@ -205,7 +205,7 @@ class Index:
         """First row of each block, and N: shape (number of blocks + 1,)."""
         return block_starts(len(self), self.block_size)
 
-    def _check(self, location: str, end: int, num_classes: int) -> None:
+    def _check(self, location: str, end: int, num_classes: int, rules: PayloadRules) -> None:
         problem = ""
         # Unsigned numbers: the lengths are tested first, so that no difference wraps.
         if (self.length > end).any() or (self.offset > np.uint64(end) - self.length).any():
@@ -226,22 +226,21 @@ class Index:
         ):
             problem = f"image_shape is {self.image_shape}"
         else:
-            is_png = self.encoding == "png"
-            starts = np.arange(len(self)) if is_png else self.block_starts[:-1]
+            starts = self.block_starts[:-1] if rules.has_blocks else np.arange(len(self))
             if not np.array_equal(self.first_row, starts):
                 problem = "the payloads' first rows do not divide the samples"
-            elif not is_png:
-                problem = self._block_problem(location)
+            elif rules.has_blocks:
+                problem = self._block_problem(location, rules.pixels_offset)
         if problem:
             raise FormatError(location, f"{problem}; fetch the file again")
 
-    def _block_problem(self, location: str) -> str:
+    def _block_problem(self, location: str, pixels_offset: int | None) -> str:
         """What is wrong with the blocks' sizes, or an empty string."""
         if self.image_shape is None:
             return "it has blocks, and no image_shape"
         check_block_bytes(min(self.block_size, len(self)), self.image_shape, location)
         pixels = np.diff(self.block_starts) * int(np.prod(self.image_shape))
-        if self.encoding == "raw" and not np.array_equal(self.length, NPY_HEADER_BYTES + pixels):
+        if pixels_offset is not None and not np.array_equal(self.length, pixels_offset + pixels):
             return "a block has another length than its pixels and their header"
         return ""
 

@@ -10,17 +10,18 @@ from typing import Any
 from cinic_shards.errors import FormatError
 from cinic_shards.format.blocks import check_block_bytes
 from cinic_shards.format.fields import (
-    ENCODINGS,
     KNOWN_FEATURES,
     MAX_BLOCK_SIZE,
     MAX_NAME_BYTES,
     MAX_PIXELS,
     SPLIT_NAME,
     VERSION,
+    Encodings,
     check_version,
     class_names,
     get_field,
     get_integers,
+    get_rules,
     shown,
 )
 
@@ -172,12 +173,13 @@ class Manifest:
         return data.replace(b'"sha256:' + b"0" * 64, b'"sha256:' + digest, 1)
 
     @classmethod
-    def from_bytes(cls, data: bytes, *, location: str) -> "Manifest":
+    def from_bytes(cls, data: bytes, *, location: str, encodings: Encodings) -> "Manifest":
         """Parse and check a manifest.
 
         Args:
             data: the file's content.
             location: what to call it in an error.
+            encodings: those that can be read.
 
         Raises:
             FormatError: the bytes are no manifest, are damaged, or need a newer release.
@@ -202,11 +204,7 @@ class Manifest:
             json.dumps(content, ensure_ascii=False, indent=1).encode()
         except (ValueError, RecursionError) as error:
             raise FormatError(location, f"holds what cannot be written ({error})") from error
-        encoding = get_field(content, location, "encoding", str)
-        if encoding not in ENCODINGS:
-            raise FormatError(
-                location, f"encoding {shown(encoding)} is unknown; upgrade cinic-shards"
-            )
+        rules = get_rules(content, location, encodings)
         listed = get_field(content, location, "splits", list)
         splits = tuple(_split_from_json(split, location) for split in listed)
         for names_of, names in (
@@ -227,7 +225,7 @@ class Manifest:
                 location, f"block_size is {block_size}, expected 1 to {MAX_BLOCK_SIZE:,}"
             )
         manifest = cls(
-            encoding,
+            content["encoding"],
             block_size,
             class_names(content.get("classes"), location),
             splits,
@@ -237,9 +235,10 @@ class Manifest:
             get_field(content, location, "licence", str),
             get_field(content, location, "citation", str),
         )
-        if encoding != "png":
+        if rules.has_blocks:
             if (shape := manifest.image_shape) is None:
-                raise FormatError(location, f"encoding {encoding}, and images of several sizes")
+                problem = f"encoding {manifest.encoding}, and images of several sizes"
+                raise FormatError(location, problem)
             largest = max(shard.num_samples for split in splits for shard in split.shards)
             check_block_bytes(min(block_size, largest), shape, location)
         return manifest

@@ -17,7 +17,7 @@ from cinic_shards.read.split import SplitReader
 R = TypeVar("R")
 
 _CHUNK_BYTES = 2**24
-"""Of PNGs' decoded pixels, so many at once in each thread."""
+"""Of decoded files, so many at once in each thread."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,8 +94,8 @@ def _read_block(
     reader: SplitReader, block: int, rows: NDArray[np.int64], errors: list[DecodeError]
 ) -> Iterator[Images]:
     """The images of some rows of one block."""
-    if reader.encoding == "png":
-        yield from _read_pngs(reader, rows, errors)
+    if not reader.encoding.has_blocks:
+        yield from _read_files(reader, rows, errors)
         return
     first, stop = reader.block_starts[block : block + 2].tolist()
     pixels = np.empty((stop - first, *reader.image_shape), np.uint8)
@@ -110,7 +110,7 @@ def _read_block(
     yield Images(good, pixels if len(good) == len(pixels) else pixels[good - first])
 
 
-def _read_pngs(
+def _read_files(
     reader: SplitReader, rows: NDArray[np.int64], errors: list[DecodeError]
 ) -> Iterator[Images]:
     for (height, width), of_size in _by_size(reader, rows, errors):
@@ -128,7 +128,7 @@ def _read_pngs(
 def _by_size(
     reader: SplitReader, rows: NDArray[np.int64], errors: list[DecodeError]
 ) -> Iterator[tuple[tuple[int, int], NDArray[np.int64]]]:
-    """(height, width), and the rows of PNGs that have it."""
+    """(height, width), and the rows of files that have it."""
     if len(reader.image_sizes) == 1:
         yield next(iter(reader.image_sizes)), rows
         return

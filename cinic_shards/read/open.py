@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import cinic_shards.format as fmt
+from cinic_shards.codec import ENCODINGS
 from cinic_shards.errors import FormatError, MissingError, StoreError
 from cinic_shards.format import Index, Manifest, ShardInfo
 from cinic_shards.store.base import Store
@@ -23,7 +24,7 @@ def read_manifest(store: Store) -> Manifest:
         data = store.read(fmt.MANIFEST_NAME)
     except MissingError as error:
         raise _no_dataset(store, error) from error
-    return Manifest.from_bytes(data, location=f"{store}/{fmt.MANIFEST_NAME}")
+    return Manifest.from_bytes(data, location=f"{store}/{fmt.MANIFEST_NAME}", encodings=ENCODINGS)
 
 
 def _no_dataset(store: Store, error: MissingError) -> StoreError:
@@ -92,7 +93,9 @@ def _parse_index(store: Store, shard: ShardInfo, num_classes: int, data: bytes) 
             "the file is damaged, fetch it again",
         )
     place = f"{place}: index"
-    index = Index.from_bytes(data, location=place, end=shard.index_offset, num_classes=num_classes)
+    index = Index.from_bytes(
+        data, location=place, end=shard.index_offset, num_classes=num_classes, encodings=ENCODINGS
+    )
     if len(index) != shard.num_samples:
         raise FormatError(place, f"{len(index)} samples, the manifest says {shard.num_samples}")
     return index

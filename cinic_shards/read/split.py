@@ -9,8 +9,7 @@ from threading import Lock
 import numpy as np
 from numpy.typing import NDArray
 
-import cinic_shards.format as fmt
-from cinic_shards.codec import Payloads, checksums, decode_block, decode_png
+from cinic_shards.codec import ENCODINGS, Payloads, crc_problems, decode_block
 from cinic_shards.codec.kernels import blocks_of_rows
 from cinic_shards.errors import DecodeError, FormatError, OptionError
 from cinic_shards.format import Index, Manifest, PixelSums, SplitInfo
@@ -54,7 +53,7 @@ class SplitReader:
         if check not in CHECKS:
             raise OptionError(f"check={check!r}: expected one of {', '.join(CHECKS)}")
         self.name = "+".join(split.name for split in splits)
-        self.encoding = manifest.encoding
+        self.encoding = ENCODINGS[manifest.encoding]
         self._store = store
         self.shards = [shard for split in splits for shard in split.shards]
         self.pixels = sum((split.pixels for split in splits), PixelSums(0, (0, 0, 0), (0, 0, 0)))
@@ -99,7 +98,7 @@ class SplitReader:
         # Of each payload. Written by several threads: at worst one is checked twice.
         self._is_checked = np.full(len(self._crc32), check == "off")
         self._bad_rows: dict[int, tuple[str, str]] = {}
-        """Of ``raw``: what is wrong with a row, and its place."""
+        """Where rows are mapped: what is wrong with a row, and its location."""
         self.bytes_read = 0
         """Of payloads since this reader was made."""
         self._counting = Lock()
@@ -114,12 +113,12 @@ class SplitReader:
     @property
     def maps_rows(self) -> bool:
         """Whether each row's pixels lie in memory as they are: see ``mapped_images``."""
-        return self.encoding == "raw" and self.is_mapped
+        return self.encoding.pixels_offset is not None and self.is_mapped
 
     @property
     def reads_rows(self) -> bool:
         """Whether a row is read alone: otherwise it takes its whole block."""
-        return self.is_mapped and self.encoding != "zstd"
+        return self.maps_rows or (self.is_mapped and not self.encoding.has_blocks)
 
     def _open_shards(self, num_classes: int) -> None:
         if self.is_mapped:
@@ -143,7 +142,7 @@ class SplitReader:
                 f"encoding and block size are {found}, the manifest says {stated}; fetch "
                 "the file again",
             )
-        if index.encoding != "png" and index.image_shape != self.image_shape:
+        if self.encoding.has_blocks and index.image_shape != self.image_shape:
             raise FormatError(
                 place,
                 f"images of {index.image_shape}, the manifest says {self.image_shape}; "
@@ -218,14 +217,14 @@ class SplitReader:
         return out
 
     def payloads(self, numbers: NDArray[np.int64]) -> Payloads:
-        """Payloads by number: of ``png``, a row's; else a block's. They are fetched if need be."""
+        """Payloads by number: a block's, or without blocks a row's. They are fetched if need be."""
         if not self.is_mapped:
             return self._fetch(numbers)
         return Payloads(self._addresses[numbers], self._lengths[numbers], self._maps)
 
     def _fetch(self, numbers: NDArray[np.int64]) -> Payloads:
         """Payloads of one block, by one request."""
-        row = int(numbers[0] if self.encoding == "png" else self.block_starts[numbers[0]])
+        row = int(self.block_starts[numbers[0]] if self.encoding.has_blocks else numbers[0])
         starts, lengths = self._addresses[numbers], self._lengths[numbers]
         first, stop = int(starts.min()), int((starts + lengths).max())
         data = self._store.read_range(self.shards[self._place(row)[0]].name, first, stop)
@@ -234,7 +233,7 @@ class SplitReader:
     # Decoding
 
     def read_images(self, rows: NDArray[np.int64], out: NDArray[np.uint8]) -> list[DecodeError]:
-        """Decode these rows of PNGs into ``out``, uint8 (len(rows), H, W, 3).
+        """Decode these rows of an encoding without blocks into ``out``, uint8 (n, H, W, 3).
 
         Returns:
             An error for each damaged payload, in the order of ``rows``: it names shard and sample,
@@ -242,66 +241,57 @@ class SplitReader:
         """
         payloads = self.payloads(rows)
         self._count(payloads.lengths)
-        reasons = self._check(rows, payloads)
-        errors: list[DecodeError] = []
-        decode_png(payloads, out, errors)
-        for error in errors:
-            reasons.setdefault(error.position, error.reason)
+        crc_problems = self._check(rows, payloads)
+        problems = self.encoding.decode(payloads, out) | crc_problems
         return [
-            DecodeError(position, f"{reason}; {_HINT}", self.locate(int(rows[position])))
-            for position, reason in sorted(reasons.items())
+            DecodeError(position, f"{problem}; {_HINT}", self.locate(int(rows[position])))
+            for position, problem in sorted(problems.items())
         ]
 
     def read_block(self, block: int, out: NDArray[np.uint8]) -> list[DecodeError]:
         """Decode a block of any encoding into ``out``, uint8 (its rows, H, W, 3).
 
         Returns:
-            As ``read_images``; ``position`` is the place in the block. Where a ``zstd`` block is
-            damaged, each of its samples is.
+            As ``read_images``; ``position`` is the place in the block. Where it cannot be said
+            which sample is damaged, each of the block is.
         """
-        if self.encoding == "png":
-            return self.read_images(np.arange(*self.block_starts[block : block + 2]), out)
+        start, stop = self.block_starts[block : block + 2].tolist()
+        if not self.encoding.has_blocks:
+            return self.read_images(np.arange(start, stop), out)
         numbers = np.array([block])
         payloads = self.payloads(numbers)
         self._count(payloads.lengths)
-        reasons = self._check(numbers, payloads)
-        payload = payloads.memory(0)
-        problem = decode_block(payload, self.encoding, out)
-        is_readable = self.encoding == "raw" and not problem
-        if reasons and is_readable and (errors := self._damaged_samples(block, out)):
-            return errors
-        if problem := reasons.get(0, problem):
-            place = self._locate_block(block)
-            return [
-                DecodeError(position, f"{problem}; {_HINT}", place) for position in range(len(out))
-            ]
-        return []
+        shard, first = self._place(start)
+        damage = decode_block(
+            self.encoding,
+            payloads.memory(0),
+            out,
+            crc_problem=self._check(numbers, payloads).get(0, ""),
+            pixel_hash=self._indexes[shard].pixel_hash[first : first + len(out)],
+        )
+        return [
+            DecodeError(
+                row,
+                f"{problem}; {_HINT}",
+                self._locate_block(block) if damage.block else self.locate(start + row),
+            )
+            for row, problem in damage.rows.items()
+        ]
 
     def _count(self, lengths: NDArray[np.int64]) -> None:
         with self._counting:
             self.bytes_read += int(lengths.sum())
-
-    def _damaged_samples(self, block: int, images: NDArray[np.uint8]) -> list[DecodeError]:
-        """Those of a block whose pixels are not what the index says."""
-        start = int(self.block_starts[block])
-        shard, first = self._place(start)
-        stated = self._indexes[shard].pixel_hash[first : first + len(images)]
-        bad = np.flatnonzero((fmt.pixel_hashes(images) != stated).any(axis=1)).tolist()
-        reason = f"its pixels' hash is not the index's; {_HINT}"
-        return [DecodeError(position, reason, self.locate(start + position)) for position in bad]
 
     def _check(self, numbers: NDArray[np.int64], payloads: Payloads) -> dict[int, str]:
         """What is wrong with the CRC-32 of payloads that are to be checked, by position."""
         positions = np.flatnonzero(~self._is_checked[numbers])
         if len(positions) == 0:
             return {}
-        found, stated = checksums(payloads.take(positions)), self._crc32[numbers[positions]]
-        is_right = found == stated
+        problems = crc_problems(payloads.take(positions), self._crc32[numbers[positions]])
+        is_right = np.ones(len(positions), np.bool_)
+        is_right[list(problems)] = False
         self._is_checked[numbers[positions[is_right]]] = True
-        return {
-            int(positions[i]): f"CRC-32 is {found[i]:08x}, the index says {stated[i]:08x}"
-            for i in np.flatnonzero(~is_right)
-        }
+        return {int(positions[number]): problem for number, problem in problems.items()}
 
     # Pixels that lie in the shards as they are
 
@@ -309,7 +299,7 @@ class SplitReader:
         """Where each row's pixels begin in this process's memory."""
         block_rows = np.diff(self.block_starts)
         in_block = np.arange(len(self)) - np.repeat(self.block_starts[:-1], block_rows)
-        starts = np.repeat(self._addresses, block_rows) + fmt.NPY_HEADER_BYTES
+        starts = np.repeat(self._addresses + self.encoding.pixels_offset, block_rows)
         return starts + in_block * self._image_bytes
 
     @cached_property
@@ -317,7 +307,7 @@ class SplitReader:
         return int(np.prod(self.image_shape))
 
     def mapped_images(self, rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], list[DecodeError]]:
-        """Where the images of these rows lie in ``raw`` shards: nothing is copied.
+        """Where the images of these rows lie, if ``maps_rows``: nothing is copied.
 
         Returns:
             An address for each, and an error for each damaged one, as ``read_images``.

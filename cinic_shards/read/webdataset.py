@@ -14,11 +14,9 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
-import zstandard
-from numpy.typing import NDArray
 
 import cinic_shards.format as fmt
-from cinic_shards.codec import decode_block
+from cinic_shards.codec import ENCODINGS, Payloads
 from cinic_shards.errors import DecodeError
 
 
@@ -39,35 +37,21 @@ def decode(sample: dict[str, Any]) -> dict[str, Any]:
     labels = fmt.parse_npy(rest.pop(fmt.LABELS_SUFFIX), "<i8", 1)
     if labels is None:
         raise DecodeError(0, f"{fmt.LABELS_SUFFIX} is no array of labels", key)
-    for encoding, suffix in fmt.BLOCK_SUFFIXES.items():
+    encodings = [encoding for encoding in ENCODINGS.values() if encoding.has_blocks]
+    for encoding in encodings:
+        suffix = encoding.suffix
         if suffix in rest:
             payload = np.frombuffer(rest.pop(suffix), np.uint8)
-            shape = _image_shape(payload, encoding)
-            if shape is None:
+            shape = encoding.image_shape(payload)
+            size = len(labels) * int(np.prod(shape or 0, dtype=object))
+            if shape is None or not 1 <= size <= fmt.MAX_BLOCK_BYTES:
                 raise DecodeError(0, f"{suffix} is no block of images", key)
             images = np.empty((len(labels), *shape), np.uint8)
-            if problem := decode_block(payload, encoding, images):
-                raise DecodeError(0, f"{suffix}: {problem}", key)
+            if problems := encoding.decode(Payloads.one(payload), images):
+                raise DecodeError(0, f"{suffix}: {problems[0]}", key)
             return rest | {"images": images, "labels": labels}
-    raise DecodeError(0, f"expected one of {', '.join(fmt.BLOCK_SUFFIXES.values())}", key)
-
-
-def _image_shape(payload: NDArray[np.uint8], encoding: str) -> tuple[int, ...] | None:
-    """(H, W, 3) as the block's npy header states it."""
-    head = payload[: fmt.NPY_HEADER_BYTES].tobytes()
-    if encoding == "zstd":
-        try:
-            with zstandard.ZstdDecompressor().stream_reader(payload.tobytes()) as reader:
-                head = reader.read(fmt.NPY_HEADER_BYTES)
-        except zstandard.ZstdError:
-            return None
-    shape = fmt.parse_npy_shape(head, "|u1", 4)
-    if shape is None:
-        return None
-    height, width = shape[2:] if encoding == "zstd" else shape[1:3]
-    if not 1 <= shape[0] * shape[1] * shape[2] * shape[3] <= fmt.MAX_BLOCK_BYTES:
-        return None
-    return height, width, 3
+    suffixes = ", ".join(encoding.suffix for encoding in encodings)
+    raise DecodeError(0, f"expected one of {suffixes}", key)
 
 
 def unbatch(samples: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:

@@ -1,20 +1,25 @@
-"""An archive of a tree -> validated, sorted records, as if it had been unpacked and scanned."""
+"""An archive of a tree as a source of images, as if it had been unpacked and scanned."""
 
 import errno
 import os
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+import platform
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Executor
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cinic_shards.codec.png_head import HEAD_BYTES, check_heads
+from cinic_shards.errors import StoreError
 from cinic_shards.tree.members import Members, is_image, read_members
-from cinic_shards.tree.records import Records, Tree
+from cinic_shards.tree.records import ImageFiles, Records, ScanProgress, Source, Tree
 from cinic_shards.tree.rules import (
-    Folder,
+    ClassFolder,
     assemble,
     find_folders,
     image_names,
@@ -22,56 +27,52 @@ from cinic_shards.tree.rules import (
     pick_folders,
     refuse,
 )
-from cinic_shards.tree.spool import Spool
+from cinic_shards.tree.spool import Spool, open_spool
 
 
 @dataclass(frozen=True, slots=True)
 class ArchiveRecords(Records):
     """The images of one split, which lie in one file."""
 
-    offsets: NDArray[np.int64]
-    """Where in the file each begins."""
-
-    def take(self, rows: NDArray[np.int64]) -> "ArchiveRecords":
-        """These rows, in this order."""
-        return ArchiveRecords(
-            [self.files[row] for row in rows.tolist()],
-            self.labels[rows],
-            self.sizes[rows],
-            self.modified[rows],
-            self.offsets[rows],
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class ArchiveTree(Tree):
-    """A tree in an archive. ``root`` is the archive; its splits are ``ArchiveRecords``."""
-
     file: Path
-    """Where the images' bytes are: the archive, or a spool."""
-    state: tuple[int, int]
-    """The archive's size, and the time of its last modification in nanoseconds."""
+    """The archive, or a spool; its absolute path."""
+    offsets: NDArray[np.int64]
+    """Where in the file each begins, shape (N,)."""
 
-    @property
-    def place(self) -> Path:
-        """Where the images' bytes are."""
-        return self.file
+    def take(self, rows: NDArray[np.int64]) -> Self:
+        return replace(Records.take(self, rows), offsets=self.offsets[rows])
 
-    def read_head(self, records: Records, row: int) -> bytes:
-        """The first ``HEAD_BYTES`` of an image."""
-        assert isinstance(records, ArchiveRecords)
-        with open(self.file, "rb") as file:
-            file.seek(int(records.offsets[row]))
-            return file.read(min(HEAD_BYTES, int(records.sizes[row])))
+    def read(
+        self, start: int, stop: int, buffer: NDArray[np.uint8], starts: NDArray[np.int64]
+    ) -> dict[int, str]:
+        view = buffer.data
+        problems = {}
+        places = zip(
+            self.offsets[start:stop].tolist(),
+            starts.tolist(),
+            self.sizes[start:stop].tolist(),
+            strict=True,
+        )
+        try:
+            with open(self.file, "rb", buffering=0) as file:
+                for row, (offset, at, size) in enumerate(places):
+                    file.seek(offset)
+                    if file.readinto(view[at : at + size]) != size:
+                        problems[row] = "changed while it was packed; leave it alone and run again"
+        except OSError as error:
+            raise StoreError(
+                f"{self.file}: cannot be read on {platform.node()}: {error.strerror}; a worker on "
+                "another machine must find this file under the same name"
+            ) from error
+        return problems
 
 
-class ArchivedImages:
-    """One split's images in an archive, by key."""
+class ArchivedFiles(ImageFiles):
+    """The files of one split in an archive."""
 
-    def __init__(self, tree: ArchiveTree, split: str) -> None:
-        self._archive = tree.root
-        self._file = tree.file
-        self._records = tree.splits.get(split)
+    def __init__(self, archive: Path, records: Records | None) -> None:
+        self._archive = archive
+        self._records = records
 
     def __str__(self) -> str:
         return str(self._archive)
@@ -82,18 +83,48 @@ class ArchivedImages:
         return {key: row for row, key in enumerate(keys)}
 
     def read(self, key: str) -> bytes:
-        """The bytes of an image.
-
-        Raises:
-            OSError: there is none of this key, or it cannot be read.
-        """
         row = self._rows.get(key)
-        if row is None:
+        if row is None or self._records is None:
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
-        assert isinstance(self._records, ArchiveRecords)
-        with open(self._file, "rb", buffering=0) as file:
-            file.seek(int(self._records.offsets[row]))
-            return file.read(int(self._records.sizes[row]))
+        data = np.empty(self._records.sizes[row], np.uint8)
+        if problems := self._records.read(row, row + 1, data, np.zeros(1, np.int64)):
+            raise OSError(errno.EIO, problems[0])
+        return data.tobytes()
+
+
+@dataclass(frozen=True, slots=True)
+class ArchiveTree(Tree):
+    """A tree in an archive, which is the ``root``."""
+
+    state: tuple[int, int]
+    """The archive's size, and the time of its last modification in nanoseconds."""
+
+    @property
+    def containers(self) -> dict[str, tuple[int, int]]:
+        return {self.root.name: self.state}
+
+    def changes(self) -> Sequence[str]:
+        if archive_state(self.root) == self.state:
+            return ()
+        return [f"{self.root.name}: changed since packing began"]
+
+    def image_files(self, split: str) -> ImageFiles:
+        return ArchivedFiles(self.root, self.splits.get(split))
+
+
+class ArchiveSource(Source):
+    """A tar, also compressed, or a zip of a folder ``<split>/<class>/*.png``."""
+
+    @classmethod
+    def fits(cls, root: Path) -> bool:
+        return root.is_file()
+
+    @contextmanager
+    def open(
+        self, *, executor: Executor, spool_folder: Path, progress: ScanProgress
+    ) -> Iterator[Tree]:
+        with open_spool(spool_folder.absolute()) as spool:
+            yield scan_archive(self.root, spool, progress=progress)
 
 
 def archive_state(path: Path) -> tuple[int, int]:
@@ -106,7 +137,7 @@ def archive_state(path: Path) -> tuple[int, int]:
 
 
 def scan_archive(
-    path: Path, spool: Spool, *, progress: Callable[[int], None] = lambda num_images: None
+    path: Path, spool: Spool, *, progress: ScanProgress = lambda num_images: None
 ) -> ArchiveTree:
     """Find the images in an archive, and check their names and sizes, as ``scan_tree`` does.
 
@@ -133,21 +164,25 @@ def scan_archive(
     )
     found = [_folder(contents, f"{split}/{name}", paths, members) for split, name in folders]
 
-    def look_into(found: list[Folder]) -> Iterator[list[str]]:
+    def look_into(found: list[ClassFolder]) -> Iterator[list[str]]:
         return (_look_into(folder, paths, members) for folder in found)
 
     refuse(path, found, problems, look_into)
-    tree = assemble(path, split_names, folders, found, strays, {})
-    splits: dict[str, Records] = {}
-    for split, records in tree.splits.items():
-        offsets = np.array([members.files[paths[file]][2] for file in records.files], np.int64)
-        splits[split] = ArchiveRecords(
-            records.files, records.labels, records.sizes, records.modified, offsets
-        )
-    warnings = (f"the images lie in {top}/; it is left out of their names",) if top else ()
-    return ArchiveTree(
-        path, tree.classes, splits, warnings + tree.warnings, {}, members.file, state
-    )
+    file = members.file.absolute()
+
+    def records(
+        files: list[str],
+        labels: NDArray[np.int32],
+        sizes: NDArray[np.int64],
+        modified: NDArray[np.int64],
+    ) -> ArchiveRecords:
+        offsets = np.array([members.files[paths[name]][2] for name in files], np.int64)
+        return ArchiveRecords(files, labels, sizes, modified, file, offsets)
+
+    classes, splits, warnings = assemble(split_names, folders, found, strays, records)
+    if top:
+        warnings = (f"the images lie in {top}/; it is left out of their names", *warnings)
+    return ArchiveTree(path, classes, splits, warnings, state)
 
 
 def _below_top(members: Members) -> tuple[str, dict[str, str]]:
@@ -193,9 +228,9 @@ def _contents(paths: dict[str, str], members: Members, top: str) -> dict[str, di
 
 def _folder(
     contents: dict[str, dict[str, bool]], base: str, paths: dict[str, str], members: Members
-) -> Folder:
+) -> ClassFolder:
     """One class's folder."""
-    folder = Folder()
+    folder = ClassFolder()
     if problem := key_problem(base):
         folder.problems.append(f"{base}/: {problem}")
         return folder
@@ -211,7 +246,7 @@ def _folder(
     return folder
 
 
-def _look_into(folder: Folder, paths: dict[str, str], members: Members) -> list[str]:
+def _look_into(folder: ClassFolder, paths: dict[str, str], members: Members) -> list[str]:
     """What is wrong with the heads of a folder's images."""
     heads = np.zeros((len(folder.files), HEAD_BYTES), np.uint8)
     try:

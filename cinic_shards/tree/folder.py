@@ -1,20 +1,27 @@
-"""A folder ``<split>/<class>/*.png`` -> validated, sorted records."""
+"""A folder ``<split>/<class>/*.png`` as a source of images."""
 
+import errno
 import os
 import stat
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from cinic_shards.codec.png_head import HEAD_BYTES, check_heads
 from cinic_shards.errors import TreeError
 from cinic_shards.jobs import make_executor
-from cinic_shards.tree.records import Tree
+from cinic_shards.tree.listing import changes, list_tree
+from cinic_shards.tree.records import ImageFiles, Records, ScanProgress, Source, Tree
 from cinic_shards.tree.rules import (
-    Folder,
+    PNG_SUFFIXES,
+    ClassFolder,
     assemble,
     find_folders,
     image_names,
@@ -28,12 +35,104 @@ OPEN_FLAGS = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY"
 T = TypeVar("T")
 
 
+@dataclass(frozen=True, slots=True)
+class FolderRecords(Records):
+    """The images of one split, each a file of its own."""
+
+    root: str
+    """The tree's absolute path."""
+
+    def read(
+        self, start: int, stop: int, buffer: NDArray[np.uint8], starts: NDArray[np.int64]
+    ) -> dict[int, str]:
+        view = buffer.data
+        problems = {}
+        places = zip(
+            self.files[start:stop],
+            starts.tolist(),
+            self.sizes[start:stop].tolist(),
+            self.modified[start:stop].tolist(),
+            strict=True,
+        )
+        for row, (path, at, size, modified) in enumerate(places):
+            try:
+                descriptor = os.open(f"{self.root}/{path}", OPEN_FLAGS)
+                try:
+                    state = os.fstat(descriptor)
+                    data = os.read(descriptor, size + 1)
+                finally:
+                    os.close(descriptor)
+            except OSError as error:
+                problems[row] = f"cannot be read: {error.strerror}"
+                continue
+            if len(data) == size and state.st_mtime_ns == modified:
+                view[at : at + size] = data
+            else:
+                problems[row] = "changed while it was packed; leave the tree alone and run again"
+        return problems
+
+
+class FolderFiles(ImageFiles):
+    """The files of a folder, whatever the case of their suffix."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def __str__(self) -> str:
+        return str(self.root)
+
+    def read(self, key: str) -> bytes:
+        for suffix in PNG_SUFFIXES:
+            path = f"{self.root}/{key}{suffix}"
+            with suppress(FileNotFoundError), open(path, "rb", buffering=0) as file:
+                return file.read()
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+
+
+@dataclass(frozen=True, slots=True)
+class FolderTree(Tree):
+    """A scanned folder."""
+
+    folders: dict[str, int]
+    """Every folder's path below the root -> time of its last modification, in nanoseconds."""
+
+    def changes(self) -> Sequence[str]:
+        # A name that came or went changes its folder's date; only then is everything listed again.
+        if not any(_date(self.root / path) != date for path, date in self.folders.items()):
+            return ()
+        return list(changes(list_tree(self), list_tree(scan_tree(self.root))))
+
+    def image_files(self, split: str) -> ImageFiles:
+        return FolderFiles(self.root.resolve())
+
+
+class FolderSource(Source):
+    """A folder ``<split>/<class>/*.png``."""
+
+    @classmethod
+    def fits(cls, root: Path) -> bool:
+        return True
+
+    @contextmanager
+    def open(
+        self, *, executor: Executor, spool_folder: Path, progress: ScanProgress
+    ) -> Iterator[Tree]:
+        yield scan_tree(self.root, executor=executor, progress=progress)
+
+
+def _date(folder: Path) -> int | None:
+    try:
+        return os.stat(folder).st_mtime_ns
+    except OSError:
+        return None
+
+
 def scan_tree(
     root: str | os.PathLike[str],
     *,
     executor: Executor | None = None,
-    progress: Callable[[int], None] = lambda num_images: None,
-) -> Tree:
+    progress: ScanProgress = lambda num_images: None,
+) -> FolderTree:
     """Find the images below ``root``, and check their names and sizes.
 
     No file is opened where all is well: packing reads each one once, and checks it then. Where
@@ -63,19 +162,20 @@ def scan_tree(
     split_names, folders = find_folders(
         lambda below: _subfolders(root, below, dates, problems, strays), problems
     )
-    found: list[Folder] = []
+    found: list[ClassFolder] = []
     for folder in _in_turn(executor, _scan_folder, [(full_path, *one) for one in folders]):
         found.append(folder)
         progress(len(folder.files))
 
-    def look_into(found: list[Folder]) -> Iterator[list[str]]:
+    def look_into(found: list[ClassFolder]) -> Iterator[list[str]]:
         named = [(full_path, folder.files, folder.sizes) for folder in found]
         return _in_turn(executor, _look_into, named)
 
     refuse(root, found, problems, look_into)
     for (split, name), folder in zip(folders, found, strict=True):
         dates[f"{split}/{name}"] = folder.modified_itself
-    return assemble(root, split_names, folders, found, strays, dates)
+    tree = assemble(split_names, folders, found, strays, partial(FolderRecords, root=full_path))
+    return FolderTree(root, *tree, dates)
 
 
 def _in_turn(
@@ -105,9 +205,9 @@ def _subfolders(
     return pick_folders(names, below, problems, strays)
 
 
-def _scan_folder(root: str, split: str, name: str) -> Folder:
+def _scan_folder(root: str, split: str, name: str) -> ClassFolder:
     """List one class's folder, and the size and date of every image in it. Runs in any process."""
-    folder = Folder()
+    folder = ClassFolder()
     base = f"{split}/{name}"
     if problem := key_problem(base):
         folder.problems.append(f"{base}/: {problem}")

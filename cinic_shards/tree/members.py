@@ -122,11 +122,6 @@ def is_image(path: str) -> bool:
     return path[-4:].lower() == ".png" and not is_hidden(path)
 
 
-def is_archive(path: str | os.PathLike[str]) -> bool:
-    """Whether a path is a file's: if it can be packed, as an archive."""
-    return os.path.isfile(path)
-
-
 def read_members(path: Path, spool: Spool, progress: Callable[[int], None]) -> Members:
     """Read an archive once, and put the images that are compressed into a spool.
 

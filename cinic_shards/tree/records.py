@@ -1,16 +1,29 @@
-"""The images of a tree as records: columns of paths, labels, sizes and dates."""
+"""Images as they were found outside: the contract that every kind of source fulfils.
 
-from dataclasses import dataclass
+A ``Source`` is a place that images come from. Opened, it is a ``Tree``: validated, sorted
+``Records`` for each split, which are sent to the processes that read their files. To add a kind of
+source, add a file with these classes, and a line to ``SOURCES``.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cinic_shards.codec.png_head import HEAD_BYTES, check_heads
 
+ScanProgress = Callable[[int], None]
+"""Called with the number of images that were found since the last call."""
+
 
 @dataclass(frozen=True, slots=True)
-class Records:
+class Records(ABC):
     """The images of one split, as columns of N rows."""
 
     files: list[str]
@@ -30,57 +43,117 @@ class Records:
         """``split/class/stem`` of each image."""
         return [file[:-4] for file in self.files]
 
-    def take(self, rows: NDArray[np.int64]) -> "Records":
+    def take(self, rows: NDArray[np.int64]) -> Self:
         """These rows, in this order."""
-        return Records(
-            [self.files[row] for row in rows.tolist()],
-            self.labels[rows],
-            self.sizes[rows],
-            self.modified[rows],
+        return replace(
+            self,
+            files=[self.files[row] for row in rows.tolist()],
+            labels=self.labels[rows],
+            sizes=self.sizes[rows],
+            modified=self.modified[rows],
         )
+
+    @abstractmethod
+    def read(
+        self, start: int, stop: int, buffer: NDArray[np.uint8], starts: NDArray[np.int64]
+    ) -> dict[int, str]:
+        """Read the files of some rows. Runs in any process.
+
+        Args:
+            start: the first row.
+            stop: the row behind the last.
+            buffer: uint8; each file is written to its place in it.
+            starts: those places, shape (stop - start,).
+
+        Returns:
+            What went wrong, by row among those asked for.
+
+        Raises:
+            StoreError: nothing can be read here.
+        """
+
+
+class ImageFiles(ABC):
+    """The files of one split by key, to compare a dataset with; ``str`` names the tree."""
+
+    @abstractmethod
+    def read(self, key: str) -> bytes:
+        """The file of an image, whole.
+
+        Raises:
+            OSError: there is no image of this key, or it cannot be read.
+        """
 
 
 @dataclass(frozen=True, slots=True)
-class Tree:
-    """A scanned folder of PNGs."""
+class Tree(ABC):
+    """The images of an open source."""
 
     root: Path
+    """The source, as messages name it."""
     classes: tuple[str, ...]
     """Class names of all splits, sorted: a class's place here is its label, as in ImageFolder."""
     splits: dict[str, Records]
     """Split name -> its images sorted by class and file name; splits in name order."""
     warnings: tuple[str, ...]
     """What a user should know and packing can live with."""
-    folders: dict[str, int]
-    """Every folder's path below the root -> time of its last modification, in nanoseconds."""
 
     def __len__(self) -> int:
         return sum(len(records) for records in self.splits.values())
 
     @property
-    def place(self) -> Path:
-        """Where the images' bytes are: the root, or one file that holds all of them."""
-        return self.root
+    def containers(self) -> dict[str, tuple[int, int]]:
+        """Name of each file that holds many images -> its size, and when it was modified (ns)."""
+        return {}
 
-    def read_head(self, records: Records, row: int) -> bytes:
-        """The first ``HEAD_BYTES`` of an image."""
-        with open(self.root / records.files[row], "rb") as file:
-            return file.read(HEAD_BYTES)
+    @abstractmethod
+    def changes(self) -> Sequence[str]:
+        """What has changed since the source was opened, a line each."""
+
+    @abstractmethod
+    def image_files(self, split: str) -> ImageFiles:
+        """The files of a split, which may be none of the tree's."""
+
+
+class Source(ABC):
+    """A place that images come from; a kind of source is one file of this folder."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    @classmethod
+    @abstractmethod
+    def fits(cls, root: Path) -> bool:
+        """Whether a path is a source of this kind."""
+
+    @abstractmethod
+    def open(
+        self, *, executor: Executor, spool_folder: Path, progress: ScanProgress
+    ) -> AbstractContextManager[Tree]:
+        """Find the images, and check their names and sizes.
+
+        Args:
+            executor: where to look for them.
+            spool_folder: where a temporary file may lie as long as the source is open.
+            progress: called as images are found.
+
+        Raises:
+            TreeError: it cannot be packed; lists every problem with its path.
+            OutputError: there is no space for the temporary file.
+        """
 
 
 def read_image_shape(tree: Tree) -> tuple[int, int, int]:
     """(H, W, 3) of the tree's first image, as its head states; 1 x 1 where no file has such a head.
 
-    What is wrong with a file is told when it is packed.
+    What is wrong with a file is reported when it is packed.
     """
     for records in tree.splits.values():
-        for row in range(len(records)):
-            try:
-                head = tree.read_head(records, row).ljust(HEAD_BYTES, b"\0")
-            except OSError:
+        for row, size in enumerate(records.sizes.tolist()):
+            file = np.zeros(max(size, HEAD_BYTES), np.uint8)
+            if records.read(row, row + 1, file, np.zeros(1, np.int64)):
                 continue
-            heads = np.frombuffer(head, np.uint8)[np.newaxis]
-            extents, problems = check_heads(np.array([HEAD_BYTES]), heads)
+            extents, problems = check_heads(np.array([size]), file[np.newaxis, :HEAD_BYTES])
             if not problems:
                 height, width = extents[0].tolist()
                 return height, width, 3

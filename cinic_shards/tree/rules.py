@@ -8,10 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from cinic_shards.errors import TreeError, some
 from cinic_shards.format import MAX_NAME_BYTES, SPLIT_NAME
-from cinic_shards.tree.records import Records, Tree
+from cinic_shards.tree.records import Records
 
 _PLAIN_NAME = re.compile(rf"[A-Za-z0-9_-]{{1,{MAX_NAME_BYTES}}}\.png", re.ASCII)
 """A name with which nothing can be wrong."""
@@ -34,7 +35,7 @@ _OTHER_IMAGES = frozenset(
 
 
 @dataclass(slots=True)
-class Folder:
+class ClassFolder:
     """What one ``<split>/<class>`` folder holds."""
 
     modified_itself: int = 0
@@ -79,9 +80,9 @@ def find_folders(
 
 def refuse(
     root: Path,
-    found: list[Folder],
+    found: list[ClassFolder],
     problems: list[str],
-    look_into: Callable[[list[Folder]], Iterable[list[str]]],
+    look_into: Callable[[list[ClassFolder]], Iterable[list[str]]],
 ) -> None:
     """Where anything is wrong, tell all of it.
 
@@ -103,24 +104,32 @@ def refuse(
         raise TreeError(str(root), sorted(problems))
 
 
+MakeRecords = Callable[
+    [list[str], NDArray[np.int32], NDArray[np.int64], NDArray[np.int64]], Records
+]
+"""Makes records of their columns: files, labels, sizes, times of modification."""
+
+
 def assemble(
-    root: Path,
     split_names: list[str],
     folders: list[tuple[str, str]],
-    found: list[Folder],
+    found: list[ClassFolder],
     strays: list[str],
-    dates: dict[str, int],
-) -> Tree:
-    """The tree of these folders, with which nothing is wrong."""
+    make_records: MakeRecords,
+) -> tuple[tuple[str, ...], dict[str, Records], tuple[str, ...]]:
+    """Classes, splits and warnings of a tree of these folders, with which nothing is wrong."""
     strays = strays + [stray for folder in found for stray in folder.strays]
-    found_by_split: dict[str, list[tuple[str, Folder]]] = {}
+    found_by_split: dict[str, list[tuple[str, ClassFolder]]] = {}
     for (split, name), folder in zip(folders, found, strict=True):
         if folder.files:
             found_by_split.setdefault(split, []).append((name, folder))
     classes = tuple(sorted({name for named in found_by_split.values() for name, _ in named}))
-    splits = {split: _join(named, classes) for split, named in sorted(found_by_split.items())}
+    splits = {
+        split: _join(named, classes, make_records)
+        for split, named in sorted(found_by_split.items())
+    }
     warnings = _warnings(split_names, folders, found_by_split, classes, strays)
-    return Tree(root, classes, splits, tuple(warnings), dates)
+    return classes, splits, tuple(warnings)
 
 
 def pick_folders(
@@ -149,7 +158,7 @@ def pick_folders(
 
 
 def image_names(
-    base: str, names: list[str], is_folder: Callable[[str], bool], folder: Folder
+    base: str, names: list[str], is_folder: Callable[[str], bool], folder: ClassFolder
 ) -> list[str]:
     """Those of a class's names that are images', sorted; what is wrong or stray goes to ``folder``.
 
@@ -211,14 +220,16 @@ def key_problem(text: str) -> str:
     return ""
 
 
-def _join(named: list[tuple[str, Folder]], classes: tuple[str, ...]) -> Records:
+def _join(
+    named: list[tuple[str, ClassFolder]], classes: tuple[str, ...], make_records: MakeRecords
+) -> Records:
     """One split's folders as records, sorted by path."""
     folders = [folder for _, folder in named]
     labels = np.repeat(
         np.array([classes.index(name) for name, _ in named], np.int32),
         [len(folder.files) for folder in folders],
     )
-    return Records(
+    return make_records(
         [file for folder in folders for file in folder.files],
         labels,
         np.array([size for folder in folders for size in folder.sizes], np.int64),
@@ -229,7 +240,7 @@ def _join(named: list[tuple[str, Folder]], classes: tuple[str, ...]) -> Records:
 def _warnings(
     split_names: list[str],
     folders: list[tuple[str, str]],
-    found: dict[str, list[tuple[str, Folder]]],
+    found: dict[str, list[tuple[str, ClassFolder]]],
     classes: tuple[str, ...],
     strays: list[str],
 ) -> Iterable[str]:

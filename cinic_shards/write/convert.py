@@ -3,15 +3,18 @@
 import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
+from contextlib import nullcontext
 from dataclasses import replace
 
 import numpy as np
 
+from cinic_shards.codec import ENCODINGS, find_encoding
 from cinic_shards.errors import OptionError
 from cinic_shards.format import Manifest
 from cinic_shards.jobs import Progress
 from cinic_shards.read.open import read_manifest
 from cinic_shards.store import Place, Store, open_store
+from cinic_shards.tree.listing import Listing
 from cinic_shards.write.dataset import (
     Recipe,
     check_output,
@@ -20,8 +23,8 @@ from cinic_shards.write.dataset import (
     write_dataset,
 )
 from cinic_shards.write.facts import libraries
-from cinic_shards.write.listing import Listing
 from cinic_shards.write.pack import PackOptions
+from cinic_shards.write.samples.packed import PackedInput
 from cinic_shards.write.shard import ShardJob, ShardLayout
 
 
@@ -72,19 +75,21 @@ def convert(
         block_size=manifest.block_size if block_size is None else block_size,
         sidecars=sidecars,
     )
-    if encoding != "png" and manifest.image_shape is None:
+    has_blocks = find_encoding(encoding).has_blocks
+    if has_blocks and manifest.image_shape is None:
         raise OptionError(
             f"{place}: its images have several sizes, a block of the encoding {encoding} holds one"
         )
-    if encoding == "png" and manifest.encoding != "png":
+    if not has_blocks and ENCODINGS[manifest.encoding].has_blocks:
         warn("the PNGs are encoded anew: their pixels are the same, their bytes are not those of "
              "the files that were packed")  # fmt: skip
     layout = replace(options.layout(manifest.image_shape), classes=manifest.stated_classes)
+    recipe = _recipe(store, manifest, layout)
     check_output(target, overwrite)
     with open_pool(target, executor, workers) as pool:
         return write_dataset(
             target,
-            _recipe(store, manifest, layout),
+            lambda folder: nullcontext(recipe),
             overwrite=overwrite,
             executor=pool,
             doing="convert",
@@ -104,9 +109,16 @@ def _recipe(store: Store, manifest: Manifest, layout: ShardLayout) -> Recipe:
                     split=split.name,
                     name=shard.name,
                     layout=layout,
-                    root=store,
-                    samples=shard,
-                    classes=manifest.classes,
+                    samples=PackedInput(
+                        store=store,
+                        classes=manifest.classes,
+                        image_shape=layout.image_shape,
+                        split=split.name,
+                        shards=((split.name, shard),),
+                        shard=np.zeros(shard.num_samples, np.int64),
+                        row=np.arange(shard.num_samples),
+                        copies_blocks=False,
+                    ),
                     libraries=made_with,
                 )
 
@@ -116,9 +128,7 @@ def _recipe(store: Store, manifest: Manifest, layout: ShardLayout) -> Recipe:
         listing=list_shards(manifest),
         classes=manifest.classes,
         options=manifest.options | {"sidecars": list(layout.sidecars)},
-        encoding=layout.encoding,
-        block_size=layout.block_size,
-        image_shape=layout.image_shape,
+        layout=layout,
         shard_names=tuple(shard.name for shard in shards),
         jobs=jobs,
         num_samples=manifest.num_samples,

@@ -12,15 +12,16 @@ from dataclasses import dataclass
 from typing import Any
 
 import cinic_shards.format as fmt
+from cinic_shards.codec import ENCODINGS
 from cinic_shards.errors import OptionError, OutputError, StoreError, TreeError
 from cinic_shards.format import Manifest
 from cinic_shards.jobs import Progress, open_executor, run_jobs
 from cinic_shards.read.open import is_packing
 from cinic_shards.store import Store
+from cinic_shards.tree.listing import Listing
 from cinic_shards.write.facts import ShardFacts, make_manifest
 from cinic_shards.write.journal import FinishedShard, Journal, reopen_shard
-from cinic_shards.write.listing import Listing
-from cinic_shards.write.shard import PackedShard, ShardJob, write_shard
+from cinic_shards.write.shard import PackedShard, ShardJob, ShardLayout, write_shard
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,10 +35,7 @@ class Recipe:
     classes: tuple[str, ...]
     options: dict[str, Any]
     """As the manifest states them."""
-    encoding: str
-    block_size: int
-    image_shape: tuple[int, int, int] | None
-    """Of every image, where the encoding needs them alike."""
+    layout: ShardLayout
     shard_names: tuple[str, ...]
     """In dataset order."""
     jobs: Callable[[Store], Iterator[ShardJob]]
@@ -47,6 +45,10 @@ class Recipe:
     """About what the shards take."""
     changes: Callable[[], Sequence[str]] = lambda: ()
     """What in the source has changed since it was listed."""
+
+
+OpenRecipe = Callable[[Store], AbstractContextManager[Recipe]]
+"""Opens a recipe, given the journal's folder, which this process alone holds."""
 
 
 def old_files(store: Store, overwrite: bool) -> list[str]:
@@ -62,7 +64,7 @@ def old_files(store: Store, overwrite: bool) -> list[str]:
     if not overwrite:
         raise OutputError(f"{store}: holds a dataset already; --overwrite replaces it")
     manifest = Manifest.from_bytes(
-        store.read(fmt.MANIFEST_NAME), location=f"{store}/{fmt.MANIFEST_NAME}"
+        store.read(fmt.MANIFEST_NAME), location=f"{store}/{fmt.MANIFEST_NAME}", encodings=ENCODINGS
     )
     old = [shard.name for split in manifest.splits for shard in split.shards]
     if others := sorted(set(names) - set(old) - {fmt.MANIFEST_NAME}):
@@ -93,7 +95,7 @@ def check_output(store: Store, overwrite: bool) -> None:
 
 def write_dataset(
     store: Store,
-    recipe: Recipe | Callable[[Store], AbstractContextManager[Recipe]],
+    open_recipe: OpenRecipe,
     *,
     overwrite: bool,
     executor: Executor,
@@ -105,8 +107,7 @@ def write_dataset(
 
     Args:
         store: where.
-        recipe: what it is made from; or what opens that, given a folder that this process alone
-            holds, the journal's, and closes it in the end.
+        open_recipe: opens what it is made from, and closes it in the end.
         overwrite: replace the dataset that is there.
         executor: where shards are made.
         doing: for ``progress``.
@@ -125,11 +126,10 @@ def write_dataset(
                     old = old_files(store, overwrite)
                 else:  # an earlier process has begun to move files
                     old = journal.old_files
-                if not isinstance(recipe, Recipe):
-                    recipe = stack.enter_context(recipe(journal.folder))
+                recipe = stack.enter_context(open_recipe(journal.folder))
                 options = recipe.options | {
-                    "encoding": recipe.encoding,
-                    "block_size": recipe.block_size,
+                    "encoding": recipe.layout.encoding.name,
+                    "block_size": recipe.layout.block_size,
                 }
                 journal.begin(recipe.source, recipe.listing, options)
                 is_anothers = False
@@ -221,16 +221,16 @@ def _make_files(
     shards = [by_name[name] for name in recipe.shard_names]
     problems = sorted(problem for shard in made for problem in shard.problems)
     problems = problems or list(recipe.changes())
-    if recipe.encoding != "png":
-        problems += _size_problems(shards, recipe.image_shape)
+    if recipe.layout.encoding.has_blocks:
+        problems += _size_problems(shards, recipe.layout.image_shape)
     if problems:
         raise TreeError(recipe.source, problems)
     manifest = make_manifest(
         shards,
         recipe.classes,
         recipe.options,
-        encoding=recipe.encoding,
-        block_size=recipe.block_size,
+        encoding=recipe.layout.encoding,
+        block_size=recipe.layout.block_size,
     )
     if unknown := sum(shard.info.origins.get("unknown", 0) for shard in shards):
         warn(f"{unknown:,} images have names that tell no CINIC-10 origin; kept as 'unknown'")

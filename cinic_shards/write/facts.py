@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import PIL
-import zstandard
 
 from cinic_shards._version import __version__
+from cinic_shards.codec import Encoding
 from cinic_shards.codec.meter import ImageMeter
 from cinic_shards.format import Index, Manifest, PixelSums, ShardInfo, SplitInfo
 from cinic_shards.format.provenance import CINIC10_CITATION, CINIC10_LICENCE, ORIGINS
@@ -69,7 +69,7 @@ def make_manifest(
     classes: tuple[str, ...],
     options: dict[str, Any],
     *,
-    encoding: str,
+    encoding: Encoding,
     block_size: int,
 ) -> Manifest:
     """The manifest of these shards, which are in dataset order.
@@ -98,7 +98,7 @@ def make_manifest(
         first_id += num_samples
     is_cinic10 = not any("unknown" in shard.info.origins for shard in shards)
     return Manifest(
-        encoding=encoding,
+        encoding=encoding.name,
         block_size=block_size,
         classes=classes,
         splits=tuple(splits),
@@ -110,13 +110,11 @@ def make_manifest(
     )
 
 
-def libraries(encoding: str) -> dict[str, str]:
+def libraries(encoding: Encoding) -> dict[str, str]:
     """Library -> version, of what the shards and their facts are made with here."""
-    found = {
+    return {
         "cinic-shards": __version__,
         "numpy": np.__version__,
         "pillow": PIL.__version__,
+        **encoding.libraries(),
     }
-    if encoding == "zstd":  # whose compressed bytes differ between versions
-        found["libzstd"] = ".".join(map(str, zstandard.ZSTD_VERSION))
-    return found

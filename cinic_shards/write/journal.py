@@ -22,9 +22,9 @@ from cinic_shards.errors import CinicShardsError, OutputError, TreeError
 from cinic_shards.format import PixelSums, ShardInfo
 from cinic_shards.read.open import open_shard
 from cinic_shards.store import Store
+from cinic_shards.tree.listing import Listing, changes
 from cinic_shards.tree.spool import SPOOL_SUFFIX
 from cinic_shards.write.facts import ShardFacts
-from cinic_shards.write.listing import Listing, changes
 
 _BEGIN = "begin.json"
 _MOVING = "moving.json"

@@ -3,9 +3,9 @@
 import os
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,18 +14,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 import cinic_shards.format as fmt
+from cinic_shards.codec import DEFAULT_ENCODING, ENCODINGS, find_encoding
 from cinic_shards.errors import FormatError, OptionError
 from cinic_shards.format import Manifest
 from cinic_shards.jobs import Progress
-from cinic_shards.store import LocalStore, Place, Store, open_store
-from cinic_shards.tree.archive import ArchiveTree, scan_archive
-from cinic_shards.tree.folder import scan_tree
-from cinic_shards.tree.members import is_archive
+from cinic_shards.store import Place, Store, open_store
+from cinic_shards.tree import Source, find_source
+from cinic_shards.tree.listing import list_tree
 from cinic_shards.tree.records import Tree, read_image_shape
-from cinic_shards.tree.spool import open_spool
 from cinic_shards.write.dataset import Recipe, check_output, open_pool, write_dataset
 from cinic_shards.write.facts import libraries, packing_digests
-from cinic_shards.write.listing import changes, has_changed, list_tree
+from cinic_shards.write.samples.files import FileInput
 from cinic_shards.write.shard import ShardJob, ShardLayout
 
 SIDECARS = ("cls", "json")
@@ -35,7 +34,7 @@ SIDECARS = ("cls", "json")
 class PackOptions:
     """What determines the bytes of a packed dataset, beside the tree itself."""
 
-    encoding: str = "png"
+    encoding: str = DEFAULT_ENCODING
     """``png``: the files as they are; ``zstd``: blocks of pixels, the smallest; ``raw``: blocks of
     pixels as they lie in memory, the fastest."""
     shard_size: int | None = None
@@ -49,9 +48,7 @@ class PackOptions:
     none. Blocks have none: their labels are a member of their own."""
 
     def __post_init__(self) -> None:
-        if self.encoding not in fmt.ENCODINGS:
-            known = ", ".join(fmt.ENCODINGS)
-            raise OptionError(f"encoding {self.encoding!r}: expected one of {known}")
+        encoding = find_encoding(self.encoding)
         if not 1 <= self.block_size <= fmt.MAX_BLOCK_SIZE:
             raise OptionError(
                 f"block size {self.block_size}: expected 1 to {fmt.MAX_BLOCK_SIZE:,} samples"
@@ -62,17 +59,16 @@ class PackOptions:
             raise OptionError(f"shard size {self.shard_size}: expected at least 1 sample")
         if not 0 <= self.seed <= fmt.MAX_INTEGER:
             raise OptionError(f"seed {self.seed}: expected a number from 0 to 2**53 - 1")
-        sidecars = self.sidecars
-        if sidecars is None:
-            sidecars = ("cls",) if self.encoding == "png" else ()
+        sidecars = encoding.default_sidecars if self.sidecars is None else self.sidecars
         if unknown := set(sidecars) - set(SIDECARS):
             raise OptionError(
                 f"sidecars {', '.join(sorted(unknown))}: expected any of {', '.join(SIDECARS)}"
             )
-        if sidecars and self.encoding != "png":
+        if refused := [name for name in sidecars if name not in encoding.sidecars]:
+            able = [one.name for one in ENCODINGS.values() if one.sidecars]
             raise OptionError(
-                f"sidecars {', '.join(sidecars)}: only the encoding png has a member for each "
-                "sample; leave them out"
+                f"sidecars {', '.join(refused)}: only the encoding {', '.join(able)} has a member "
+                "for each sample; leave them out"
             )
         # In one order, so that the order in which they are asked for does not change the bytes.
         in_order = tuple(name for name in SIDECARS if name in sidecars)
@@ -98,7 +94,8 @@ class PackOptions:
         Args:
             image_shape: (H, W, 3) of every image, where the encoding needs them alike.
         """
-        if self.encoding != "png" and image_shape is not None:
+        encoding = ENCODINGS[self.encoding]
+        if encoding.has_blocks and image_shape is not None:
             try:
                 fmt.check_block_bytes(
                     min(self.block_size, self.samples_a_shard), image_shape, "block size"
@@ -106,15 +103,15 @@ class PackOptions:
             except FormatError as error:
                 raise OptionError(f"{error}; choose a smaller --block-size") from error
         return ShardLayout(
-            encoding=self.encoding,
+            encoding=encoding,
             block_size=self.block_size,
-            image_shape=image_shape,
+            image_shape=image_shape if encoding.has_blocks else None,
             sidecars=self.sidecars or (),
         )
 
 
 def pack(
-    root: str | os.PathLike[str],
+    root: str | os.PathLike[str] | Source,
     out: Place,
     options: PackOptions | None = None,
     *,
@@ -131,7 +128,8 @@ def pack(
     Args:
         root: a folder with ``<split>/<class>/*.png``; or a tar of one (also with gzip, xz or bzip2)
             or a zip. That is not unpacked: images that are compressed in it are written to one
-            temporary file, in ``out`` or, where that is no folder, in ``TMPDIR``.
+            temporary file, in ``out`` or, where that is no folder, in ``TMPDIR``. Or any
+            ``tree.Source``.
         out: a place that is empty or does not exist; see ``store.Place``.
         options: see ``PackOptions``.
         workers: processes; by default the cores that this process may use. With more than one,
@@ -152,22 +150,27 @@ def pack(
         OutputError: ``out`` cannot be written, or holds other files.
     """
     options = options or PackOptions()
-    root, store = Path(root), open_store(out)
-    if store.is_local and Path(os.path.realpath(str(store))).is_relative_to(os.path.realpath(root)):
-        raise OptionError(f"{out}: lies inside the tree {root}; write the shards elsewhere")
+    source, store = find_source(root), open_store(out)
+    inside = os.path.realpath(source.root)
+    if store.is_local and Path(os.path.realpath(str(store))).is_relative_to(inside):
+        raise OptionError(f"{out}: lies inside the tree {source.root}; write the shards elsewhere")
     check_output(store, overwrite)
     with open_pool(store, executor, workers) as pool:
-        recipe: Recipe | Callable[[Store], AbstractContextManager[Recipe]]
-        if is_archive(root):
-            recipe = _from_archive(root, options, _scan_progress(progress), warn)
-        else:
-            tree = scan_tree(root, executor=pool, progress=_scan_progress(progress))
-            for warning in tree.warnings:
-                warn(warning)
-            recipe = _recipe(tree, options)
+
+        @contextmanager
+        def open_recipe(folder: Store) -> Iterator[Recipe]:
+            # Beside the shards: their disk must hold as much again, and other machines can see it.
+            beside = str(folder) if folder.is_local else tempfile.gettempdir()
+            with source.open(
+                executor=pool, spool_folder=Path(beside), progress=_scan_progress(progress)
+            ) as tree:
+                for warning in tree.warnings:
+                    warn(warning)
+                yield _recipe(tree, options)
+
         return write_dataset(
             store,
-            recipe,
+            open_recipe,
             overwrite=overwrite,
             executor=pool,
             doing="pack",
@@ -187,42 +190,15 @@ def _scan_progress(progress: Progress) -> Callable[[int], None]:
     return folder_done
 
 
-def _from_archive(
-    path: Path, options: PackOptions, progress: Callable[[int], None], warn: Callable[[str], None]
-) -> Callable[[Store], AbstractContextManager[Recipe]]:
-    """What opens the recipe of an archive's images, and removes their spool in the end."""
-
-    @contextmanager
-    def open_recipe(folder: Store) -> Iterator[Recipe]:
-        # Beside the shards, whose disk must hold as much again, and which other machines can see.
-        beside = folder.root if isinstance(folder, LocalStore) else Path(tempfile.gettempdir())
-        with open_spool(beside.absolute()) as spool:
-            tree = scan_archive(path, spool, progress=progress)
-            for warning in tree.warnings:
-                warn(warning)
-            yield _recipe(tree, options)
-
-    return open_recipe
-
-
 def _recipe(tree: Tree, options: PackOptions) -> Recipe:
-    layout = options.layout(None if options.encoding == "png" else read_image_shape(tree))
-
-    def changed() -> Sequence[str]:
-        if not has_changed(tree):
-            return ()
-        if isinstance(tree, ArchiveTree):
-            return [f"{tree.root.name}: changed since packing began"]
-        return list(changes(list_tree(tree), list_tree(scan_tree(tree.root))))
-
+    has_blocks = ENCODINGS[options.encoding].has_blocks
+    layout = options.layout(read_image_shape(tree) if has_blocks else None)
     return Recipe(
         source=str(tree.root),
         listing=list_tree(tree),
         classes=tree.classes,
         options=options.as_json(),
-        encoding=options.encoding,
-        block_size=options.block_size,
-        image_shape=layout.image_shape,
+        layout=layout,
         shard_names=tuple(
             fmt.shard_name(split, shard_index, num_shards)
             for split, records in tree.splits.items()
@@ -232,7 +208,7 @@ def _recipe(tree: Tree, options: PackOptions) -> Recipe:
         jobs=lambda out: _shard_jobs(tree, out, options, layout),
         num_samples=len(tree),
         needed_bytes=_needed_bytes(tree, layout),
-        changes=changed,
+        changes=tree.changes,
     )
 
 
@@ -251,9 +227,7 @@ def _shard_jobs(
                 split=split,
                 name=fmt.shard_name(split, shard_index, num_shards),
                 layout=layout,
-                root=tree.place.absolute(),
-                samples=records.take(order[start : start + shard_size]),
-                classes=tree.classes,
+                samples=FileInput(records.take(order[start : start + shard_size])),
                 libraries=made_with,
             )
 
@@ -268,10 +242,8 @@ def packing_order(keys: list[str], seed: int) -> NDArray[np.int64]:
 def _needed_bytes(tree: Tree, layout: ShardLayout) -> int:
     """About what the shards take: never more than they do."""
     index = 128 * len(tree)
-    if layout.encoding != "png":
-        size = int(np.prod(layout.image_shape or 0))
-        # A zstd block may be no larger than half of its pixels, and is not known before.
-        return index + len(tree) * (size if layout.encoding == "raw" else size // 4)
+    if layout.encoding.has_blocks:
+        return index + len(tree) * layout.encoding.least_bytes(layout.image_shape or ())
     blocks = sum(
         int((-(-records.sizes // fmt.TAR_BLOCK)).sum()) + len(records)
         for records in tree.splits.values()

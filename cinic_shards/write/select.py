@@ -9,6 +9,7 @@ import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,8 @@ from cinic_shards.write.dataset import (
 )
 from cinic_shards.write.facts import libraries
 from cinic_shards.write.pack import PackOptions, packing_order
-from cinic_shards.write.shard import PickedSamples, ShardJob, ShardLayout
+from cinic_shards.write.samples.packed import PackedInput
+from cinic_shards.write.shard import ShardJob, ShardLayout
 from cinic_shards.write.splits import Chosen, choose
 from cinic_shards.write.unpack import Unpacked, UnpackJob, make_folder, unpack_jobs
 
@@ -90,7 +92,7 @@ def select(
     with open_pool(target, executor, workers) as pool:
         return write_dataset(
             target,
-            recipe,
+            lambda folder: nullcontext(recipe),
             overwrite=overwrite,
             executor=pool,
             doing="select",
@@ -136,7 +138,7 @@ def _recipe(
     dataset: Dataset, chosen: Sequence[Chosen], options: PackOptions, parent: dict[str, Any]
 ) -> Recipe:
     manifest = dataset.manifest
-    layout = options.layout(manifest.image_shape if options.encoding != "png" else None)
+    layout = options.layout(manifest.image_shape)
     present = np.unique(np.concatenate([one.labels for one in chosen]))
     if len(present) < len(manifest.classes):
         layout = replace(layout, classes=manifest.classes)
@@ -147,9 +149,7 @@ def _recipe(
         listing=list_shards(manifest),
         classes=manifest.classes,
         options=options.as_json() | {"parent": parent},
-        encoding=options.encoding,
-        block_size=options.block_size,
-        image_shape=layout.image_shape,
+        layout=layout,
         shard_names=tuple(
             fmt.shard_name(one.name, shard_index, num_shards)
             for one in chosen
@@ -176,19 +176,22 @@ def _jobs(
         num_shards = -(-len(order) // shard_size)
         for shard_index in range(num_shards):
             rows = order[shard_index * shard_size : (shard_index + 1) * shard_size]
-            used, place = np.unique(one.shard[rows], return_inverse=True)
+            used, position = np.unique(one.shard[rows], return_inverse=True)
             yield ShardJob(
                 out=out,
                 split=one.name,
                 name=fmt.shard_name(one.name, shard_index, num_shards),
                 layout=layout,
-                root=dataset.store,
-                samples=PickedSamples(
+                samples=PackedInput(
+                    store=dataset.store,
+                    classes=dataset.manifest.classes,
+                    image_shape=layout.image_shape,
+                    split=one.name,
                     shards=tuple(one.shards[number] for number in used.tolist()),
-                    shard=place,
+                    shard=position,
                     row=one.row[rows],
+                    copies_blocks=True,
                 ),
-                classes=dataset.manifest.classes,
                 libraries=made_with,
             )
 

@@ -4,49 +4,33 @@ import hashlib
 import itertools
 import platform
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
 import cinic_shards.format as fmt
+from cinic_shards.codec import Encoding, Payloads, checksums
 from cinic_shards.codec.meter import ImageMeter
 from cinic_shards.errors import OutputError
-from cinic_shards.format import Index, ShardInfo
+from cinic_shards.format import Index
 from cinic_shards.format.provenance import ORIGINS
 from cinic_shards.store import Store
-from cinic_shards.tree.archive import ArchiveRecords
-from cinic_shards.tree.records import Records
 from cinic_shards.write.facts import ShardFacts, libraries, shard_facts
-
-if TYPE_CHECKING:
-    from cinic_shards.write.samples.base import ShardSource
+from cinic_shards.write.samples.base import Samples, ShardInput
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShardLayout:
     """How all shards of a dataset are laid out."""
 
-    encoding: str
+    encoding: Encoding
     block_size: int
     image_shape: tuple[int, int, int] | None
     """(H, W, 3) of every image, where the encoding needs them alike."""
     sidecars: tuple[str, ...]
     classes: tuple[str, ...] | None = None
     """The dataset's, where one has no sample: every index states them then."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PickedSamples:
-    """N samples of a dataset's shards, in the order of a new one."""
-
-    shards: tuple[tuple[str, ShardInfo], ...]
-    """The shards that any of them is in, and the split of each."""
-    shard: NDArray[np.int64]
-    """Of each sample: its shard's place in ``shards``, shape (N,)."""
-    row: NDArray[np.int64]
-    """Of each sample: its row in that shard, shape (N,)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,36 +41,9 @@ class ShardJob:
     split: str
     name: str
     layout: ShardLayout
-    root: Path | Store
-    """The tree, the file or the dataset that the samples are in."""
-    samples: Records | ShardInfo | PickedSamples
-    """Files of a tree or an archive; a shard of a dataset, or samples of several."""
-    classes: tuple[str, ...]
-    """The dataset's, in the order of their labels."""
+    samples: ShardInput
     libraries: dict[str, str]
     """What the bytes depend on: a worker elsewhere must have the same."""
-
-    def open_source(self) -> "ShardSource":
-        """The samples, ready to be read."""
-        # Numba takes its time to load: the process that only hands out jobs does without.
-        from cinic_shards.write.samples.files import ArchiveSource, TreeSource
-        from cinic_shards.write.samples.packed import open_packed
-        from cinic_shards.write.samples.picked import PickedSource
-
-        if isinstance(self.root, Store):
-            dataset = self.classes, self.layout.image_shape
-            if isinstance(self.samples, ShardInfo):
-                return open_packed(self.root, self.split, self.samples, *dataset)
-            assert isinstance(self.samples, PickedSamples)
-            picked = self.samples
-            sources = [
-                open_packed(self.root, split, shard, *dataset) for split, shard in picked.shards
-            ]
-            return PickedSource(self.split, sources, picked.shard, picked.row)
-        assert isinstance(self.samples, Records)
-        if isinstance(self.samples, ArchiveRecords):
-            return ArchiveSource(self.root, self.samples)
-        return TreeSource(self.root, self.samples)
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,13 +71,13 @@ def write_shard(job: ShardJob) -> PackedShard:
             f"{job.name}: a worker on {platform.node()} has {here}, the shards are made with "
             f"{job.libraries}; install the same there"
         )
-    source = job.open_source()
+    samples = job.samples.open()
     with job.out.create(job.name, is_shared=True) as file:
-        shard = _Shard(job, source, file)
-        if job.layout.encoding == "png":
-            shard.write_pngs()
-        else:
+        shard = _Shard(job, samples, file)
+        if job.layout.encoding.has_blocks:
             shard.write_blocks()
+        else:
+            shard.write_files()
         return shard.finish()
 
 
@@ -129,7 +86,7 @@ class _Shard:
     """A shard that is being written."""
 
     job: ShardJob
-    source: "ShardSource"
+    samples: Samples
     file: BinaryIO
     meter: ImageMeter = field(default_factory=ImageMeter)
     size: int = 0
@@ -155,28 +112,24 @@ class _Shard:
         self, buffer: NDArray[np.uint8], starts: NDArray[np.int64], lengths: NDArray[np.int64]
     ) -> None:
         """Note and write payloads that lie in a buffer of whole members."""
-        from cinic_shards.codec import Payloads, checksums
-
         self.crc32.append(checksums(Payloads.in_buffer(buffer, starts, lengths)))
         self.offset.append(self.size + starts)
         self.length.append(lengths)
         self.write(buffer)
 
-    def write_pngs(self) -> None:
-        """A member for each PNG, and its sidecars."""
-        from cinic_shards.codec import Payloads
-
-        source = self.source
-        for start, stop in source.chunks():
-            sizes = source.png_sizes(start, stop)
+    def write_files(self) -> None:
+        """A member for each file, and its sidecars."""
+        samples = self.samples
+        for start, stop in samples.chunks():
+            sizes = samples.png_sizes(start, stop)
             buffer, starts = fmt.lay_out_samples(
-                source.keys[start:stop],
+                samples.keys[start:stop],
                 sizes,
-                source.labels[start:stop].tolist(),
-                source.provenances[start:stop],
+                samples.labels[start:stop].tolist(),
+                samples.provenances[start:stop],
                 self.job.layout.sidecars,
             )
-            unread = source.read_pngs(start, stop, buffer, starts)
+            unread = samples.read_pngs(start, stop, buffer, starts)
             payloads = Payloads.in_buffer(buffer, starts, sizes)
             hashes, bad = self.meter.add_pngs(payloads, buffer, starts)
             self._tell(start, bad | unread)
@@ -185,43 +138,41 @@ class _Shard:
 
     def write_blocks(self) -> None:
         """Two members for each block."""
-        from cinic_shards.codec import encode_block
-
-        layout, source = self.job.layout, self.source
+        layout, samples = self.job.layout, self.samples
         assert layout.image_shape is not None
-        starts = fmt.block_starts(len(source.keys), layout.block_size).tolist()
+        starts = fmt.block_starts(len(samples.keys), layout.block_size).tolist()
         for block, (first, end) in enumerate(itertools.pairwise(starts)):
             images = np.zeros((end - first, *layout.image_shape), np.uint8)
-            for start, stop in _within(source.chunks(), first, end):
+            for start, stop in _within(samples.chunks(), first, end):
                 part = images[start - first : stop - first]
-                hashes, bad = source.read_images(start, stop, part, self.meter)
+                hashes, bad = samples.read_images(start, stop, part, self.meter)
                 self._tell(start, bad)
                 self.pixel_hash.append(hashes)
-            payload = source.block_payload(first, end, layout.encoding)
+            payload = samples.block_payload(first, end, layout.encoding)
             if payload is None:
-                payload = encode_block(images, layout.encoding)
+                payload = layout.encoding.encode(images)
             buffer, at = fmt.lay_out_block(
                 fmt.block_name(self.job.name, block),
-                layout.encoding,
+                layout.encoding.suffix,
                 len(payload),
-                source.labels[first:end],
+                samples.labels[first:end],
             )
             buffer[at : at + len(payload)] = np.frombuffer(payload, np.uint8)
             self._add_payloads(buffer, np.array([at]), np.array([len(payload)]))
 
     def finish(self) -> PackedShard:
         """Write the index and the end."""
-        layout, source = self.job.layout, self.source
+        layout, samples = self.job.layout, self.samples
         offset = np.concatenate(self.offset)
-        provenances = source.provenances
-        payload_rows = 1 if layout.encoding == "png" else layout.block_size
-        num_samples = len(source.keys)
+        provenances = samples.provenances
+        payload_rows = layout.encoding.rows_a_payload(layout.block_size)
+        num_samples = len(samples.keys)
         index = Index(
-            encoding=layout.encoding,
+            encoding=layout.encoding.name,
             block_size=layout.block_size,
             image_shape=self.meter.image_shape,
-            keys=source.keys,
-            label=source.labels,
+            keys=samples.keys,
+            label=samples.labels,
             origin=np.array([ORIGINS.index(p.origin) for p in provenances], np.uint8),
             synset=np.array([int(p.synset[1:] or 0) for p in provenances], np.uint32),
             number=np.array([p.number for p in provenances], np.int64),
@@ -236,7 +187,7 @@ class _Shard:
         index_offset = self.size + fmt.TAR_BLOCK
         self.write(fmt.one_member(fmt.INDEX_NAME, index_bytes))
         self.write(fmt.TAR_END)
-        self._tell(0, source.other_pixels(index.pixel_hash))
+        self._tell(0, samples.pixel_problems(index.pixel_hash))
         facts = shard_facts(
             split=self.job.split,
             name=self.job.name,
@@ -247,7 +198,7 @@ class _Shard:
             index_offset=index_offset,
             meter=self.meter,
         )
-        told = tuple(f"{source.place(row)}: {text}" for row, text in self.problems.items())
+        told = tuple(f"{samples.location(row)}: {text}" for row, text in self.problems.items())
         return PackedShard(facts, told)
 
 

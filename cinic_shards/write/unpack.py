@@ -10,13 +10,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 import cinic_shards.format as fmt
-from cinic_shards.errors import DecodeError, FormatError, OptionError, OutputError, some_lines
+from cinic_shards.codec import ENCODINGS, Payloads, decode_png
+from cinic_shards.codec.png_head import HEAD_BYTES, check_heads
+from cinic_shards.errors import FormatError, OptionError, OutputError, some_lines
 from cinic_shards.format import Index, Manifest, ShardInfo
 from cinic_shards.format.provenance import ORIGINS, origins_named
 from cinic_shards.jobs import Progress, make_executor, run_jobs
 from cinic_shards.options import number_of_workers
 from cinic_shards.read.open import open_shard, read_manifest
 from cinic_shards.store import Place, Store, lock_file, open_store
+from cinic_shards.write.samples.packed import OpenShard, PackedSamples
 
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
@@ -181,88 +184,58 @@ def _unpack_shard(job: UnpackJob) -> _Done:
     """Write the wanted samples of one shard. Runs in any process."""
     memory, index = open_shard(job.store, job.info, job.num_classes)
     rows = _wanted(job, index)
-    read = _read_pngs if index.encoding == "png" else _read_blocks
-    partial = job.out / _WORKSHOP / f"{job.new_split or job.split}-{job.info.name}"
-    folders: set[str] = set()
-    num_written = num_kept = 0
-    problems = []
-    for row, data, problem in read(memory, index, rows):
-        key = index.keys[row]
-        if key_problem := fmt.key_problem(key, job.split):
-            problems.append(f"{job.info.name}: sample {row} ({key!r}): {key_problem}")
-            continue
-        place = f"{job.info.name}: sample {row} ({key})"
-        if problem:
-            problems.append(f"{place}: {problem}")
-            continue
-        if job.new_split is not None:
-            key = f"{job.new_split}/{key.partition('/')[2]}"
+    shard = OpenShard(job.info, memory, index)
+    samples = PackedSamples(job.new_split or job.split, [shard], np.zeros_like(rows), rows)
+    is_copied = not ENCODINGS[index.encoding].has_blocks
+    target = _Target(job, are_copies=is_copied)
+    for start, stop in samples.chunks():
+        pngs, problems = samples.png_files(start, stop)
+        for row, png in enumerate(pngs, start):
+            key = index.keys[rows[row]]
+            problem = fmt.key_problem(key, job.split) or problems.get(row - start, "")
+            if not problem and not png.startswith(_PNG_SIGNATURE):
+                problem = f"not a PNG: it begins with {png[:16]!r}"
+            problem = problem or target.put(samples.keys[row], png)
+            if problem:
+                target.problems.append(f"{samples.location(row)}: {problem}")
+    return _Done(len(index), target.num_written, target.num_kept, tuple(target.problems))
+
+
+class _Target:
+    """The tree that a shard's files are written to."""
+
+    def __init__(self, job: UnpackJob, *, are_copies: bool) -> None:
+        self.problems: list[str] = []
+        self.num_written = self.num_kept = 0
+        self._out = job.out
+        self._partial = job.out / _WORKSHOP / f"{job.new_split or job.split}-{job.info.name}"
+        self._are_copies = are_copies
+        self._folders: set[str] = set()
+
+    def put(self, key: str, png: bytes) -> str:
+        """Write a file that does not exist yet; gives what is wrong with one that does."""
         folder = key.rpartition("/")[0]
-        if folder not in folders:
-            make_folder(job.out, folder)
-            folders.add(folder)
-        path = f"{job.out}/{key}.png"
+        if folder not in self._folders:
+            make_folder(self._out, folder)
+            self._folders.add(folder)
+        path = f"{self._out}/{key}.png"
         try:
             with open(path, "rb", buffering=0) as file:
                 found = file.read()
         except FileNotFoundError:
-            with open(partial, "wb") as file:
-                file.write(data)
-            os.replace(partial, path)
-            num_written += 1
-            continue
-        if found == data or (index.encoding != "png" and _has_same_pixels(found, data)):
-            num_kept += 1
-        else:
-            problems.append(f"{place}: {path} is there with other bytes; move it away")
-    return _Done(len(index), num_written, num_kept, tuple(problems))
-
-
-def _read_pngs(
-    memory: NDArray[np.uint8], index: Index, rows: NDArray[np.int64]
-) -> Iterator[tuple[int, bytes, str]]:
-    """Row, PNG as it was packed, and what is wrong with it."""
-    from cinic_shards.codec import Payloads, checksums
-
-    payloads = Payloads.in_buffer(
-        memory, index.offset[rows].astype(np.int64), index.length[rows].astype(np.int64)
-    )
-    intact = checksums(payloads) == index.crc32[rows]
-    for position, row in enumerate(rows.tolist()):
-        data = payloads[position]
-        problem = ""
-        if not intact[position]:
-            problem = "its CRC-32 is not the index's; fetch the file again"
-        elif not data.startswith(_PNG_SIGNATURE):
-            problem = f"not a PNG: it begins with {data[:16]!r}"
-        yield row, data, problem
-
-
-def _read_blocks(
-    memory: NDArray[np.uint8], index: Index, rows: NDArray[np.int64]
-) -> Iterator[tuple[int, bytes, str]]:
-    """Row, PNG encoded anew from a block's pixels, and what is wrong with it."""
-    from cinic_shards.codec import Payloads, checksums, decode_block, encode_png
-
-    assert index.image_shape is not None
-    starts = index.block_starts
-    for block in np.unique(rows // index.block_size).tolist():
-        offset, length = int(index.offset[block]), int(index.length[block])
-        payloads = Payloads.in_buffer(memory, np.array([offset]), np.array([length]))
-        images = np.empty((starts[block + 1] - starts[block], *index.image_shape), np.uint8)
-        if checksums(payloads)[0] == index.crc32[block]:
-            problem = decode_block(memory[offset : offset + length], index.encoding, images)
-        else:
-            problem = f"the CRC-32 of its block {block} is not the index's; fetch the file again"
-        for row in rows[rows // index.block_size == block].tolist():
-            yield row, b"" if problem else encode_png(images[row - starts[block]]), problem
+            with open(self._partial, "wb") as file:
+                file.write(png)
+            os.replace(self._partial, path)
+            self.num_written += 1
+            return ""
+        if found == png or (not self._are_copies and _has_same_pixels(found, png)):
+            self.num_kept += 1
+            return ""
+        return f"{path} is there with other bytes; move it away"
 
 
 def _has_same_pixels(one: bytes, other: bytes) -> bool:
     """Whether two PNGs show the same: their bytes depend on who wrote them."""
-    from cinic_shards.codec import Payloads, decode_png
-    from cinic_shards.codec.png_head import HEAD_BYTES, check_heads
-
     files = np.frombuffer(one + other, np.uint8)
     sizes = np.array([len(one), len(other)])
     heads = np.zeros((2, HEAD_BYTES), np.uint8)
@@ -272,11 +245,8 @@ def _has_same_pixels(one: bytes, other: bytes) -> bool:
     if problems or not np.array_equal(extents[0], extents[1]):
         return False
     images = np.empty((2, *extents[0], 3), np.uint8)
-    try:
-        decode_png(Payloads.in_buffer(files, np.cumsum(sizes) - sizes, sizes), images)
-    except DecodeError:
-        return False
-    return np.array_equal(images[0], images[1])
+    bad = decode_png(Payloads.in_buffer(files, np.cumsum(sizes) - sizes, sizes), images)
+    return not bad and np.array_equal(images[0], images[1])
 
 
 def _wanted(job: UnpackJob, index: Index) -> NDArray[np.int64]:

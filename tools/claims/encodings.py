@@ -12,7 +12,7 @@ from claim import Claim, digests
 from PIL import Image
 
 from cinic_shards import ShardLoader
-from cinic_shards.format import ENCODINGS
+from cinic_shards.codec import ENCODINGS
 from cinic_shards.read.dataset import Dataset
 
 

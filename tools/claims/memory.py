@@ -50,7 +50,7 @@ def run(shards: str, cache: str, augmented: str) -> None:
     image = int(torch.tensor(reader.image_shape).prod())
     block = loader.dataset.manifest.block_size * image
     held = len(reader) * image if cache == "ram" else 0
-    if reader.encoding == "zstd" and cache == "none":
+    if not reader.reads_rows and cache == "none":
         held += loader._plan().num_lanes * block
     print(json.dumps([most - empty, held / 1e6]))
 

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from cinic_shards.cinic.cifar10 import CLASSES, FOLDER, read_cifar10
-from cinic_shards.format import ENCODINGS
+from cinic_shards.codec import ENCODINGS
 from cinic_shards.format.provenance import CIFAR10_SIZES, parse_stem
 
 Sets = dict[str, tuple[NDArray[np.uint8], NDArray[np.int64]]]

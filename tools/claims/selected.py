@@ -15,7 +15,8 @@ from pathlib import Path
 
 from claim import COMMAND, Claim, digests
 
-from cinic_shards.format import ENCODINGS, MANIFEST_NAME
+from cinic_shards.codec import ENCODINGS
+from cinic_shards.format import MANIFEST_NAME
 from cinic_shards.read.dataset import Dataset
 
 

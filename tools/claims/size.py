@@ -12,7 +12,7 @@ from pathlib import Path
 from claim import Claim
 from pack_speed import write_with_shardwriter
 
-from cinic_shards.format import ENCODINGS
+from cinic_shards.codec import ENCODINGS
 
 
 def bytes_in(folder: Path) -> int:

@@ -7,13 +7,25 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from cinic_shards import codec
+from cinic_shards.codec import Encoding, Payloads
 from cinic_shards.codec.meter import ImageMeter
 from cinic_shards.format.provenance import Provenance, parse_stem
 
 
-class ShardSource(ABC):
-    """N samples in packing order; what is wrong is told by row among those asked for."""
+class ShardInput(ABC):
+    """What a job carries to the process that makes its shard, and what is opened there."""
+
+    @abstractmethod
+    def open(self) -> "Samples":
+        """The samples, ready to be read.
+
+        Raises:
+            StoreError, FormatError: they cannot be read.
+        """
+
+
+class Samples(ABC):
+    """N samples in packing order; what is wrong is reported by row among those asked for."""
 
     @property
     @abstractmethod
@@ -31,7 +43,7 @@ class ShardSource(ABC):
         return [parse_stem(key.rpartition("/")[2]) for key in self.keys]
 
     @abstractmethod
-    def place(self, row: int) -> str:
+    def location(self, row: int) -> str:
         """What to call a sample in a message."""
 
     @abstractmethod
@@ -46,7 +58,7 @@ class ShardSource(ABC):
     def read_pngs(
         self, start: int, stop: int, buffer: NDArray[np.uint8], starts: NDArray[np.int64]
     ) -> dict[int, str]:
-        """Put the PNGs of a range to their places in a buffer; what was wrong, by row."""
+        """Put the PNGs of a range to their places in a buffer; gives what was wrong, by row."""
 
     def read_images(
         self, start: int, stop: int, out: NDArray[np.uint8], meter: ImageMeter
@@ -60,14 +72,14 @@ class ShardSource(ABC):
         starts = np.cumsum(sizes) - sizes
         buffer = np.zeros(max(1, int(sizes.sum())), np.uint8)
         unread = self.read_pngs(start, stop, buffer, starts)
-        payloads = codec.Payloads.in_buffer(buffer, starts, sizes)
+        payloads = Payloads.in_buffer(buffer, starts, sizes)
         hashes, bad = meter.add_pngs(payloads, buffer, starts, out)
         return hashes, bad | unread
 
-    def block_payload(self, start: int, stop: int, encoding: str) -> bytes | None:
-        """The payload of a block of this range, if the source has just that."""
+    def block_payload(self, start: int, stop: int, encoding: Encoding) -> bytes | None:
+        """The payload of a block of this range, if just that exists already."""
         return None
 
-    def other_pixels(self, hashes: NDArray[np.uint8]) -> dict[int, str]:
-        """What is wrong where pixels with these hashes, uint8 (N, 16), are not the source's."""
+    def pixel_problems(self, hashes: NDArray[np.uint8]) -> dict[int, str]:
+        """What is wrong where pixels with these hashes, uint8 (N, 16), are not the samples'."""
         return {}

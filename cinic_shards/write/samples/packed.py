@@ -1,39 +1,89 @@
-"""Samples of a shard of a dataset; PNGs of blocks are encoded again."""
+"""Samples of a packed dataset, from one shard of it or from several, in any order."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 import cinic_shards.format as fmt
-from cinic_shards import codec
+from cinic_shards.codec import (
+    ENCODINGS,
+    Encoding,
+    Payloads,
+    checksum,
+    crc_problems,
+    encode_png,
+    hash_problems,
+)
 from cinic_shards.codec.meter import ImageMeter, chunks
 from cinic_shards.errors import FormatError
 from cinic_shards.format import Index, ShardInfo
 from cinic_shards.read.open import open_shard
 from cinic_shards.store import Store
-from cinic_shards.write.samples.base import ShardSource
+from cinic_shards.write.samples.base import Samples, ShardInput
 
-OTHER_PIXELS = "its pixels' hash is not the index's; fetch the file again"
-OTHER_CRC = "its CRC-32 is not the index's; fetch the file again"
+_HINT = "fetch the file again"
+_HELD_BYTES = 2**26
+"""Pixels that are decoded from blocks at once: each block is decoded once for them."""
+_CHUNK_SAMPLES = 256
 
 
-def open_packed(
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PackedInput(ShardInput):
+    """N samples of a dataset, which become those of a split that may have another name."""
+
+    store: Store
+    """The dataset's."""
+    classes: tuple[str, ...]
+    """The dataset's class names, in the order of their labels."""
+    image_shape: tuple[int, int, int] | None
+    """(H, W, 3) of all its images; None where they may differ."""
+    split: str
+    """The new split's name."""
+    shards: tuple[tuple[str, ShardInfo], ...]
+    """The shards that any of the samples is in, and the split of each."""
+    shard: NDArray[np.int64]
+    """The position in ``shards`` of each sample's shard, shape (N,)."""
+    row: NDArray[np.int64]
+    """The row in that shard of each sample, shape (N,)."""
+    copies_blocks: bool
+    """Whether a block whose samples stay together is copied instead of encoded again."""
+
+    def open(self) -> "PackedSamples":
+        shards = [
+            _open_checked(self.store, split, info, self.classes, self.image_shape)
+            for split, info in self.shards
+        ]
+        return PackedSamples(
+            self.split, shards, self.shard, self.row, copies_blocks=self.copies_blocks
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class OpenShard:
+    """A shard in memory."""
+
+    info: ShardInfo
+    memory: NDArray[np.uint8]
+    index: Index
+
+    def payload(self, number: int) -> NDArray[np.uint8]:
+        """The bytes of one payload."""
+        start = int(self.index.offset[number])
+        return self.memory[start : start + int(self.index.length[number])]
+
+
+def _open_checked(
     store: Store,
     split: str,
     info: ShardInfo,
     classes: tuple[str, ...],
     image_shape: tuple[int, int, int] | None,
-) -> "PackedSource":
-    """The samples of a shard of the dataset in a store.
-
-    Args:
-        store: the dataset's.
-        split: that the shard is of.
-        info: the shard.
-        classes: the dataset's class names, in the order of their labels.
-        image_shape: (H, W, 3) of all its images, or None where they may differ.
-    """
+) -> OpenShard:
+    """A shard whose keys and labels are those of its dataset."""
     memory, index = open_shard(store, info, len(classes))
     if not len(index):
         raise FormatError(info.name, "it holds no sample, expected at least one")
@@ -52,134 +102,97 @@ def open_packed(
                 f"sample {row} ({key}): its label {label} is that of the class "
                 f"{fmt.shown(classes[label])}; fetch the files again",
             )
-    kind = PackedPngs if index.encoding == "png" else PackedBlocks
-    return kind(info, memory, index)
+    return OpenShard(info, memory, index)
 
 
-class PackedSource(ShardSource):
-    """The samples of a shard; each is checked against its index when it is read."""
+class PackedSamples(Samples):
+    """Samples of open shards that have one encoding; each is checked against its index.
 
-    def __init__(self, info: ShardInfo, memory: NDArray[np.uint8], index: Index) -> None:
-        self.info = info
-        self.memory = memory
-        self.index = index
+    Args:
+        split: the name that their split gets.
+        shards: where they are.
+        shard: the position in ``shards`` of each sample's shard, shape (N,).
+        row: the row in that shard of each sample, shape (N,).
+        copies_blocks: see ``PackedInput``.
+    """
+
+    def __init__(
+        self,
+        split: str,
+        shards: Sequence[OpenShard],
+        shard: NDArray[np.int64],
+        row: NDArray[np.int64],
+        *,
+        copies_blocks: bool = False,
+    ) -> None:
+        self._shards = shards
+        self._shard = shard
+        self._row = row
+        self._copies_blocks = copies_blocks
+        self._encoding = ENCODINGS[shards[0].index.encoding]
+        self._picked = list(zip([shards[i] for i in shard.tolist()], row.tolist(), strict=True))
+        self._keys = [f"{split}/{s.index.keys[r].partition('/')[2]}" for s, r in self._picked]
+        self._labels = self._column("label")
+        self._held = (0, 0)
+        """The range whose images are decoded."""
+        self._images = np.empty(0, np.uint8)
+        self._problems: dict[int, str] = {}
+        """What is wrong with images of that range, by row of all."""
+        self._pngs: dict[tuple[int, int], list[bytes]] = {}
+        """The PNGs of the range that was asked for last, where they are made of blocks."""
+
+    def _column(self, name: str) -> NDArray[Any]:
+        """A column of the indexes, of these samples."""
+        columns = [getattr(shard.index, name) for shard in self._shards]
+        out = np.empty((len(self._row), *columns[0].shape[1:]), columns[0].dtype)
+        for number, column in enumerate(columns):
+            here = self._shard == number
+            out[here] = column[self._row[here]]
+        return out
 
     @property
     def keys(self) -> list[str]:
-        return self.index.keys
+        return self._keys
 
     @property
     def labels(self) -> NDArray[np.int32]:
-        return self.index.label
+        return self._labels
 
-    def place(self, row: int) -> str:
-        return f"{self.info.name}: sample {row} ({self.keys[row]})"
+    def location(self, row: int) -> str:
+        shard, shard_row = self._picked[row]
+        return f"{shard.info.name}: sample {shard_row} ({shard.index.keys[shard_row]})"
 
-    def other_pixels(self, hashes: NDArray[np.uint8]) -> dict[int, str]:
-        bad = (hashes != self.index.pixel_hash).any(axis=1)
-        return dict.fromkeys(np.flatnonzero(bad).tolist(), OTHER_PIXELS)
+    @cached_property
+    def _pixel_hash(self) -> NDArray[np.uint8]:
+        return self._column("pixel_hash")
 
-    def payload(self, number: int) -> NDArray[np.uint8]:
-        """The bytes of one payload."""
-        start = int(self.index.offset[number])
-        return self.memory[start : start + int(self.index.length[number])]
-
-
-class PackedPngs(PackedSource):
-    """The samples of a shard of PNGs."""
+    def pixel_problems(self, hashes: NDArray[np.uint8]) -> dict[int, str]:
+        return _with_hint(hash_problems(hashes, self._pixel_hash))
 
     def chunks(self) -> Iterator[tuple[int, int]]:
-        return chunks(self.index.length.astype(np.int64))
-
-    def png_sizes(self, start: int, stop: int) -> NDArray[np.int64]:
-        return self.index.length[start:stop].astype(np.int64)
-
-    def read_pngs(
-        self, start: int, stop: int, buffer: NDArray[np.uint8], starts: NDArray[np.int64]
-    ) -> dict[int, str]:
-        for row, at in zip(range(start, stop), starts.tolist(), strict=True):
-            payload = self.payload(row)
-            buffer[at : at + len(payload)] = payload
-        payloads = codec.Payloads.in_buffer(buffer, starts, self.png_sizes(start, stop))
-        bad = codec.checksums(payloads) != self.index.crc32[start:stop]
-        return dict.fromkeys(np.flatnonzero(bad).tolist(), OTHER_CRC)
-
-
-class PackedBlocks(PackedSource):
-    """The samples of a shard of blocks; PNGs are encoded anew."""
-
-    def __init__(self, info: ShardInfo, memory: NDArray[np.uint8], index: Index) -> None:
-        super().__init__(info, memory, index)
-        self._pngs: dict[tuple[int, int], list[bytes]] = {}
-        self._block = -1
-        self._images = np.empty(0, np.uint8)
-        self._problem = ""
-
-    def chunks(self) -> Iterator[tuple[int, int]]:
-        for start, stop in zip(
-            self.index.block_starts[:-1].tolist(), self.index.block_starts[1:].tolist(), strict=True
-        ):
-            for chunk in range(start, stop, 256):
-                yield chunk, min(chunk + 256, stop)
-
-    def _decode(self, block: int) -> None:
-        """Hold this block's images."""
-        if block == self._block:
+        if not self._encoding.has_blocks:
+            yield from chunks(self._lengths)
             return
-        assert self.index.image_shape is not None
-        num_images = int(np.diff(self.index.block_starts)[block])
-        self._images = np.empty((num_images, *self.index.image_shape), np.uint8)
-        payload = self.payload(block)
-        payloads = codec.Payloads.in_buffer(payload, np.array([0]), np.array([len(payload)]))
-        if codec.checksums(payloads)[0] != self.index.crc32[block]:
-            self._problem = "the CRC-32 of its block is not the index's; fetch the file again"
-        else:
-            self._problem = codec.decode_block(payload, self.index.encoding, self._images)
-        self._block = block
+        for start in range(0, len(self._keys), _CHUNK_SAMPLES):
+            yield start, min(start + _CHUNK_SAMPLES, len(self._keys))
 
-    def take(
-        self, rows: NDArray[np.int64], out: NDArray[np.uint8], places: NDArray[np.int64]
-    ) -> str:
-        """Put rows of one block to their places in ``out``, uint8 (N, H, W, 3).
+    # As PNGs
 
-        The block's CRC-32 is not looked at: whoever calls compares the pixels' hashes.
+    @cached_property
+    def _lengths(self) -> NDArray[np.int64]:
+        return self._column("length").astype(np.int64)
 
-        Returns:
-            What is wrong with the block.
-        """
-        block = int(rows[0]) // self.index.block_size
-        start, stop = self.index.block_starts[block : block + 2].tolist()
-        if self.index.encoding == "raw":  # any row lies there as it is
-            pixels = self.payload(block)[fmt.NPY_HEADER_BYTES :]
-            out[places] = pixels.reshape(stop - start, *out.shape[1:])[rows - start]
-            return ""
-        images = np.empty((stop - start, *out.shape[1:]), np.uint8)
-        problem = codec.decode_block(self.payload(block), self.index.encoding, images)
-        out[places] = images[rows - start]
-        return problem
-
-    def images(self, start: int, stop: int) -> tuple[NDArray[np.uint8], dict[int, str]]:
-        """Decode a range; what is wrong, by row."""
-        assert self.index.image_shape is not None
-        out = np.empty((stop - start, *self.index.image_shape), np.uint8)
-        problems = {}
-        size = self.index.block_size
-        for block in range(start // size, -(-stop // size)):
-            self._decode(block)
-            first, end = max(start, block * size), min(stop, (block + 1) * size)
-            out[first - start : end - start] = self._images[
-                first - block * size : end - block * size
-            ]
-            if self._problem:
-                problems.update(dict.fromkeys(range(first - start, end - start), self._problem))
-        return out, problems
+    @cached_property
+    def _crc32(self) -> NDArray[np.uint32]:
+        return self._column("crc32")
 
     def png_sizes(self, start: int, stop: int) -> NDArray[np.int64]:
-        images, problems = self.images(start, stop)
+        if not self._encoding.has_blocks:
+            return self._lengths[start:stop]
+        images, problems = self._decoded(start, stop)
         self._pngs = {
             (start, stop): [
-                b"" if row in problems else codec.encode_png(image)
-                for row, image in enumerate(images)
+                b"" if row in problems else encode_png(image) for row, image in enumerate(images)
             ]
         }
         return np.array([len(png) for png in self._pngs[start, stop]], np.int64)
@@ -187,16 +200,103 @@ class PackedBlocks(PackedSource):
     def read_pngs(
         self, start: int, stop: int, buffer: NDArray[np.uint8], starts: NDArray[np.int64]
     ) -> dict[int, str]:
+        if self._encoding.has_blocks:
+            view = buffer.data
+            for png, at in zip(self._pngs[start, stop], starts.tolist(), strict=True):
+                view[at : at + len(png)] = png
+            return self._decoded(start, stop)[1]
+        for (shard, row), at in zip(self._picked[start:stop], starts.tolist(), strict=True):
+            payload = shard.payload(row)
+            buffer[at : at + len(payload)] = payload
+        payloads = Payloads.in_buffer(buffer, starts, self._lengths[start:stop])
+        return _with_hint(crc_problems(payloads, self._crc32[start:stop]))
+
+    def png_files(self, start: int, stop: int) -> tuple[list[bytes], dict[int, str]]:
+        """The PNGs of a range, pixels checked too; and what is wrong, by row of the range."""
+        sizes = self.png_sizes(start, stop)
+        starts = np.cumsum(sizes) - sizes
+        buffer = np.zeros(int(sizes.sum()), np.uint8)
+        problems = self.read_pngs(start, stop, buffer, starts)
+        if self._encoding.has_blocks:
+            hashes = fmt.pixel_hashes(self._decoded(start, stop)[0])
+            wrong = hash_problems(hashes, self._pixel_hash[start:stop])
+            problems = _with_hint(wrong) | problems
         view = buffer.data
-        for png, at in zip(self._pngs[start, stop], starts.tolist(), strict=True):
-            view[at : at + len(png)] = png
-        return self.images(start, stop)[1]
+        places = zip(starts.tolist(), sizes.tolist(), strict=True)
+        return [bytes(view[at : at + size]) for at, size in places], problems
+
+    # As pixels, out of blocks
 
     def read_images(
         self, start: int, stop: int, out: NDArray[np.uint8], meter: ImageMeter
     ) -> tuple[NDArray[np.uint8], dict[int, str]]:
-        images, problems = self.images(start, stop)
+        if not self._encoding.has_blocks:
+            return super().read_images(start, stop, out, meter)
+        images, problems = self._decoded(start, stop)
         hashes = meter.add_images(images)
         if images.shape == out.shape:
             out[:] = images
         return hashes, problems
+
+    def _decoded(self, start: int, stop: int) -> tuple[NDArray[np.uint8], dict[int, str]]:
+        """The images of a range, and what is wrong with their blocks, by row of the range."""
+        if not self._held[0] <= start <= stop <= self._held[1]:
+            self._hold(start, stop)
+        first = self._held[0]
+        problems = {
+            row - start: problem for row, problem in self._problems.items() if start <= row < stop
+        }
+        return self._images[start - first : stop - first], problems
+
+    def _hold(self, start: int, stop: int) -> None:
+        """Decode from a row on, as many as memory takes."""
+        shape = self._shards[0].index.image_shape
+        assert shape is not None
+        stop = max(stop, min(len(self._keys), start + _HELD_BYTES // int(np.prod(shape))))
+        self._images = np.empty((stop - start, *shape), np.uint8)
+        self._problems = {}
+        self._held = start, stop
+        for number, shard in enumerate(self._shards):
+            positions = np.flatnonzero(self._shard[start:stop] == number)
+            rows = self._row[start:stop][positions]
+            order = np.argsort(rows)
+            blocks = rows[order] // shard.index.block_size
+            for piece in np.split(order, np.flatnonzero(np.diff(blocks)) + 1):
+                if len(piece):
+                    problem = self._take(shard, rows[piece], positions[piece])
+                    if problem:
+                        self._problems |= dict.fromkeys(
+                            (start + positions[piece]).tolist(), f"{problem}; {_HINT}"
+                        )
+
+    def _take(self, shard: OpenShard, rows: NDArray[np.int64], positions: NDArray[np.int64]) -> str:
+        """Decode rows of one block to their positions; gives what is wrong with the block.
+
+        Its CRC-32 is not compared: every image's pixels are.
+        """
+        index = shard.index
+        assert index.image_shape is not None
+        block = int(rows[0]) // index.block_size
+        first, end = index.block_starts[block : block + 2].tolist()
+        self._images[positions], problem = self._encoding.decode_rows(
+            shard.payload(block), end - first, rows - first, index.image_shape
+        )
+        return problem
+
+    def block_payload(self, start: int, stop: int, encoding: Encoding) -> bytes | None:
+        shard, row = self._picked[start]
+        index = shard.index
+        block = row // index.block_size
+        if (
+            not self._copies_blocks
+            or encoding.name != index.encoding
+            or (self._shard[start:stop] != self._shard[start]).any()
+            or not np.array_equal(self._row[start:stop], np.arange(*index.block_starts[block:][:2]))
+        ):
+            return None
+        payload = shard.payload(block)
+        return None if checksum(payload) != index.crc32[block] else payload.tobytes()
+
+
+def _with_hint(problems: dict[int, str]) -> dict[int, str]:
+    return {row: f"{problem}; {_HINT}" for row, problem in problems.items()}

@@ -1,13 +1,11 @@
 """What was in a tree at one time, and what has changed since."""
 
-import os
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cinic_shards.tree.archive import ArchiveTree, archive_state
 from cinic_shards.tree.records import Tree
 
 Listing = dict[str, NDArray[Any]]
@@ -19,13 +17,13 @@ _MAX_LISTED = 20
 def list_tree(tree: Tree) -> Listing:
     """What is in a tree, as arrays: of each split, its files' paths, sizes and dates.
 
-    An archive that the tree is in stands there too, in a split without a name.
+    A file that holds many images stands there too, in a split without a name.
     """
     listing: Listing = {}
-    if isinstance(tree, ArchiveTree):
-        size, modified = tree.state
-        listing[":paths"] = np.frombuffer(tree.root.name.encode(), np.uint8)
-        listing[":sizes"], listing[":modified"] = np.array([size]), np.array([modified])
+    if containers := tree.containers:
+        sizes, dates = zip(*containers.values(), strict=True)
+        listing[":paths"] = np.frombuffer("\n".join(containers).encode(), np.uint8)
+        listing[":sizes"], listing[":modified"] = np.array(sizes), np.array(dates)
     for split, records in tree.splits.items():
         # No path holds a newline: the scan has seen to that.
         paths = "\n".join(records.files).encode()
@@ -62,19 +60,3 @@ def _by_path(listing: Listing) -> dict[str, tuple[int, int]]:
             states = zip(sizes.tolist(), modified.tolist(), strict=True)
             rows.update(zip(paths.tobytes().decode().split("\n"), states, strict=True))
     return rows
-
-
-def has_changed(tree: Tree) -> bool:
-    """Whether a name in one of the tree's folders has come or gone since it was scanned.
-
-    Of an archive: whether its size or date is another one.
-    """
-    if isinstance(tree, ArchiveTree):
-        return archive_state(tree.root) != tree.state
-    for folder, modified in tree.folders.items():
-        try:
-            if os.stat(tree.root / folder).st_mtime_ns != modified:
-                return True
-        except OSError:
-            return True
-    return False
