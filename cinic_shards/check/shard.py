@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 import cinic_shards.format as fmt
 from cinic_shards.check.faults import Fault, Faults
 from cinic_shards.codec.meter import ImageMeter, chunks
-from cinic_shards.errors import CinicShardsError, DecodeError, FormatError
+from cinic_shards.errors import DecodeError, FormatError, StoreError
 from cinic_shards.format import Index, ShardInfo
 from cinic_shards.format.provenance import parse_stem
 from cinic_shards.store import Store
@@ -73,11 +73,8 @@ def check_shard(job: CheckJob) -> CheckedShard:
     faults = Faults(job.name)
     try:
         checked = _check(job, faults)
-    except FormatError as error:
+    except (FormatError, StoreError) as error:
         faults.tell(error.reason)
-        checked = CheckedShard()
-    except CinicShardsError as error:
-        faults.tell(str(error).removeprefix(f"{job.store}/{job.name}: "))
         checked = CheckedShard()
     return replace(checked, faults=tuple(faults), num_more_faults=faults.num_more)
 

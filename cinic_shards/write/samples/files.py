@@ -98,7 +98,8 @@ class ArchiveSource(TreeSource):
                         problems[row] = "changed while it was packed; leave it alone and run again"
         except OSError as error:
             raise StoreError(
-                f"{self.root}: cannot be read on {platform.node()}: {error.strerror}; a worker on "
-                "another machine must find this file under the same name"
+                str(self.root),
+                f"cannot be read on {platform.node()}: {error.strerror}; a worker on "
+                "another machine must find this file under the same name",
             ) from error
         return problems
