@@ -52,7 +52,7 @@ def reindex(
 
     with make_executor(workers) as executor:
         checked = run_jobs(executor, check_shard, jobs, done=shard_done)
-        if any("out of the packing order" in f.problem for s in checked for f in s.faults):
+        if any(fault.kind == "order" for shard in checked for fault in shard.faults):
             jobs = [CheckJob(job.store, job.split, job.name, None) for job in jobs]
             checked = run_jobs(executor, check_shard, jobs, done=shard_done)
     if faults := [fault for shard in checked for fault in shard.faults]:
