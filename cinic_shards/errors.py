@@ -5,9 +5,10 @@
     ├── TreeError                       a folder of PNGs that cannot be packed; lists every problem
     ├── SourcesError                    what CINIC-10 is built from falls short; lists every problem
     ├── OutputError                     a place that cannot be written: other files, no space
-    ├── StoreError                      bytes that cannot be read: short read, server down
-    │   └── MissingError                no such file
-    ├── FormatError                     a manifest, index, shard or archive that is not what it says
+    ├── LocatedError
+    │   ├── StoreError                  bytes that cannot be read: short read, server down
+    │   │   └── MissingError            no such file
+    │   └── FormatError                 a manifest, index, shard or archive that is not what it says
     └── DecodeError                     a payload that is not an image, or not one of this shape
 
 A message gives the location, what was found, what was expected, and what to do next.
@@ -73,19 +74,11 @@ class OutputError(CinicShardsError):
     """The output cannot be written."""
 
 
-class StoreError(CinicShardsError):
-    """Bytes cannot be read from where they should be."""
-
-
-class MissingError(StoreError):
-    """There is no file of that name."""
-
-
-class FormatError(CinicShardsError):
-    """A manifest, an index or a shard is not what the format says; or an archive is another one.
+class LocatedError(CinicShardsError):
+    """Something cannot be read, or is not what it should be.
 
     Attributes:
-        location: the file, and what of it.
+        location: the file, or where else it is.
         reason: what was found, what was expected, what to do next; without the location.
     """
 
@@ -94,8 +87,20 @@ class FormatError(CinicShardsError):
         self.reason = reason
         super().__init__(f"{location}: {reason}")
 
-    def __reduce__(self) -> tuple[type["FormatError"], tuple[str, str]]:
-        return FormatError, (self.location, self.reason)
+    def __reduce__(self) -> tuple[type["LocatedError"], tuple[str, str]]:
+        return type(self), (self.location, self.reason)
+
+
+class StoreError(LocatedError):
+    """Bytes cannot be read from where they should be."""
+
+
+class MissingError(StoreError):
+    """There is no file of that name."""
+
+
+class FormatError(LocatedError):
+    """A manifest, an index or a shard is not what the format says; or an archive is another one."""
 
 
 class DecodeError(CinicShardsError):

@@ -649,6 +649,6 @@ def test_verify_compares_with_an_archive(
         told = "\n".join(map(str, found.faults))
         assert f"{tmp_path / kind}/train/cat/{gone.name}: No such file" in told
         assert f"{tmp_path / kind}/train/cat/{changed.name}" in told
-        assert f"{tmp_path / kind}/train/cat/new.png is not in the dataset" in told
+        assert f"train/cat/new.png: in {tmp_path / kind}, not in the dataset" in told
         assert len(found.faults) == 3 + 90
     assert not list(tmp_path.glob("*.spool"))

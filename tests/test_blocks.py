@@ -231,14 +231,14 @@ def test_every_flip_is_found_and_placed(
     for at in [*chance.integers(0, len(good), 40).tolist(), int(starts[1]) + 3, int(ends[2]) - 1]:
         flip(path, at)
         faults = verify(copy, workers=1).faults
-        assert {fault.file for fault in faults} == {name}, at
+        assert {fault.location.file for fault in faults} == {name}, at
         block = int(np.searchsorted(starts, at, side="right")) - 1
         if block >= 0 and at < ends[block]:
             if encoding == "raw" and at >= starts[block] + NPY_HEADER_BYTES:
                 sample = block * 16 + (at - int(starts[block]) - NPY_HEADER_BYTES) // 3072
-                assert {f.sample for f in faults if f.sample is not None} == {sample}
+                assert {fault.location.sample for fault in faults} == {None, sample}
             else:
-                assert {f.block for f in faults if f.block is not None} == {block}
+                assert {fault.location.block for fault in faults} == {None, block}
         path.write_bytes(good)
 
 

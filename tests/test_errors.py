@@ -9,7 +9,9 @@ from cinic_shards.errors import (
     CinicShardsError,
     DecodeError,
     FormatError,
+    MissingError,
     SourcesError,
+    StoreError,
     TreeError,
 )
 
@@ -28,6 +30,16 @@ ERRORS: list[tuple[CinicShardsError, dict[str, Any], str]] = [
         SourcesError("ImageNet", ["one"], "look"),
         {"location": "ImageNet", "problems": ("one",), "hint": "look"},
         "ImageNet: one; nothing was built; look",
+    ),
+    (
+        StoreError("shards/x.tar", "5 bytes"),
+        {"location": "shards/x.tar", "reason": "5 bytes"},
+        "shards/x.tar: 5 bytes",
+    ),
+    (
+        MissingError("shards/x.tar", "not found"),
+        {"location": "shards/x.tar", "reason": "not found"},
+        "shards/x.tar: not found",
     ),
     (
         FormatError("shards/manifest.json", "not JSON"),

@@ -74,7 +74,7 @@ def test_verify_names_a_fault(packed: str) -> None:
     with store.create("stray") as file:
         file.write(b"x")
     found = verify(packed, workers=1)
-    assert {fault.file for fault in found.faults} == {name} and found.strays == ("stray",)
+    assert {fault.location.file for fault in found.faults} == {name} and found.strays == ("stray",)
     store.delete(name)
     (fault,) = verify(packed, workers=1).faults
     assert str(fault) == f"{name}: not found"

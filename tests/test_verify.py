@@ -1,6 +1,7 @@
 """Verifying: an untouched dataset is whole, and whatever changes in it is found and named."""
 
 import json
+import os
 import random
 import shutil
 from collections.abc import Callable
@@ -12,7 +13,7 @@ import pytest
 from make_demo_tree import make_tree
 from odd_pngs import odd_pngs
 
-from cinic_shards.check.faults import Fault
+from cinic_shards.check.faults import Fault, Location
 from cinic_shards.check.reindex import reindex
 from cinic_shards.check.verify import verify
 from cinic_shards.codec import ENCODINGS
@@ -99,12 +100,12 @@ def test_every_changed_byte_is_found_and_placed(shards: Path) -> None:
     for offset in offsets:
         change(shards / SHARD, offset)
         faults = faults_of(shards)
-        assert {fault.file for fault in faults} == {SHARD}
+        assert {fault.location.file for fault in faults} == {SHARD}
         assert any("SHA-256" in fault.problem for fault in faults)
         if offset < info.index_offset - 512:
             sample = int(np.searchsorted(begins, offset, side="right")) - 1
-            assert {f.sample for f in faults if f.sample is not None} == {sample}, offset
-            assert any(f.key == index.keys[sample] for f in faults)
+            assert {fault.location.sample for fault in faults} == {None, sample}, offset
+            assert {fault.location.key for fault in faults} == {"", index.keys[sample]}
         (shards / SHARD).write_bytes(original)
     assert faults_of(shards) == ()
 
@@ -119,20 +120,45 @@ def test_a_fault_says_where_and_what(shards: Path) -> None:
     assert ", the index says " in fault
 
 
+DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
+    "a shard is gone": (lambda shards: (shards / SHARD).unlink(), "unreadable"),
+    "a shard is cut": (lambda shards: os.truncate(shards / SHARD, 5000), "unreadable"),
+    "a tar header": (lambda shards: change(shards / SHARD, 0), "digest structure"),
+    "a shard's last byte": (lambda shards: change(shards / SHARD, -1), "digest structure"),
+    "a PNG": (lambda shards: change(shards / SHARD, 700), "digest payload"),
+    "an index": (lambda shards: change(shards / SHARD, -2000), "digest"),
+    "a pixel's hash": (
+        lambda shards: rewrite_index(shards, with_value("pixel_hash", 3, 0)),
+        "pixels",
+    ),
+    "a manifest": (lambda shards: change(shards / MANIFEST_NAME, 99), "manifest"),
+    "a seed": (lambda shards: rewrite_manifest(shards, options={"seed": 1}), "order"),
+}
+"""What is done to a dataset, and the kinds of its faults."""
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_fault_has_a_kind(shards: Path, damage: str) -> None:
+    do, kinds = DAMAGE[damage]
+    do(shards)
+    assert {fault.kind for fault in faults_of(shards)} == set(kinds.split())
+
+
 @pytest.mark.parametrize("quick", [False, True])
 @pytest.mark.parametrize("length", [0, 1, 511, 5000, -1024, -1])
 def test_a_cut_shard_is_found(shards: Path, length: int, quick: bool) -> None:
     data = (shards / SHARD).read_bytes()
     (shards / SHARD).write_bytes(data[:length])
     (fault,) = faults_of(shards, quick=quick)
-    assert fault.file == SHARD
+    assert fault.location.file == SHARD
     assert f"{len(data[:length]):,} bytes, the manifest says {len(data):,}" in fault.problem
 
 
 def test_missing_shards_are_all_told(shards: Path) -> None:
     for name in (SHARD, "test-00000-of-00003.tar"):
         (shards / name).unlink()
-    assert [fault.file for fault in faults_of(shards)] == ["test-00000-of-00003.tar", SHARD]
+    files = [fault.location.file for fault in faults_of(shards)]
+    assert files == ["test-00000-of-00003.tar", SHARD]
 
 
 def test_a_changed_manifest_is_found(shards: Path) -> None:
@@ -140,7 +166,7 @@ def test_a_changed_manifest_is_found(shards: Path) -> None:
     for offset in random.Random(1).sample(range(len(original)), 200):
         change(shards / MANIFEST_NAME, offset)
         (fault,) = faults_of(shards)
-        assert fault.file == MANIFEST_NAME and "reindex" in fault.problem
+        assert fault.location.file == MANIFEST_NAME and "reindex" in fault.problem
         (shards / MANIFEST_NAME).write_bytes(original)
 
 
@@ -186,12 +212,17 @@ def test_a_manifest_that_lies_is_found(shards: Path, said: str) -> None:
 
 
 def test_shards_in_another_order_are_found(shards: Path) -> None:
-    manifest = Dataset(shards).manifest
-    split = manifest.splits[0]
-    swapped = replace(split, shards=(split.shards[1], split.shards[0], split.shards[2]))
-    lie = replace(manifest, splits=(swapped, *manifest.splits[1:]))
-    (shards / MANIFEST_NAME).write_bytes(lie.to_bytes())
-    assert any("belongs before" in fault.problem for fault in faults_of(shards))
+    first, *others = Dataset(shards).manifest.splits
+    one, two, three = first.shards
+    rewrite_manifest(shards, splits=(replace(first, shards=(two, one, three)), *others))
+    faults = [fault for fault in faults_of(shards) if fault.kind == "order"]
+    assert [str(fault) for fault in faults] == [f"{one.name}: belongs before {two.name}"]
+
+
+def rewrite_manifest(shards: Path, **fields: object) -> None:
+    """Replace fields of the manifest, its digest right."""
+    manifest = replace(Dataset(shards).manifest, **fields)  # type: ignore[arg-type]
+    (shards / MANIFEST_NAME).write_bytes(manifest.to_bytes())
 
 
 def rewrite_index(shards: Path, change: Callable[[Index], Index]) -> None:
@@ -262,7 +293,7 @@ def test_an_index_that_lies_is_found(shards: Path, lie: str) -> None:
     change, said = INDEX_LIES[lie]
     rewrite_index(shards, change)
     faults = faults_of(shards)
-    assert any(fault.file == SHARD for fault in faults)
+    assert any(fault.location.file == SHARD for fault in faults)
     assert any(part in str(fault) for fault in faults for part in said.split("|"))
 
 
@@ -275,10 +306,13 @@ def test_against_another_tree(demo_tree: Path, demo_shards: Path, tmp_path: Path
     shutil.copy(changed, tree / "train" / "cat" / "added.png")
     faults = faults_of(demo_shards, against=tree)
     said = "\n".join(map(str, faults))
-    assert len(faults) == 3
+    assert [fault.kind for fault in faults] == ["tree"] * 3
+    assert faults[-1].location == Location("train/cat/added.png")
     assert f"differ from byte {len(data) - 20} on from the {len(data)} of {changed}" in said
     assert f"{missing}: No such file" in said
-    assert "train/cat/added.png is not in the dataset" in said
+    assert str(faults[-1]) == (
+        f"train/cat/added.png: in {tree}, not in the dataset, expected in both; pack the tree again"
+    )
 
 
 def test_a_suffix_in_capitals_is_the_same_image(demo_tree: Path, tmp_path: Path) -> None:
@@ -345,6 +379,31 @@ def test_damaged_shards_give_no_manifest(shards: Path) -> None:
     assert not (shards / MANIFEST_NAME).exists()
 
 
+def test_another_seed_is_tried_where_the_order_is_at_fault(demo_tree: Path, tmp_path: Path) -> None:
+    """Not where a message happens to speak of the order."""
+    name = "out of the packing order"
+    tree, shards = tmp_path / "tree", tmp_path / "shards"
+    shutil.copytree(demo_tree, tree)
+    for folder in tree.glob("*/cat"):
+        folder.rename(folder.with_name(name))
+    manifest = pack(tree, shards, PackOptions(shard_size=40), workers=1)
+    num_shards = sum(len(split.shards) for split in manifest.splits)
+    rewrite_index(shards, with_value("label", -1, manifest.classes.index(name)))
+    (shards / MANIFEST_NAME).unlink()
+    steps: list[str] = []
+    with pytest.raises(FormatError, match=f"1 faults(.|\n)*is that of class {name} too"):
+        reindex(shards, workers=1, progress=lambda doing, done, total: steps.append(doing))
+    assert len(steps) == num_shards
+
+    shutil.rmtree(shards)
+    pack(demo_tree, shards, PackOptions(shard_size=40, seed=5), workers=1)
+    change(shards / SHARD, 700)
+    steps.clear()
+    with pytest.raises(FormatError, match=r"1 faults(.|\n)*CRC-32"):
+        reindex(shards, workers=1, progress=lambda doing, done, total: steps.append(doing))
+    assert len(steps) == 2 * num_shards
+
+
 def test_missing_shards_give_no_manifest(shards: Path, tmp_path: Path) -> None:
     (shards / SHARD).unlink()
     with pytest.raises(StoreError, match=rf"{SHARD} is missing, and 0 more"):
@@ -370,8 +429,8 @@ def test_shards_of_two_datasets_give_no_manifest(shards: Path, tmp_path: Path) -
 
 
 def test_a_fault_is_json(shards: Path) -> None:
-    from dataclasses import asdict
-
     change(shards / SHARD, 700)
-    rows = json.loads(json.dumps([asdict(fault) for fault in faults_of(shards)]))
+    rows = json.loads(json.dumps(verify(shards, workers=1).to_json()))["faults"]
     assert {row["file"] for row in rows} == {SHARD}
+    assert [row["kind"] for row in rows] == ["digest", "payload"]
+    assert set(rows[0]) == {"file", "offset", "sample", "key", "block", "kind", "problem"}

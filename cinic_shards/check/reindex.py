@@ -38,7 +38,7 @@ def reindex(
     store = open_store(place)
     names = store.names()
     if is_packing(store, names):
-        raise StoreError(f"{store}: packing did not finish; run the same command again")
+        raise StoreError(str(store), "packing did not finish; run the same command again")
     jobs = [
         CheckJob(store, split, name, None, seed=0)
         for split, split_names in _shards_by_split(store, names).items()
@@ -53,7 +53,7 @@ def reindex(
 
     with make_executor(workers) as executor:
         checked = run_jobs(executor, check_shard, jobs, done=shard_done)
-        if any("out of the packing order" in f.problem for s in checked for f in s.faults):
+        if any(fault.kind == "order" for shard in checked for fault in shard.faults):
             jobs = [CheckJob(job.store, job.split, job.name, None) for job in jobs]
             checked = run_jobs(executor, check_shard, jobs, done=shard_done)
     if faults := [fault for shard in checked for fault in shard.faults]:
@@ -116,16 +116,18 @@ def _shards_by_split(store: Store, names: Sequence[str]) -> dict[str, list[str]]
             split, shard_index, num_shards = place
             found.setdefault(split, {}).setdefault(num_shards, {})[shard_index] = name
     if not found:
-        raise StoreError(f"{store}: holds no shard such as train-00000-of-00009.tar")
+        raise StoreError(str(store), "holds no shard such as train-00000-of-00009.tar")
     for split, by_count in found.items():
         if len(by_count) > 1:
             counts = " and ".join(str(count) for count in sorted(by_count))
-            raise StoreError(f"{store}: split {split} has shards of {counts}; remove the others")
+            raise StoreError(str(store), f"split {split} has shards of {counts}; remove the others")
         ((num_shards, shards),) = by_count.items()
         if num_missing := num_shards - len(shards):
             first = next(position for position in range(num_shards) if position not in shards)
             name = fmt.shard_name(split, first, num_shards)
-            raise StoreError(f"{store}: {name} is missing, and {num_missing - 1} more; fetch them")
+            raise StoreError(
+                str(store), f"{name} is missing, and {num_missing - 1} more; fetch them"
+            )
     return {
         split: [name for _, name in sorted(shards.items())]
         for split, by_count in sorted(found.items())

@@ -6,6 +6,7 @@ differs is a fault, and its place tells which sample or block it belongs to.
 
 import hashlib
 import itertools
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,17 +14,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 import cinic_shards.format as fmt
-from cinic_shards.check.faults import Fault, Faults
+from cinic_shards.check.against import bytes_problem, pixels_problem, tree_problem
+from cinic_shards.check.faults import Fault, FaultList, Kind
 from cinic_shards.codec import (
     ENCODINGS,
+    Encoding,
     Payloads,
     crc_problems,
     decode_block,
-    decode_png,
     hash_problems,
 )
 from cinic_shards.codec.meter import ImageMeter, chunks
-from cinic_shards.errors import CinicShardsError, FormatError
+from cinic_shards.errors import FormatError, StoreError
 from cinic_shards.format import Index, ShardInfo
 from cinic_shards.format.provenance import parse_stem
 from cinic_shards.store import Store
@@ -50,6 +52,11 @@ class CheckJob:
     tree: ImageFiles | None = None
     """Compare every payload with the file in this tree."""
 
+    @property
+    def location(self) -> str:
+        """What an error names."""
+        return f"{self.store}/{self.name}"
+
 
 @dataclass(frozen=True, slots=True)
 class CheckedShard:
@@ -73,71 +80,64 @@ class CheckedShard:
 
 def check_shard(job: CheckJob) -> CheckedShard:
     """Check one shard. Runs in any process; what is wrong is told in the result."""
-    faults = Faults(job.name)
+    faults = FaultList(job.name)
     try:
         checked = _check(job, faults)
+    except StoreError as error:
+        faults.add("unreadable", error.reason)
+        checked = CheckedShard()
     except FormatError as error:
-        faults.tell(error.reason)
+        faults.add("index", error.reason)
         checked = CheckedShard()
-    except CinicShardsError as error:
-        faults.tell(str(error).removeprefix(f"{job.store}/{job.name}: "))
-        checked = CheckedShard()
-    return replace(checked, faults=tuple(faults), num_more_faults=faults.num_more)
+    return replace(checked, faults=tuple(faults.faults), num_more_faults=faults.num_more)
 
 
-def _check(job: CheckJob, faults: Faults) -> CheckedShard:
-    path = f"{job.store}/{job.name}"
-    size = job.info.size if job.info else job.store.size(job.name)
-    memory = job.store.map(job.name, size)
+def _check(job: CheckJob, faults: FaultList) -> CheckedShard:
+    info = job.info
+    memory = job.store.map(job.name, info.size if info else job.store.size(job.name))
     sha256 = hashlib.sha256(memory.data).hexdigest()
-    if job.info and sha256 != job.info.sha256:
-        faults.tell(f"its SHA-256 is {sha256}, the manifest says {job.info.sha256}")
-    if job.info:
-        index_offset, index_length = job.info.index_offset, job.info.index_length
+    if info and sha256 != info.sha256:
+        faults.add("digest", f"its SHA-256 is {sha256}, the manifest says {info.sha256}")
+    if info:
+        index_offset, index_length = info.index_offset, info.index_length
     else:
-        index_offset, index_length = fmt.find_index(memory, path)
+        index_offset, index_length = fmt.find_index(memory, job.location)
+    place = f"its index, at offset {index_offset},"
     if index_offset < fmt.TAR_BLOCK:
-        raise FormatError(
-            path, f"its index, at offset {index_offset}, leaves no room for a tar header"
-        )
+        raise FormatError(job.location, f"{place} leaves no room for a tar header")
     index_bytes = memory[index_offset : index_offset + index_length].tobytes()
     index_sha256 = hashlib.sha256(index_bytes).hexdigest()
-    if job.info and index_sha256 != job.info.index_sha256:
-        raise FormatError(
-            path,
-            f"its index, at offset {index_offset}, has SHA-256 {index_sha256}, the manifest says "
-            f"{job.info.index_sha256}",
-        )
+    if info and index_sha256 != info.index_sha256:
+        says = f"the manifest says {info.index_sha256}"
+        faults.add("digest", f"{place} has SHA-256 {index_sha256}, {says}")
+        return CheckedShard()
     # Where the payloads end, the index's header begins.
+    end = index_offset - fmt.TAR_BLOCK
     index = Index.from_bytes(
-        index_bytes,
-        location=path,
-        end=index_offset - fmt.TAR_BLOCK,
-        num_classes=2**31 - 1,
-        encodings=ENCODINGS,
+        index_bytes, location=job.location, end=end, num_classes=2**31 - 1, encodings=ENCODINGS
     )
     if not len(index):
-        raise FormatError(path, "it holds no sample, expected at least one")
+        raise FormatError(job.location, "it holds no sample, expected at least one")
     if job.quick:
         return CheckedShard()
-    return _Check(job, faults, memory, index, index_bytes, index_offset).run(sha256)
+    return _Checker(job, faults, memory, index, index_bytes, index_offset).run(sha256)
 
 
-class _Check:
-    """A shard whose index could be read."""
+@dataclass(frozen=True, slots=True)
+class _Checker:
+    """Checks a shard whose index could be read."""
 
-    def __init__(
-        self, job: CheckJob, faults: Faults, memory: NDArray[np.uint8], index: Index,
-        index_bytes: bytes, index_offset: int,
-    ) -> None:  # fmt: skip
-        self.job = job
-        self.path = f"{job.store}/{job.name}"
-        self.faults = faults
-        self.memory = memory
-        self.index = index
-        self.encoding = ENCODINGS[index.encoding]
-        self.index_bytes = index_bytes
-        self.index_offset = index_offset
+    job: CheckJob
+    faults: FaultList
+    memory: NDArray[np.uint8]
+    index: Index
+    index_bytes: bytes
+    index_offset: int
+
+    @property
+    def encoding(self) -> Encoding:
+        """The shard's."""
+        return ENCODINGS[self.index.encoding]
 
     def run(self, sha256: str) -> CheckedShard:
         """Everything that the index makes it possible to check."""
@@ -151,12 +151,10 @@ class _Check:
             sidecars = self._find_sidecars()
             end = self._check_files(meter, sidecars)
         self._check_end(end)
-        if not self.faults and index.image_shape != meter.image_shape:
-            self.faults.tell(
-                f"its index states image_shape {index.image_shape}, its images' is "
-                f"{meter.image_shape}",
-                self.index_offset,
-            )
+        if not self.faults.faults and index.image_shape != meter.image_shape:
+            stated, found = index.image_shape, meter.image_shape
+            problem = f"its index states image_shape {stated}, its images' is {found}"
+            self.faults.add("index", problem, self.index_offset)
         facts = shard_facts(
             split=job.split,
             name=job.name,
@@ -167,15 +165,12 @@ class _Check:
             index_offset=self.index_offset,
             meter=meter,
         )
-        class_of_label = {
-            label: key.split("/")[1]
-            for label, key in zip(index.label.tolist(), index.keys, strict=True)
-        }
+        names = [key.split("/")[1] for key in index.keys]
         return CheckedShard(
             facts=facts,
             encoding=index.encoding,
             block_size=index.block_size,
-            class_of_label=class_of_label,
+            class_of_label=dict(zip(index.label.tolist(), names, strict=True)),
             classes=index.classes,
             sidecars=sidecars,
             order=self._check_order(),
@@ -193,24 +188,22 @@ class _Check:
             expected, starts = self._lay_out(rows, sidecars)
             if not np.array_equal(offsets[rows], end + starts):
                 row = start + int(np.flatnonzero(offsets[rows] != end + starts)[0])
-                raise FormatError(
-                    self.path,
+                raise self._error(
                     f"the index puts sample {row} ({index.keys[row]}) at offset {offsets[row]}, "
                     f"its place is {end + starts[row - start]}: the index is not this shard's",
                 )
             found = self.memory[end : end + len(expected)]
             if len(found) < len(expected):
-                raise FormatError(self.path, f"it ends inside its samples {start} to {stop - 1}")
+                raise self._error(f"it ends inside its samples {start} to {stop - 1}")
             payloads = Payloads.in_buffer(found, starts, lengths[rows])
             for row, problem in crc_problems(payloads, index.crc32[rows]).items():
-                self._tell(start + row, problem)
+                self._add("payload", start + row, problem)
             self._compare(start, end, expected, found, starts, lengths[rows])
             hashes, bad = meter.add_pngs(payloads, found, starts)
             for row, problem in bad.items():
-                self._tell(start + row, problem)
+                self._add("payload", start + row, problem)
             self._compare_hashes(start, hashes)
-            if self.job.tree is not None:
-                self._compare_with_tree(self.job.tree, payloads, start)
+            self._compare_with_tree(start, payloads, bytes_problem)
             end += len(expected)
         return end
 
@@ -225,14 +218,13 @@ class _Check:
             name = fmt.block_name(self.job.name, block)
             expected, at = fmt.lay_out_block(name, encoding.suffix, length, index.label[start:stop])
             if index.offset[block] != end + at:
-                raise FormatError(
-                    self.path,
+                raise self._error(
                     f"the index puts block {block} at offset {index.offset[block]}, its place is "
                     f"{end + at}: the index is not this shard's",
                 )
             found = self.memory[end : end + len(expected)]
             if len(found) < len(expected):
-                raise FormatError(self.path, f"it ends inside its block {block}")
+                raise self._error(f"it ends inside its block {block}")
             payload = found[at : at + length]
             images = np.empty((stop - start, *index.image_shape), np.uint8)
             crc_problem = crc_problems(Payloads.one(payload), index.crc32[block : block + 1])
@@ -245,22 +237,17 @@ class _Check:
             )
             if not damage.block:
                 for row, problem in damage.rows.items():
-                    self._tell(start + row, problem)
+                    self._add("pixels", start + row, problem)
             if not damage:
                 self._compare_hashes(start, meter.add_images(images))
-                if self.job.tree is not None:
-                    self._compare_with_tree_pixels(self.job.tree, images, start)
+                self._compare_with_tree(start, images, pixels_problem)
             expected[at : at + length] = payload
             if damage.block:
-                self.faults.tell(damage.block, end + at, block=block)
-            elif not np.array_equal(found, expected):
-                place = int(np.flatnonzero(found != expected)[0])
-                self.faults.tell(
-                    f"a tar header, its labels or padding have the byte 0x{found[place]:02x}, "
-                    f"expected 0x{expected[place]:02x}",
-                    end + place,
-                    block=block,
-                )
+                self.faults.add("payload", damage.block, end + at, block=block)
+            elif (place := _first_difference(found, expected)) is not None:
+                byte = _byte(found, expected, place)
+                problem = f"a tar header, its labels or padding have {byte}"
+                self.faults.add("structure", problem, end + place, block=block)
             end += len(expected)
         return end
 
@@ -268,26 +255,25 @@ class _Check:
         """Pixel hashes of samples from row ``start`` on."""
         stated = self.index.pixel_hash[start : start + len(hashes)]
         for row, problem in hash_problems(hashes, stated).items():
-            self._tell(start + row, problem)
+            self._add("pixels", start + row, problem)
 
-    def _tell(self, row: int, problem: str, offset: int | None = None) -> None:
-        if offset is not None:
-            at = offset
-        elif self.encoding.has_blocks:
-            at = self._place_in_block(row)
-        else:
-            at = int(self.index.offset[row])
-        self.faults.tell(problem, at, row, self.index.keys[row])
+    def _error(self, reason: str) -> FormatError:
+        return FormatError(self.job.location, reason)
 
-    def _place_in_block(self, row: int) -> int:
-        """Where a sample's pixels lie in the file; where they are encoded, its block."""
-        block, row_in_block = divmod(row, self.index.block_size)
-        at = int(self.index.offset[block])
-        if self.encoding.pixels_offset is None:
+    def _add(self, kind: Kind, row: int, problem: str, offset: int | None = None) -> None:
+        """Add a fault of a sample, by default where its pixels lie."""
+        at = self._offset(row) if offset is None else offset
+        self.faults.add(kind, problem, at, sample=row, key=self.index.keys[row])
+
+    def _offset(self, row: int) -> int:
+        """Where a sample's file or pixels begin in the shard; if they are encoded, its block."""
+        index, encoding = self.index, self.encoding
+        number, row_in_payload = divmod(row, encoding.rows_a_payload(index.block_size))
+        at = int(index.offset[number])
+        if encoding.pixels_offset is None:
             return at
-        assert self.index.image_shape is not None
-        image_bytes = int(np.prod(self.index.image_shape))
-        return at + self.encoding.pixels_offset + row_in_block * image_bytes
+        assert index.image_shape is not None
+        return at + encoding.pixels_offset + row_in_payload * int(np.prod(index.image_shape))
 
     def _check_columns(self) -> None:
         """Keys, and what follows from them."""
@@ -295,19 +281,20 @@ class _Check:
         for row, key in enumerate(index.keys):
             if problem := fmt.key_problem(key, self.job.split):
                 # What is written nowhere as a name cannot be laid out.
-                raise FormatError(self.path, f"sample {row} has the key {key!r}: {problem}")
+                raise self._error(f"sample {row} has the key {key!r}: {problem}")
             stated, named = index.provenance(row), parse_stem(key.rpartition("/")[2])
             if stated != named:
-                self._tell(row, f"the index states {tuple(stated)}, its name {tuple(named)}")
+                problem = f"the index states {tuple(stated)}, its name {tuple(named)}"
+                self._add("index", row, problem)
         if len(set(index.keys)) < len(index):
-            raise FormatError(self.path, "two of its samples have the same key")
+            raise self._error("two of its samples have the same key")
         names: dict[int, str] = {}
         for row, (label, key) in enumerate(zip(index.label.tolist(), index.keys, strict=True)):
             name = key.split("/")[1]
             if names.setdefault(label, name) != name:
-                self._tell(row, f"label {label} is that of class {names[label]} too")
+                self._add("index", row, f"label {label} is that of class {names[label]} too")
             elif index.classes is not None and index.classes[label] != name:
-                self._tell(row, f"label {label} is that of class {index.classes[label]}")
+                self._add("index", row, f"label {label} is that of class {index.classes[label]}")
 
     def _check_order(self) -> tuple[bytes, bytes] | None:
         """Strictly ascending digests: so no key is there twice, either."""
@@ -316,7 +303,7 @@ class _Check:
         digests = packing_digests(self.index.keys, self.job.seed)
         for row in range(1, len(digests)):
             if digests[row - 1] >= digests[row]:
-                self._tell(row, f"out of the packing order of seed {self.job.seed}")
+                self._add("order", row, f"out of the packing order of seed {self.job.seed}")
         return digests[0], digests[-1]
 
     def _lay_out(
@@ -347,8 +334,7 @@ class _Check:
                 _fill(expected, found, starts, self.index.length[:num_tried])
                 differences[sidecars] = int(np.count_nonzero(expected != found))
         if not differences:
-            raise FormatError(
-                self.path,
+            raise self._error(
                 "its first samples do not lie where PNGs of their lengths with any sidecars would: "
                 "the index is not this shard's",
             )
@@ -365,13 +351,10 @@ class _Check:
         different = np.flatnonzero(expected != found)
         # A sample's members begin with a header before its PNG.
         owners = np.searchsorted(starts - fmt.TAR_BLOCK, different, side="right") - 1
-        for row, at in zip(owners.tolist(), different.tolist(), strict=True):
-            self._tell(
-                first + row,
-                f"a tar header, sidecar or padding has the byte 0x{found[at]:02x}, expected "
-                f"0x{expected[at]:02x}",
-                end + at,
-            )
+        rows, firsts = np.unique(owners, return_index=True)
+        for row, at in zip(rows.tolist(), different[firsts].tolist(), strict=True):
+            problem = f"a tar header, sidecar or padding has {_byte(found, expected, at)}"
+            self._add("structure", first + row, problem, end + at)
 
     def _check_end(self, end: int) -> None:
         """The index's member and the end of the archive."""
@@ -380,54 +363,33 @@ class _Check:
         )
         found = self.memory[end:]
         if len(found) != len(expected) or end + fmt.TAR_BLOCK != self.index_offset:
-            self.faults.tell(
+            problem = (
                 f"{len(found)} bytes behind its samples, expected {len(expected)}: the index's "
-                "member and two empty blocks",
-                end,
+                "member and two empty blocks"
             )
-        elif not np.array_equal(found, expected):
-            at = int(np.flatnonzero(found != expected)[0])
-            self.faults.tell(
-                f"the index's header or padding has the byte 0x{found[at]:02x}, expected "
-                f"0x{expected[at]:02x}",
-                end + at,
-            )
+            self.faults.add("structure", problem, end)
+        elif (at := _first_difference(found, expected)) is not None:
+            problem = f"the index's header or padding has {_byte(found, expected, at)}"
+            self.faults.add("structure", problem, end + at)
 
-    def _compare_with_tree(self, tree: ImageFiles, payloads: Any, first: int) -> None:
-        for position in range(len(payloads)):
-            key = self.index.keys[first + position]
-            data = payloads[position]
-            try:
-                file = tree.read(key)
-            except OSError as error:
-                self._tell(first + position, f"{tree}/{key}.png: {error.strerror}")
-                continue
-            if file != data:
-                at = next(
-                    (i for i, (a, b) in enumerate(zip(file, data, strict=False)) if a != b),
-                    min(len(file), len(data)),
-                )
-                self._tell(
-                    first + position,
-                    f"its {len(data)} bytes differ from byte {at} on from the {len(file)} of "
-                    f"{tree}/{key}.png",
-                )
-
-    def _compare_with_tree_pixels(
-        self, tree: ImageFiles, images: NDArray[np.uint8], first: int
+    def _compare_with_tree(
+        self, first: int, samples: Any, compare: Callable[[Any, bytes, str], str]
     ) -> None:
-        for position, image in enumerate(images):
-            key = self.index.keys[first + position]
-            out = np.empty((1, *image.shape), np.uint8)
-            try:
-                file = np.frombuffer(tree.read(key), np.uint8)
-            except OSError as error:
-                self._tell(first + position, f"{tree}/{key}.png: {error.strerror}")
-                continue
-            if problems := decode_png(Payloads.one(file), out):
-                self._tell(first + position, f"{tree}/{key}.png: {problems[0]}")
-            elif not np.array_equal(out[0], image):
-                self._tell(first + position, f"its pixels differ from those of {tree}/{key}.png")
+        """PNGs or images of samples from row ``first`` on, if there is a tree."""
+        if (tree := self.job.tree) is None:
+            return
+        for row in range(first, first + len(samples)):
+            key = self.index.keys[row]
+            if problem := tree_problem(tree, key, samples[row - first], compare):
+                self._add("tree", row, problem)
+
+
+def _first_difference(found: NDArray[np.uint8], expected: NDArray[np.uint8]) -> int | None:
+    return None if np.array_equal(found, expected) else int(np.argmax(found != expected))
+
+
+def _byte(found: NDArray[np.uint8], expected: NDArray[np.uint8], at: int) -> str:
+    return f"the byte 0x{found[at]:02x}, expected 0x{expected[at]:02x}"
 
 
 def _fill(expected: NDArray[np.uint8], found: NDArray[np.uint8], starts: Any, lengths: Any) -> None:

@@ -2,16 +2,14 @@
 
 import itertools
 import os
-import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Executor
-from contextlib import AbstractContextManager, ExitStack
-from dataclasses import dataclass, fields
-from pathlib import Path
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import cinic_shards.format as fmt
-from cinic_shards.check.faults import Fault
+from cinic_shards.check.against import open_tree, unpacked_files
+from cinic_shards.check.faults import Fault, Location
 from cinic_shards.check.shard import CheckedShard, CheckJob, check_shard
 from cinic_shards.codec import ENCODINGS
 from cinic_shards.errors import FormatError, OptionError
@@ -20,7 +18,7 @@ from cinic_shards.jobs import Progress, make_executor, run_jobs
 from cinic_shards.options import number_of_workers
 from cinic_shards.read.open import is_packing, read_manifest
 from cinic_shards.store import Place, Store, open_store
-from cinic_shards.tree import Source, find_source
+from cinic_shards.tree import Source
 from cinic_shards.tree.records import Tree
 from cinic_shards.write.facts import make_manifest
 
@@ -40,6 +38,11 @@ class Verification:
     @property
     def is_whole(self) -> bool:
         return not self.faults
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields, and ``is_whole``."""
+        faults = [fault.to_json() for fault in self.faults]
+        return {"is_whole": self.is_whole, **asdict(self), "faults": faults}
 
 
 def verify(
@@ -72,7 +75,7 @@ def verify(
     try:
         manifest = read_manifest(store)
     except FormatError as error:
-        fault = Fault(fmt.MANIFEST_NAME, f"{error.reason}; or let cinic-shard reindex make it anew")
+        fault = _manifest_fault(f"{error.reason}; or let cinic-shard reindex make it anew")
         return Verification(0, 0, (fault,), 0, ())
 
     done = 0
@@ -83,8 +86,7 @@ def verify(
         progress("verify", done, manifest.num_samples)
 
     with make_executor(workers) as executor, ExitStack() as stack:
-        tree = None if against is None else stack.enter_context(_open(against, executor))
-        root = None if tree is None else tree.root.resolve()
+        tree = None if against is None else stack.enter_context(open_tree(against, executor))
         jobs = list(_jobs(store, manifest, quick, tree))
         progress("verify", 0, manifest.num_samples)
         checked = run_jobs(executor, check_shard, jobs, done=shard_done)
@@ -93,12 +95,7 @@ def verify(
         faults += _compare(manifest, checked)
     if tree is not None:
         packed = {key for shard in checked for key in shard.keys}
-        faults += [
-            Fault("", f"{root}/{file} is not in the dataset")
-            for records in tree.splits.values()
-            for file, key in zip(records.files, records.keys, strict=True)
-            if key not in packed
-        ]
+        faults += unpacked_files(tree, packed)
     named = {job.name for job in jobs} | {fmt.MANIFEST_NAME}
     return Verification(
         len(jobs),
@@ -119,22 +116,12 @@ def _strays(store: Store, named: set[str]) -> tuple[str, ...]:
     return tuple(name for name in names if name not in named)
 
 
-def _open(
-    against: str | os.PathLike[str] | Source, executor: Executor
-) -> AbstractContextManager[Tree]:
-    return find_source(against).open(
-        executor=executor,
-        spool_folder=Path(tempfile.gettempdir()),
-        progress=lambda num_images: None,
-    )
-
-
 def _jobs(store: Store, manifest: Manifest, quick: bool, tree: Tree | None) -> Iterator[CheckJob]:
     seed = _seed(manifest)
     for split in manifest.splits:
-        files = None if tree is None else tree.image_files(split.name)
+        images = None if tree is None else tree.image_files(split.name)
         for shard in split.shards:
-            yield CheckJob(store, split.name, shard.name, shard, seed, quick, files)
+            yield CheckJob(store, split.name, shard.name, shard, seed, quick, images)
 
 
 def _seed(manifest: Manifest) -> int | None:
@@ -143,13 +130,19 @@ def _seed(manifest: Manifest) -> int | None:
     return seed if type(seed) is int and 0 <= seed <= fmt.MAX_INTEGER else None
 
 
+def _manifest_fault(problem: str) -> Fault:
+    return Fault(Location(fmt.MANIFEST_NAME), "manifest", problem)
+
+
 def _compare(manifest: Manifest, checked: Sequence[CheckedShard]) -> Iterator[Fault]:
     """What the manifest says that its shards, each whole, do not."""
+    yield from _compare_classes(manifest, checked)
+    yield from _compare_options(manifest, checked)
+    yield from _compare_order(checked)
+    yield from _compare_facts(manifest, checked)
 
-    def fault(problem: str) -> Fault:
-        return Fault(fmt.MANIFEST_NAME, problem)
 
-    facts = [shard.facts for shard in checked if shard.facts is not None]
+def _compare_classes(manifest: Manifest, checked: Sequence[CheckedShard]) -> Iterator[Fault]:
     stated = {shard.classes for shard in checked}
     classes = stated.pop() if stated else None
     if classes is None:
@@ -158,19 +151,27 @@ def _compare(manifest: Manifest, checked: Sequence[CheckedShard]) -> Iterator[Fa
             class_of_label |= shard.class_of_label or {}
         classes = tuple(name for _, name in sorted(class_of_label.items()))
     if stated:
-        yield fault("some of its shards state other classes than others")
+        yield _manifest_fault("some of its shards state other classes than others")
     if classes != manifest.classes:
-        stated_classes, found_classes = fmt.shown(manifest.classes), fmt.shown(classes)
-        yield fault(f"its classes are {stated_classes}, its shards' are {found_classes}")
+        says, found = fmt.shown(manifest.classes), fmt.shown(classes)
+        yield _manifest_fault(f"its classes are {says}, its shards' are {found}")
     if classes != tuple(sorted(classes, key=str.encode)):
-        yield fault(f"its classes are {fmt.shown(classes)}, expected them sorted")
+        yield _manifest_fault(f"its classes are {fmt.shown(classes)}, expected them sorted")
+
+
+def _compare_options(manifest: Manifest, checked: Sequence[CheckedShard]) -> Iterator[Fault]:
     if "seed" in manifest.options and _seed(manifest) is None:
-        yield fault(f"its seed is {fmt.shown(manifest.options['seed'])}, expected a number")
+        says = fmt.shown(manifest.options["seed"])
+        yield _manifest_fault(f"its seed is {says}, expected a number")
     sidecars = {shard.sidecars for shard in checked}
-    stated_sidecars = manifest.options.get("sidecars", [])
-    if [list(names) for names in sidecars] != [stated_sidecars]:
-        says = fmt.shown(stated_sidecars)
-        yield fault(f"its sidecars are {says}, its shards' are {sorted(sidecars)}")
+    stated = manifest.options.get("sidecars", [])
+    if [list(names) for names in sidecars] != [stated]:
+        says = fmt.shown(stated)
+        yield _manifest_fault(f"its sidecars are {says}, its shards' are {sorted(sidecars)}")
+
+
+def _compare_order(checked: Sequence[CheckedShard]) -> Iterator[Fault]:
+    """Shards of a split whose samples would come before those of the shard in front."""
     for before, after in itertools.pairwise(checked):
         if (
             before.order
@@ -180,40 +181,42 @@ def _compare(manifest: Manifest, checked: Sequence[CheckedShard]) -> Iterator[Fa
             and before.facts.split == after.facts.split
             and before.order[1] >= after.order[0]
         ):
-            yield Fault(after.facts.info.name, f"belongs before {before.facts.info.name}")
+            location = Location(after.facts.info.name)
+            yield Fault(location, "order", f"belongs before {before.facts.info.name}")
+
+
+def _compare_facts(manifest: Manifest, checked: Sequence[CheckedShard]) -> Iterator[Fault]:
+    """Whatever ``make_manifest`` makes of the shards."""
     kinds = {(shard.encoding, shard.block_size) for shard in checked}
     if len(kinds) > 1:
-        yield fault(f"its shards have several encodings or block sizes: {sorted(kinds)}")
+        yield _manifest_fault(f"its shards have several encodings or block sizes: {sorted(kinds)}")
         return
     encoding, block_size = kinds.pop() if kinds else (manifest.encoding, manifest.block_size)
     rebuilt = make_manifest(
-        facts,
+        [shard.facts for shard in checked if shard.facts is not None],
         manifest.classes,
         manifest.options,
         encoding=ENCODINGS[encoding],
         block_size=block_size,
     )
-    for name in ("encoding", "block_size", "fingerprint"):
-        yield from _differences(fault, "its", manifest, rebuilt, [name])
+    yield from _differences("its", manifest, rebuilt, ["encoding", "block_size", "fingerprint"])
     names = [split.name for split in manifest.splits]
     if names != sorted(set(names)):
-        yield fault(f"its splits are {names}, expected names in order, each once")
+        yield _manifest_fault(f"its splits are {names}, expected names in order, each once")
         return
     for split, other in zip(manifest.splits, rebuilt.splits, strict=True):
-        place = f"split {split.name}'s"
-        yield from _differences(fault, place, split, other, _names(SplitInfo, "shards"))
+        yield from _differences(f"split {split.name}'s", split, other, _names(SplitInfo, "shards"))
         for one, two in zip(split.shards, other.shards, strict=True):
-            yield from _differences(fault, f"{one.name}'s", one, two, _names(ShardInfo))
+            yield from _differences(f"{one.name}'s", one, two, _names(ShardInfo))
 
 
 def _names(kind: type, *without: str) -> list[str]:
     return [field.name for field in fields(kind) if field.name not in without]
 
 
-def _differences(
-    fault: Callable[[str], Fault], place: str, stated: Any, found: Any, names: Sequence[str]
-) -> Iterator[Fault]:
+def _differences(whose: str, stated: Any, found: Any, names: Sequence[str]) -> Iterator[Fault]:
     for name in names:
         says, is_ = getattr(stated, name), getattr(found, name)
         if says != is_:
-            yield fault(f"{place} {name} is {fmt.shown(says)}, its shards give {fmt.shown(is_)}")
+            says, is_ = fmt.shown(says), fmt.shown(is_)
+            yield _manifest_fault(f"{whose} {name} is {says}, its shards give {is_}")

@@ -134,7 +134,7 @@ def _read_files(path: Path) -> Iterator[tuple[str, bytes]]:
     except (tarfile.TarError, EOFError, gzip.BadGzipFile, zlib.error, ValueError) as error:
         raise FormatError(str(path), f"not a whole tar archive ({error}); {_HINT}") from error
     except OSError as error:
-        raise StoreError(f"{path}: {error.strerror or error}") from error
+        raise StoreError(str(path), error.strerror or str(error)) from error
 
 
 def _read_folder(folder: Path) -> Iterator[tuple[str, bytes]]:

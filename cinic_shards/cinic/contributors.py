@@ -113,7 +113,7 @@ def read_contributors(path: str | os.PathLike[str]) -> list[Contributor]:
             rows = csv.reader(file, skipinitialspace=True, strict=True)
             return list(_parsed(path, rows))
     except OSError as error:
-        raise StoreError(f"{path}: {error.strerror}") from error
+        raise StoreError(str(path), f"{error.strerror}") from error
     except UnicodeDecodeError as error:
         raise FormatError(str(path), f"not a text in UTF-8 ({error.reason})") from error
     except csv.Error as error:

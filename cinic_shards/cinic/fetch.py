@@ -186,9 +186,10 @@ def _check(path: Path, part: str, kind: str, expected: str, url: str, progress: 
     os.replace(part, aside)
     _part(path, _NOTE).unlink(missing_ok=True)
     raise StoreError(
-        f"{url}: {size:,} bytes that begin with {head!r} and have the {_title(kind)} {found}, "
+        url,
+        f"{size:,} bytes that begin with {head!r} and have the {_title(kind)} {found}, "
         f"expected {expected}; kept as {aside}: if that is what you want, take it by "
-        f"--accept-hash {found}"
+        f"--accept-hash {found}",
     )
 
 
@@ -246,8 +247,9 @@ class _Download:
                 farthest = max(farthest, self.at)
                 if num_vain > len(WAIT_SECONDS):
                     raise StoreError(
-                        f"{error}; {num_vain} tries brought nothing new. {self.at:,} bytes are "
-                        "there: the same command goes on"
+                        error.location,
+                        f"{error.reason}; {num_vain} tries brought nothing new. {self.at:,} "
+                        "bytes are there: the same command goes on",
                     ) from error
                 seconds = WAIT_SECONDS[max(0, num_vain - 1)]
                 self.warn(f"{error}; again in {seconds:.0f} s, from byte {self.at:,} on")
@@ -264,14 +266,16 @@ class _Download:
         self.progress("fetch", self.at, answer.size)
         for chunk in answer.chunks:
             if self.at + len(chunk) > answer.size:
-                raise StoreError(f"{self.web}: sends more than the {answer.size:,} bytes it told")
+                raise StoreError(
+                    str(self.web), f"sends more than the {answer.size:,} bytes it told"
+                )
             self.file.write(chunk)
             self.at += len(chunk)
             self.num_received += len(chunk)
             self.progress("fetch", self.at, answer.size)
         self.file.flush()
         if self.at < answer.size:
-            raise StoreError(f"{self.web}: the connection was closed before the end")
+            raise StoreError(str(self.web), "the connection was closed before the end")
 
     def _ask(self) -> Answer:
         """Ask for the rest, or for all of it where the rest is no use."""

@@ -145,10 +145,10 @@ def read_photos(path: str, offsets: NDArray[np.int64], sizes: NDArray[np.int64])
                 file.seek(offset)
                 data = file.read(size)
                 if len(data) != size:
-                    raise StoreError(f"{path}: it has changed since it was listed; run again")
+                    raise StoreError(str(path), "it has changed since it was listed; run again")
                 yield data
     except OSError as error:
-        raise StoreError(f"{path}: {error.strerror}") from error
+        raise StoreError(str(path), f"{error.strerror}") from error
 
 
 def shrink_photo(data: bytes) -> tuple[NDArray[np.uint8] | None, str]:

@@ -2,7 +2,6 @@
 
 import json
 import time
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -324,7 +323,7 @@ def verify(
         )
     seconds = time.perf_counter() - start
     if as_json:
-        print(json.dumps({"is_whole": found.is_whole, **asdict(found)}, indent=1))
+        print(json.dumps(found.to_json(), indent=1))
     else:
         for fault in found.faults:
             out_console.print(printable(str(fault)))

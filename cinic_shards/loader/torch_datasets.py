@@ -229,7 +229,7 @@ def _without_a_client(root: Place, read: Callable[[], T]) -> T:
     try:
         result, error = receiver.recv()
     except EOFError:
-        raise StoreError(f"{root}: the process that read its indexes was killed") from None
+        raise StoreError(str(root), "the process that read its indexes was killed") from None
     finally:
         child.join()
         receiver.close()

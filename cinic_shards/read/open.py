@@ -31,19 +31,20 @@ def _no_dataset(store: Store, error: MissingError) -> StoreError:
     """What to say where a manifest is missing."""
     if not store.can_list:
         return StoreError(
-            f"{error}; a web server does not list its files: give the URL of the folder that holds "
-            f"{fmt.MANIFEST_NAME}"
+            error.location,
+            f"{error.reason}; a web server does not list its files: give the URL of "
+            f"the folder that holds {fmt.MANIFEST_NAME}",
         )
     names = store.names()
     if fmt.MANIFEST_NAME in names:  # a link that leads nowhere
         return error
     if is_packing(store, names):
-        return StoreError(f"{store}: packing did not finish; run the same command again")
+        return StoreError(str(store), "packing did not finish; run the same command again")
     found = f"holds {names[0]}, but no {fmt.MANIFEST_NAME}" if names else "no dataset"
     hint = "give a folder that cinic-shard pack has written"
     if any(fmt.parse_shard_name(name) for name in names):
         hint = "cinic-shard reindex makes it anew from the shards"
-    return StoreError(f"{store}: {found}; {hint}")
+    return StoreError(str(store), f"{found}; {hint}")
 
 
 def is_packing(store: Store, names: Sequence[str]) -> bool:

@@ -159,6 +159,7 @@ def refuse_another_size(place: str, size: int, expected: int, remedy: str) -> No
     """
     if size != expected:
         raise StoreError(
-            f"{place}: {size:,} bytes, the manifest says {expected:,}; the file is truncated or "
-            f"another one, {remedy}"
+            place,
+            f"{size:,} bytes, the manifest says {expected:,}; the file is truncated or "
+            f"another one, {remedy}",
         )

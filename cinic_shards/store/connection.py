@@ -66,9 +66,10 @@ class Connection:
         if _client_process not in (0, os.getpid()):
             # Its threads and sockets are not in this process, and it cannot tell: it would hang.
             raise StoreError(
-                f"{self._address}: this process was forked from one that uses an object store, and "
+                str(self._address),
+                "this process was forked from one that uses an object store, and "
                 "cannot use one itself; start processes by 'spawn' or 'forkserver' "
-                "(multiprocessing_context= of a DataLoader)"
+                "(multiprocessing_context= of a DataLoader)",
             )
         if timeout not in self._clients:
             _client_process = os.getpid()
@@ -95,7 +96,7 @@ def _make_client(address: Address, timeout: str) -> Any:
 
     if address.scheme == "memory":
         if address.options.get("process", str(os.getpid())) != str(os.getpid()):
-            raise StoreError(f"{address}: lies in another process alone; work with workers=1")
+            raise StoreError(str(address), "lies in another process alone; work with workers=1")
         return _memories.setdefault(address.host, kinds.MemoryStore())
     options = dict(address.options)
     numbers = {

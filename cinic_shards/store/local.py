@@ -96,7 +96,7 @@ class LocalStore(Store):
         except OSError as error:
             raise self._unread(name, error) from error
         if len(data) > MAX_READ_BYTES:
-            raise StoreError(f"{self.root / name}: more than {MAX_READ_BYTES:,} bytes")
+            raise StoreError(str(self.root / name), f"more than {MAX_READ_BYTES:,} bytes")
         return data
 
     def _open(self, name: str) -> BinaryIO:
@@ -106,7 +106,7 @@ class LocalStore(Store):
         file = open(path, "rb", opener=lambda path, mode: os.open(path, mode | flags))  # noqa: SIM115
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
             file.close()
-            raise StoreError(f"{path}: not an ordinary file")
+            raise StoreError(str(path), "not an ordinary file")
         return file
 
     def size(self, name: str) -> int:
@@ -118,7 +118,7 @@ class LocalStore(Store):
     def _unread(self, name: str, error: OSError) -> StoreError:
         is_missing = isinstance(error, FileNotFoundError | NotADirectoryError)
         kind = MissingError if is_missing else StoreError
-        return kind(f"{self.root / name}: {error.strerror}")
+        return kind(str(self.root / name), f"{error.strerror}")
 
     def read_range(self, name: str, start: int, stop: int) -> Bytes:
         try:
@@ -126,8 +126,9 @@ class LocalStore(Store):
                 size = os.fstat(file.fileno()).st_size
                 if stop > size:
                     raise StoreError(
-                        f"{self.root / name}: {size:,} bytes, expected at least {stop:,}; the file "
-                        "is truncated, fetch it again"
+                        str(self.root / name),
+                        f"{size:,} bytes, expected at least {stop:,}; the file "
+                        "is truncated, fetch it again",
                     )
                 file.seek(start)
                 return file.read(stop - start)

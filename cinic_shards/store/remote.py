@@ -79,7 +79,7 @@ class RemoteStore(Store):
             found = obstore.get(self._connection.reading, self._path(name))
             self._check_version(name, found.meta)
             if found.meta["size"] > MAX_READ_BYTES:
-                raise StoreError(f"{self}/{name}: more than {MAX_READ_BYTES:,} bytes")
+                raise StoreError(f"{self}/{name}", f"more than {MAX_READ_BYTES:,} bytes")
             return bytes(found.bytes())
 
     def size(self, name: str) -> int:
@@ -102,8 +102,9 @@ class RemoteStore(Store):
             self._check_version(name, found.meta)
             if found.range != (start, stop):
                 raise StoreError(
-                    f"{self}/{name}: {found.meta['size']:,} bytes, expected at least {stop:,}; the "
-                    "file is truncated or another one, write it again"
+                    f"{self}/{name}",
+                    f"{found.meta['size']:,} bytes, expected at least {stop:,}; the "
+                    "file is truncated or another one, write it again",
                 )
             return memoryview(found.bytes())
 
@@ -112,9 +113,10 @@ class RemoteStore(Store):
         known = self._versions.setdefault(name, version)
         if version != known:
             raise StoreError(
-                f"{self}/{name}: was replaced while it was read: its version is {version[0]} of "
+                f"{self}/{name}",
+                f"was replaced while it was read: its version is {version[0]} of "
                 f"{version[1]:,} bytes, it was {known[0]} of {known[1]:,}; run again when nobody "
-                "writes there"
+                "writes there",
             )
 
     def _fetch(self, name: str, ranges: Sequence[tuple[int, int]]) -> Iterator[Bytes]:
@@ -137,8 +139,9 @@ class RemoteStore(Store):
         folder = tempfile.gettempdir()
         if (free := shutil.disk_usage(folder).free) < size:
             raise StoreError(
-                f"{place}: {size / 1e6:,.1f} MB are fetched to {folder}, where {free / 1e6:,.1f} "
-                "MB are free; free some or let TMPDIR name another folder"
+                place,
+                f"{size / 1e6:,.1f} MB are fetched to {folder}, where {free / 1e6:,.1f} "
+                "MB are free; free some or let TMPDIR name another folder",
             )
         ranges = [(at, min(at + PART_BYTES, size)) for at in range(0, size, PART_BYTES)]
         try:
@@ -149,7 +152,7 @@ class RemoteStore(Store):
                 # The space is given back when nobody refers to the array any more.
                 memory = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         except OSError as error:
-            raise StoreError(f"{place}: fetched to {folder}: {error.strerror}") from error
+            raise StoreError(place, f"fetched to {folder}: {error.strerror}") from error
         return np.frombuffer(memory, np.uint8)
 
     # Writing
@@ -226,11 +229,14 @@ class RemoteStore(Store):
         except CinicShardsError:
             raise
         except FileNotFoundError as error:
-            raise MissingError(f"{place}: not found") from error
-        except (PermissionDeniedError, UnauthenticatedError) as error:
-            raise kind(
-                f"{place}: {which}{reason(error)}; the credentials are missing, wrong, or do not "
-                "allow this (docs/object-storage.md)"
-            ) from error
+            raise MissingError(place, "not found") from error
         except (BaseError, ValueError) as error:
-            raise kind(f"{place}: {which}{reason(error)}") from error
+            text = f"{which}{reason(error)}"
+            if isinstance(error, PermissionDeniedError | UnauthenticatedError):
+                text += (
+                    "; the credentials are missing, wrong, or do not allow this "
+                    "(docs/object-storage.md)"
+                )
+            if kind is OutputError:
+                raise OutputError(f"{place}: {text}") from error
+            raise StoreError(place, text) from error

@@ -61,8 +61,9 @@ class ArchiveRecords(Records):
                         problems[row] = "changed while it was packed; leave it alone and run again"
         except OSError as error:
             raise StoreError(
-                f"{self.file}: cannot be read on {platform.node()}: {error.strerror}; a worker on "
-                "another machine must find this file under the same name"
+                str(self.file),
+                f"cannot be read on {platform.node()}: {error.strerror}; a worker on another "
+                "machine must find this file under the same name",
             ) from error
         return problems
 

@@ -80,13 +80,13 @@ def main() -> None:
                 path.write_bytes(data[:at])
             what = f"{'flip' if number < NUM_FLIPS else 'cut'} in {kind}"
             faults = verify(shards, workers=1).faults
-            is_named = bool(faults) and {fault.file for fault in faults} == {name}
+            is_named = bool(faults) and {fault.location.file for fault in faults} == {name}
             if number < NUM_FLIPS and kind == "shard":
                 starts, ends = begins[name]
                 sample = int(np.searchsorted(starts, at, side="right")) - 1
                 if sample >= 0 and at < ends[sample]:
                     what = "flip in payload"
-                    is_named &= {f.sample for f in faults if f.sample is not None} == {sample}
+                    is_named &= {fault.location.sample for fault in faults} == {None, sample}
             split = splits[0] if name == MANIFEST_NAME else places[name][0].name
             counts[what] += 1
             if not is_named:

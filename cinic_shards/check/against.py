@@ -1,0 +1,73 @@
+"""Compare a dataset with a tree: the same images, and no others."""
+
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cinic_shards.check.faults import Fault, Location
+from cinic_shards.codec import Payloads, decode_png
+from cinic_shards.tree import Source, find_source
+from cinic_shards.tree.records import ImageFiles, Tree
+
+
+def open_tree(
+    against: str | os.PathLike[str] | Source, executor: Executor
+) -> AbstractContextManager[Tree]:
+    """A tree to compare with, as long as the context lasts."""
+    return find_source(against).open(
+        executor=executor,
+        spool_folder=Path(tempfile.gettempdir()),
+        progress=lambda num_images: None,
+    )
+
+
+def unpacked_files(tree: Tree, packed: set[str]) -> Iterator[Fault]:
+    """A fault for each image of a tree whose key is not packed."""
+    root = tree.root.resolve()
+    for records in tree.splits.values():
+        for file, key in zip(records.files, records.keys, strict=True):
+            if key not in packed:
+                problem = f"in {root}, not in the dataset, expected in both; pack the tree again"
+                yield Fault(Location(file), "tree", problem)
+
+
+def tree_problem(
+    images: ImageFiles, key: str, sample: Any, compare: Callable[[Any, bytes, str], str]
+) -> str:
+    """What a sample and its file in a tree differ in, or an empty string.
+
+    Args:
+        images: where the file is.
+        key: the sample's.
+        sample: its PNG or its pixels, whichever ``compare`` takes.
+        compare: ``bytes_problem`` or ``pixels_problem``.
+    """
+    path = f"{images}/{key}.png"
+    try:
+        return compare(sample, images.read(key), path)
+    except OSError as error:
+        return f"{path}: {error.strerror}"
+
+
+def bytes_problem(png: bytes, file: bytes, path: str) -> str:
+    """Where a PNG and a file's bytes begin to differ, or an empty string."""
+    if png == file:
+        return ""
+    shorter = min(len(file), len(png))
+    at = next((at for at in range(shorter) if file[at] != png[at]), shorter)
+    return f"its {len(png)} bytes differ from byte {at} on from the {len(file)} of {path}"
+
+
+def pixels_problem(image: NDArray[np.uint8], file: bytes, path: str) -> str:
+    """Whether an image, uint8 (H, W, 3), has other pixels than a file; or an empty string."""
+    out = np.empty((1, *image.shape), np.uint8)
+    if problems := decode_png(Payloads.one(np.frombuffer(file, np.uint8)), out):
+        return f"{path}: {problems[0]}"
+    return "" if np.array_equal(out[0], image) else f"its pixels differ from those of {path}"
