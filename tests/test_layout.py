@@ -126,6 +126,21 @@ def only_names_its_error(tree: ast.AST) -> bool:
     return set(parts) == {"error"}
 
 
+def test_an_encoding_is_asked_never_compared() -> None:
+    """Only its own folder, and the help of the command line, know an encoding by name."""
+    names = {"png", "zstd", "raw"}
+    found = {
+        (name, node.lineno, isinstance(parent, ast.Compare | ast.MatchValue))
+        for name, tree in TREES.items()
+        if room_of(name) not in ("codec", "cli")
+        for parent in ast.walk(tree)
+        for node in ast.iter_child_nodes(parent)
+        if isinstance(node, ast.Constant) and node.value in names
+    }
+    assert len({(name, line) for name, line, _ in found}) <= 5
+    assert not [one for one in found if one[2]]
+
+
 def test_the_root_imports_nothing_of_the_package_but_its_version() -> None:
     """``ShardLoader`` comes with torch: only when it is asked for."""
     at_once = [node for node in ROOT.body if isinstance(node, ast.Import | ast.ImportFrom)]

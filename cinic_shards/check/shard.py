@@ -312,6 +312,7 @@ class _Checker:
         index = self.index
         return fmt.lay_out_samples(
             index.keys[rows],
+            self.encoding.suffix,
             index.length[rows].astype(np.int64),
             index.label[rows].tolist(),
             [index.provenance(row) for row in range(rows.start, rows.stop)],

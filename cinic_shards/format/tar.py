@@ -83,24 +83,26 @@ def _headers(names: Sequence[bytes], sizes: NDArray[np.int64]) -> NDArray[np.uin
 
 def lay_out_samples(
     keys: Sequence[str],
+    suffix: str,
     sizes: NDArray[np.int64],
     labels: Sequence[int],
     provenances: Sequence[Provenance],
     sidecars: Sequence[str],
 ) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """Room for N samples one behind another: for each its PNG, then its sidecars.
+    """Room for N samples one behind another: for each its file, then its sidecars.
 
     Args:
         keys: ``split/class/stem``.
-        sizes: each PNG's bytes, shape (N,).
+        suffix: of the files.
+        sizes: each file's bytes, shape (N,).
         labels: class indices.
         provenances: of each sample.
         sidecars: ``cls``, ``json``, both in this order, or none.
 
     Returns:
-        A uint8 buffer, complete but for the PNGs' bytes, and the place of each PNG in it.
+        A uint8 buffer, complete but for the files' bytes, and the place of each file in it.
     """
-    names = [[key.encode() + b".png" for key in keys]]
+    names = [[f"{key}.{suffix}".encode() for key in keys]]
     all_sizes = [sizes]
     contents: list[list[bytes]] = []
     for sidecar in sidecars:

@@ -78,14 +78,6 @@ class SplitReader:
             np.arange(split.first_id, split.first_id + split.num_samples) for split in splits
         ])  # fmt: skip
         self._shard_starts = np.cumsum([0, *(len(index) for index in self._indexes)])
-        self.block_starts: NDArray[np.int64] = np.append(
-            np.concatenate([
-                start + index.block_starts[:-1]
-                for start, index in zip(self._shard_starts, self._indexes, strict=False)
-            ]),
-            len(self.labels),
-        )  # fmt: skip
-        """First row of each of B blocks, and N: shape (B + 1,)."""
         self._lengths = np.concatenate([index.length.astype(np.int64) for index in self._indexes])
         bases = [memory.ctypes.data for memory in self._maps] or [0] * len(self.shards)
         self._addresses = np.concatenate([
@@ -102,8 +94,15 @@ class SplitReader:
         self.bytes_read = 0
         """Of payloads since this reader was made."""
         self._counting = Lock()
-        if self.maps_rows:
-            self._row_addresses = self._addresses_of_pixels()
+
+    @cached_property
+    def block_starts(self) -> NDArray[np.int64]:
+        """First row of each of B blocks, and N: shape (B + 1,)."""
+        starts = [
+            start + index.block_starts[:-1]
+            for start, index in zip(self._shard_starts, self._indexes, strict=False)
+        ]
+        return np.concatenate([*starts, [len(self)]])
 
     @property
     def is_mapped(self) -> bool:
@@ -295,7 +294,8 @@ class SplitReader:
 
     # Pixels that lie in the shards as they are
 
-    def _addresses_of_pixels(self) -> NDArray[np.int64]:
+    @cached_property
+    def _row_addresses(self) -> NDArray[np.int64]:
         """Where each row's pixels begin in this process's memory."""
         block_rows = np.diff(self.block_starts)
         in_block = np.arange(len(self)) - np.repeat(self.block_starts[:-1], block_rows)

@@ -119,15 +119,16 @@ class _Shard:
 
     def write_files(self) -> None:
         """A member for each file, and its sidecars."""
-        samples = self.samples
+        layout, samples = self.job.layout, self.samples
         for start, stop in samples.chunks():
             sizes = samples.png_sizes(start, stop)
             buffer, starts = fmt.lay_out_samples(
                 samples.keys[start:stop],
+                layout.encoding.suffix,
                 sizes,
                 samples.labels[start:stop].tolist(),
                 samples.provenances[start:stop],
-                self.job.layout.sidecars,
+                layout.sidecars,
             )
             unread = samples.read_pngs(start, stop, buffer, starts)
             payloads = Payloads.in_buffer(buffer, starts, sizes)
