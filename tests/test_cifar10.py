@@ -3,7 +3,10 @@
 import io
 import pickle
 import struct
+import sys
 import tarfile
+import tracemalloc
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -151,6 +154,13 @@ def test_everything_wrong_is_told_at_once(tmp_path: Path) -> None:
     ]
 
 
+def test_a_label_too_long_to_print(tmp_path: Path) -> None:
+    files = contents()
+    files["data_batch_1"][b"labels"][3] = 10**5000
+    with pytest.raises(FormatError, match="data_batch_1: label 3 is int, expected 0 to 9"):
+        read_cifar10(archive(tmp_path / "x.tar.gz", pickled(files)))
+
+
 def test_a_truncated_archive(tmp_path: Path) -> None:
     whole = archive(tmp_path / "whole.tar.gz", pickled(contents())).read_bytes()
     cut = tmp_path / "cut.tar.gz"
@@ -216,7 +226,22 @@ HOSTILE = {
     "no mark": b"\x80\x02]e.",
     "an odd dictionary": b"\x80\x02}(K\x01u.",
     "a set": pickle.dumps({1, 2}, 4),
-    "recursion": b"(" * 100_000 + b".",
+    "an import": b"cthis\ns\n.",
+    "a module's attribute": b"\x80\x04\x8c\x05numpy\x8c\x0acore.numpy\x93.",
+    "attributes of a function": b"c_codecs\nencode\nN}X\1\0\0\0xK\1s\x86b.",
+    "one text encoded many times": b"c_codecs\nencode\nq\0X\xff\0\0\0"
+    + b"a" * 255
+    + b"X\6\0\0\0latin1\x86q\1]("
+    + b"h\0h\1R" * 100
+    + b"e.",
+    "a large array": b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n"
+    b"(I99999999999\nI9999\ntS'b'\ntR.",
+    "a large array that is called for": b"cnumpy\nndarray\n(I99999999999\ntR.",
+    "a large byte array": b"\x80\x05\x96\xff\xff\xff\xff\x7f\0\0\0abc.",
+    "a large frame": b"\x80\x04\x95\xff\xff\xff\xff\x7f\0\0\0}.",
+    "a negative place in the memo": b"Np-1\n.",
+    "places in the memo with one hash": b"N"
+    + b"".join(b"p%d\n" % (i * (2**61 - 1)) for i in range(30_000)),
 }
 
 
@@ -226,7 +251,23 @@ def test_a_hostile_pickle(name: str, tmp_path: Path, capsys: pytest.CaptureFixtu
     with pytest.raises(FormatError, match=r"data_batch_4: (?!missing)") as error:
         read_cifar10(path)
     assert len(str(error.value).splitlines()) == 8 and len(str(error.value)) < 1000
-    assert not capsys.readouterr().out
+    assert not capsys.readouterr().out and "this" not in sys.modules
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_hostile_pickle_takes_little_memory(name: str) -> None:
+    tracemalloc.start()
+    try:
+        with suppress(FormatError):
+            read_pickle(HOSTILE[name])
+        assert tracemalloc.get_traced_memory()[1] < 20_000_000
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_refused_name_is_in_the_message() -> None:
+    with pytest.raises(FormatError, match=r"needs 'builtins\.print': .* nothing was run"):
+        read_pickle(HOSTILE["a call"])
 
 
 def test_a_pickle_with_too_many_steps(monkeypatch: pytest.MonkeyPatch) -> None:

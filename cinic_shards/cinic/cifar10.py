@@ -195,8 +195,12 @@ def _text(value: Any) -> str:
 
 
 def _brief(value: Any) -> str:
-    """For a message. A container that holds itself many times over would take for ever."""
-    if isinstance(value, bytes | str | int | float | None):
+    """For a message. A container that holds itself many times over would take for ever.
+
+    Nor can Python print a number of thousands of digits.
+    """
+    is_short = isinstance(value, int) and value.bit_length() <= 64
+    if is_short or isinstance(value, bytes | str | float | None):
         return shown(value)
     return type(value).__name__
 

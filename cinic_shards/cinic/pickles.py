@@ -1,13 +1,15 @@
-"""Pickles of plain objects: read without unpickling anything, and written as Python 2 did.
+"""Pickles of plain objects: read without running anything of theirs, and written as Python 2 did.
 
-A pickle is a program that may call anything. Here the standard library splits it into its steps,
-and only those that build lists, dictionaries, numbers, texts and arrays are followed; nothing that
-it names is looked up or called.
+A pickle is a program that may call anything. Here it can take only the steps that build lists,
+dictionaries, numbers, texts and arrays, and the few names that such a pickle needs stand for
+functions of this file; nothing that it names is imported.
 """
 
-import pickletools
+import io
+import pickle
 import struct
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,9 +18,9 @@ from cinic_shards.errors import FormatError
 from cinic_shards.format import shown
 
 MAX_PICKLE_BYTES = 2**26
-"""Of a batch of CIFAR-10: 31 MB as it is published, 46 MB where Python 3 has written it."""
+"""A batch of CIFAR-10 is 31 MB as it is published, 46 MB where Python 3 has written it."""
 _MAX_STEPS = 1_000_000
-"""Of a pickle: a batch takes about five an image, with its file names."""
+"""A batch takes about five an image, with its file names."""
 
 
 @dataclass(slots=True)
@@ -33,19 +35,12 @@ class PickledArray:
     data: bytes = b""
 
     def set_state(self, state: tuple[Any, ...]) -> None:
-        """What ``ndarray.__setstate__`` is given."""
+        """Take what ``ndarray.__setstate__`` is given."""
         _, shape, dtype, is_fortran, data = state
         self.shape = _expect(shape, tuple)
         self.dtype = _expect(dtype, _Dtype).name
         self.is_fortran = is_fortran is True
         self.data = _expect(data, bytes)
-
-
-@dataclass(slots=True)
-class _Name:
-    """Something that a pickle names; it is never looked up."""
-
-    name: str
 
 
 @dataclass(slots=True)
@@ -55,114 +50,31 @@ class _Dtype:
     name: Any
 
 
-_MARK = object()
-_ARRAY_MAKERS = tuple(
-    f"{module}.multiarray _reconstruct" for module in ("numpy.core", "numpy._core")
-)
-"""By numpy 1 and by numpy 2."""
-
-
 def read_pickle(data: bytes) -> Any:
-    """What a pickle of plain objects holds: no object of it is made but Python's own containers.
+    """Read a pickle of plain objects; nothing that it names is imported or called.
 
     Returns:
-        Dictionaries, lists, tuples, numbers, texts (of Python 2: bytes), and arrays of uint8.
+        Dictionaries, lists, tuples, numbers, texts (bytes where Python 2 wrote them), and a
+        ``PickledArray`` for each array. All take a few times the memory of ``data`` at most.
 
     Raises:
-        FormatError: it is no pickle, is truncated, or does anything else.
+        FormatError: it is not a pickle, is truncated, or does anything else.
     """
     if len(data) > MAX_PICKLE_BYTES:
         raise FormatError("pickle", f"more than {MAX_PICKLE_BYTES:,} bytes")
-    machine = _Machine()
-    step, opcode = 0, None
+    reader = _Unpickler(data)
     try:
-        for step, (opcode, argument, _) in enumerate(pickletools.genops(data)):
-            if step == _MAX_STEPS:
-                raise FormatError("pickle", f"more than {_MAX_STEPS:,} steps")
-            machine.run(opcode.name, argument)
-        return machine.result()
-    except (IndexError, KeyError, TypeError, ValueError, OverflowError) as error:
-        done = "" if opcode is None else f", step {step} ({opcode.name})"
-        raise FormatError("pickle", f"not a readable pickle{done}: {shown(str(error))}") from error
-
-
-@dataclass(slots=True)
-class _Machine:
-    """Follows a pickle's steps."""
-
-    stack: list[Any] = field(default_factory=list)
-    memo: dict[int, Any] = field(default_factory=dict)
-
-    def run(self, name: str, argument: Any) -> None:
-        """One step."""
-        stack = self.stack
-        if name in _VALUES:
-            stack.append(argument)
-        elif name in _CONSTANTS:
-            stack.append(_CONSTANTS[name])
-        elif name in ("STRING", "BINSTRING", "SHORT_BINSTRING"):  # Python 2's are bytes
-            stack.append(argument.encode("latin-1"))
-        elif name in ("PUT", "BINPUT", "LONG_BINPUT"):
-            self.memo[argument] = stack[-1]
-        elif name == "MEMOIZE":
-            self.memo[len(self.memo)] = stack[-1]
-        elif name in ("GET", "BINGET", "LONG_BINGET"):
-            stack.append(self.memo[argument])
-        elif name == "MARK":
-            stack.append(_MARK)
-        elif name == "GLOBAL":
-            stack.append(_Name(argument))
-        elif name == "STACK_GLOBAL":
-            attribute, module = stack.pop(), stack.pop()
-            stack.append(_Name(f"{module} {attribute}"))
-        elif name in _NEW_CONTAINERS:
-            stack.append(_NEW_CONTAINERS[name]())
-        elif name in ("TUPLE1", "TUPLE2", "TUPLE3"):
-            size = int(name[-1])
-            if len(stack) < size:
-                raise IndexError("nothing to take")
-            stack[-size:] = [tuple(stack[-size:])]
-        elif name in ("TUPLE", "LIST", "DICT"):
-            items = self._since_mark()
-            stack.append(_from_items(name, items))
-        elif name in ("APPEND", "APPENDS"):
-            items = [stack.pop()] if name == "APPEND" else self._since_mark()
-            _expect(stack[-1], list).extend(items)
-        elif name in ("SETITEM", "SETITEMS"):
-            items = stack[-2:] if name == "SETITEM" else self._since_mark()
-            if name == "SETITEM":
-                del stack[-2:]
-            _expect(stack[-1], dict).update(_from_items("DICT", items))
-        elif name == "REDUCE":
-            arguments, function = stack.pop(), stack.pop()
-            stack.append(_reduce(function, _expect(arguments, tuple)))
-        elif name == "BUILD":
-            state = stack.pop()
-            if isinstance(stack[-1], PickledArray):
-                stack[-1].set_state(_expect(state, tuple))
-            else:
-                _expect(stack[-1], _Dtype)
-        elif name not in ("PROTO", "FRAME", "STOP"):
-            raise FormatError("pickle", f"a pickle that does more than hold data (step {name})")
-
-    def _since_mark(self) -> list[Any]:
-        items = []
-        while (item := self.stack.pop()) is not _MARK:
-            items.append(item)
-        return items[::-1]
-
-    def result(self) -> Any:
-        """What the last step has left."""
-        (value,) = self.stack
+        value = reader.load()
+        if reader.stack or reader.metastack:
+            raise ValueError("more than one value")
         return value
-
-
-_VALUES = frozenset(
-    "INT BININT BININT1 BININT2 LONG LONG1 LONG4 BINUNICODE SHORT_BINUNICODE UNICODE BINBYTES "
-    "SHORT_BINBYTES BINFLOAT FLOAT".split()
-)
-_CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
-_NEW_CONTAINERS: dict[str, type] = {"EMPTY_LIST": list, "EMPTY_DICT": dict, "EMPTY_TUPLE": tuple}
+    except (
+        AttributeError, EOFError, IndexError, OverflowError, TypeError, ValueError,
+        pickle.UnpicklingError, struct.error,
+    ) as error:  # fmt: skip
+        raise FormatError(
+            "pickle", f"not a readable pickle: {shown(str(error) or 'truncated')}"
+        ) from error
 
 
 def _expect(value: Any, kind: type) -> Any:
@@ -171,34 +83,107 @@ def _expect(value: Any, kind: type) -> Any:
     return value
 
 
-def _from_items(kind: str, items: list[Any]) -> Any:
-    if kind == "TUPLE":
-        return tuple(items)
-    if kind == "LIST":
-        return items
-    keys, values = items[::2], items[1::2]
-    if not all(isinstance(key, str | bytes) for key in keys):  # others may take for ever to hash
-        raise TypeError("a key of a dictionary that is no text")
-    return dict(zip(keys, values, strict=True))
+_BASE: Any = pickle._Unpickler
+"""Python's own reader, as it is written in Python. The one in C allocates whatever a length or a
+place in the memo asks for, hashes any key, and has no way to refuse a step."""
+
+_STAND_INS: dict[str, Any] = {
+    "__builtin__.bytes": lambda: b"",
+    "builtins.bytes": lambda: b"",
+    "numpy.core.multiarray._reconstruct": lambda *_: PickledArray(),  # numpy 1
+    "numpy._core.multiarray._reconstruct": lambda *_: PickledArray(),
+    "numpy.dtype": lambda name, *_: _Dtype(name),
+    "numpy.ndarray": None,  # an argument of _reconstruct
+}
 
 
-def _reduce(function: Any, arguments: tuple[Any, ...]) -> Any:
-    """What a call would give; none is made."""
-    name = function.name if isinstance(function, _Name) else type(function).__name__
-    if name == "_codecs encode":  # how protocol 2 writes bytes
-        text, encoding = arguments
-        if encoding in ("latin1", "latin-1"):
-            return _expect(text, str).encode("latin-1")
-    elif name in ("__builtin__ bytes", "builtins bytes") and not arguments:
-        return b""
-    elif name in _ARRAY_MAKERS:
-        return PickledArray()
-    elif name == "numpy dtype":
-        return _Dtype(arguments[0])
-    raise FormatError(
-        "pickle",
-        f"a pickle that calls {shown(name)}: expected plain data and numpy arrays; nothing was run",
-    )
+class _Unpickler(_BASE):  # type: ignore[misc]
+    """Python's own, with a bound on its steps, names and sizes."""
+
+    def __init__(self, data: bytes) -> None:
+        super().__init__(io.BytesIO(data), encoding="bytes")
+        self.dispatch = _Steps(_STEPS)
+        self.bytes_to_encode = len(data)
+
+    def find_class(self, module: str, name: str) -> Any:
+        full_name = f"{module}.{name}"
+        if full_name == "_codecs.encode":
+            return self._encode
+        if full_name in _STAND_INS:
+            return _STAND_INS[full_name]
+        raise FormatError(
+            "pickle",
+            f"a pickle that needs {shown(full_name)}: expected plain data and numpy arrays; "
+            "nothing was run",
+        )
+
+    def _encode(self, text: str, encoding: str) -> bytes:
+        """How protocol 2 writes bytes: as a text, each as one of its own."""
+        self.bytes_to_encode -= len(_expect(text, str))
+        if self.bytes_to_encode < 0 or encoding not in ("latin1", "latin-1"):
+            raise ValueError("bytes as no pickler writes them")
+        return text.encode("latin-1")
+
+    def build(self) -> None:
+        # Python's own would set attributes of anything, a function too.
+        state = self.stack.pop()
+        if isinstance(self.stack[-1], PickledArray):
+            self.stack[-1].set_state(state)
+        else:
+            _expect(self.stack[-1], _Dtype)
+
+    def put(self) -> None:
+        place = int(self.readline())
+        if not 0 <= place <= _MAX_STEPS:  # many large numbers can have the same hash
+            raise ValueError("a place in the memo that no pickler takes")
+        self.memo[place] = self.stack[-1]
+
+
+class _Steps(dict[int, Callable[[Any], None]]):
+    """The steps that a pickle may take, by their opcode, and how many."""
+
+    num_taken = 0
+
+    def __getitem__(self, opcode: int) -> Callable[[Any], None]:
+        self.num_taken += 1
+        if self.num_taken > _MAX_STEPS:
+            raise FormatError("pickle", f"more than {_MAX_STEPS:,} steps")
+        return super().__getitem__(opcode)
+
+    def __missing__(self, opcode: int) -> Any:
+        raise FormatError(
+            "pickle", f"a pickle that does more than hold data (step {chr(opcode)!r})"
+        )
+
+
+def _text_keys(opcode: bytes, keys: slice) -> Callable[[Any], None]:
+    """A step that adds to a dictionary, after a look at the keys on the stack."""
+
+    def step(reader: Any) -> None:
+        if not all(isinstance(key, str | bytes) for key in reader.stack[keys]):
+            raise TypeError("a key of a dictionary that is no text")  # may take for ever to hash
+        _BASE.dispatch[opcode[0]](reader)
+
+    return step
+
+
+_STEPS = {
+    **{
+        getattr(pickle, name)[0]: _BASE.dispatch[getattr(pickle, name)[0]]
+        for name in (
+            "PROTO FRAME STOP MARK NONE NEWTRUE NEWFALSE INT BININT BININT1 BININT2 LONG LONG1 "
+            "LONG4 FLOAT BINFLOAT STRING BINSTRING SHORT_BINSTRING BINBYTES SHORT_BINBYTES UNICODE "
+            "BINUNICODE SHORT_BINUNICODE EMPTY_LIST LIST APPEND APPENDS EMPTY_TUPLE TUPLE TUPLE1 "
+            "TUPLE2 TUPLE3 EMPTY_DICT GET BINGET LONG_BINGET BINPUT LONG_BINPUT MEMOIZE GLOBAL "
+            "STACK_GLOBAL REDUCE"
+        ).split()
+    },
+    pickle.DICT[0]: _text_keys(pickle.DICT, slice(0, None, 2)),
+    pickle.SETITEM[0]: _text_keys(pickle.SETITEM, slice(-2, -1)),
+    pickle.SETITEMS[0]: _text_keys(pickle.SETITEMS, slice(0, None, 2)),
+    pickle.PUT[0]: _Unpickler.put,
+    pickle.BUILD[0]: _Unpickler.build,
+}
 
 
 def write_pickle(value: Any) -> bytes:
