@@ -209,18 +209,7 @@ class Manifest:
             )
         listed = get_field(content, location, "splits", list)
         splits = tuple(_split_from_json(split, location) for split in listed)
-        for names_of, names in (
-            ("splits", [split.name for split in splits]),
-            ("shards", [shard.name for split in splits for shard in split.shards]),
-        ):
-            if len(set(names)) < len(names):
-                raise FormatError(location, f"two of its {names_of} have the same name")
-        next_id = 0
-        for split in splits:
-            if split.first_id != next_id:
-                raise FormatError(location, f"split {split.name} begins at id {split.first_id}, "
-                                  f"expected {next_id}")  # fmt: skip
-            next_id += split.num_samples
+        _check_splits(splits, location)
         block_size = get_field(content, location, "block_size", int)
         if not 1 <= block_size <= MAX_BLOCK_SIZE:
             raise FormatError(
@@ -243,6 +232,22 @@ class Manifest:
             largest = max(shard.num_samples for split in splits for shard in split.shards)
             check_block_bytes(min(block_size, largest), shape, location)
         return manifest
+
+
+def _check_splits(splits: tuple[SplitInfo, ...], location: str) -> None:
+    """Names are there once, and ids count on from split to split."""
+    for names_of, names in (
+        ("splits", [split.name for split in splits]),
+        ("shards", [shard.name for split in splits for shard in split.shards]),
+    ):
+        if len(set(names)) < len(names):
+            raise FormatError(location, f"two of its {names_of} have the same name")
+    next_id = 0
+    for split in splits:
+        if split.first_id != next_id:
+            reason = f"split {split.name} begins at id {split.first_id}, expected {next_id}"
+            raise FormatError(location, reason)
+        next_id += split.num_samples
 
 
 def _fingerprint(content: dict[str, Any], location: str) -> str:
