@@ -3,7 +3,7 @@
 import json
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -13,9 +13,6 @@ from cinic_shards.cli.console import (
     out_console,
     print_table,
 )
-
-if TYPE_CHECKING:
-    pass
 
 
 @app.command()

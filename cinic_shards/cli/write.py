@@ -2,7 +2,7 @@
 
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
@@ -24,9 +24,6 @@ from cinic_shards.cli.console import (
 )
 from cinic_shards.errors import OptionError
 from cinic_shards.progress import ProgressReport
-
-if TYPE_CHECKING:
-    pass
 
 
 @app.command()

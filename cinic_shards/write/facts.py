@@ -5,7 +5,7 @@ import itertools
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import PIL
@@ -15,9 +15,6 @@ from cinic_shards.codec import Encoding
 from cinic_shards.codec.meter import ImageMeter
 from cinic_shards.format import Index, Manifest, PixelSums, ShardInfo, SplitInfo
 from cinic_shards.format.provenance import CINIC10_CITATION, CINIC10_LICENCE, ORIGINS
-
-if TYPE_CHECKING:
-    pass
 
 
 @dataclass(frozen=True, slots=True)
