@@ -24,9 +24,9 @@ from typing import Any
 from make_hostile import ATTACKS, OUTSIDE, Attack, change, good_images
 from odd_pngs import SIGNATURE
 
-from cinic_shards import cli
 from cinic_shards.check.reindex import reindex
 from cinic_shards.check.verify import verify
+from cinic_shards.cli.inspect import info
 from cinic_shards.errors import CinicShardsError
 from cinic_shards.loader.loader import ShardLoader
 from cinic_shards.read.subset import Subset
@@ -101,7 +101,7 @@ def _printed(place: Path, *, as_json: bool, duplicates: bool = False) -> str:
     """What ``cinic-shard info`` prints."""
     data = io.BytesIO()
     with redirect_stdout(io.TextIOWrapper(data, "utf-8")) as out:
-        cli.shards.info(str(place / "dataset"), duplicates, as_json)
+        info(str(place / "dataset"), duplicates, as_json)
         out.flush()
     return data.getvalue().decode()
 
