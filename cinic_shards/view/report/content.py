@@ -1,5 +1,6 @@
 """A dataset -> what its report says, every image read once to check it, and once to count it."""
 
+import itertools
 from collections import Counter
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +18,7 @@ from cinic_shards.options import number_of_workers, whole
 from cinic_shards.read.columns import Columns
 from cinic_shards.read.dataset import Dataset
 from cinic_shards.read.map_images import Images, map_images
+from cinic_shards.read.split import SplitReader
 from cinic_shards.store import Place
 from cinic_shards.view.duplicates import Duplicates, duplicates_among
 from cinic_shards.view.montage import Sample, some_of, stratified
@@ -83,15 +85,40 @@ def gather(
     chosen = stratified(columns, sample, seed)
     order = chosen.rows[choose(len(chosen.rows), len(chosen.rows), "order of the report", seed)]
     groups = _groups_to_show(duplicates, columns)
-    wanted = {*order.tolist(), *(row for group in groups for row in group)}
-    tiles: dict[int, Image.Image] = {}
+    shown = dict.fromkeys(itertools.chain(order.tolist(), *groups))
+    tile_of = {row: number for number, row in enumerate(shown)}
+    histograms, unreadable, sheets = _look(reader, tile_of, workers, progress)
+    return Content(
+        place=str(dataset.store),
+        manifest=dataset.manifest,
+        summary=dataset.summary(),
+        columns=columns,
+        verification=verification,
+        is_quick=quick,
+        unreadable=tuple(unreadable),
+        histograms=histograms,
+        duplicates=duplicates,
+        shown_duplicates=groups,
+        sample=chosen,
+        seed=seed,
+        order=order,
+        tile_of=tile_of,
+        sheets=sheets,
+    )
+
+
+def _look(
+    reader: SplitReader, tile_of: dict[int, int], workers: int, progress: Progress
+) -> tuple[Histograms, list[DecodeError], Sheets]:
+    """Decode every image: count its values, and keep those that have a tile."""
+    tiles = [_NO_TILE] * len(tile_of)
     reduced: list[int] = []
     counter = ValueCounter(reader)
 
     def look(images: Images) -> NDArray[np.int64]:
         for row, pixels in zip(images.rows.tolist(), images.pixels, strict=True):
-            if row in wanted:
-                tiles[row], is_exact = make_tile(pixels)
+            if row in tile_of:
+                tiles[tile_of[row]], is_exact = make_tile(pixels)
                 if not is_exact:
                     reduced.append(row)
         return counter.count(images)
@@ -106,31 +133,10 @@ def gather(
         errors=errors,
         progress=progress,
     )
-    tile_of = {row: number for number, row in enumerate(order.tolist())}
-    for group in groups:
-        for row in group:
-            tile_of.setdefault(row, len(tile_of))
-    in_order = [tiles.get(row, _NO_TILE) for row in tile_of]
-    progress("draw", 0, len(in_order))
-    sheets = make_sheets(in_order, is_exact=not reduced, workers=workers)
-    progress("draw", len(in_order), len(in_order))
-    return Content(
-        place=str(dataset.store),
-        manifest=dataset.manifest,
-        summary=dataset.summary(),
-        columns=columns,
-        verification=verification,
-        is_quick=quick,
-        unreadable=tuple(errors),
-        histograms=counter.by_origin(counts),
-        duplicates=duplicates,
-        shown_duplicates=groups,
-        sample=chosen,
-        seed=seed,
-        order=order,
-        tile_of=tile_of,
-        sheets=sheets,
-    )
+    progress("draw", 0, len(tiles))
+    sheets = make_sheets(tiles, is_exact=not reduced, workers=workers)
+    progress("draw", len(tiles), len(tiles))
+    return counter.by_origin(counts), errors, sheets
 
 
 def _groups_to_show(duplicates: Duplicates, columns: Columns) -> tuple[tuple[int, ...], ...]:
