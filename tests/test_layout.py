@@ -34,6 +34,7 @@ ALONE = {
     "zstandard": {"codec"},
     "numba": {"codec"},
     "llvmlite": {"codec"},
+    "jinja2": {"view"},
     "typer": {"cli"},
     "rich": {"cli", "progress"},
 }

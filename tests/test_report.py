@@ -22,7 +22,8 @@ from cinic_shards.read.dataset import Dataset
 from cinic_shards.view.duplicates import find_duplicates
 from cinic_shards.view.report import content as content_module
 from cinic_shards.view.report import write_report
-from cinic_shards.view.report.charts import Series, highest_share, histogram
+from cinic_shards.view.report.charts import Chart, Series, highest_share
+from cinic_shards.view.report.page import TEMPLATES
 from cinic_shards.view.report.sprites import COLUMNS, TILES
 from cinic_shards.write.pack import PackOptions, pack
 
@@ -221,7 +222,8 @@ def test_a_histogram() -> None:
     assert series[0].mean[0] == pytest.approx((100 + 3 * 255) / 4 / 255)
     top = highest_share(series)
     assert top == pytest.approx(1.12 * 0.25)  # the bin of white does not count
-    drawing = histogram(series, 2, "blue", top)
+    chart = Chart(series, 2, "blue", top)
+    drawing = TEMPLATES.get_template("chart.html").render(chart=chart)
     assert "A &amp; B mean 0.848; flat mean 0.500" in drawing
     lines = re.findall(r'<polyline class="line s\d" points="(.*?)"', drawing)
     points = [[tuple(map(float, p.split(","))) for p in line.split()] for line in lines]

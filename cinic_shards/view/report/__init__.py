@@ -1,8 +1,8 @@
 """One page about a dataset, in one HTML file that needs no network.
 
-``content`` reads the dataset, ``charts`` and ``sheets`` make pictures, ``tables`` and ``pictures``
-write what the page says, ``sections`` puts that in order, and ``page`` into ``template.html`` with
-``style.css`` and ``script.js``.
+``content`` reads the dataset, ``charts`` and ``sprites`` make pictures of it, ``texts`` and
+``pictures`` what each section says, and ``page`` renders that by the templates: ``page.html``, with
+``style.css`` and ``script.js``, and one for each section.
 """
 
 from pathlib import Path

@@ -2,46 +2,70 @@
 
 import base64
 import hashlib
-import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from html import escape
 from importlib.resources import files
-from string import Template
 from typing import Any
+
+import jinja2
 
 from cinic_shards._version import __version__
 from cinic_shards.format.provenance import CINIC10_CITATION
 from cinic_shards.view.report import pictures, texts
 from cinic_shards.view.report.content import Content, cells
-from cinic_shards.view.report.html import size_text
 from cinic_shards.view.report.sprites import COLUMNS, TILES
 from cinic_shards.view.report.texts import ORIGIN_TITLES
 
 _SIDES = {"strip": 32, "grid": 64, "dialog": 256}
 """How large a tile is drawn where, in pixels, or as a smaller whole multiple of its side."""
 _SPLIT_ORDER = ("train", "valid", "test")
+_SECTIONS = {
+    "dataset": "The dataset",
+    "counts": "Counts",
+    "samples": "Samples",
+    "intensities": "Intensities",
+    "duplicates": "Duplicates",
+    "integrity": "Integrity",
+    "browser": "Browse",
+}
+"""Title of each, in the page's order; each has a template of its name."""
+
+TEMPLATES = jinja2.Environment(
+    loader=jinja2.PackageLoader("cinic_shards.view.report", "."),
+    autoescape=True,
+    undefined=jinja2.StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
+"""Every text that comes in is escaped: names and keys are a stranger's."""
+TEMPLATES.globals |= {"tiles_per_sheet": TILES, "tiles_per_row": COLUMNS}
+TEMPLATES.filters["thousands"] = "{:,}".format
+TEMPLATES.policies["json.dumps_kwargs"] = {"separators": (",", ":")}
 
 
 def make_page(content: Content, *, title: str | None = None) -> str:
     """The page's HTML."""
     splits = sorted((split.name for split in content.manifest.splits), key=_place_of_split)
-    title = title or _title(content)
-    style, script = _asset("style.css"), _asset("script.js")
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    found = all_sections(content, splits)
-    return Template(_asset("template.html")).substitute(
-        script_digest=digest,
-        title=escape(title),
-        style=style,
-        sheets=_sheet_rules(content),
-        lead=lead(content, splits),
-        contents="".join(f'<a href="#{one.anchor}">{escape(one.title)}</a>' for one in found),
-        sections="".join(one.html for one in found),
-        version=__version__,
-        data=_for_script(_data(content, splits)),
+    script = _asset("script.js")
+    return TEMPLATES.get_template("page.html").render(
+        script_digest=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        title=title or _title(content),
+        style=_asset("style.css"),
         script=script,
+        zooms={name: max(1, side // content.sheets.side) for name, side in _SIDES.items()},
+        version=__version__,
+        data=_data(content, splits),
+        sections=_SECTIONS,
+        content=content,
+        figures=texts.lead(content, splits),
+        verdict=texts.verdict(content),
+        dataset=texts.dataset(content),
+        counts=texts.counts(content, splits, cells(content.columns)),
+        samples=pictures.samples(content),
+        intensities=pictures.intensities(content, splits),
+        duplicates=pictures.duplicates(content, splits),
+        integrity=texts.integrity(content),
+        browser=pictures.browser(content, splits),
     )
 
 
@@ -57,23 +81,6 @@ def _title(content: Content) -> str:
 
 def _asset(name: str) -> str:
     return files("cinic_shards.view.report").joinpath(name).read_text(encoding="utf-8")
-
-
-def _sheet_rules(content: Content) -> str:
-    sheets = content.sheets
-    zooms = "".join(
-        f";--{name}-zoom:{max(1, side // sheets.side)}" for name, side in _SIDES.items()
-    )
-    rules = [f":root{{--cell:{sheets.side};--columns:{COLUMNS}{zooms}}}"]
-    for number, (uri, num_rows) in enumerate(zip(sheets.uris, sheets.num_rows, strict=True)):
-        rules.append(f".sheet-{number}{{--rows:{num_rows};background-image:url({uri})}}")
-    return "".join(rules)
-
-
-def _for_script(data: dict[str, Any]) -> str:
-    """JSON that ends no element and begins none, whatever its texts hold."""
-    text = json.dumps(data, ensure_ascii=True, separators=(",", ":"))
-    return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
 
 
 def _data(content: Content, splits: Sequence[str]) -> dict[str, Any]:
@@ -119,55 +126,3 @@ def _data(content: Content, splits: Sequence[str]) -> dict[str, Any]:
 
 def _in_order(names: Iterable[str]) -> list[str]:
     return sorted(set(names))
-
-
-@dataclass(frozen=True, slots=True)
-class Section:
-    """A part of the page."""
-
-    anchor: str
-    title: str
-    body: str
-    """HTML."""
-
-    @property
-    def html(self) -> str:
-        """The element."""
-        return (
-            f'<section id="{self.anchor}" aria-labelledby="{self.anchor}-title">'
-            f'<h2 id="{self.anchor}-title">{escape(self.title)}</h2>{self.body}</section>'
-        )
-
-
-def all_sections(content: Content, splits: Sequence[str]) -> list[Section]:
-    """Every section, in the page's order."""
-    of_all = cells(content.columns)
-    return [
-        Section("dataset", "The dataset", texts.dataset(content)),
-        Section("counts", "Counts", texts.counts(content, splits, of_all)),
-        Section("samples", "Samples", pictures.samples(content)),
-        Section("intensities", "Intensities", pictures.intensities(content, splits)),
-        Section("duplicates", "Duplicates", pictures.duplicates(content, splits)),
-        Section("integrity", "Integrity", texts.integrity(content)),
-        Section("browser", "Browse", pictures.browser(content, splits)),
-    ]
-
-
-def lead(content: Content, splits: Sequence[str]) -> str:
-    """The figures under the title."""
-    manifest = content.manifest
-    size = sum(shard.size for split in manifest.splits for shard in split.shards)
-    shape = manifest.image_shape
-    figures = [
-        (f"{manifest.num_samples:,}", "images"),
-        (f"{len(manifest.classes):,}", "classes" if len(manifest.classes) != 1 else "class"),
-        (f"{len(splits):,}", "splits" if len(splits) != 1 else "split"),
-        (f"{shape[0]} {texts.TIMES} {shape[1]}", "pixels") if shape else ("several", "sizes"),
-        (size_text(size), f"as {manifest.encoding}"),
-    ]
-    items = "".join(f"<div><dt>{name}</dt><dd>{value}</dd></div>" for value, name in figures)
-    state, text = texts.verdict(content)
-    return (
-        f'<dl class="figures">{items}</dl><p class="verdict {state}"><a href="#integrity">{text}'
-        "</a></p>"
-    )

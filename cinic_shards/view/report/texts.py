@@ -1,11 +1,10 @@
-"""The sections of a report that are told in words and tables."""
+"""What the sections of a report say in words and tables; their templates say how."""
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from html import escape
+from typing import Any, NamedTuple
 
 from cinic_shards.view.report.content import Content
-from cinic_shards.view.report.html import cross_table, folded, note, size_text, table
 
 ORIGIN_TITLES = {
     "cifar10-train": "CIFAR-10 train",
@@ -23,31 +22,52 @@ Cells = Counter[tuple[str, int, str, str]]
 """See ``content.cells``."""
 
 
-def dataset(content: Content) -> str:
+class Table(NamedTuple):
+    """A table; numbers among its cells get their commas from the template."""
+
+    caption: str
+    header: Sequence[str]
+    rows: Sequence[Sequence[object]]
+    num_names: int = 1
+    """The first columns hold names, the others numbers."""
+
+
+def size_text(size: int) -> str:
+    """Bytes, for people to read."""
+    for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if size >= factor:
+            return f"{size / factor:,.{2 if size < 100 * factor else 0}f} {unit}"
+    return f"{size} B"
+
+
+def lead(content: Content, splits: Sequence[str]) -> list[tuple[str, str]]:
+    """The figures under the title, behind their names."""
+    manifest = content.manifest
+    size = sum(shard.size for split in manifest.splits for shard in split.shards)
+    shape = manifest.image_shape
+    return [
+        ("images", f"{manifest.num_samples:,}"),
+        ("classes" if len(manifest.classes) != 1 else "class", f"{len(manifest.classes):,}"),
+        ("splits" if len(splits) != 1 else "split", f"{len(splits):,}"),
+        ("pixels", f"{shape[0]} {TIMES} {shape[1]}") if shape else ("sizes", "several"),
+        (f"as {manifest.encoding}", size_text(size)),
+    ]
+
+
+def dataset(content: Content) -> dict[str, Any]:
     """What it is, and how it was packed."""
-    manifest, summary = content.manifest, content.summary
-    texts = [
-        ("Place", place_shown(content)),
-        ("Licence", manifest.licence),
-        ("Citation", manifest.citation),
-        ("Encoding", f"{manifest.encoding}, blocks of {manifest.block_size:,} images; format "
-                     f"{summary['format_version']}"),
-        ("Packed with", ", ".join(f"{name} {version}" for name, version in
-                                  manifest.libraries.items())),
-        ("Options", ", ".join(f"{name}: {_option(value)}" for name, value in
-                              manifest.options.items())),
-    ]  # fmt: skip
-    rows = "".join(
-        f"<div><dt>{name}</dt><dd>{escape(text)}</dd></div>" for name, text in texts if text
-    )
-    print_ = escape(manifest.fingerprint)
-    rows += f'<div><dt>Fingerprint</dt><dd><code class="digest">{print_}</code></dd></div>'
-    small = ""
-    if not manifest.licence:
-        small = note(
-            "No licence and no citation: not every file is named as CINIC-10 names its images."
-        )
-    return f'<dl class="facts">{rows}</dl>{small}'
+    manifest = content.manifest
+    facts = {
+        "Place": place_shown(content),
+        "Licence": manifest.licence,
+        "Citation": manifest.citation,
+        "Encoding": f"{manifest.encoding}, blocks of {manifest.block_size:,} images; format "
+                    f"{content.summary['format_version']}",
+        "Packed with": ", ".join(map(" ".join, manifest.libraries.items())),
+        "Options": ", ".join(f"{name}: {_option(value)}" for name, value in
+                             manifest.options.items()),
+    }  # fmt: skip
+    return {"facts": {name: text for name, text in facts.items() if text}}
 
 
 def place_shown(content: Content) -> str:
@@ -56,73 +76,62 @@ def place_shown(content: Content) -> str:
     return place if "://" in place else place.rstrip("/").rpartition("/")[2] or place
 
 
-def _counted(count: int, noun: str) -> str:
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"
-
-
 def _option(value: object) -> str:
     return "+".join(map(str, value)) or "none" if isinstance(value, list | tuple) else str(value)
 
 
-def counts(content: Content, splits: Sequence[str], of_all: Cells) -> str:
-    """By split, origin, class and synset; sizes of files, and of images where there are several."""
-    manifest = content.manifest
-    infos = [info for name in splits if (info := manifest.split(name)) is not None]
-    by_split = []
-    for info in infos:
-        size = sum(shard.size for shard in info.shards)
-        by_split.append([
-            info.name, f"{info.num_samples:,}", len(info.shards), size_text(size),
-            f"{size / info.num_samples:,.0f}",
-        ])  # fmt: skip
+def counts(content: Content, splits: Sequence[str], of_all: Cells) -> dict[str, Any]:
+    """By split, origin, class and synset; sizes of images where there are several."""
+    classes = content.manifest.classes
+    has_origins = {origin for _, _, origin, _ in of_all} != {"unknown"}
+    tables = [_by_split(content, splits)]
+    if has_origins:
+        tables.append(_cross("Origin", of_all, splits, lambda key: ORIGIN_TITLES[key[2]]))
+    by_class = _cross("Class", of_all, splits, lambda key: classes[key[1]])
+    is_folded = len(classes) > _MAX_OPEN_ROWS
+    return {
+        "tables": [*tables, *([] if is_folded else [by_class])],
+        "has_origins": has_origins,
+        "folded_classes": by_class if is_folded else None,
+        "synsets": _by_synset(content, splits, of_all),
+        "sizes": None if content.manifest.image_shape else _by_image_size(content),
+    }
+
+
+def _by_split(content: Content, splits: Sequence[str]) -> Table:
+    infos = sorted(content.manifest.splits, key=lambda info: splits.index(info.name))
+    parts = [(info.name, [info]) for info in infos]
     if len(infos) > 1:
-        size = sum(shard.size for info in infos for shard in info.shards)
-        by_split.append([
-            "all", f"{manifest.num_samples:,}", sum(len(info.shards) for info in infos),
-            size_text(size), f"{size / manifest.num_samples:,.0f}",
-        ])  # fmt: skip
-    header = ["Split", "images", "shards", "size", "bytes an image"]
-    parts = []
-    tables = [table(header, by_split, caption="By split")]
-
-    def cross(title: str, name_of: Callable[[tuple[str, int, str, str]], str]) -> str:
-        found: dict[str, Counter[str]] = {}
-        for key, count in of_all.items():
-            if name := name_of(key):
-                found.setdefault(name, Counter())[key[0]] += count
-        return cross_table(title, found, splits)
-
-    origins = {origin for _, _, origin, _ in of_all}
-    if origins == {"unknown"}:
-        parts.append(note("By origin: the file names tell none."))
-    else:
-        tables.append(cross("Origin", lambda key: ORIGIN_TITLES[key[2]]))
-    classes = cross("Class", lambda key: manifest.classes[key[1]])
-    if len(manifest.classes) > _MAX_OPEN_ROWS:
-        classes = folded(f"{len(manifest.classes):,} classes", classes)
-    else:
-        tables.append(classes)
-        classes = ""
-    parts = [f'<div class="tables">{"".join(tables)}</div>', *parts, classes]
-    if synsets := {synset for _, _, _, synset in of_all if synset}:
-        parts.append(folded(_counted(len(synsets), "synset"), _synsets(content, splits, of_all)))
-    elif origins != {"unknown"}:
-        parts.append(note("By synset: no image is ImageNet's."))
-    if manifest.image_shape is None:
-        sizes: Counter[tuple[int, int]] = Counter()
-        for info in infos:
-            sizes.update(info.image_sizes)
-        rows = [
-            [f"{h} {TIMES} {w}", f"{count:,}"] for (h, w), count in sizes.most_common(_MAX_SIZES)
-        ]
-        title = f"By image size, height {TIMES} width"
-        if len(rows) < len(sizes):
-            title += f": the {len(rows)} most common of {len(sizes):,}"
-        parts.append(table(["Size", "images"], rows, caption=title))
-    return "".join(parts)
+        parts.append(("all", infos))
+    rows = []
+    for name, of in parts:
+        shards = [shard for info in of for shard in info.shards]
+        size, num_samples = sum(shard.size for shard in shards), sum(one.num_samples for one in of)
+        each = f"{size / num_samples:,.0f}"
+        rows.append([name, num_samples, len(shards), size_text(size), each])
+    return Table("By split", ["Split", "images", "shards", "size", "bytes an image"], rows)
 
 
-def _synsets(content: Content, splits: Sequence[str], of_all: Cells) -> str:
+def _cross(
+    title: str,
+    of_all: Cells,
+    splits: Sequence[str],
+    name_of: Callable[[tuple[str, int, str, str]], str],
+) -> Table:
+    """Names by splits."""
+    found: dict[str, Counter[str]] = {}
+    for key, count in of_all.items():
+        found.setdefault(name_of(key), Counter())[key[0]] += count
+    several = len(splits) > 1
+    rows = [
+        [name, *(of[split] for split in splits), *([of.total()] if several else [])]
+        for name, of in sorted(found.items())
+    ]
+    header = [title, *splits, *(["all"] if several else [])]
+    return Table(f"By {title.lower()}", header, rows)
+
+
+def _by_synset(content: Content, splits: Sequence[str], of_all: Cells) -> Table:
     found: dict[str, Counter[str]] = {}
     classes: dict[str, set[str]] = {}
     for (split, label, _, synset), count in of_all.items():
@@ -130,51 +139,43 @@ def _synsets(content: Content, splits: Sequence[str], of_all: Cells) -> str:
             found.setdefault(synset, Counter())[split] += count
             classes.setdefault(synset, set()).add(content.manifest.classes[label])
     rows = [
-        [synset, ", ".join(sorted(classes[synset])), *(f"{counts[split]:,}" for split in splits),
-         f"{counts.total():,}"]
-        for synset, counts in sorted(found.items())
-    ]  # fmt: skip
-    header = ["Synset", "class", *splits, "all"]
-    return table(header, rows, caption="By synset of ImageNet", num_texts=2)
-
-
-def verdict(content: Content) -> tuple[str, str]:
-    """Class and text of the result of checking."""
-    found = content.verification
-    num_faults = len(found.faults) + found.num_more_faults
-    if not found.is_whole:
-        return "bad", f"Damaged: {num_faults:,} fault{'s' if num_faults != 1 else ''}"
-    return "good", "Whole: digests checked" if content.is_quick else "Whole: every byte checked"
-
-
-def integrity(content: Content) -> str:
-    """What ``verify`` found, and the shards."""
-    found = content.verification
-    state, text = verdict(content)
-    checked = (
-        "every shard&#8217;s size and SHA-256, and its index; no image was decoded for it"
-        if content.is_quick
-        else "every shard&#8217;s SHA-256, the structure of the tar files, their indexes, each "
-        "payload&#8217;s CRC-32, every image&#8217;s pixels and their hash, every count and sum of "
-        "the manifest, and the fingerprint"
-    )
-    parts = [
-        f'<p class="verdict {state}">{text}</p><p>Checked when this page was made, in '
-        f"{found.num_shards:,} shards and {found.num_samples:,} samples: {checked}.</p>"
+        [synset, ", ".join(sorted(classes[synset])), *(of[split] for split in splits), of.total()]
+        for synset, of in sorted(found.items())
     ]
-    if found.faults:
-        faults = "".join(f"<li>{escape(str(f))}</li>" for f in found.faults[:_MAX_FAULTS_SHOWN])
-        num_more = len(found.faults) + found.num_more_faults - _MAX_FAULTS_SHOWN
-        more = f"<li>and {num_more:,} more</li>" if num_more > 0 else ""
-        parts.append(f'<ul class="faults">{faults}{more}</ul>')
-    if found.strays:
-        shown = ", ".join(found.strays[:5]) + (", ..." if len(found.strays) > 5 else "")
-        parts.append(note(f"Not part of the dataset: {shown}."))
+    return Table("By synset of ImageNet", ["Synset", "class", *splits, "all"], rows, num_names=2)
+
+
+def _by_image_size(content: Content) -> Table:
+    sizes: Counter[tuple[int, int]] = Counter()
+    for info in content.manifest.splits:
+        sizes.update(info.image_sizes)
+    rows = [[f"{h} {TIMES} {w}", count] for (h, w), count in sizes.most_common(_MAX_SIZES)]
+    caption = f"By image size, height {TIMES} width"
+    if len(rows) < len(sizes):
+        caption += f": the {len(rows)} most common of {len(sizes):,}"
+    return Table(caption, ["Size", "images"], rows)
+
+
+def verdict(content: Content) -> dict[str, Any]:
+    """The result of checking, in a word and with its class in ``style.css``."""
+    found = content.verification
+    if found.is_whole:
+        what = "digests checked" if content.is_quick else "every byte checked"
+        return {"state": "good", "text": f"Whole: {what}", "num_faults": 0}
+    number = len(found.faults) + found.num_more_faults
+    text = f"Damaged: {number:,} fault{'s' if number != 1 else ''}"
+    return {"state": "bad", "text": text, "num_faults": number}
+
+
+def integrity(content: Content) -> dict[str, Any]:
+    """The shards; what ``verify`` found is in ``content``."""
     rows = [
-        [shard.name, f"{shard.num_samples:,}", f"{shard.size:,}", shard.sha256]
+        [shard.name, shard.num_samples, shard.size, shard.sha256]
         for split in content.manifest.splits
         for shard in split.shards
     ]
     header = ["Shard", "images", "bytes", "SHA-256"]
-    shards = table(header, rows, caption="Shards and their SHA-256")
-    return "".join(parts) + folded(_counted(len(rows), "shard"), shards)
+    return {
+        "max_faults": _MAX_FAULTS_SHOWN,
+        "shards": Table("Shards and their SHA-256", header, rows),
+    }
