@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 
 from cinic_shards.errors import OptionError
+from cinic_shards.loader.cache import CACHE_DIR_VARIABLE, cache_folder
 from cinic_shards.loader.loader import ShardLoader
 from cinic_shards.read import dataset as reader_module
+from cinic_shards.read.dataset import Dataset
 from cinic_shards.write.pack import PackOptions, pack
 
 ENCODINGS = ("png", "zstd", "raw")
@@ -139,6 +141,20 @@ def test_another_process_finds_the_blocks_on_disk(
     loader = ShardLoader(shards, batch_size=7, tail="short", cache="disk", cache_dir=tmp_path)
     assert epochs(loader, 1)
     assert decoded == []
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="where caches lie by default on Linux")
+@pytest.mark.parametrize("xdg", ["", "caches"])
+def test_the_default_folder(
+    shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, xdg: str
+) -> None:
+    monkeypatch.delenv(CACHE_DIR_VARIABLE, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / xdg) if xdg else "")
+    dataset = Dataset(shards)
+    found = cache_folder(None, dataset.manifest, dataset.split("train"))
+    assert found.parent.parent == tmp_path / (xdg or ".cache") / "cinic-shards"
+    assert found.name == "train" and len(found.parent.name) == 32
 
 
 def test_what_was_left_half_written_is_decoded_again(

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from platformdirs import user_cache_path
 
 from cinic_shards.codec import checksum
 from cinic_shards.errors import DecodeError, OptionError
@@ -222,8 +223,7 @@ def cache_folder(
     """
     root = cache_dir or os.environ.get(CACHE_DIR_VARIABLE)
     if root is None:
-        user = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-        root = Path(user) / "cinic-shards"
+        root = user_cache_path("cinic-shards", appauthor=False)
     digest = hashlib.sha256(manifest.fingerprint.encode())
     for shard in reader.shards:
         digest.update(shard.index_sha256.encode())

@@ -32,6 +32,8 @@ def lock_file(path: Path) -> BinaryIO | None:
     Closing it, or the end of the process, lets it go. Where the system has no such locks, every
     process can hold it.
     """
+    # Not by filelock: some of these files are data, which other processes read while it is held.
+    # On Windows its locks forbid that, and its FileLock would be a second handle beside this one.
     file = open(path, "ab")  # noqa: SIM115
     if fcntl is not None:
         try:
