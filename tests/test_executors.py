@@ -11,11 +11,11 @@ from collections.abc import Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
 from pathlib import Path
 
-import cinic_shards.executors as executors
 import pytest
 from make_demo_tree import make_tree
 from servers import DaskCluster, dask_cluster, free_port
 
+from cinic_shards import jobs
 from cinic_shards.errors import OptionError, OutputError
 from cinic_shards.jobs import open_executor, run_jobs
 from cinic_shards.options import usable_cores
@@ -111,7 +111,7 @@ def test_a_worker_with_other_releases_is_refused(tree: Path, tmp_path: Path) -> 
 
 def test_no_scheduler(monkeypatch: pytest.MonkeyPatch, tree: Path, tmp_path: Path) -> None:
     pytest.importorskip("distributed")
-    monkeypatch.setattr(executors, "WAIT_SECONDS", 0.5)
+    monkeypatch.setattr(jobs, "WAIT_SECONDS", 0.5)
     place = f"dask://127.0.0.1:{free_port()}"
     with pytest.raises(OptionError, match=f"{place}: no scheduler there; start one"):
         pack(tree, tmp_path / "out", executor=place)
@@ -126,7 +126,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DaskCluster]:
 
 @pytest.mark.real
 def test_no_worker(monkeypatch: pytest.MonkeyPatch, tree: Path, tmp_path: Path) -> None:
-    monkeypatch.setattr(executors, "WAIT_SECONDS", 1.0)
+    monkeypatch.setattr(jobs, "WAIT_SECONDS", 1.0)
     with (
         dask_cluster(tmp_path, num_workers=0) as empty,
         pytest.raises(OptionError, match="has no worker; start some: dask worker tcp://"),
@@ -182,7 +182,7 @@ def test_a_killed_worker_does_not_matter(tmp_path: Path) -> None:
 def test_where_all_workers_die_the_same_call_goes_on(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(executors, "WAIT_SECONDS", 2.0)
+    monkeypatch.setattr(jobs, "WAIT_SECONDS", 2.0)
     make_tree(tmp_path / "tree", per_class=300, seed=0)
     pack(tmp_path / "tree", tmp_path / "one", SMALL, workers=1)
     (tmp_path / "dask").mkdir()

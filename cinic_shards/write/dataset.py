@@ -152,12 +152,12 @@ def write_dataset(
 
 
 def _goes_on(store: Store, journal: Journal, error: BaseException) -> bool:
-    """Whether an error leaves work that the same command can go on with."""
-    if isinstance(error, BrokenExecutor):
-        return True
+    """Whether an error leaves work that the same command can resume."""
+    if journal.start is None:
+        return False
     # A server that was out of reach may be there again: what was sent to it is worth keeping.
     is_servers = isinstance(error, OutputError | StoreError) and not store.is_local
-    return is_servers and journal.start is not None
+    return is_servers or isinstance(error, BrokenExecutor)
 
 
 @contextmanager
