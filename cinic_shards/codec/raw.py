@@ -36,8 +36,11 @@ class RawEncoding(Encoding):
         self, payload: NDArray[np.uint8], num_images: int, rows: NDArray[np.int64],
         image_shape: tuple[int, ...],
     ) -> tuple[NDArray[np.uint8], str]:  # fmt: skip
-        pixels = payload[fmt.NPY_HEADER_BYTES :]
-        return pixels.reshape(num_images, *image_shape)[rows], ""
+        shape = (num_images, *image_shape)
+        pixels, problem = npy_content(payload, shape)
+        if problem:
+            return np.zeros((len(rows), *image_shape), np.uint8), problem
+        return pixels.reshape(shape)[rows], ""
 
 
 def npy_content(data: NDArray[np.uint8], shape: tuple[int, ...]) -> tuple[NDArray[np.uint8], str]:
