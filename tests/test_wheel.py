@@ -12,8 +12,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPT = """
-from cinic_shards import Augment, ShardLoader
-from cinic_shards.write.pack import pack
+from cinic_shards import Augment, ShardLoader, pack
 
 manifest = pack("cinic", "shards")
 for images, labels in ShardLoader("shards", batch_size=512, augment=Augment(cutout=8)):

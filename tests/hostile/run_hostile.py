@@ -31,7 +31,7 @@ from cinic_shards.check.verify import verify
 from cinic_shards.errors import CinicShardsError
 from cinic_shards.loader.loader import ShardLoader
 from cinic_shards.read.subset import Subset
-from cinic_shards.view.stats import measure
+from cinic_shards.view.stats import stats
 from cinic_shards.write.pack import pack
 from cinic_shards.write.select import select as select_dataset
 from cinic_shards.write.unpack import unpack
@@ -120,7 +120,7 @@ def _select(place: Path) -> None:
 
 
 def _stats(place: Path) -> None:
-    measure(place / "dataset", histograms=True, workers=1)
+    stats(place / "dataset", histograms=True, workers=1)
 
 
 WAYS: dict[str, Callable[[Path], None]] = {
