@@ -1,6 +1,7 @@
 """CINIC-10 as tar shards: pack a PNG tree, stream it at the speed of the decoder.
 
-``ShardLoader`` and what else needs torch is imported when it is first asked for.
+Each name is imported when it is first asked for: torch comes with the loader, numpy and numba with
+what packs or reads.
 """
 
 import importlib
@@ -8,25 +9,56 @@ from typing import TYPE_CHECKING, Any
 
 from cinic_shards._version import __version__
 
-__all__ = ["CINIC10", "Augment", "Batch", "ShardIterable", "ShardLoader", "__version__"]
+__all__ = [
+    "ShardLoader", "Augment", "Batch", "CINIC10", "ShardIterable",
+    "Dataset", "Subset",
+    "pack", "convert", "select", "unpack",
+    "verify", "reindex", "stats",
+    "open_store",
+    "__version__",
+]  # fmt: skip
 
 if TYPE_CHECKING:
+    from cinic_shards.check.reindex import reindex
+    from cinic_shards.check.verify import verify
     from cinic_shards.loader.augment import Augment
     from cinic_shards.loader.batches import Batch
     from cinic_shards.loader.loader import ShardLoader
     from cinic_shards.loader.torch_datasets import CINIC10, ShardIterable
+    from cinic_shards.read.dataset import Dataset
+    from cinic_shards.read.subset import Subset
+    from cinic_shards.store import open_store
+    from cinic_shards.view.stats import stats
+    from cinic_shards.write.convert import convert
+    from cinic_shards.write.pack import pack
+    from cinic_shards.write.select import select
+    from cinic_shards.write.unpack import unpack
 
-_PLACES = {
+_MODULES = {
     "Augment": "loader.augment",
     "Batch": "loader.batches",
     "CINIC10": "loader.torch_datasets",
+    "Dataset": "read.dataset",
     "ShardIterable": "loader.torch_datasets",
     "ShardLoader": "loader.loader",
+    "Subset": "read.subset",
+    "convert": "write.convert",
+    "open_store": "store",
+    "pack": "write.pack",
+    "reindex": "check.reindex",
+    "select": "write.select",
+    "stats": "view.stats",
+    "unpack": "write.unpack",
+    "verify": "check.verify",
 }
-"""Public name -> the file that it is in."""
+"""Public name -> the module that it is in."""
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _PLACES:
+    if name not in _MODULES:
         raise AttributeError(f"module 'cinic_shards' has no attribute {name!r}")
-    return getattr(importlib.import_module(f"cinic_shards.{_PLACES[name]}"), name)
+    return getattr(importlib.import_module(f"cinic_shards.{_MODULES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,5 +1,6 @@
 """What several test modules share: a drawn tree and its dataset, orders of listing, small disks."""
 
+import mmap
 import os
 import subprocess
 import sys
@@ -103,15 +104,18 @@ def listing_order(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatc
     return str(request.param)
 
 
+PAGE = mmap.PAGESIZE
+"""Bytes: a file takes a multiple of it on a small disk."""
+
+
 @pytest.fixture
 def mount_disk(tmp_path: Path) -> Iterator[Callable[[int], Path]]:
-    """Makes a disk of this many pages of 4 KiB: a tmpfs, which takes root to mount."""
+    """Makes a disk of so many bytes, rounded up to whole pages: a tmpfs, which takes root."""
     disk = tmp_path / "disk"
 
-    def mount(num_pages: int) -> Path:
+    def mount(num_bytes: int) -> Path:
         disk.mkdir()
-        size = f"size={4096 * num_pages}"
-        command = ["mount", "-t", "tmpfs", "-o", size, "tmpfs", str(disk)]
+        command = ["mount", "-t", "tmpfs", "-o", f"size={num_bytes}", "tmpfs", str(disk)]
         if sys.platform != "linux" or subprocess.run(command, stderr=subprocess.DEVNULL).returncode:
             pytest.skip("NOT RUN: a small tmpfs to fill up cannot be mounted here; it takes root")
         return disk

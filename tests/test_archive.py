@@ -507,7 +507,7 @@ def test_the_spool_of_a_running_process_stays(tmp_path: Path) -> None:
 def test_no_space_for_the_spool_is_told_first(
     tree: Path, tmp_path: Path, mount_disk: Callable[[int], Path]
 ) -> None:
-    disk = mount_disk(8)
+    disk = mount_disk(32_000)
     make_tar(tmp_path / "tree.tgz", tree, mode="w:gz")
     with open(tmp_path / "tree.tgz", "ab") as file:
         file.write(os.urandom(10**6))
@@ -519,11 +519,11 @@ def test_no_space_for_the_spool_is_told_first(
 def test_a_disk_that_fills_up_under_the_spool(
     demo_tree: Path, tmp_path: Path, mount_disk: Callable[[int], Path]
 ) -> None:
-    disk = mount_disk(40)
+    disk = mount_disk(160_000)
     make_tar(tmp_path / "tree.tgz", demo_tree, mode="w:gz")
-    (disk / "other").write_bytes(bytes(4096 * 5))
+    (disk / "other").write_bytes(bytes(20_000))
     cut_size = (tmp_path / "tree.tgz").stat().st_size
-    assert cut_size > 4096 * 30
+    assert cut_size > 120_000
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("shutil.disk_usage", lambda path: shutil._ntuple_diskusage(1, 1, 2**40))  # type: ignore[attr-defined]
         with pytest.raises(OutputError, match="No space left on device; free some space"):

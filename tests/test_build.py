@@ -571,7 +571,7 @@ def test_an_output_that_holds_something(sources: Path, tmp_path: Path) -> None:
 
 def test_an_empty_folder_is_built_in(sources: Path, mount_disk: Callable[[int], Path]) -> None:
     """It may be a disk of its own, as it is here: nothing can be moved to it."""
-    disk = mount_disk(3000)
+    disk = mount_disk(12_000_000)
     before = sorted(disk.parent.iterdir())
     run_build(sources, disk, per_class=1)
     assert sorted(os.listdir(disk)) == ["test", "train", "valid"]
@@ -591,7 +591,7 @@ def test_a_full_disk_is_told_before_anything_is_read(
 def test_a_disk_that_fills_up(
     sources: Path, mount_disk: Callable[[int], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    disk = mount_disk(300)
+    disk = mount_disk(1_200_000)
     monkeypatch.setattr(building, "check_space", lambda folder, needed: None)
     with pytest.raises(OutputError, match="No space left on device; free some space or build else"):
         run_build(sources, disk / "tree", per_class=14)

@@ -196,7 +196,7 @@ def test_caches_that_cannot_be(
 def test_a_full_disk(shards: Path, mount_disk: Any) -> None:
     if "raw" in shards.name:
         pytest.skip("raw shards need no cache on disk")
-    disk = mount_disk(20)
+    disk = mount_disk(80_000)
     with pytest.raises(OptionError, match=r"the split's pixels need 0\.3 MB, 0\.\d MB are free"):
         ShardLoader(shards, batch_size=7, cache="disk", cache_dir=disk)
 

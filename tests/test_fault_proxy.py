@@ -28,8 +28,9 @@ QUICK = {
     "retry_timeout": 3,
     "max_retries": 3,
 }
-BOUND_SECONDS = 3 + 3 + 1
-"""``retry_timeout``, one request more, and what the machine takes."""
+BOUND_SECONDS = 3 + 3 + 4
+"""``retry_timeout``, one request more, and what a slow machine takes: less than another request,
+or than the library's own 180 seconds."""
 
 
 @pytest.fixture
@@ -111,9 +112,11 @@ def test_a_slow_server_is_waited_for(proxied: tuple[Path, FaultProxy]) -> None:
     proxy.faults.bytes_a_second = 1e6
     proxy.faults.latency_seconds = 0.1
     with proxy:
+        store = open_behind(proxy, folder)
         start = time.monotonic()
-        assert open_behind(proxy, folder).read("x") == DATA
-        assert 1.0 < time.monotonic() - start < 3.0
+        assert store.read("x") == DATA
+        assert time.monotonic() - start > 1.0
+    assert proxy.counts == {"": 1}  # not in a second try
 
 
 def test_a_trickle_is_not_waited_for(proxied: tuple[Path, FaultProxy]) -> None:
@@ -123,7 +126,7 @@ def test_a_trickle_is_not_waited_for(proxied: tuple[Path, FaultProxy]) -> None:
         start = time.monotonic()
         with pytest.raises(StoreError, match="no answer in time"):
             open_behind(proxy, folder, timeout=1, retry_timeout=2).read("x")
-        assert time.monotonic() - start < 5
+        assert time.monotonic() - start < BOUND_SECONDS
 
 
 def test_nobody_listens(proxied: tuple[Path, FaultProxy]) -> None:

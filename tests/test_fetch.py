@@ -340,7 +340,7 @@ def test_one_process_at_a_time(url: str, tmp_path: Path) -> None:
 def test_no_space_is_told_first(
     url: str, tmp_path: Path, mount_disk: Callable[[int], Path]
 ) -> None:
-    disk = mount_disk(100)
+    disk = mount_disk(400_000)
     with pytest.raises(OutputError, match=r"0\.\d MB free, 3\.0 MB are to come"):
         fetch(disk, url=url)
 
@@ -348,7 +348,7 @@ def test_no_space_is_told_first(
 def test_a_disk_that_fills_up(
     url: str, tmp_path: Path, mount_disk: Callable[[int], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    disk = mount_disk(100)
+    disk = mount_disk(400_000)
     with monkeypatch.context() as patch:
         patch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": 2**40}))
         with pytest.raises(OutputError, match="No space left on device; free some space and run"):

@@ -20,6 +20,8 @@ sys.path.insert(0, str(Path(__file__).parent / "hostile"))
 
 from make_hostile import ATTACKS
 
+from cinic_shards.options import usable_cores
+
 RUNNER = Path(__file__).parent / "hostile" / "run_hostile.py"
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="NOT RUN: no processes to fork")
@@ -37,7 +39,7 @@ def results(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     calls = [getattr(item, "callspec", None) for item in request.session.items]
     asked = {call.params["attack"] for call in calls if call and "attack" in call.params}
     names = [name for name in ATTACKS if name in asked]
-    num_runners = min(4, len(os.sched_getaffinity(0)), len(names))
+    num_runners = min(4, usable_cores(), len(names))
     runners = []
     for number in range(num_runners):
         with open(folder / f"{number}.jsonl", "w") as out:

@@ -1,6 +1,8 @@
 """The house: a folder imports only from those to its left, and keeps what is its own to itself."""
 
 import ast
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -142,18 +144,39 @@ def test_an_encoding_is_asked_never_compared() -> None:
     assert not [one for one in found if one[2]]
 
 
+PUBLIC = """
+    ShardLoader Augment Batch CINIC10 ShardIterable Dataset Subset
+    pack convert select unpack verify reindex stats open_store __version__
+""".split()
+
+
+def test_public_names() -> None:
+    assert cinic_shards.__all__ == PUBLIC
+    assert set(PUBLIC) <= set(dir(cinic_shards))
+    for name in set(PUBLIC) - {"__version__"}:
+        assert getattr(cinic_shards, name).__name__ == name  # not a module of this name
+    with pytest.raises(AttributeError, match="module 'cinic_shards' has no attribute 'Loader'"):
+        cinic_shards.Loader  # noqa: B018
+
+
 def test_the_root_imports_nothing_of_the_package_but_its_version() -> None:
     """``ShardLoader`` comes with torch: only when it is asked for."""
     at_once = [node for node in ROOT.body if isinstance(node, ast.Import | ast.ImportFrom)]
     found = {full for node in at_once for full in imported(node)}
     assert found == {"importlib", "typing", "cinic_shards._version"}
-    assert set(cinic_shards._PLACES) == {*cinic_shards.__all__} - {"__version__"}
 
 
-def test_public_names() -> None:
-    assert all(getattr(cinic_shards, name) for name in cinic_shards.__all__)
-    with pytest.raises(AttributeError, match="module 'cinic_shards' has no attribute 'Loader'"):
-        cinic_shards.Loader  # noqa: B018
+@pytest.mark.parametrize(
+    ("code", "unwanted"),
+    [
+        ("import cinic_shards; dir(cinic_shards)", "torch numpy numba PIL"),
+        ("from cinic_shards import pack, verify, Dataset, stats, open_store", "torch numba"),
+    ],
+)
+def test_what_comes_with_an_import(code: str, unwanted: str) -> None:
+    code += f"; import sys; print(sys.modules.keys() & {set(unwanted.split())})"
+    done = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    assert done.stdout == "set()\n"
 
 
 @pytest.mark.parametrize("name", ["", *TREES])

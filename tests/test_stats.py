@@ -14,7 +14,7 @@ from cinic_shards.errors import FormatError, OptionError
 from cinic_shards.format.provenance import parse_stem
 from cinic_shards.read import map_images as images
 from cinic_shards.read.dataset import Dataset
-from cinic_shards.view.stats import measure, pixel_sums
+from cinic_shards.view.stats import pixel_sums, stats
 from cinic_shards.write.pack import PackOptions, pack
 
 PARTS = [
@@ -57,7 +57,7 @@ def test_a_part_is_what_numpy_says(
     paths = files(encoded_tree, part)
     pixels = pixels_of(paths)
     for histograms in (False, True):
-        found = measure(encoded[encoding], histograms=histograms, **part)  # type: ignore[arg-type]
+        found = stats(encoded[encoding], histograms=histograms, **part)  # type: ignore[arg-type]
         assert found.num_samples == len(paths)
         np.testing.assert_allclose(found.mean, pixels.mean(axis=0), rtol=0, atol=1e-12)
         np.testing.assert_allclose(found.std, pixels.std(axis=0), rtol=0, atol=1e-12)
@@ -85,17 +85,17 @@ def test_whole_splits_are_read_off_the_manifest(
     encoded: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(images, "run_jobs", lambda *args, **options: pytest.fail("it decoded"))
-    measure(encoded["png"])
-    measure(encoded["png"], split="train+valid")
+    stats(encoded["png"])
+    stats(encoded["png"], split="train+valid")
     with pytest.raises(pytest.fail.Exception):
-        measure(encoded["png"], classes=["cat"])
+        stats(encoded["png"], classes=["cat"])
 
 
 def test_any_number_of_threads_gives_the_same(encoded: dict[str, Path]) -> None:
-    one, many = (measure(encoded["zstd"], histograms=True, workers=n) for n in (1, 5))
+    one, many = (stats(encoded["zstd"], histograms=True, workers=n) for n in (1, 5))
     assert one.to_json() == many.to_json()
     with pytest.raises(OptionError, match="workers=0: expected a whole number, at least 1"):
-        measure(encoded["zstd"], histograms=True, workers=0)
+        stats(encoded["zstd"], histograms=True, workers=0)
 
 
 def test_images_of_several_sizes(tmp_path: Path) -> None:
@@ -108,7 +108,7 @@ def test_images_of_several_sizes(tmp_path: Path) -> None:
     pack(tmp_path / "tree", shards, PackOptions(block_size=3), workers=1, warn=lambda text: None)
     pixels = pixels_of(sorted(tmp_path.glob("tree/*/*/*.png")))
     for part in ({}, {"classes": ["thing"]}, {"histograms": True}):
-        found = measure(shards, **part)  # type: ignore[arg-type]
+        found = stats(shards, **part)  # type: ignore[arg-type]
         np.testing.assert_allclose(found.mean, pixels.mean(axis=0), rtol=0, atol=1e-12)
         np.testing.assert_allclose(found.std, pixels.std(axis=0), rtol=0, atol=1e-12)
     assert found.synsets == {} and found.origins == {"unknown": {"train": 4}}
@@ -121,7 +121,7 @@ def test_duplicates_among_a_part(tmp_path: Path, demo_tree: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(cat.read_bytes())
     pack(tmp_path / "tree", tmp_path / "shards", workers=1, warn=lambda text: None)
-    every, train = measure(tmp_path / "shards"), measure(tmp_path / "shards", split="train")
+    every, train = stats(tmp_path / "shards"), stats(tmp_path / "shards", split="train")
     assert [sorted(group) for group in every.duplicates.groups] == [
         ["test/cat/c", "train/cat/a", "train/cat/b"]
     ]
@@ -137,14 +137,14 @@ def test_damage_is_named(encoding: str, encoded: dict[str, Path], tmp_path: Path
             data[2000] ^= 1
         (tmp_path / path.name).write_bytes(data)
     with pytest.raises(FormatError) as caught:
-        measure(tmp_path, histograms=True)
+        stats(tmp_path, histograms=True)
     lines = str(caught.value).splitlines()
     num_bad = len(lines) - 1
     assert lines[0] == f"split test+train+valid: {num_bad} images cannot be decoded"
     assert num_bad == (16 if encoding == "zstd" else 1)
     problem = "hash is" if encoding == "raw" else "CRC-32 is"
     assert all("train-00001-of-00004.tar" in line and problem in line for line in lines[1:])
-    assert measure(tmp_path).mean == dataset.manifest.pixels.mean  # which reads no pixel
+    assert stats(tmp_path).mean == dataset.manifest.pixels.mean  # which reads no pixel
 
 
 def test_what_is_not_there(encoded: dict[str, Path]) -> None:
@@ -155,7 +155,7 @@ def test_what_is_not_there(encoded: dict[str, Path]) -> None:
         ({"split": "train", "origins": ["cifar-test"]}, "no sample of train is left by origin"),
     ):
         with pytest.raises(OptionError, match=message):
-            measure(encoded["png"], **part)  # type: ignore[arg-type]
+            stats(encoded["png"], **part)  # type: ignore[arg-type]
 
 
 def test_sums_of_a_large_histogram_do_not_wrap() -> None:
@@ -173,7 +173,7 @@ def test_the_command(encoded: dict[str, Path], run: Run) -> None:
         return outcome.out
 
     found = json.loads(said("stats", encoded["raw"], "--origin", "cifar", "--histograms", "--json"))
-    expected = measure(encoded["raw"], origins=["cifar"], histograms=True)
+    expected = stats(encoded["raw"], origins=["cifar"], histograms=True)
     assert found == expected.to_json()
     assert isinstance(found["mean"], list) and len(found["std"]) == 3
     assert sum(found["histograms"]["cifar10-train"]["red"]) > 0
@@ -183,4 +183,4 @@ def test_the_command(encoded: dict[str, Path], run: Run) -> None:
     assert "0 images are there more than once" in text
     info = json.loads(said("info", encoded["raw"], "--json"))
     assert info["num_samples"] == 540
-    assert info["mean"] == list(measure(encoded["png"]).mean)
+    assert info["mean"] == list(stats(encoded["png"]).mean)

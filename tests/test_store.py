@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from conftest import PAGE
 
 from cinic_shards.errors import OptionError, OutputError, StoreError
 from cinic_shards.store import TEMPORARY_SUFFIX, LocalStore, RemoteStore, open_store
@@ -230,7 +231,7 @@ def test_a_place_that_cannot_be_written(
 
 
 def test_a_full_disk(mount_disk: Callable[[int], Path]) -> None:
-    disk = mount_disk(16)
+    disk = mount_disk(16 * PAGE)
     store = LocalStore(disk)
     (disk / "x").write_bytes(b"old")
     with (
@@ -238,17 +239,19 @@ def test_a_full_disk(mount_disk: Callable[[int], Path]) -> None:
         store.create("x") as file,
     ):
         for _ in range(100):
-            file.write(bytes(4096))
+            file.write(bytes(PAGE))
     assert store.names() == ["x"] and store.read("x") == b"old"
-    assert store.free_bytes() == 15 * 4096
+    assert store.free_bytes() == 15 * PAGE
 
 
-@pytest.mark.parametrize("num_bytes", [10_000, 100_000])
-def test_one_write_larger_than_the_disk(mount_disk: Callable[[int], Path], num_bytes: int) -> None:
+@pytest.mark.parametrize("num_pages", [2.5, 24.5])
+def test_one_write_larger_than_the_disk(
+    mount_disk: Callable[[int], Path], num_pages: float
+) -> None:
     """The system takes a part of it without an error: nothing must pass for whole."""
-    disk = mount_disk(2)
+    disk = mount_disk(2 * PAGE)
     with pytest.raises(OutputError, match="No space left"), LocalStore(disk).create("x") as file:
-        file.write(bytes(num_bytes))
+        file.write(bytes(int(num_pages * PAGE)))
     assert os.listdir(disk) == []
 
 

@@ -23,6 +23,7 @@ from recipe import Recipe, Setting
 from train import run_all
 from trainer import COLUMNS, Run, StoppedError
 
+from cinic_shards import Batch
 from cinic_shards.errors import OptionError
 from cinic_shards.write.pack import PackOptions, pack
 
@@ -323,16 +324,73 @@ def torchrun(*options: Any, **popen: Any) -> subprocess.Popen[str]:
     )
 
 
+def batches_of_rank(
+    shards: str, folder: Path, rank: int, world_size: int, monkeypatch: pytest.MonkeyPatch
+) -> list[Batch]:
+    """What a run trains on in two epochs, as a rank that torchrun started."""
+    monkeypatch.setenv("RANK", str(rank))
+    monkeypatch.setenv("WORLD_SIZE", str(world_size))
+    setting = Setting(device=CPU, workers=1, quiet=True)
+    loader = Run(shards, folder, replace(TINY, batch_size=45), setting).loader
+    return [batch for _ in range(2) for batch in loader]
+
+
+def test_two_ranks_see_what_one_does(
+    shards: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each global batch is the same, to the bit: 22 images and 23 are the 45 of one rank."""
+    one = batches_of_rank(shards, tmp_path, 0, 1, monkeypatch)
+    two = [batches_of_rank(shards, tmp_path, rank, 2, monkeypatch) for rank in range(2)]
+    assert len(one) == len(two[0]) == len(two[1]) == 12
+    for whole, *parts in zip(one, *two, strict=True):
+        assert [len(part) for part in parts] == [22, 23]
+        for name in ("indices", "labels", "images"):
+            joined = torch.cat([getattr(part, name) for part in parts])
+            assert torch.equal(joined, getattr(whole, name))
+
+
+@pytest.mark.real
+def test_two_ranks_take_the_step_that_one_takes(shards: str, tmp_path: Path) -> None:
+    """One epoch of one step, of 134 images and 135: the gradients, and the weights behind it.
+
+    Not to the bit: two ranks sum the images' gradients in another order, and a library may choose
+    another algorithm for another batch size. A weight of the first convolution is a sum over
+    269 x 32 x 32 places, in float32: a relative error of about 2^-24 x sqrt(275,000) = 3e-5 (5e-6
+    was measured; 2e-5 between one processor's instruction sets). One image left out, or a rank's
+    mean not weighted by its images, would change a gradient by 1 / 269 = 4e-3.
+    """
+    options = [shards, "--model", "tiny", "--epochs", 1, "--batch-size", 269, "--lr", 0.05]
+    assert torchrun(*options, "--out", tmp_path / "two").wait(timeout=300) == 0
+    finished(run_script("train", *options, "--out", tmp_path / "one"))
+    one, two = (
+        torch.load(tmp_path / name / "tiny-train-seed0" / "checkpoint.pt", weights_only=True)
+        for name in ("one", "two")
+    )
+    assert one["loader"]["epoch"] == two["loader"]["epoch"] == 1
+    gradients = _tensors(one["optimizer"])  # behind one step, the momentum is the gradient
+    assert len(gradients) == len(one["model"]) == 11
+    for mine, expected in zip(_tensors(two["optimizer"]), gradients, strict=True):
+        assert (mine - expected).norm() <= 1e-4 * expected.norm()
+    for name, expected in one["model"].items():
+        torch.testing.assert_close(two["model"][name], expected, rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.real
 def test_two_ranks_learn_what_one_does(shards: str, tmp_path: Path) -> None:
-    """The same global batches and a model that sees images one by one: the same loss curve."""
+    """The same loss curve, as far as rounding leaves it.
+
+    What a step rounds differently, the steps behind it multiply: by the third epoch losses differed
+    by 1e-5 to 4e-5 on one processor, by 2e-4 between instruction sets, and an image or two of the
+    270 were classified differently. Another seed's losses differ by 2 to 6 %.
+    """
     options = [shards, "--model", "tiny", "--epochs", 3, "--batch-size", 45, "--lr", 0.05]
     assert torchrun(*options, "--out", tmp_path / "two").wait(timeout=300) == 0
     finished(run_script("train", *options, "--out", tmp_path / "one"))
     one, two = (rows(tmp_path / name / "tiny-train-seed0") for name in ("one", "two"))
     for row, expected in zip(two, one, strict=True):
-        assert float(row["loss"]) == pytest.approx(float(expected["loss"]), rel=1e-5)
-        assert row["test_accuracy"] == expected["test_accuracy"]
+        assert float(row["loss"]) == pytest.approx(float(expected["loss"]), rel=2e-3)
+        accuracies = float(row["test_accuracy"]), float(expected["test_accuracy"])
+        assert accuracies[0] == pytest.approx(accuracies[1], abs=6 / 270)
 
 
 @pytest.mark.real

@@ -207,7 +207,7 @@ def test_a_named_pipe_is_no_image(root: Path) -> None:
             print(error.problems)
     """
     command = [sys.executable, "-c", textwrap.dedent(script)]
-    result = subprocess.run(command, stdout=subprocess.PIPE, text=True, timeout=5, check=True)
+    result = subprocess.run(command, stdout=subprocess.PIPE, text=True, timeout=60, check=True)
     assert "train/a/x.png: " in result.stdout
 
 

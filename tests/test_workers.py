@@ -78,7 +78,7 @@ def test_packing_that_is_ended_leaves_nothing(
     make_tree(tmp_path / "tree", per_class=90, seed=0)
     out = tmp_path / "out"
     process = subprocess.Popen(
-        [COMMAND, "pack", tmp_path / "tree", out, "--workers", "2", "--shard-size", "50"],
+        [COMMAND, "pack", tmp_path / "tree", out, "--workers", "2", "--shard-size", "10"],
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,

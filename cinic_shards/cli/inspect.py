@@ -63,7 +63,7 @@ def stats(
 
     `cinic-shard stats ./shards --histograms --json`
     """
-    from cinic_shards.view.stats import measure
+    from cinic_shards.view.stats import stats as measure
 
     with (
         interruptible("nothing was measured"),

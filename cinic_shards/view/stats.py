@@ -79,7 +79,7 @@ class Stats:
         return found
 
 
-def measure(
+def stats(
     place: Place | Dataset,
     *,
     split: str | None = None,

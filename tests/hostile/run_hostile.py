@@ -16,6 +16,7 @@ import signal
 import sys
 import tempfile
 import time
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import redirect_stdout
 from pathlib import Path
@@ -30,17 +31,19 @@ from cinic_shards.cli.inspect import info
 from cinic_shards.errors import CinicShardsError
 from cinic_shards.loader.loader import ShardLoader
 from cinic_shards.read.subset import Subset
-from cinic_shards.view.stats import measure
+from cinic_shards.view.stats import stats
 from cinic_shards.write.pack import pack
 from cinic_shards.write.select import select as select_dataset
 from cinic_shards.write.unpack import unpack
 
 MAX_SECONDS = 5.0
+"""On a processor that compresses 32 MiB of zeros in ``_USUAL_SECONDS``; a slower one has longer."""
 MAX_MEGABYTES = 300.0
 """And 3 bytes a pixel of the largest image that may be decoded: its pixels are what is wanted."""
 MAX_MESSAGE = 50_000
 """Letters of an error's message, which may tell of some hundred images."""
-_PATIENCE_SECONDS = 10.0
+_PATIENCE_SECONDS = 60.0
+_USUAL_SECONDS = 0.25
 
 Result = dict[str, Any]
 """``way``; ``came``: accepted, refused or wrong; ``said``; ``seconds``; ``megabytes``."""
@@ -117,7 +120,7 @@ def _select(place: Path) -> None:
 
 
 def _stats(place: Path) -> None:
-    measure(place / "dataset", histograms=True, workers=1)
+    stats(place / "dataset", histograms=True, workers=1)
 
 
 WAYS: dict[str, Callable[[Path], None]] = {
@@ -279,14 +282,24 @@ def _harm_in_the_tree(root: Path) -> str:
     return ""
 
 
-def problem(attack: Attack, result: Result) -> str:
+def allowed_seconds() -> float:
+    """``MAX_SECONDS`` of this processor: the best of three tries, as other programs disturb it."""
+    tries = []
+    for _ in range(3):
+        start = time.process_time()
+        zlib.compress(bytes(2**25))
+        tries.append(time.process_time() - start)
+    return MAX_SECONDS * max(1.0, min(tries) / _USUAL_SECONDS)
+
+
+def problem(attack: Attack, result: Result, max_seconds: float) -> str:
     """Why a result is not as it should be, or an empty string."""
     if result["came"] == "wrong":
         return str(result["said"])
     if result["way"] in attack.refused_by and result["came"] != "refused":
         return "accepted, expected to be refused"
-    if result["seconds"] > MAX_SECONDS:
-        return f"{result['seconds']} s, expected at most {MAX_SECONDS}"
+    if result["seconds"] > max_seconds:
+        return f"{result['seconds']} s, expected at most {max_seconds:.1f}"
     limit = MAX_MEGABYTES + 3e-6 * attack.num_pixels
     if result["megabytes"] > limit:
         return f"{result['megabytes']} MB, expected at most {limit:.1f}"
@@ -306,9 +319,10 @@ def warm_up() -> None:
 def main() -> None:
     """Run the command."""
     warm_up()
+    max_seconds = allowed_seconds()
     for name in sys.argv[1:] or ATTACKS:
         for result in run(ATTACKS[name]):
-            said = problem(ATTACKS[name], result)
+            said = problem(ATTACKS[name], result, max_seconds)
             print(json.dumps({"attack": name, "problem": said, **result}), flush=True)
 
 
