@@ -44,7 +44,12 @@ class ProgressReport:
             )
         self._tasks: dict[str, Any] = {}
         self._starts: dict[str, tuple[float, int]] = {}
-        self._last_line = time.perf_counter()
+        self._start = self._last_line = time.perf_counter()
+
+    @property
+    def seconds(self) -> float:
+        """Seconds since it was made."""
+        return time.perf_counter() - self._start
 
     @classmethod
     def on_stderr(cls) -> "ProgressReport":

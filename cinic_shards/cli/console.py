@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.console import Console
@@ -11,9 +11,11 @@ from rich.table import Table
 
 from cinic_shards._version import __version__
 from cinic_shards.errors import CinicShardsError, OptionError
+from cinic_shards.progress import ProgressReport
 
 if TYPE_CHECKING:
     from cinic_shards.format import Manifest
+    from cinic_shards.write.unpack import Unpacked
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -33,7 +35,26 @@ _AS_IT_IS: dict[str, Any] = {
 out_console = Console(width=None if sys.stdout.isatty() else 200, **_AS_IT_IS)
 err_console = Console(stderr=True, **_AS_IT_IS)
 
+EncodingName = Literal["png", "zstd", "raw"]
+
 Shards = Annotated[str, typer.Argument(help="Folder or URL that `pack` wrote to.")]
+Encoding = Annotated[
+    EncodingName | None,
+    typer.Option(
+        help="`png` (default): the files as they are; `zstd`: blocks of pixels, the smallest, for "
+        "object storage; `raw`: blocks as they lie in memory, the fastest from a disk."
+    ),
+]
+ShardSize = Annotated[
+    int | None, typer.Option(help="Samples in a shard; default: 10 blocks, 10240.")
+]
+BlockSize = Annotated[
+    int | None, typer.Option(help="Samples that are decoded and mixed together; default: 1024.")
+]
+Sidecars = Annotated[
+    str | None,
+    typer.Option(help="Members beside each PNG: `cls` (default), `cls,json`, `json`, `none`."),
+]
 Classes = Annotated[list[str] | None, typer.Option("--class", help="Only this class; repeatable.")]
 Origins = Annotated[
     list[str] | None,
@@ -59,6 +80,7 @@ WhereToRun = Annotated[
     ),
 ]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the dataset that OUT holds.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print only errors.")]
 
 
@@ -106,25 +128,50 @@ def warn_unless(quiet: bool) -> Callable[[str], None]:
     return (lambda text: None) if quiet else warn
 
 
+def given(**options: Any) -> dict[str, Any]:
+    """The options that the user gave: each default is the library's."""
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def parse_sidecars(text: str | None) -> tuple[str, ...] | None:
+    """The option ``--sidecars``."""
+    if text is None:
+        return None
+    return () if text == "none" else tuple(text.split(","))
+
+
 @contextmanager
-def interruptible(what_it_means: str) -> Iterator[None]:
-    """Ctrl-C ends the command with one line: what it means where the exception has no note."""
+def working(stopped: str, *, quiet: bool, unit: str = "images") -> Iterator[ProgressReport]:
+    """Report the progress of a command's work; Ctrl-C ends it with one line.
+
+    Args:
+        stopped: what that line says where the exception has no note.
+        quiet: report nothing.
+        unit: of what is counted.
+    """
     try:
-        yield
+        with ProgressReport(err_console, quiet=quiet, unit=unit) as report:
+            yield report
     except KeyboardInterrupt as interrupt:
-        notes = getattr(interrupt, "__notes__", [what_it_means])
+        notes = getattr(interrupt, "__notes__", [stopped])
         err_console.print(printable(f"interrupted: {notes[-1]}"))
         raise typer.Exit(130) from None
 
 
 def print_written(manifest: "Manifest", seconds: float, out: str) -> None:
-    """Say what shards were written, and how fast."""
+    """Print what shards were written, and how fast."""
     shards = [shard for split in manifest.splits for shard in split.shards]
     size = sum(shard.size for shard in shards)
     out_console.print(
         f"{manifest.num_samples:,} images in {len(shards)} shards, {size / 1e6:,.1f} MB, "
         f"{seconds:.1f} s ({manifest.num_samples / seconds:,.0f} images/s): {out}"
     )
+
+
+def print_unpacked(done: "Unpacked", what: str, seconds: float, out: object) -> None:
+    """Print how many files of a tree were written, and how many were kept."""
+    kept = f", {done.num_kept:,} were there already" if done.num_kept else ""
+    out_console.print(printable(f"{done.num_written:,} {what}{kept}, {seconds:.1f} s: {out}"))
 
 
 def print_table(header: list[str], rows: list[list[str]]) -> None:

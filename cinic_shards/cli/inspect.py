@@ -1,33 +1,30 @@
 """The commands that look into a dataset: what it holds, whether it is whole, how it looks."""
 
 import json
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from cinic_shards.cli.console import (
+    AsJson,
     Classes,
     Origins,
     Quiet,
     Shards,
     Threads,
     Workers,
-    app,
     err_console,
-    interruptible,
     out_console,
     print_table,
     printable,
     warn,
+    working,
 )
-from cinic_shards.progress import ProgressReport
 
 if TYPE_CHECKING:
+    from cinic_shards.check.verify import Verification
     from cinic_shards.view.duplicates import Duplicates
-
-if TYPE_CHECKING:
     from cinic_shards.view.stats import Counts, Stats
 
 Split = Annotated[
@@ -35,7 +32,162 @@ Split = Annotated[
 ]
 
 
-@app.command()
+def info(
+    shards: Shards,
+    duplicates: Annotated[
+        bool,
+        typer.Option("--duplicates", help="Images with the same pixels, within and across splits."),
+    ] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print JSON; of duplicates, their keys too.")
+    ] = False,
+) -> None:
+    """Show what a dataset holds: shards, and counts by split, class and origin.
+
+    **Examples**
+
+    `cinic-shard info ./shards`
+
+    `cinic-shard info ./shards --duplicates`
+    """
+    from cinic_shards.read.dataset import Dataset
+    from cinic_shards.view.duplicates import find_duplicates
+
+    dataset = Dataset(shards)
+    if duplicates:
+        _print_duplicates(find_duplicates(dataset.store, dataset.manifest), as_json)
+        return
+    summary = dataset.summary()
+    if as_json:
+        _print_json(summary)
+        return
+    for name in ("encoding", "block_size", "format_version", "fingerprint", "licence", "citation"):
+        if summary[name]:
+            out_console.print(printable(f"{name.replace('_', ' ')}: {summary[name]}"))
+    splits: dict[str, dict[str, Any]] = summary["splits"]
+    rows: list[tuple[str, list[str]]] = [
+        ("images", [f"{split['num_samples']:,}" for split in splits.values()]),
+        ("shards", [f"{split['num_shards']:,}" for split in splits.values()]),
+        ("MB", [f"{split['bytes'] / 1e6:,.1f}" for split in splits.values()]),
+        ("image size", [", ".join(split["image_sizes"]) for split in splits.values()]),
+        ("mean", [_floats(split["mean"]) for split in splits.values()]),
+        ("std", [_floats(split["std"]) for split in splits.values()]),
+    ]
+    for kind, label in (("origins", "origin"), ("classes", "class")):
+        for name in dict.fromkeys(key for split in splits.values() for key in split[kind]):
+            counts = [f"{split[kind].get(name, 0):,}" for split in splits.values()]
+            rows.append((f"{label}: {name}", counts))
+    print_table(["", *splits], [[label, *cells] for label, cells in rows])
+
+
+def _print_duplicates(found: "Duplicates", as_json: bool) -> None:
+    counts = found.counts
+    if as_json:
+        _print_json({"counts": counts, "groups": found.groups})
+        return
+    out_console.print(f"{len(found.groups):,} images are there more than once")
+    where = sorted({place for row in counts.values() for place in row})
+    total = {place: sum(row.get(place, 0) for row in counts.values()) for place in where}
+    if found.groups:
+        # An image under two classes is in the row of its first one; "other class" counts it again.
+        for place in where:
+            total[place] -= counts.get("other class", {}).get(place, 0)
+        rows = {**counts, "all": total}
+        print_table(
+            ["class", *where],
+            [[name, *(f"{row.get(place, 0):,}" for place in where)] for name, row in rows.items()],
+        )
+
+
+def _print_json(content: dict[str, Any]) -> None:
+    print(json.dumps(content, indent=1, ensure_ascii=False))
+
+
+def _floats(values: list[float]) -> str:
+    return " ".join(f"{value:.4f}" for value in values)
+
+
+def verify(
+    shards: Shards,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Sizes, SHA-256 and indexes alone; decode no image.")
+    ] = False,
+    against: Annotated[
+        Path | None,
+        typer.Option(
+            help="A tree, or an archive of one, to compare with: byte for byte, blocks by their "
+            "pixels.",
+            metavar="TREE",
+        ),
+    ] = None,
+    workers: Workers = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Check every byte of a dataset, and list every fault. Exit status 1 if there is any.
+
+    **Examples**
+
+    `cinic-shard verify ./shards`
+
+    `cinic-shard verify ./shards --against ./cinic && rm -r ./cinic`
+    """
+    from cinic_shards.check import verify as checker
+
+    with working("verifying did not finish", quiet=quiet or as_json) as work:
+        found = checker.verify(
+            shards, quick=quick, against=against, workers=workers, progress=work.update
+        )
+    if as_json:
+        print(json.dumps(found.to_json(), indent=1))
+    else:
+        _print_faults(found)
+        if found.strays and not quiet:
+            strays = ", ".join(found.strays[:5]) + (", ..." if len(found.strays) > 5 else "")
+            warn(f"not part of the dataset: {strays}")
+        if found.is_whole and not quiet:
+            like = f", like {against}" if against else ""
+            what = "digests and indexes" if quick else "every byte and image"
+            out_console.print(
+                printable(
+                    f"whole{like}: {what} of {found.num_samples:,} samples in {found.num_shards} "
+                    f"shards, {work.seconds:.1f} s"
+                )
+            )
+    if not found.is_whole:
+        if not as_json:
+            err_console.print(printable(f"error: {shards}: {_num_faults(found):,} faults"))
+        raise typer.Exit(1)
+
+
+def _print_faults(found: "Verification") -> None:
+    for fault in found.faults:
+        out_console.print(printable(str(fault)))
+    if found.num_more_faults:
+        out_console.print(f"and {found.num_more_faults:,} more faults in these shards")
+
+
+def _num_faults(found: "Verification") -> int:
+    return len(found.faults) + found.num_more_faults
+
+
+def reindex(
+    shards: Annotated[str, typer.Argument(help="Folder with all shards of a dataset.")],
+    workers: Workers = None,
+    quiet: Quiet = False,
+) -> None:
+    """Rebuild a lost or damaged manifest from the shards, each of which is checked.
+
+    **Example:** `cinic-shard reindex ./shards`
+    """
+    from cinic_shards.check import reindex as checker
+
+    with working("no manifest was made", quiet=quiet) as work:
+        manifest = checker.reindex(shards, workers=workers, progress=work.update)
+    if not quiet:
+        out_console.print(printable(f"{manifest.num_samples:,} samples: {shards}/manifest.json"))
+
+
 def stats(
     shards: Shards,
     split: Split = None,
@@ -63,23 +215,20 @@ def stats(
 
     `cinic-shard stats ./shards --histograms --json`
     """
-    from cinic_shards.view.stats import stats as measure
+    from cinic_shards.view import stats as viewer
 
-    with (
-        interruptible("nothing was measured"),
-        ProgressReport(err_console, quiet=quiet or as_json) as report,
-    ):
-        found = measure(
+    with working("nothing was measured", quiet=quiet or as_json) as work:
+        found = viewer.stats(
             shards,
             split=split,
             classes=class_name,
             origins=origin,
             histograms=histograms,
             workers=workers,
-            progress=report.update,
+            progress=work.update,
         )
     if as_json:
-        print(json.dumps(found.to_json(), indent=1, ensure_ascii=False))
+        _print_json(found.to_json())
     else:
         _print_stats(found)
 
@@ -117,7 +266,6 @@ def _count_row(label: str, counts: dict[str, int], splits: list[str]) -> list[st
     return [label, *cells, *([f"{sum(counts.values()):,}"] if len(splits) > 1 else [])]
 
 
-@app.command()
 def show(
     shards: Shards,
     out: Annotated[Path, typer.Option("--output", "-o", help="The PNG to write.")],
@@ -137,10 +285,10 @@ def show(
 
     `cinic-shard show ./shards -o cats.png --class cat --origin cifar --per-class 100`
     """
-    from cinic_shards.view.montage import show as write_montage
+    from cinic_shards.view import montage
 
-    with interruptible("nothing was written"), ProgressReport(err_console, quiet=quiet) as report:
-        num_shown = write_montage(
+    with working("nothing was written", quiet=quiet) as work:
+        num_shown = montage.show(
             shards,
             out,
             split=split,
@@ -149,13 +297,12 @@ def show(
             per_class=per_class,
             seed=seed,
             workers=workers,
-            progress=report.update,
+            progress=work.update,
         )
     if not quiet:
         out_console.print(printable(f"{num_shown:,} images: {out}"))
 
 
-@app.command()
 def report(
     shards: Shards,
     out: Annotated[Path, typer.Option("--output", "-o", help="The HTML file to write.")],
@@ -188,11 +335,7 @@ def report(
     """
     from cinic_shards.view.report import write_report
 
-    start = time.perf_counter()
-    with (
-        interruptible("no report was written"),
-        ProgressReport(err_console, quiet=quiet) as progress,
-    ):
+    with working("no report was written", quiet=quiet) as work:
         content = write_report(
             shards,
             out,
@@ -201,166 +344,11 @@ def report(
             title=title,
             quick=quick,
             workers=workers,
-            progress=progress.update,
+            progress=work.update,
         )
     found = content.verification
     if not found.is_whole:
-        num_faults = len(found.faults) + found.num_more_faults
-        warn(f"{shards}: {num_faults:,} faults; the report lists them")
+        warn(f"{shards}: {_num_faults(found):,} faults; the report lists them")
     if not quiet:
         size = out.stat().st_size / 1e6
-        seconds = time.perf_counter() - start
-        out_console.print(printable(f"{size:.1f} MB, {seconds:.1f} s: {out}"))
-
-
-@app.command()
-def info(
-    shards: Shards,
-    duplicates: Annotated[
-        bool,
-        typer.Option("--duplicates", help="Images with the same pixels, within and across splits."),
-    ] = False,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print JSON; of duplicates, their keys too.")
-    ] = False,
-) -> None:
-    """Show what a dataset holds: shards, and counts by split, class and origin.
-
-    **Examples**
-
-    `cinic-shard info ./shards`
-
-    `cinic-shard info ./shards --duplicates`
-    """
-    from cinic_shards.read.dataset import Dataset
-    from cinic_shards.view.duplicates import find_duplicates
-
-    dataset = Dataset(shards)
-    if duplicates:
-        _print_duplicates(find_duplicates(dataset.store, dataset.manifest), as_json)
-        return
-    summary = dataset.summary()
-    if as_json:
-        print(json.dumps(summary, indent=1, ensure_ascii=False))
-        return
-    for name in ("encoding", "block_size", "format_version", "fingerprint", "licence", "citation"):
-        if summary[name]:
-            out_console.print(printable(f"{name.replace('_', ' ')}: {summary[name]}"))
-    splits: dict[str, dict[str, Any]] = summary["splits"]
-    rows: list[tuple[str, list[str]]] = [
-        ("images", [f"{split['num_samples']:,}" for split in splits.values()]),
-        ("shards", [f"{split['num_shards']:,}" for split in splits.values()]),
-        ("MB", [f"{split['bytes'] / 1e6:,.1f}" for split in splits.values()]),
-        ("image size", [", ".join(split["image_sizes"]) for split in splits.values()]),
-        ("mean", [_floats(split["mean"]) for split in splits.values()]),
-        ("std", [_floats(split["std"]) for split in splits.values()]),
-    ]
-    for kind, label in (("origins", "origin"), ("classes", "class")):
-        for name in dict.fromkeys(key for split in splits.values() for key in split[kind]):
-            counts = [f"{split[kind].get(name, 0):,}" for split in splits.values()]
-            rows.append((f"{label}: {name}", counts))
-    print_table(["", *splits], [[label, *cells] for label, cells in rows])
-
-
-def _print_duplicates(found: "Duplicates", as_json: bool) -> None:
-    counts = found.counts
-    if as_json:
-        print(json.dumps({"counts": counts, "groups": found.groups}, indent=1, ensure_ascii=False))
-        return
-    out_console.print(f"{len(found.groups):,} images are there more than once")
-    where = sorted({place for row in counts.values() for place in row})
-    total = {place: sum(row.get(place, 0) for row in counts.values()) for place in where}
-    if found.groups:
-        # An image under two classes is in the row of its first one; "other class" counts it again.
-        for place in where:
-            total[place] -= counts.get("other class", {}).get(place, 0)
-        rows = {**counts, "all": total}
-        print_table(
-            ["class", *where],
-            [[name, *(f"{row.get(place, 0):,}" for place in where)] for name, row in rows.items()],
-        )
-
-
-def _floats(values: list[float]) -> str:
-    return " ".join(f"{value:.4f}" for value in values)
-
-
-@app.command()
-def verify(
-    shards: Shards,
-    quick: Annotated[
-        bool, typer.Option("--quick", help="Sizes, SHA-256 and indexes alone; decode no image.")
-    ] = False,
-    against: Annotated[
-        Path | None,
-        typer.Option(
-            help="A tree, or an archive of one, to compare with: byte for byte, blocks by their "
-            "pixels.",
-            metavar="TREE",
-        ),
-    ] = None,
-    workers: Workers = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-    quiet: Quiet = False,
-) -> None:
-    """Check every byte of a dataset, and list every fault. Exit status 1 if there is any.
-
-    **Examples**
-
-    `cinic-shard verify ./shards`
-
-    `cinic-shard verify ./shards --against ./cinic && rm -r ./cinic`
-    """
-    from cinic_shards.check.verify import verify as verify_dataset
-
-    start = time.perf_counter()
-    with (
-        interruptible("verifying did not finish"),
-        ProgressReport(err_console, quiet=quiet or as_json) as report,
-    ):
-        found = verify_dataset(
-            shards, quick=quick, against=against, workers=workers, progress=report.update
-        )
-    seconds = time.perf_counter() - start
-    if as_json:
-        print(json.dumps(found.to_json(), indent=1))
-    else:
-        for fault in found.faults:
-            out_console.print(printable(str(fault)))
-        if found.num_more_faults:
-            out_console.print(f"and {found.num_more_faults:,} more faults in these shards")
-        if found.strays and not quiet:
-            strays = ", ".join(found.strays[:5]) + (", ..." if len(found.strays) > 5 else "")
-            err_console.print(printable(f"warning: not part of the dataset: {strays}"))
-        if found.is_whole and not quiet:
-            like = f", like {against}" if against else ""
-            what = "digests and indexes" if quick else "every byte and image"
-            out_console.print(
-                printable(
-                    f"whole{like}: {what} of {found.num_samples:,} samples in {found.num_shards} "
-                    f"shards, {seconds:.1f} s"
-                )
-            )
-    if not found.is_whole:
-        if not as_json:
-            num_faults = len(found.faults) + found.num_more_faults
-            err_console.print(printable(f"error: {shards}: {num_faults:,} faults"))
-        raise typer.Exit(1)
-
-
-@app.command()
-def reindex(
-    shards: Annotated[str, typer.Argument(help="Folder with all shards of a dataset.")],
-    workers: Workers = None,
-    quiet: Quiet = False,
-) -> None:
-    """Make a lost or damaged manifest anew from the shards, each of which is checked.
-
-    **Example:** `cinic-shard reindex ./shards`
-    """
-    from cinic_shards.check.reindex import reindex as make_manifest
-
-    with interruptible("no manifest was made"), ProgressReport(err_console, quiet=quiet) as report:
-        manifest = make_manifest(shards, workers=workers, progress=report.update)
-    if not quiet:
-        out_console.print(printable(f"{manifest.num_samples:,} samples: {shards}/manifest.json"))
+        out_console.print(printable(f"{size:.1f} MB, {work.seconds:.1f} s: {out}"))

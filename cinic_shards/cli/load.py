@@ -1,4 +1,4 @@
-"""The commands for the loader: compile its kernels, compare it with ImageFolder."""
+"""The commands for the loader: compare it with ImageFolder, compile its kernels."""
 
 import json
 import time
@@ -7,29 +7,9 @@ from typing import Annotated
 
 import typer
 
-from cinic_shards.cli.console import (
-    app,
-    err_console,
-    out_console,
-    print_table,
-)
+from cinic_shards.cli.console import AsJson, err_console, out_console, print_table
 
 
-@app.command()
-def warmup() -> None:
-    """Compile every kernel now, so that no job waits for it: in an image, a container, a node.
-
-    Compiled kernels are kept beside the package, or in NUMBA_CACHE_DIR.
-    """
-    from cinic_shards.loader.warmup import warm_up
-
-    start = time.perf_counter()
-    with err_console.status("compiling the kernels"):
-        warm_up()
-    out_console.print(f"every kernel is compiled, {time.perf_counter() - start:.1f} s")
-
-
-@app.command()
 def bench(
     tree: Annotated[Path, typer.Argument(help="Folder of `<split>/<class>/*.png`.")],
     shards: Annotated[Path, typer.Argument(help="The shards packed from it.")],
@@ -39,7 +19,7 @@ def bench(
     normalize: Annotated[
         bool, typer.Option("--normalize", help="float32 normalised images instead of uint8.")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Compare torchvision's ImageFolder with the loader, on this machine and the same images.
 
@@ -90,3 +70,16 @@ def bench(
             for result in results
         ],
     )
+
+
+def warmup() -> None:
+    """Compile every kernel now, so that no job waits for it: in an image, a container, a node.
+
+    Compiled kernels are kept beside the package, or in NUMBA_CACHE_DIR.
+    """
+    from cinic_shards.loader.warmup import warm_up
+
+    start = time.perf_counter()
+    with err_console.status("compiling the kernels"):
+        warm_up()
+    out_console.print(f"every kernel is compiled, {time.perf_counter() - start:.1f} s")

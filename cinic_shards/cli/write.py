@@ -1,32 +1,35 @@
 """The commands that write a dataset or a tree: pack, convert, unpack, select."""
 
-import time
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from cinic_shards.cli.console import (
+    BlockSize,
     Classes,
+    Encoding,
+    EncodingName,
     Origins,
     Overwrite,
     Quiet,
     Shards,
+    ShardSize,
+    Sidecars,
     WhereToRun,
     Workers,
-    app,
-    err_console,
-    interruptible,
-    out_console,
+    given,
+    parse_sidecars,
+    print_unpacked,
     print_written,
-    printable,
     warn_unless,
+    working,
 )
 from cinic_shards.errors import OptionError
-from cinic_shards.progress import ProgressReport
+
+Out = Annotated[str, typer.Argument(help="Folder or URL for the shards; empty or new.")]
 
 
-@app.command()
 def pack(
     tree: Annotated[
         Path,
@@ -35,25 +38,12 @@ def pack(
             "or `.zip` of one."
         ),
     ],
-    out: Annotated[str, typer.Argument(help="Folder or URL for the shards; empty or new.")],
-    encoding: Annotated[
-        str | None,
-        typer.Option(
-            help="`png` (default): the files as they are; `zstd`: blocks of pixels, the smallest, "
-            "for object storage; `raw`: blocks as they lie in memory, the fastest from a disk."
-        ),
-    ] = None,
-    shard_size: Annotated[
-        int | None, typer.Option(help="Samples a shard; default: 10 blocks, 10240.")
-    ] = None,
-    block_size: Annotated[
-        int | None, typer.Option(help="Samples that are decoded and mixed together; default: 1024.")
-    ] = None,
+    out: Out,
+    encoding: Encoding = None,
+    shard_size: ShardSize = None,
+    block_size: BlockSize = None,
     seed: Annotated[int | None, typer.Option(help="Seed of the packing order; default: 0.")] = None,
-    sidecars: Annotated[
-        str | None,
-        typer.Option(help="Members beside each PNG: `cls` (default), `cls,json`, `json`, `none`."),
-    ] = None,
+    sidecars: Sidecars = None,
     workers: Workers = None,
     executor: WhereToRun = None,
     overwrite: Overwrite = False,
@@ -61,8 +51,8 @@ def pack(
 ) -> None:
     """Pack a tree of PNGs into tar shards: every byte and name kept, or every pixel and name.
 
-    The same tree and options give the same bytes, with any number of workers. Where the process
-    was killed, the same command goes on with what was finished.
+    The same tree and options give the same bytes, with any number of workers. If it was
+    interrupted, run the same command again to resume.
 
     An archive is not unpacked: what is compressed in it takes one temporary file while it is
     packed, beside the shards (or in TMPDIR, where they go to a URL).
@@ -81,69 +71,55 @@ def pack(
 
     `cinic-shard pack ./cinic ./shards --sidecars cls,json --shard-size 5000`
     """
-    from cinic_shards.write.pack import PackOptions
-    from cinic_shards.write.pack import pack as pack_tree
+    from cinic_shards.write import pack as writer
 
-    chosen: dict[str, Any] = {
-        "encoding": encoding,
-        "shard_size": shard_size,
-        "block_size": block_size,
-        "seed": seed,
-        "sidecars": parse_sidecars(sidecars),
-    }
-    options = PackOptions(**{name: value for name, value in chosen.items() if value is not None})
-
-    start = time.perf_counter()
-    with interruptible("nothing was packed"), ProgressReport(err_console, quiet=quiet) as report:
-        manifest = pack_tree(
+    chosen = given(
+        encoding=encoding,
+        shard_size=shard_size,
+        block_size=block_size,
+        seed=seed,
+        sidecars=parse_sidecars(sidecars),
+    )
+    with working("nothing was packed", quiet=quiet) as work:
+        manifest = writer.pack(
             tree,
             out,
-            options,
+            writer.PackOptions(**chosen),
             workers=workers,
             executor=executor,
             overwrite=overwrite,
-            progress=report.update,
+            progress=work.update,
             warn=warn_unless(quiet),
         )
     if not quiet:
-        print_written(manifest, time.perf_counter() - start, out)
+        print_written(manifest, work.seconds, out)
 
 
-def parse_sidecars(text: str | None) -> tuple[str, ...] | None:
-    """The option ``--sidecars``."""
-    if text is None:
-        return None
-    return () if text == "none" else tuple(text.split(","))
-
-
-@app.command()
 def convert(
     shards: Shards,
-    out: Annotated[str, typer.Argument(help="Folder or URL for the new shards.")],
-    encoding: Annotated[str, typer.Option(help="`png`, `zstd` or `raw`: see `pack`.")],
+    out: Out,
+    encoding: Annotated[EncodingName, typer.Option(help="See `pack`.")],
     block_size: Annotated[
-        int | None, typer.Option(help="Samples a block; default: as it is.")
+        int | None, typer.Option(help="Samples in a block; default: as it is.")
     ] = None,
-    sidecars: Annotated[
-        str | None, typer.Option(help="Of `png`: `cls` (default), `cls,json`, `json`, `none`.")
-    ] = None,
+    sidecars: Annotated[str | None, typer.Option(help="For `png`: see `pack`.")] = None,
     workers: Workers = None,
     executor: WhereToRun = None,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
 ) -> None:
-    """Write a dataset anew in another encoding, without the tree: the same samples and order.
+    """Write a dataset in another encoding, without the tree: the same samples and order.
 
     From `png` the shards are those that packing the tree would give. To `png` from blocks the files
-    are encoded anew, with the same pixels. Where it was killed, the same command goes on.
+    are re-encoded, with the same pixels. If it was interrupted, run the same command again to
+    resume.
 
     **Example:** `cinic-shard convert ./shards ./shards-raw --encoding raw`
     """
-    from cinic_shards.write.convert import convert as convert_dataset
+    from cinic_shards.write import convert as writer
 
-    start = time.perf_counter()
-    with interruptible("nothing was converted"), ProgressReport(err_console, quiet=quiet) as report:
-        manifest = convert_dataset(
+    with working("nothing was converted", quiet=quiet) as work:
+        manifest = writer.convert(
             shards,
             out,
             encoding=encoding,
@@ -152,14 +128,13 @@ def convert(
             workers=workers,
             executor=executor,
             overwrite=overwrite,
-            progress=report.update,
+            progress=work.update,
             warn=warn_unless(quiet),
         )
     if not quiet:
-        print_written(manifest, time.perf_counter() - start, out)
+        print_written(manifest, work.seconds, out)
 
 
-@app.command()
 def unpack(
     shards: Shards,
     out: Annotated[Path, typer.Argument(help="Folder for the tree of PNGs.")],
@@ -169,9 +144,9 @@ def unpack(
     workers: Workers = None,
     quiet: Quiet = False,
 ) -> None:
-    """Write the PNGs back: byte for byte, or from blocks encoded anew with the same pixels.
+    """Write the PNGs back: byte for byte, or re-encoded from blocks with the same pixels.
 
-    Where it was stopped, the same command goes on.
+    If it was interrupted, run the same command again to resume.
 
     **Examples**
 
@@ -179,29 +154,22 @@ def unpack(
 
     `cinic-shard unpack ./shards ./cifar-part --origin cifar --split train`
     """
-    from cinic_shards.write.unpack import unpack as unpack_dataset
+    from cinic_shards.write import unpack as writer
 
-    start = time.perf_counter()
-    stopped = "unpacking did not finish; the same command goes on"
-    with interruptible(stopped), ProgressReport(err_console, quiet=quiet) as report:
-        done = unpack_dataset(
+    with working("unpacking did not finish; the same command goes on", quiet=quiet) as work:
+        done = writer.unpack(
             shards,
             out,
             splits=split,
             classes=class_name,
             origins=origin,
             workers=workers,
-            progress=report.update,
+            progress=work.update,
         )
     if not quiet:
-        kept = f", {done.num_kept:,} were there already" if done.num_kept else ""
-        seconds = time.perf_counter() - start
-        out_console.print(
-            printable(f"{done.num_written:,} files written{kept}, {seconds:.1f} s: {out}")
-        )
+        print_unpacked(done, "files written", work.seconds, out)
 
 
-@app.command()
 def select(
     shards: Shards,
     out: Annotated[str, typer.Argument(help="Folder or URL for the shards, or folder of a tree.")],
@@ -217,19 +185,18 @@ def select(
     exclude_duplicates_of: Annotated[
         str | None,
         typer.Option(
-            metavar="SPLIT", help="Of other splits, no image that has the pixels of one of its."
+            metavar="SPLIT",
+            help="Drop images of other splits whose pixels also occur in SPLIT.",
         ),
     ] = None,
     fraction: Annotated[
-        float, typer.Option(help="So much of each class of each split; above 0, at most 1.")
+        float, typer.Option(help="Part of each class of each split to keep; above 0, at most 1.")
     ] = 1.0,
-    fraction_seed: Annotated[int, typer.Option(help="Of that choice.")] = 0,
-    tree: Annotated[
-        bool, typer.Option("--tree", help="Write PNG files instead of shards.")
-    ] = False,
+    fraction_seed: Annotated[int, typer.Option(help="Seed for `--fraction`.")] = 0,
+    tree: Annotated[bool, typer.Option("--tree", help="Write PNG files, not shards.")] = False,
     symlink_to: Annotated[
         Path | None,
-        typer.Option(metavar="TREE", help="Make links into the whole tree instead of shards."),
+        typer.Option(metavar="TREE", help="Make links into the whole tree, not shards."),
     ] = None,
     workers: Workers = None,
     executor: WhereToRun = None,
@@ -238,8 +205,8 @@ def select(
 ) -> None:
     """Write part of a dataset, or splits of it joined, as a dataset of its own or as a tree.
 
-    The encoding stays, and the labels, also where a class is left without an image. Where it was
-    killed, the same command goes on.
+    The encoding stays, and the labels, also where a class is left without an image. If it was
+    interrupted, run the same command again to resume.
 
     **Examples**
 
@@ -254,40 +221,60 @@ def select(
     `cinic-shard select ./shards ./links --class cat --class dog --symlink-to ./cinic`
     """
     from cinic_shards.read.subset import Subset
-    from cinic_shards.write.select import select as select_shards
-    from cinic_shards.write.select import select_tree
 
-    is_tree = tree or symlink_to is not None
-    if is_tree and (executor is not None or overwrite):
+    subset = Subset(
+        classes=class_name,
+        origin=origin,
+        exclude_duplicates_of=exclude_duplicates_of,
+        fraction=fraction,
+        fraction_seed=fraction_seed,
+    )
+    chosen = {"splits": split or (), "subset": subset, "workers": workers}
+    if not tree and symlink_to is None:
+        _select_shards(shards, out, chosen, executor, overwrite, quiet)
+    elif executor is not None or overwrite:
         raise OptionError("--executor and --overwrite are for shards; leave them out for a tree")
-    chosen: dict[str, Any] = {
-        "splits": split or (),
-        "subset": Subset(
-            classes=class_name,
-            origin=origin,
-            exclude_duplicates_of=exclude_duplicates_of,
-            fraction=fraction,
-            fraction_seed=fraction_seed,
-        ),
-        "workers": workers,
-        "warn": warn_unless(quiet),
-    }
-    start = time.perf_counter()
-    stopped = "the same command goes on" if is_tree else "nothing was written"
-    with interruptible(stopped), ProgressReport(err_console, quiet=quiet) as report:
-        if not is_tree:
-            manifest = select_shards(
-                shards, out, **chosen, executor=executor, overwrite=overwrite,
-                progress=report.update,
-            )  # fmt: skip
-        else:
-            done = select_tree(shards, out, **chosen, symlink_to=symlink_to, progress=report.update)
-    seconds = time.perf_counter() - start
-    if quiet:
-        return
-    if not is_tree:
-        print_written(manifest, seconds, out)
-        return
-    kept = f", {done.num_kept:,} were there already" if done.num_kept else ""
-    what = "files" if symlink_to is None else "links"
-    out_console.print(printable(f"{done.num_written:,} {what}{kept}, {seconds:.1f} s: {out}"))
+    else:
+        _select_tree(shards, out, chosen, symlink_to, quiet)
+
+
+def _select_shards(
+    shards: str,
+    out: str,
+    chosen: dict[str, Any],
+    executor: str | None,
+    overwrite: bool,
+    quiet: bool,
+) -> None:
+    from cinic_shards.write import select as writer
+
+    with working("nothing was written", quiet=quiet) as work:
+        manifest = writer.select(
+            shards,
+            out,
+            **chosen,
+            executor=executor,
+            overwrite=overwrite,
+            progress=work.update,
+            warn=warn_unless(quiet),
+        )
+    if not quiet:
+        print_written(manifest, work.seconds, out)
+
+
+def _select_tree(
+    shards: str, out: str, chosen: dict[str, Any], symlink_to: Path | None, quiet: bool
+) -> None:
+    from cinic_shards.write import select as writer
+
+    with working("the same command goes on", quiet=quiet) as work:
+        done = writer.select_tree(
+            shards,
+            out,
+            **chosen,
+            symlink_to=symlink_to,
+            progress=work.update,
+            warn=warn_unless(quiet),
+        )
+    if not quiet:
+        print_unpacked(done, "files" if symlink_to is None else "links", work.seconds, out)
