@@ -2,19 +2,15 @@
 
 from collections import Counter
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 import cinic_shards.format as fmt
+from cinic_shards.codec import Payloads, decode_png, kernels
 from cinic_shards.codec.png_head import HEAD_BYTES, check_heads
 from cinic_shards.errors import DecodeError
 from cinic_shards.format import PixelSums
-
-if TYPE_CHECKING:
-    from cinic_shards.codec import Payloads
-
 
 _CHUNK_SAMPLES = 256
 """Of CINIC-10's, so many with their pixels stay in a core's second-level cache."""
@@ -44,12 +40,6 @@ class ImageMeter:
     """Decodes a shard's images chunk by chunk, and sums up what they hold."""
 
     def __init__(self) -> None:
-        # Numba takes its time to load: the process that only hands out jobs does without.
-        from cinic_shards import codec
-        from cinic_shards.codec import kernels
-
-        self._decode_png = codec.decode_png
-        self._add_channel_sums = kernels.add_channel_sums
         self.image_sizes: Counter[tuple[int, int]] = Counter()
         self._sums = np.zeros(3, np.int64)
         self._square_sums = np.zeros(3, np.int64)
@@ -68,7 +58,7 @@ class ImageMeter:
 
     def add_pngs(
         self,
-        payloads: "Payloads",
+        payloads: Payloads,
         buffer: NDArray[np.uint8],
         starts: NDArray[np.int64],
         keep: NDArray[np.uint8] | None = None,
@@ -97,7 +87,7 @@ class ImageMeter:
             for rows in np.split(of_size, range(at_once, len(of_size), at_once)):
                 images = np.empty((len(rows), height, width, 3), np.uint8)
                 errors: list[DecodeError] = []
-                self._decode_png(payloads.take(rows), images, errors)
+                decode_png(payloads.take(rows), images, errors)
                 for error in errors:
                     problems[int(rows[error.position])] = error.reason
                 if errors:
@@ -110,7 +100,7 @@ class ImageMeter:
 
     def add_images(self, images: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Measure N decoded images, uint8 (N, H, W, 3): their pixel hashes, uint8 (N, 16)."""
-        self._add_channel_sums(images.reshape(-1, 3), self._sums, self._square_sums)
+        kernels.add_channel_sums(images.reshape(-1, 3), self._sums, self._square_sums)
         _, height, width, _ = images.shape
         self.image_sizes[height, width] += len(images)
         return fmt.pixel_hashes(images)

@@ -24,7 +24,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from cinic_shards.codec.kernels import kernel, mix, part, quick_kernel
+from cinic_shards.codec.kernels.base import kernel, mix, part
 from cinic_shards.codec.kernels.permutation import (
     _feistel,
     _feistel_masks,
@@ -252,7 +252,7 @@ def _find_block(
     return number, begin, number * block_size, block_size - (missing if k == short_place else 0)
 
 
-@quick_kernel
+@kernel
 def window_rows(
     first, stop, skip, size, num_lanes, block_size, num_blocks, short_place, block_keys,
     block_starts, order, sequence_starts, keys, out,

@@ -10,8 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import cinic_shards.format as fmt
-from cinic_shards.codec import Payloads, checksums, decode_block, decode_png
-from cinic_shards.codec.kernels import blocks_of_rows
+from cinic_shards.codec import Payloads, checksums, decode_block, decode_png, kernels
 from cinic_shards.errors import DecodeError, FormatError, OptionError
 from cinic_shards.format import Index, Manifest, PixelSums, SplitInfo
 from cinic_shards.read.columns import Columns
@@ -211,7 +210,7 @@ class SplitReader:
     def blocks_of(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
         """The block that each row is in."""
         out = np.empty(len(rows), np.int64)
-        blocks_of_rows(rows, self.block_starts, out)
+        kernels.blocks_of_rows(rows, self.block_starts, out)
         return out
 
     def payloads(self, numbers: NDArray[np.int64]) -> Payloads:

@@ -5,7 +5,7 @@ import hashlib
 import numpy as np
 from numpy.typing import NDArray
 
-from cinic_shards.codec.kernels import part, quick_kernel
+from cinic_shards.codec.kernels.base import kernel, part
 
 PLAN_VERSION = 1
 
@@ -27,7 +27,7 @@ def _round_keys(purpose: str, seed: int, epoch: int) -> NDArray[np.uint64]:
     return np.frombuffer(digest, "<u8").astype(np.uint64)
 
 
-@quick_kernel
+@kernel
 def permute(start, size, keys, out):
     """Where a keyed permutation of range(size) sends start, start + 1, ...: into ``out`` int64.
 
@@ -67,7 +67,7 @@ def _feistel(number, size, low_bits, low_mask, high_mask, keys, tweak):
             return np.int64(x)
 
 
-@quick_kernel
+@kernel
 def _unpermute(number, size, keys):
     """What the permutation of range(size) with these keys sends to a number."""
     low_bits, low_mask, high_mask = _feistel_masks(size)
