@@ -171,7 +171,7 @@ MISTAKES = {
     "an output on a web server": (2, "pack {tree} https://host/x", "can only be read from"),
     "a shard size of 0": (2, "pack {tree} {tmp}/out --shard-size 0", "expected at least 1"),
     "a negative seed": (2, "pack {tree} {tmp}/out --seed -1", "expected a number from 0"),
-    "no workers": (2, "pack {tree} {tmp}/out --workers 0", "number, at least 1"),
+    "no workers": (2, "pack {tree} {tmp}/out --workers 0", "expected a whole number, at least 1"),
     "an unknown sidecar": (2, "pack {tree} {tmp}/out --sidecars txt", "expected any of cls, json"),
     "none and another": (2, "pack {tree} {tmp}/out --sidecars none,cls", "expected any of cls"),
     "an empty sidecar": (2, "pack {tree} {tmp}/out --sidecars cls,", "expected any of cls, json"),
@@ -451,7 +451,7 @@ def test_duplicates(run: Run, demo_tree: Path, shards: Path, tmp_path: Path) -> 
 
 # --- What is imported -------------------------------------------------------------------------
 
-WITHOUT_TORCH = """
+IMPORTS = """
 import sys
 sys.argv = ["cinic-shard", *{arguments!r}]
 from cinic_shards.cli import main
@@ -474,15 +474,21 @@ print(status, found, file=sys.stderr)
         ("bench --help", "torch numba numpy PIL"),
         ("build --help", "torch numba numpy PIL"),
         ("pack {tree} {tmp}/out --workers 1 --quiet", "torch webdataset torchvision"),
-        ("info {shards}", "torch webdataset torchvision"),
+        ("info {shards}", "torch numba webdataset torchvision"),
+        # Processes that only hand out jobs.
+        ("pack {tree} {tmp}/out --workers 2 --quiet", "torch numba"),
+        ("verify {shards} --against {tree} --workers 2 --quiet", "torch numba"),
+        ("unpack {shards} {tmp}/out --workers 2 --quiet", "torch numba"),
+        ("convert {shards} {tmp}/out --encoding raw --workers 2 --quiet", "torch numba"),
+        ("select {shards} {tmp}/out --class cat --workers 2 --quiet", "torch numba"),
     ],
 )
-def test_torch_is_not_imported(
+def test_what_a_command_does_not_import(
     demo_tree: Path, demo_shards: Path, tmp_path: Path, line: str, unwanted: str
 ) -> None:
     places = {"tmp": tmp_path, "tree": demo_tree, "shards": demo_shards}
     arguments = [part.format(**places) for part in line.split()]
-    script = WITHOUT_TORCH.format(arguments=arguments, unwanted=unwanted.split())
+    script = IMPORTS.format(arguments=arguments, unwanted=unwanted.split())
     result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert result.stderr.splitlines()[-1] == "0 []"
 

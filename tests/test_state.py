@@ -444,6 +444,43 @@ def test_iterators_that_the_garbage_collector_finds(encoded: dict[str, Path]) ->
     assert (done.returncode, done.stdout, done.stderr) == (0, "1 36\n", "")
 
 
+def test_an_iterator_found_while_its_thread_compiles(encoded: dict[str, Path]) -> None:
+    """Nobody may wait there either: the threads of the iterator may wait for the compiler."""
+    script = f"""
+        import gc, threading
+        from numba.core.compiler_lock import global_compiler_lock
+        from cinic_shards import ShardLoader
+        from cinic_shards.codec import kernels
+
+        decode, waiting, calls = kernels.decode_png_batch, threading.Event(), []
+
+        def compile_second_time(*args):
+            calls.append(args)
+            if len(calls) == 2:
+                waiting.set()
+                with global_compiler_lock:
+                    pass
+            decode(*args)
+
+        loader = ShardLoader({str(encoded["png"])!r}, batch_size=5, workers=1)
+        list(loader)  # compiles the kernels
+        kernels.decode_png_batch = compile_second_time
+        iterator = iter(loader)
+        cycle = [iterator]
+        cycle.append(cycle)
+        with global_compiler_lock:
+            next(iterator)
+            waiting.wait()
+            del iterator, cycle
+            gc.collect()
+        print(len(list(loader)))
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True, timeout=60
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "36\n", "")
+
+
 def test_an_iterator_that_outlives_the_modules(encoded: dict[str, Path]) -> None:
     script = f"""
         import cinic_shards.loader.epoch as module  # named here, it is cleared early

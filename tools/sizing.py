@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from cinic_shards.format import block_starts
 from cinic_shards.loader.plan import EpochPlan
 
 BYTES_AN_IMAGE = {"png": 4_229, "zstd": 1_892, "raw": 3_144}
@@ -42,7 +43,7 @@ class Cluster:
             num_samples=self.num_samples,
             global_batch_size=self.global_batch_size,
             order="window",
-            block_size=self.block_size,
+            block_starts=block_starts(self.num_samples, self.block_size),
             epoch=epoch,
             tail=self.tail,
         )

@@ -18,7 +18,6 @@ import torch
 
 from cinic_shards.errors import OptionError
 from cinic_shards.loader.loader import ShardLoader
-from cinic_shards.loader.warmup import warm_up
 from cinic_shards.read.dataset import Dataset
 
 IMAGEFOLDER_WORKERS = (0, 2, 4)
@@ -112,7 +111,6 @@ def cinic_shards(
     """Our loader, as it comes."""
 
     def open_loader() -> ShardLoader:
-        warm_up()  # or the first quarter of a second would run without numba
         return ShardLoader(shards, split=split, batch_size=batch_size, normalize=normalize)
 
     return Contender("cinic-shards", "default threads", shards_of(shards, split), open_loader)

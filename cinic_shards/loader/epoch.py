@@ -10,6 +10,7 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+from cinic_shards.codec.kernels import is_compiling
 from cinic_shards.loader.batches import Batch
 from cinic_shards.loader.pixel_source import EpochSource
 from cinic_shards.loader.plan import EpochPlan
@@ -203,12 +204,13 @@ def run(
             yield from under_way.popleft().result()
     finally:  # reached by break, by an exception and by Ctrl-C, too
         # Where the interpreter ends, or the garbage collector closes a forgotten iterator in
-        # whatever thread it runs, perhaps one of these: nobody may wait there.
+        # whatever thread it runs, perhaps one of these, or one that these wait for to compile a
+        # kernel: nobody may wait there.
         if not is_finalizing():
             meter.close()
-            is_consumer = threading.get_ident() == consumer
-            threads.end(pool, wait=is_consumer)
-            if source is not None and is_consumer:
+            may_wait = threading.get_ident() == consumer and not is_compiling()
+            threads.end(pool, wait=may_wait)
+            if source is not None and may_wait:
                 source.close()
 
 

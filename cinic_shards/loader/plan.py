@@ -15,7 +15,8 @@ takes [n r // W, n (r + 1) // W) of a step's n positions. There are two shuffled
     ends too, so that both use the block that they share at the same time, and it is read once.
     Within a batch, rows are in the order of their lanes: a rank reads its own lanes alone.
 
-Where blocks are alike, nothing here takes more memory for more samples: every position is computed.
+Every position is computed: nothing here is as long as the epoch, and only ``window`` holds three
+numbers a block.
 """
 
 from dataclasses import dataclass, field
@@ -24,13 +25,12 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from cinic_shards.codec.kernels import kernel, mix, part, quick_kernel
+from cinic_shards.codec.kernels.base import kernel, mix, part
 from cinic_shards.codec.kernels.permutation import (
-    _feistel,
-    _feistel_masks,
-    _round_keys,
-    _unpermute,
+    feistel,
+    feistel_masks,
     permute,
+    round_keys,
 )
 from cinic_shards.errors import OptionError
 
@@ -55,10 +55,7 @@ class EpochPlan:
     order: str = "full"
     """How ``shuffle`` mixes: ``window`` or ``full``."""
     block_starts: NDArray[np.int64] | None = field(default=None, repr=False, compare=False)
-    """First row of each of B blocks, then ``num_samples``: shape (B + 1,). ``window`` needs it, or
-    ``block_size``."""
-    block_size: int | None = None
-    """Rows of every block but the last, in place of ``block_starts``."""
+    """First row of each of B blocks, then ``num_samples``: shape (B + 1,). ``window`` needs it."""
     tail: str = "drop"
     """What becomes of a last step that is not full: ``drop``, ``short`` to keep it as it is, or
     ``pad`` to fill each rank's part up with rows that do not count."""
@@ -81,13 +78,14 @@ class EpochPlan:
         if not (0 <= self.seed < 2**64 and 0 <= self.epoch < 2**64):
             raise OptionError("seed and epoch must be from 0 to 2**64 - 1")
         if not (self.shuffle and self.order == "window"):
-            object.__setattr__(self, "_keys", _round_keys("full", self.seed, self.epoch))
+            object.__setattr__(self, "_keys", round_keys("full", self.seed, self.epoch))
             return
-        block_keys = _round_keys("blocks", self.seed, self.epoch)
-        blocks = _lay_blocks(self.num_samples, self.block_starts, self.block_size, block_keys)
+        block_keys = round_keys("blocks", self.seed, self.epoch)
+        blocks = _lay_blocks(self.num_samples, self.block_starts, block_keys)
         lanes = max(_MIN_LANES, self.global_batch_size // 8)
-        object.__setattr__(self, "num_lanes", min(blocks.num_blocks, self.global_batch_size, lanes))
-        object.__setattr__(self, "_keys", _round_keys("window", self.seed, self.epoch))
+        lanes = min(len(blocks.order), self.global_batch_size, lanes)
+        object.__setattr__(self, "num_lanes", lanes)
+        object.__setattr__(self, "_keys", round_keys("window", self.seed, self.epoch))
         object.__setattr__(self, "_blocks", blocks)
 
     def __len__(self) -> int:
@@ -173,34 +171,19 @@ def part_of(count: int, rank: int, world_size: int) -> tuple[int, int]:
 
 
 class _Blocks(NamedTuple):
-    """The blocks of the order ``window``, of equal size or as arrays say, as kernels read them."""
+    """The B blocks of the order ``window``, as kernels read them."""
 
-    size: int
-    """Rows of every block but the last, or 0."""
-    num_blocks: int
-    short_place: int
-    """Of equal ones: the last block's place in the order."""
-    keys: NDArray[np.uint64]
-    """Of the permutation that is their order."""
     starts: NDArray[np.int64]
+    """First row of each, then the number of rows: shape (B + 1,)."""
     order: NDArray[np.int64]
+    """A permutation of range(B)."""
     sequence_starts: NDArray[np.int64]
     """Where each block of ``order`` begins in the sequence, then its end."""
 
 
 def _lay_blocks(
-    num_samples: int,
-    starts: NDArray[np.int64] | None,
-    block_size: int | None,
-    keys: NDArray[np.uint64],
+    num_samples: int, starts: NDArray[np.int64] | None, keys: NDArray[np.uint64]
 ) -> _Blocks:
-    none = np.empty(0, np.int64)
-    if starts is None and block_size is not None:
-        if block_size < 1:
-            raise OptionError(f"block_size={block_size}: expected at least 1")
-        count = -(-num_samples // block_size)
-        short_place = _unpermute(count - 1, count, keys) if count else 0
-        return _Blocks(block_size, count, short_place, keys, none, none, none)
     if (
         starts is None
         or len(starts) < 1
@@ -212,7 +195,7 @@ def _lay_blocks(
     order = np.empty(len(starts) - 1, np.int64)
     permute(0, len(order), keys, order)
     sequence_starts = np.concatenate([[0], np.cumsum(np.diff(starts)[order])])
-    return _Blocks(0, len(order), 0, keys, starts, order, sequence_starts)
+    return _Blocks(starts, order, sequence_starts)
 
 
 @part
@@ -232,35 +215,22 @@ def _count_before(lane, first, stop, num_lanes):
 
 
 @part
-def _find_block(
-    place, size, block_size, num_blocks, short_place, block_keys, block_starts, order,
-    sequence_starts,
-):  # fmt: skip
+def _find_block(place, block_starts, order, sequence_starts):
     """The block at a place of the sequence: its number, place in the sequence, first row, rows."""
-    if len(order) > 0:
-        k = np.searchsorted(sequence_starts, place, side="right") - 1
-        number = order[k]
-        first = block_starts[number]
-        return number, sequence_starts[k], first, block_starts[number + 1] - first
-    missing = num_blocks * block_size - size  # of the last block, wherever the order has put it
-    k = place // block_size
-    if place >= (short_place + 1) * block_size - missing:
-        k = (place + missing) // block_size
-    low_bits, low_mask, high_mask = _feistel_masks(num_blocks)
-    number = _feistel(k, num_blocks, low_bits, low_mask, high_mask, block_keys, np.uint64(0))
-    begin = k * block_size - (missing if k > short_place else 0)
-    return number, begin, number * block_size, block_size - (missing if k == short_place else 0)
+    k = np.searchsorted(sequence_starts, place, side="right") - 1
+    number = order[k]
+    first = block_starts[number]
+    return number, sequence_starts[k], first, block_starts[number + 1] - first
 
 
-@quick_kernel
+@kernel
 def window_rows(
-    first, stop, skip, size, num_lanes, block_size, num_blocks, short_place, block_keys,
-    block_starts, order, sequence_starts, keys, out,
-):  # fmt: skip
+    first, stop, skip, size, num_lanes, block_starts, order, sequence_starts, keys, out
+):
     """The rows of a step's positions [first, stop), in the order of their lanes, into ``out``.
 
     The first ``skip`` of them are left out; as many follow as ``out``, int64, holds. ``size`` rows
-    are in the sequence; for the arguments from ``block_size`` on see ``_Blocks``.
+    are in the sequence; for ``block_starts``, ``order`` and ``sequence_starts`` see ``_Blocks``.
     """
     written = 0
     first_lane, above = 0, num_lanes
@@ -286,12 +256,11 @@ def window_rows(
             place = start + offset if lane % 2 == 0 else end - 1 - offset
             if not begin <= place < begin + num_rows:
                 number, begin, first_row, num_rows = _find_block(
-                    place, size, block_size, num_blocks, short_place, block_keys, block_starts,
-                    order, sequence_starts,
-                )  # fmt: skip
-                low_bits, low_mask, high_mask = _feistel_masks(num_rows)
+                    place, block_starts, order, sequence_starts
+                )
+                low_bits, low_mask, high_mask = feistel_masks(num_rows)
                 tweak = mix(np.uint64(number) + np.uint64(0x9E3779B97F4A7C15))
-            out[written] = first_row + _feistel(
+            out[written] = first_row + feistel(
                 place - begin, num_rows, low_bits, low_mask, high_mask, keys, tweak
             )
             written += 1

@@ -33,4 +33,3 @@ def warm_up() -> None:
         plan = EpochPlan(num_samples=2, global_batch_size=1, order=order, block_starts=starts)
         plan.rows(0)
         plan.last_steps()
-    EpochPlan(num_samples=2, global_batch_size=1, order="window", block_size=1)

@@ -9,8 +9,7 @@ from threading import Lock
 import numpy as np
 from numpy.typing import NDArray
 
-from cinic_shards.codec import ENCODINGS, Payloads, crc_problems, decode_block
-from cinic_shards.codec.kernels import blocks_of_rows
+from cinic_shards.codec import ENCODINGS, Payloads, crc_problems, decode_block, kernels
 from cinic_shards.errors import DecodeError, FormatError, OptionError
 from cinic_shards.format import Index, Manifest, PixelSums, SplitInfo
 from cinic_shards.read.columns import Columns
@@ -212,7 +211,7 @@ class SplitReader:
     def blocks_of(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
         """The block that each row is in."""
         out = np.empty(len(rows), np.int64)
-        blocks_of_rows(rows, self.block_starts, out)
+        kernels.blocks_of_rows(rows, self.block_starts, out)
         return out
 
     def payloads(self, numbers: NDArray[np.int64]) -> Payloads:

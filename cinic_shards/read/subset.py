@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cinic_shards.codec.kernels.permutation import choose
+from cinic_shards.codec import kernels
 from cinic_shards.errors import OptionError
 from cinic_shards.format.provenance import origins_named
 from cinic_shards.options import whole
@@ -155,5 +155,5 @@ def _thinned(is_chosen: NDArray[np.bool_], columns: Columns, subset: Subset) -> 
             rows = np.flatnonzero(in_split & (columns.labels == label))
             count = max(1, int(subset.fraction * len(rows) + 0.5))
             purpose = f"fraction of {split}, label {label}"
-            out[rows[choose(count, len(rows), purpose, subset.fraction_seed)]] = True
+            out[rows[kernels.choose(count, len(rows), purpose, subset.fraction_seed)]] = True
     return out

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from cinic_shards.codec.kernels.permutation import choose
+from cinic_shards.codec import kernels
 from cinic_shards.errors import OptionError
 from cinic_shards.jobs import Progress
 from cinic_shards.options import whole
@@ -95,7 +95,7 @@ def show(
 
 def some_of(rows: NDArray[np.int64], count: int, purpose: str, seed: int) -> NDArray[np.int64]:
     """``count`` of these rows by chance, or all where there are fewer; more begin with fewer."""
-    return rows[choose(min(count, len(rows)), len(rows), f"montage of {purpose}", seed)]
+    return rows[kernels.choose(min(count, len(rows)), len(rows), f"montage of {purpose}", seed)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +122,7 @@ def stratified(columns: Columns, count: int, seed: int) -> Sample:
     for (split, label, origin), of in sorted(strata.items()):
         share = max(1, round(len(of) * min(1.0, count / len(columns))))
         purpose = f"sample of {split}, label {label}, {origin}"
-        chosen.append(np.array(of)[choose(min(share, len(of)), len(of), purpose, seed)])
+        chosen.append(np.array(of)[kernels.choose(min(share, len(of)), len(of), purpose, seed)])
     return Sample(np.sort(np.concatenate(chosen)), len(strata))
 
 

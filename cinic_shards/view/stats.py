@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cinic_shards.codec.kernels import add_histograms
+from cinic_shards.codec import kernels
 from cinic_shards.format import PixelSums
 from cinic_shards.format.provenance import ORIGINS
 from cinic_shards.jobs import Progress
@@ -168,7 +168,7 @@ class ValueCounter:
     def count(self, images: Images) -> NDArray[np.int64]:
         """The counts of some images: int64 (origins, 3, 256)."""
         counts = np.zeros((len(self._names), 3, 256), np.int64)
-        add_histograms(images.pixels, self._codes[images.rows], counts)
+        kernels.add_histograms(images.pixels, self._codes[images.rows], counts)
         return counts
 
     def by_origin(self, counts: Sequence[NDArray[np.int64]]) -> Histograms:

@@ -1,8 +1,8 @@
 """Is the first batch of a fresh process there no later than ImageFolder's?
 
 Seconds from the start of the interpreter to the first shuffled uint8 batch of 512 from the train
-split, imports included, page cache and compiled kernels warm. ImageFolder with 0 and 2 workers,
-the better counts. The contenders in turn, medians.
+split, of ``png`` and of ``raw`` shards, imports included, page cache and compiled kernels warm.
+ImageFolder with 0 and 2 workers, the better counts. The contenders in turn, medians.
 """
 
 import statistics
@@ -17,9 +17,19 @@ from cinic_shards import ShardLoader
 next(iter(ShardLoader({shards!r}, batch_size=512)))
 """
 IMAGEFOLDER = """
-from cinic_shards.loader.bench import imagefolder
-next(iter(imagefolder({tree!r}, "train", batch_size=512, workers={workers}).open()))
+import torch
+{preparation}
+from torchvision import datasets, transforms
+tree = datasets.ImageFolder({folder!r}, transforms.PILToTensor())
+loader = torch.utils.data.DataLoader(tree, 512, shuffle=True, num_workers={workers})
+next(iter(loader))
 """
+CPU_BUILD = """
+library = torch.library.Library("torchvision", "DEF")
+for name in ("nms", "qnms"):
+    library.define(name + "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+"""
+"""Lets torchvision import beside a build of torch that lacks its operators."""
 
 
 def seconds(code: str) -> float:
@@ -42,22 +52,26 @@ def seconds(code: str) -> float:
 def main() -> None:
     """Run the claim."""
     with Claim(__doc__ or "") as claim:
-        codes = {"cinic-shards": OURS.format(shards=str(claim.pack("shards")))}
+        codes = {}
+        for encoding in ("png", "raw"):
+            shards = claim.pack(encoding, "--encoding", encoding)
+            codes[f"cinic-shards, {encoding}"] = OURS.format(shards=str(shards))
+        plain = subprocess.run([sys.executable, "-c", "import torchvision"], capture_output=True)
+        preparation = CPU_BUILD if plain.returncode else ""
         for workers in (0, 2):
             codes[f"imagefolder, {workers} workers"] = IMAGEFOLDER.format(
-                tree=str(claim.tree), workers=workers
+                folder=str(claim.tree / "train"), workers=workers, preparation=preparation
             )
         times: dict[str, list[float]] = {name: [] for name in codes}
         for _ in range(claim.args.repeats + 1):
             for name, code in codes.items():
                 times[name].append(seconds(code))
-        medians = {name: statistics.median(values[1:]) for name, values in times.items()}
-        ours = medians.pop("cinic-shards")
-        theirs = min(medians.values())
+        png, raw, *others = (statistics.median(values[1:]) for values in times.values())
+        theirs = min(others)
         claim.report(
-            figure=f"{ours:.2f} s, ImageFolder {theirs:.2f} s",
+            figure=f"png {png:.2f} s, raw {raw:.2f} s, ImageFolder {theirs:.2f} s",
             bar="no later than ImageFolder",
-            holds=ours <= theirs,
+            holds=max(png, raw) <= theirs,
             seconds={name: [round(value, 3) for value in values] for name, values in times.items()},
         )
 

@@ -7,7 +7,7 @@ on the left, b the one above, c the one above a; outside the image all are 0. Al
 
 import numpy as np
 
-from cinic_shards.codec.kernels.base import kernel, part, quick_kernel
+from cinic_shards.codec.kernels.base import kernel, part
 
 # Flat arrays and unsigned numbers: see kernels/png.py.
 _ONE = np.uint64(1)
@@ -77,7 +77,7 @@ def _block_of(row, block_starts, last):
     return np.searchsorted(block_starts, row, side="right") - 1
 
 
-@quick_kernel
+@kernel
 def blocks_of_rows(rows, block_starts, out):
     """The block of each row, into ``out`` int64 (N,)."""
     block = 0
@@ -86,7 +86,7 @@ def blocks_of_rows(rows, block_starts, out):
         out[i] = block
 
 
-@quick_kernel
+@kernel
 def addresses_of_rows(rows, block_starts, block_addresses, image_bytes, out):
     """Where each row's image is, into ``out`` int64 (N,), where every block's address is known.
 

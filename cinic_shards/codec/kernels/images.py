@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from cinic_shards.codec.kernels.base import kernel, mix, quick_kernel
+from cinic_shards.codec.kernels.base import kernel, mix
 from cinic_shards.codec.kernels.memory import bytes_at, copy_bytes, prefetch
 
 _ONE = np.uint64(1)
@@ -12,7 +12,7 @@ _CACHE_LINE = 64
 """Bytes. Where it is another, only time is lost."""
 
 
-@quick_kernel
+@kernel
 def gather_images(addresses, out):
     """Copy the image at each of N addresses to ``out`` uint8 (N, H, W, 3)."""
     num_images, height, width, _ = out.shape
@@ -25,7 +25,7 @@ def gather_images(addresses, out):
         copy_bytes(to + i * size, addresses[i], size)
 
 
-@quick_kernel
+@kernel
 def draw_augmentations(ids, key, padding, flip, height, width, out):
     """What chance does to each sample: a function of the key and its id alone.
 

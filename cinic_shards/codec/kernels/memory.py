@@ -1,59 +1,91 @@
-"""Memory and C functions by address: the plain forms of what ``intrinsics.py`` compiles.
+"""Memory and C functions by address, for kernels.
 
 Memory that Python does not own as an array (a memory-mapped shard, a C library's functions) is
 passed as an integer address. Each caller keeps the memory alive and has checked its bounds.
 """
 
-import ctypes
-
 import numpy as np
-from numpy.typing import NDArray
+from llvmlite import ir
+from numba import carray  # type: ignore[attr-defined]
+from numba.core import cgutils, types
+from numba.extending import intrinsic
 
-Word = int | np.int64
-"""An address, a length, an argument."""
+from cinic_shards.codec.kernels.base import part
 
 
-def bytes_at(address: Word, length: Word) -> NDArray[np.uint8]:
+@intrinsic
+def _pointer(typing_context, address):
+    """An address as the pointer that ``numba.carray`` makes an array of."""
+
+    def generate(context, builder, signature, arguments):
+        return builder.inttoptr(arguments[0], cgutils.voidptr_t)
+
+    return types.voidptr(types.int64), generate
+
+
+@part
+def bytes_at(address, length):
     """The bytes at an address as an array, uint8 (length,); nothing is copied."""
-    return np.ctypeslib.as_array((ctypes.c_uint8 * int(length)).from_address(int(address)))
+    return carray(_pointer(address), (length,), np.uint8)
 
 
-def load_byte(address: Word) -> int:
-    """The byte at an address."""
-    return ctypes.c_uint8.from_address(int(address)).value
+@intrinsic
+def load_byte(typing_context, address):
+    """The byte at an address, int64."""
+
+    def generate(context, builder, signature, arguments):
+        pointer = builder.inttoptr(arguments[0], ir.IntType(8).as_pointer())
+        return builder.zext(builder.load(pointer), ir.IntType(64))
+
+    return types.int64(types.int64), generate
 
 
-def prefetch(address: Word) -> None:
+@intrinsic
+def prefetch(typing_context, address):
     """Let the processor begin to load what is at an address. Nothing depends on it."""
 
+    def generate(context, builder, signature, arguments):
+        byte, number = ir.IntType(8).as_pointer(), ir.IntType(32)
+        function_type = ir.FunctionType(ir.VoidType(), [byte, number, number, number])
+        function = cgutils.get_or_insert_function(
+            builder.module, function_type, "llvm.prefetch.p0i8"
+        )
+        pointer = builder.inttoptr(arguments[0], byte)
+        # To be read, kept near, data.
+        builder.call(function, [pointer, number(0), number(3), number(1)])
+        return context.get_dummy_value()
 
-def copy_bytes(to: Word, source: Word, length: Word) -> None:
-    """Copy so many bytes from one address to another."""
-    # ctypes.memmove lets go of the GIL, and may wait for it longer than the copy takes.
-    bytes_at(to, length)[:] = bytes_at(source, length)
-
-
-def call_0(function: Word) -> int:
-    """Call the C function at an address with no argument; arguments and result have 64 bits."""
-    return _call(function)
-
-
-def call_1(function: Word, a: Word) -> int:
-    """Call the C function at an address with one argument."""
-    return _call(function, a)
+    return types.void(types.int64), generate
 
 
-def call_3(function: Word, a: Word, b: Word, c: Word) -> int:
-    """Call the C function at an address with three."""
-    return _call(function, a, b, c)
+@intrinsic
+def copy_bytes(typing_context, to, source, length):
+    """Copy ``length`` bytes from one address to another."""
+
+    def generate(context, builder, signature, arguments):
+        to, source, length = arguments
+        cgutils.raw_memcpy(
+            builder,
+            builder.inttoptr(to, cgutils.voidptr_t),
+            builder.inttoptr(source, cgutils.voidptr_t),
+            length,
+            1,
+        )
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64, types.int64), generate
 
 
-def call_6(function: Word, a: Word, b: Word, c: Word, d: Word, e: Word, f: Word) -> int:
-    """Call the C function at an address with six."""
-    return _call(function, a, b, c, d, e, f)
+@intrinsic
+def call(typing_context, function, *arguments):
+    """Call the C function at an address; arguments and result are int64."""
 
+    def generate(context, builder, signature, values):
+        address, packed = values
+        unpacked = cgutils.unpack_tuple(builder, packed)
+        word = ir.IntType(64)
+        function_type = ir.FunctionType(word, [word] * len(unpacked))
+        return builder.call(builder.inttoptr(address, function_type.as_pointer()), unpacked)
 
-def _call(function: Word, *arguments: Word) -> int:
-    word = ctypes.c_int64
-    prototype = ctypes.CFUNCTYPE(word, *[word] * len(arguments))
-    return int(prototype(int(function))(*map(int, arguments)))
+    words = types.StarArgUniTuple(types.int64, len(arguments))
+    return types.int64(types.int64, words), generate

@@ -5,10 +5,9 @@ import hashlib
 import numpy as np
 from numpy.typing import NDArray
 
-from cinic_shards.codec.kernels import part, quick_kernel
+from cinic_shards.codec.kernels.base import kernel, part
 
 PLAN_VERSION = 1
-
 
 _NUM_ROUNDS = 8
 
@@ -16,18 +15,18 @@ _NUM_ROUNDS = 8
 def choose(count: int, size: int, purpose: str, seed: int) -> NDArray[np.int64]:
     """``count`` of range(size) by chance, int64; fewer of them are the first of more."""
     out = np.empty(count, np.int64)
-    permute(0, size, _round_keys(purpose, seed, 0), out)
+    permute(0, size, round_keys(purpose, seed, 0), out)
     return out
 
 
-def _round_keys(purpose: str, seed: int, epoch: int) -> NDArray[np.uint64]:
+def round_keys(purpose: str, seed: int, epoch: int) -> NDArray[np.uint64]:
     """Round keys of one permutation: BLAKE2b over plan version, purpose, seed and epoch."""
     text = f"cinic-shards plan {PLAN_VERSION} {purpose} seed {seed} epoch {epoch}"
     digest = hashlib.blake2b(text.encode(), digest_size=8 * _NUM_ROUNDS).digest()
     return np.frombuffer(digest, "<u8").astype(np.uint64)
 
 
-@quick_kernel
+@kernel
 def permute(start, size, keys, out):
     """Where a keyed permutation of range(size) sends start, start + 1, ...: into ``out`` int64.
 
@@ -36,13 +35,14 @@ def permute(start, size, keys, out):
     parts of a number differ by a bit where the bits are odd: each round changes one of them by a
     function of the other, so it can be undone.
     """
-    low_bits, low_mask, high_mask = _feistel_masks(size)
+    low_bits, low_mask, high_mask = feistel_masks(size)
     for i in range(len(out)):
-        out[i] = _feistel(start + i, size, low_bits, low_mask, high_mask, keys, np.uint64(0))
+        out[i] = feistel(start + i, size, low_bits, low_mask, high_mask, keys, np.uint64(0))
 
 
 @part
-def _feistel_masks(size):
+def feistel_masks(size):
+    """Bits of a number's low part, and the masks of its low and high part: see ``permute``."""
     bits = np.uint64(0)
     while bits < 63 and (np.int64(1) << np.int64(bits)) < size:
         bits += np.uint64(1)
@@ -53,7 +53,7 @@ def _feistel_masks(size):
 
 
 @part
-def _feistel(number, size, low_bits, low_mask, high_mask, keys, tweak):
+def feistel(number, size, low_bits, low_mask, high_mask, keys, tweak):
     """Where the permutation of range(size) with these keys and this tweak sends a number."""
     x = np.uint64(number)
     while True:
@@ -62,22 +62,6 @@ def _feistel(number, size, low_bits, low_mask, high_mask, keys, tweak):
         for pair in range(0, len(keys), 2):
             high ^= _round(low ^ keys[pair] ^ tweak) & high_mask
             low ^= _round(high ^ keys[pair + 1] ^ tweak) & low_mask
-        x = (high << low_bits) | low
-        if x < np.uint64(size):
-            return np.int64(x)
-
-
-@quick_kernel
-def _unpermute(number, size, keys):
-    """What the permutation of range(size) with these keys sends to a number."""
-    low_bits, low_mask, high_mask = _feistel_masks(size)
-    x = np.uint64(number)
-    while True:
-        low = x & low_mask
-        high = x >> low_bits
-        for pair in range(len(keys) - 2, -1, -2):
-            low ^= _round(high ^ keys[pair + 1]) & low_mask
-            high ^= _round(low ^ keys[pair]) & high_mask
         x = (high << low_bits) | low
         if x < np.uint64(size):
             return np.int64(x)

@@ -8,8 +8,8 @@ unusual or damaged file means, so the package and Pillow agree on every file by 
 import numpy as np
 from numpy.typing import NDArray
 
-from cinic_shards.codec.kernels.base import kernel, part, quick_kernel
-from cinic_shards.codec.kernels.memory import call_0, call_1, call_3, call_6, load_byte
+from cinic_shards.codec.kernels.base import kernel, part
+from cinic_shards.codec.kernels.memory import call, load_byte
 
 
 def _crc_table() -> NDArray[np.uint32]:
@@ -32,11 +32,11 @@ def _crc32(address, length):
     return np.int64(crc ^ np.uint32(0xFFFFFFFF))
 
 
-@quick_kernel
+@kernel
 def crc32_batch(crc32, addresses, lengths, out):
     """CRC-32 of N payloads; ``crc32`` is the address of libdeflate_crc32."""
     for i in range(len(addresses)):
-        out[i] = np.uint32(call_3(crc32, 0, addresses[i], np.int64(lengths[i])) & 0xFFFFFFFF)
+        out[i] = np.uint32(call(crc32, 0, addresses[i], np.int64(lengths[i])) & 0xFFFFFFFF)
 
 
 def _chunk_type(name: bytes) -> int:
@@ -248,7 +248,7 @@ def decode_png_batch(inflate, allocate, release, addresses, lengths, out, done):
     filtered = np.empty(height * (1 + 3 * width), np.uint8)
     pixels = out.reshape(-1)
     joined = np.empty(lengths.max() if num_images else 0, np.uint8)
-    decompressor = call_0(allocate)
+    decompressor = call(allocate)
     for i in range(num_images):
         done[i] = False
         data, data_length = _find_png_data(
@@ -257,13 +257,13 @@ def decode_png_batch(inflate, allocate, release, addresses, lengths, out, done):
         if data_length == 0 or decompressor == 0:
             continue
         # With no place for the actual size, anything but exactly filtered.size bytes fails.
-        status = call_6(
+        status = call(
             inflate, decompressor, data, data_length, filtered.ctypes.data, filtered.size, 0
         )
         if status & 0xFFFFFFFF == 0:
             done[i] = _unfilter_rgb(filtered, pixels, i * height * width * 3, height, width)
     if decompressor != 0:
-        call_1(release, decompressor)
+        call(release, decompressor)
 
 
 @kernel

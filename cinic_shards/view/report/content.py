@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from cinic_shards.check.verify import Verification, verify
-from cinic_shards.codec.kernels.permutation import choose
+from cinic_shards.codec import kernels
 from cinic_shards.errors import DecodeError
 from cinic_shards.format import Manifest
 from cinic_shards.jobs import Progress
@@ -83,7 +83,8 @@ def gather(
     verification = verify(dataset.store, quick=quick, workers=workers, progress=progress)
 
     chosen = stratified(columns, sample, seed)
-    order = chosen.rows[choose(len(chosen.rows), len(chosen.rows), "order of the report", seed)]
+    size = len(chosen.rows)
+    order = chosen.rows[kernels.choose(size, size, "order of the report", seed)]
     groups = _groups_to_show(duplicates, columns)
     shown = dict.fromkeys(itertools.chain(order.tolist(), *groups))
     tile_of = {row: number for number, row in enumerate(shown)}
