@@ -13,7 +13,7 @@ import pytest
 from conftest import Outcome, Run
 
 from cinic_shards import __version__, cli, progress
-from cinic_shards.format import ENCODINGS
+from cinic_shards.codec import ENCODINGS
 from cinic_shards.read.dataset import Dataset
 from cinic_shards.write.pack import PackOptions, pack
 
@@ -357,7 +357,7 @@ def test_help_names_every_command_in_its_group(run: Run) -> None:
 
 
 def test_choices_are_the_encodings() -> None:
-    assert get_args(cli.console.EncodingName) == ENCODINGS
+    assert get_args(cli.console.EncodingName) == tuple(ENCODINGS)
 
 
 def test_no_arguments_show_the_help(run: Run) -> None:
