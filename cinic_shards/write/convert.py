@@ -18,7 +18,6 @@ from cinic_shards.tree.listing import Listing
 from cinic_shards.write.dataset import (
     Recipe,
     check_output,
-    open_pool,
     refuse_itself,
     write_dataset,
 )
@@ -86,16 +85,16 @@ def convert(
     layout = replace(options.layout(manifest.image_shape), classes=manifest.stated_classes)
     recipe = _recipe(store, manifest, layout)
     check_output(target, overwrite)
-    with open_pool(target, executor, workers) as pool:
-        return write_dataset(
-            target,
-            lambda folder: nullcontext(recipe),
-            overwrite=overwrite,
-            executor=pool,
-            doing="convert",
-            progress=progress,
-            warn=warn,
-        )
+    return write_dataset(
+        target,
+        lambda folder, pool: nullcontext(recipe),
+        overwrite=overwrite,
+        executor=executor,
+        workers=workers,
+        doing="convert",
+        progress=progress,
+        warn=warn,
+    )
 
 
 def _recipe(store: Store, manifest: Manifest, layout: ShardLayout) -> Recipe:

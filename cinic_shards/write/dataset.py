@@ -7,7 +7,7 @@ folder lets the same command go on where this process is killed.
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import BrokenExecutor, Executor
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,8 +47,8 @@ class Recipe:
     """What in the source has changed since it was listed."""
 
 
-OpenRecipe = Callable[[Store], AbstractContextManager[Recipe]]
-"""Opens a recipe, given the journal's folder, which this process alone holds."""
+OpenRecipe = Callable[[Store, Executor], AbstractContextManager[Recipe]]
+"""Opens a recipe, given the journal's folder, which this process alone holds, and the workers."""
 
 
 def old_files(store: Store, overwrite: bool) -> list[str]:
@@ -98,57 +98,83 @@ def write_dataset(
     open_recipe: OpenRecipe,
     *,
     overwrite: bool,
-    executor: Executor,
+    executor: Executor | str | None,
+    workers: int | None,
     doing: str,
     progress: Progress,
     warn: Callable[[str], None],
 ) -> Manifest:
-    """Make a dataset, or go on with one that an earlier process began.
+    """Make a dataset, or resume one that an earlier process began.
 
     Args:
         store: where.
         open_recipe: opens what it is made from, and closes it in the end.
         overwrite: replace the dataset that is there.
-        executor: where shards are made.
+        executor: where shards are made, as ``jobs.open_executor`` takes it.
+        workers: see ``jobs.open_executor``.
         doing: for ``progress``.
         progress: see ``jobs.Progress``.
         warn: called with each thing that a user should know.
 
     Raises:
+        OptionError: as ``jobs.open_executor``.
         TreeError: what it is made from cannot be used, or has changed.
-        OutputError: it cannot be written; or a worker died, and the same command goes on.
+        OutputError: it cannot be written; or a worker died, and the same command resumes.
     """
+    is_written = False
     try:
-        with store.undone_on_error(), Journal(store) as journal, ExitStack() as stack:
-            is_anothers = journal.start is not None
-            try:
-                if journal.old_files is None:
-                    old = old_files(store, overwrite)
-                else:  # an earlier process has begun to move files
-                    old = journal.old_files
-                recipe = stack.enter_context(open_recipe(journal.folder))
-                options = recipe.options | {
-                    "encoding": recipe.layout.encoding.name,
-                    "block_size": recipe.layout.block_size,
-                }
-                journal.begin(recipe.source, recipe.listing, options)
-                is_anothers = False
-                manifest = _make_files(store, recipe, journal, executor, doing, progress, warn)
-                _move_files(store, journal, manifest, old)
-                journal.remove()
-            except BaseException as error:
-                # Every job has ended by now, so nothing writes behind our back.
-                is_moving = journal.old_files is not None
-                if is_moving:
-                    error.add_note("the same command goes on")
-                if not (is_anothers or is_moving or _goes_on(store, journal, error)):
-                    journal.remove()
-                raise
+        with open_executor(executor, workers) as pool:
+            with store.undone_on_error(), Journal(store) as journal:
+                manifest = _write(
+                    store, open_recipe, journal, overwrite, pool, doing, progress, warn
+                )
+            is_written = True
+        return manifest
+    except KeyboardInterrupt as error:
+        if is_written:
+            error.add_note(f"{store} is whole")
+        raise
     except BrokenExecutor as error:
         raise _worker_died(store) from error
     except OSError as error:
         raise OutputError(f"{store}: {error.strerror}") from error
-    return manifest
+
+
+def _write(
+    store: Store,
+    open_recipe: OpenRecipe,
+    journal: Journal,
+    overwrite: bool,
+    executor: Executor,
+    doing: str,
+    progress: Progress,
+    warn: Callable[[str], None],
+) -> Manifest:
+    """Make a dataset by a journal, which stays only where it can be resumed from."""
+    is_anothers = journal.start is not None
+    try:
+        old = journal.old_files  # where an earlier process has begun to move files
+        if old is None:
+            old = old_files(store, overwrite)
+        with open_recipe(journal.folder, executor) as recipe:
+            options = recipe.options | {
+                "encoding": recipe.layout.encoding.name,
+                "block_size": recipe.layout.block_size,
+            }
+            journal.begin(recipe.source, recipe.listing, options)
+            is_anothers = False
+            manifest = _make_files(store, recipe, journal, executor, doing, progress, warn)
+            _move_files(store, journal, manifest, old)
+            journal.remove()
+        return manifest
+    except BaseException as error:
+        # Every job has ended by now, so nothing writes behind our back.
+        is_moving = journal.old_files is not None
+        if is_moving:
+            error.add_note("the same command goes on")
+        if not (is_anothers or is_moving or _goes_on(store, journal, error)):
+            journal.remove()
+        raise
 
 
 def _goes_on(store: Store, journal: Journal, error: BaseException) -> bool:
@@ -158,29 +184,6 @@ def _goes_on(store: Store, journal: Journal, error: BaseException) -> bool:
     # A server that was out of reach may be there again: what was sent to it is worth keeping.
     is_servers = isinstance(error, OutputError | StoreError) and not store.is_local
     return is_servers or isinstance(error, BrokenExecutor)
-
-
-@contextmanager
-def open_pool(
-    store: Store, executor: Executor | str | None, workers: int | None
-) -> Iterator[Executor]:
-    """``open_executor``, to write a dataset to ``store``.
-
-    Raises:
-        OptionError: as there.
-        OutputError: a worker died.
-    """
-    is_written = False
-    try:
-        with open_executor(executor, workers) as pool:
-            yield pool
-            is_written = True
-    except KeyboardInterrupt as error:
-        if is_written:
-            error.add_note(f"{store} is whole")
-        raise
-    except BrokenExecutor as error:
-        raise _worker_died(store) from error
 
 
 def _worker_died(store: Store) -> OutputError:

@@ -22,7 +22,7 @@ from cinic_shards.store import Place, Store, open_store
 from cinic_shards.tree import Source, find_source
 from cinic_shards.tree.listing import list_tree
 from cinic_shards.tree.records import Tree, read_image_shape
-from cinic_shards.write.dataset import Recipe, check_output, open_pool, write_dataset
+from cinic_shards.write.dataset import Recipe, check_output, write_dataset
 from cinic_shards.write.facts import libraries, packing_digests
 from cinic_shards.write.samples.files import FileInput
 from cinic_shards.write.shard import ShardJob, ShardLayout
@@ -155,28 +155,28 @@ def pack(
     if store.is_local and Path(os.path.realpath(str(store))).is_relative_to(inside):
         raise OptionError(f"{out}: lies inside the tree {source.root}; write the shards elsewhere")
     check_output(store, overwrite)
-    with open_pool(store, executor, workers) as pool:
 
-        @contextmanager
-        def open_recipe(folder: Store) -> Iterator[Recipe]:
-            # Beside the shards: their disk must hold as much again, and other machines can see it.
-            beside = str(folder) if folder.is_local else tempfile.gettempdir()
-            with source.open(
-                executor=pool, spool_folder=Path(beside), progress=_scan_progress(progress)
-            ) as tree:
-                for warning in tree.warnings:
-                    warn(warning)
-                yield _recipe(tree, options)
+    @contextmanager
+    def open_recipe(folder: Store, pool: Executor) -> Iterator[Recipe]:
+        # Beside the shards: their disk must hold as much again, and other machines can see it.
+        beside = str(folder) if folder.is_local else tempfile.gettempdir()
+        with source.open(
+            executor=pool, spool_folder=Path(beside), progress=_scan_progress(progress)
+        ) as tree:
+            for warning in tree.warnings:
+                warn(warning)
+            yield _recipe(tree, options)
 
-        return write_dataset(
-            store,
-            open_recipe,
-            overwrite=overwrite,
-            executor=pool,
-            doing="pack",
-            progress=progress,
-            warn=warn,
-        )
+    return write_dataset(
+        store,
+        open_recipe,
+        overwrite=overwrite,
+        executor=executor,
+        workers=workers,
+        doing="pack",
+        progress=progress,
+        warn=warn,
+    )
 
 
 def _scan_progress(progress: Progress) -> Callable[[int], None]:

@@ -29,7 +29,6 @@ from cinic_shards.write.convert import list_shards
 from cinic_shards.write.dataset import (
     Recipe,
     check_output,
-    open_pool,
     refuse_itself,
     write_dataset,
 )
@@ -89,16 +88,16 @@ def select(
             "each fetched for it as a whole; copying the dataset to a disk first may be faster"
         )
     recipe = _recipe(dataset, chosen, _options(dataset.manifest), _parent(dataset, chosen, wanted))
-    with open_pool(target, executor, workers) as pool:
-        return write_dataset(
-            target,
-            lambda folder: nullcontext(recipe),
-            overwrite=overwrite,
-            executor=pool,
-            doing="select",
-            progress=progress,
-            warn=warn,
-        )
+    return write_dataset(
+        target,
+        lambda folder, pool: nullcontext(recipe),
+        overwrite=overwrite,
+        executor=executor,
+        workers=workers,
+        doing="select",
+        progress=progress,
+        warn=warn,
+    )
 
 
 def _options(manifest: Manifest) -> PackOptions:
