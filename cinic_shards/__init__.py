@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 from cinic_shards._version import __version__
 
-__all__ = ["CINIC10", "Augment", "Batch", "ShardIterable", "ShardLoader", "__version__"]
+__all__ = ["CINIC10", "Augment", "Batch", "ShardIterable", "ShardLoader", "Subset", "__version__"]
 
 if TYPE_CHECKING:
     from cinic_shards.loader.augment import Augment
     from cinic_shards.loader.batches import Batch
     from cinic_shards.loader.loader import ShardLoader
     from cinic_shards.loader.torch_datasets import CINIC10, ShardIterable
+    from cinic_shards.read.subset import Subset
 
 _PLACES = {
     "Augment": "loader.augment",
@@ -22,6 +23,7 @@ _PLACES = {
     "CINIC10": "loader.torch_datasets",
     "ShardIterable": "loader.torch_datasets",
     "ShardLoader": "loader.loader",
+    "Subset": "read.subset",
 }
 """Public name -> the file that it is in."""
 
