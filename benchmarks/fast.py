@@ -27,7 +27,7 @@ from models import Residual, conv_norm_relu
 from torch import Tensor, nn
 from train import ended, say
 
-from cinic_shards import Augment, Batch, ShardLoader
+from cinic_shards import Augment, Batch, ShardLoader, Subset
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -152,7 +152,7 @@ class Bench:
         loader = ShardLoader(
             self.shards,
             split=recipe.train_split,
-            fraction=recipe.fraction,
+            subset=Subset(fraction=recipe.fraction),
             batch_size=recipe.batch_size,
             seed=seed,
             order="full",

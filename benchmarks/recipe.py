@@ -8,6 +8,7 @@ import models
 import torch
 
 from cinic_shards.errors import OptionError
+from cinic_shards.loader.cache import CacheKind
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,7 +66,7 @@ class Setting:
     """By ``torch.compile``."""
     workers: int | None = None
     """Decoding threads: the loader's default where None."""
-    cache: str = "none"
+    cache: CacheKind = "none"
     """The loader's."""
     checkpoint_seconds: float = 600.0
     """Between two checkpoints within an epoch; there is always one at its end."""

@@ -21,7 +21,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import models
 import torch
@@ -30,6 +30,7 @@ from recipe import Recipe, Setting
 from trainer import DivergedError, Run, StoppedError
 
 from cinic_shards.errors import CinicShardsError, OptionError
+from cinic_shards.loader.cache import CacheKind
 
 ORIGINS = ("all", "cifar", "cifar-train", "cifar-test", "imagenet")
 
@@ -59,7 +60,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     setting.add_argument("--compile", action="store_true", help="by torch.compile")
     setting.add_argument("--workers", type=int, help="decoding threads; default: the cores")
     setting.add_argument(
-        "--cache", default="none", choices=["none", "ram", "disk", "device"], help="the loader's"
+        "--cache", default="none", choices=get_args(CacheKind), help="the loader's"
     )
     setting.add_argument("--checkpoint-seconds", type=float, default=600, metavar="S")
     setting.add_argument("--resume", action="store_true", help="go on with what --out holds")

@@ -20,7 +20,7 @@ from recipe import Recipe, Setting
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from cinic_shards import Augment, Batch, ShardLoader, __version__
+from cinic_shards import Augment, Batch, ShardLoader, Subset, __version__
 from cinic_shards.errors import OptionError
 
 COLUMNS = (
@@ -78,8 +78,7 @@ class Run:
         self.loader = ShardLoader(
             shards,
             split=recipe.train_split,
-            origin=None if recipe.train_origin == "all" else recipe.train_origin,
-            fraction=recipe.train_fraction,
+            subset=_subset(recipe.train_origin, recipe.train_fraction),
             global_batch_size=recipe.batch_size,
             seed=recipe.seed,
             augment=Augment(normalize="cinic10"),
@@ -89,7 +88,7 @@ class Run:
         test_loader = ShardLoader(
             shards,
             split=recipe.test_split,
-            origin=None if recipe.test_origin == "all" else recipe.test_origin,
+            subset=_subset(recipe.test_origin),
             global_batch_size=_TEST_BATCH,
             shuffle=False,
             tail="pad",
@@ -322,6 +321,10 @@ class Run:
             "ranks": dist.get_world_size() if dist.is_initialized() else 1,
             "versions": {"torch": str(torch.__version__), "cinic-shards": __version__},
         }
+
+
+def _subset(origin: str, fraction: float = 1.0) -> Subset:
+    return Subset(origin=None if origin == "all" else origin, fraction=fraction)
 
 
 def _replace(path: Path, write: Callable[[BinaryIO], object]) -> None:

@@ -2,7 +2,7 @@
 
 import operator
 import os
-from typing import SupportsIndex
+from typing import Any, SupportsIndex, get_args
 
 from cinic_shards.errors import OptionError
 
@@ -20,6 +20,17 @@ def whole(name: str, value: SupportsIndex, least: int = 0) -> int:
     if number < least:
         raise OptionError(f"{name}={value!r}: expected a whole number, at least {least:,}")
     return number
+
+
+def one_of(name: str, value: object, choices: Any) -> None:
+    """Check an option of a few values against ``choices``, its ``Literal``.
+
+    Raises:
+        OptionError: it is none of them.
+    """
+    if value not in get_args(choices):
+        listed = ", ".join(get_args(choices))
+        raise OptionError(f"{name}={value!r}: expected one of {listed}")
 
 
 def usable_cores() -> int:

@@ -4,6 +4,7 @@ import io
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from cinic_shards.check.verify import verify
 from cinic_shards.codec import ENCODINGS, Payloads
 from cinic_shards.errors import DecodeError, FormatError, OptionError, OutputError, TreeError
 from cinic_shards.format import MANIFEST_NAME, NPY_HEADER_BYTES
+from cinic_shards.loader.cache import Cache
 from cinic_shards.loader.loader import ShardLoader
 from cinic_shards.read.dataset import Dataset
 from cinic_shards.write.convert import convert
@@ -246,7 +248,7 @@ def test_every_flip_is_found_and_placed(
 @pytest.mark.parametrize(("encoding", "num_bad"), [("raw", 1), ("zstd", 16)])
 @pytest.mark.parametrize("order", ["window", "full"])
 def test_the_loader_names_damage_or_skips_it(
-    packed: dict[str, Path], tmp_path: Path, encoding: str, num_bad: int, cache: str, order: str
+    packed: dict[str, Path], tmp_path: Path, encoding: str, num_bad: int, cache: Any, order: str
 ) -> None:
     if (encoding, cache, order) == ("zstd", "none", "full"):
         pytest.skip("refused: see test_full_order_of_uncached_zstd")
@@ -254,7 +256,8 @@ def test_the_loader_names_damage_or_skips_it(
     copy = Path(shutil.copytree(packed[encoding], tmp_path / "copy"))
     index = Dataset(copy).split("train")._indexes[1]
     flip(copy / "train-00001-of-00003.tar", int(index.offset[1]) + int(index.length[1]) // 2)
-    options = {"batch_size": 10, "cache": cache, "cache_dir": tmp_path / "cache", "order": order}
+    folder = tmp_path / "cache" if cache == "disk" else None
+    options = {"batch_size": 10, "cache": Cache(cache, folder=folder), "order": order}
     names = r"sample \d+" if encoding == "raw" else "block 1 "
     with pytest.raises(DecodeError, match=rf"train-00001-of-00003\.tar: {names}.*damaged"):
         for _ in ShardLoader(copy, **options):  # type: ignore[arg-type]

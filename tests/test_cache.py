@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from cinic_shards.errors import OptionError
-from cinic_shards.loader.cache import CACHE_DIR_VARIABLE, cache_folder
+from cinic_shards.loader.cache import CACHE_DIR_VARIABLE, Cache, _folder_of
 from cinic_shards.loader.loader import ShardLoader
 from cinic_shards.read import dataset as reader_module
 from cinic_shards.read.dataset import Dataset
@@ -44,6 +44,10 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return blocks
 
 
+def cache_in(folder: Path, kind: Any) -> Cache:
+    return Cache(kind, folder=folder if kind == "disk" else None)
+
+
 def epochs(loader: ShardLoader, count: int = 2) -> list[tuple[bytes, list[int]]]:
     return [
         (batch.images.contiguous().numpy().tobytes(), batch.indices.tolist())
@@ -58,7 +62,7 @@ def test_a_cache_never_changes_a_batch(
     shards: Path, tmp_path: Path, cache: str, order: str
 ) -> None:
     plain = ShardLoader(shards, batch_size=7, cache="ram", order=order)
-    other = ShardLoader(shards, batch_size=7, cache=cache, cache_dir=tmp_path, order=order)
+    other = ShardLoader(shards, batch_size=7, cache=cache_in(tmp_path, cache), order=order)
     assert epochs(plain) == epochs(other)
 
 
@@ -66,7 +70,7 @@ def test_a_cache_never_changes_a_batch(
 def test_a_second_epoch_decodes_nothing(
     shards: Path, tmp_path: Path, cache: str, decoded: list[int]
 ) -> None:
-    loader = ShardLoader(shards, batch_size=7, tail="short", cache=cache, cache_dir=tmp_path)
+    loader = ShardLoader(shards, batch_size=7, tail="short", cache=cache_in(tmp_path, cache))
     epochs(loader, 1)
     if "raw" in shards.name and cache != "device":
         assert decoded == []  # the shards are the cache
@@ -90,7 +94,8 @@ def test_without_a_cache_each_block_is_decoded_once_an_epoch(
 
 
 def test_a_cache_with_room_for_some_blocks(shards: Path, decoded: list[int]) -> None:
-    some = ShardLoader(shards, batch_size=7, tail="short", cache="ram", cache_bytes=100_000)
+    cache = Cache("ram", max_bytes=100_000)
+    some = ShardLoader(shards, batch_size=7, tail="short", cache=cache)
     assert epochs(some) == epochs(ShardLoader(shards, batch_size=7, tail="short"))
     del decoded[:]
     epochs(some, 1)
@@ -138,7 +143,8 @@ def test_another_process_finds_the_blocks_on_disk(
     command = [sys.executable, "-c", textwrap.dedent(script)]
     two = [subprocess.Popen(command, env=environment) for _ in range(2)]
     assert [process.wait() for process in two] == [0, 0]
-    loader = ShardLoader(shards, batch_size=7, tail="short", cache="disk", cache_dir=tmp_path)
+    cache = Cache("disk", folder=tmp_path)
+    loader = ShardLoader(shards, batch_size=7, tail="short", cache=cache)
     assert epochs(loader, 1)
     assert decoded == []
 
@@ -152,7 +158,7 @@ def test_the_default_folder(
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / xdg) if xdg else "")
     dataset = Dataset(shards)
-    found = cache_folder(None, dataset.manifest, dataset.split("train"))
+    found = _folder_of(Cache("disk"), dataset.manifest, dataset.split("train"))
     assert found.parent.parent == tmp_path / (xdg or ".cache") / "cinic-shards"
     assert found.name == "train" and len(found.parent.name) == 32
 
@@ -162,14 +168,16 @@ def test_what_was_left_half_written_is_decoded_again(
 ) -> None:
     if "raw" in shards.name:
         pytest.skip("raw shards need no cache on disk")
-    options: dict[str, Any] = {"batch_size": 7, "tail": "short", "cache": "disk"}
-    expected = epochs(ShardLoader(shards, cache_dir=tmp_path, **options), 1)
+    options: dict[str, Any] = {
+        "batch_size": 7, "tail": "short", "cache": Cache("disk", folder=tmp_path)
+    }  # fmt: skip
+    expected = epochs(ShardLoader(shards, **options), 1)
     (path,) = tmp_path.glob("*/train/pixels")
     with open(path, "r+b") as file:
         file.seek(20 * 3072)
         file.write(bytes(3072))
     del decoded[:]
-    assert epochs(ShardLoader(shards, cache_dir=tmp_path, **options), 1) == expected
+    assert epochs(ShardLoader(shards, **options), 1) == expected
     assert decoded == [1]
 
 
@@ -183,14 +191,47 @@ def test_caches_that_cannot_be(
         load(cache="gpu")
     if "raw" in shards.name:
         return
-    with pytest.raises(OptionError, match="cache_bytes=-1: expected at least 0"):
-        load(cache="ram", cache_bytes=-1)
     (tmp_path / "file").write_bytes(b"")
-    with pytest.raises(OptionError, match=r"cache='disk': .*set cache_dir to a folder that can"):
-        load(cache="disk", cache_dir=tmp_path / "file")
+    with pytest.raises(OptionError, match=r"cache='disk': .*; set folder of the Cache to one that"):
+        load(cache=Cache("disk", folder=tmp_path / "file"))
     monkeypatch.setenv("CINIC_SHARDS_CACHE_BYTES", "1 GB")
     with pytest.raises(OptionError, match=r"\$CINIC_SHARDS_CACHE_BYTES is '1 GB', expected bytes"):
         load(cache="ram")
+    monkeypatch.setenv("CINIC_SHARDS_CACHE_BYTES", "-1")
+    with pytest.raises(OptionError, match=r"\$CINIC_SHARDS_CACHE_BYTES=-1: expected"):
+        load(cache="ram")
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "message"),
+    [
+        ("gpu", {}, "cache='gpu': expected one of none, ram, disk, device"),
+        ("ram", {"max_bytes": -1}, "max_bytes=-1: expected a whole number, at least 0"),
+        ("ram", {"max_bytes": 1e9}, "max_bytes=1000000000.0: expected a whole number"),
+        ("none", {"max_bytes": 1}, "max_bytes is for ram and disk, not for cache='none'"),
+        ("device", {"max_bytes": 1}, "max_bytes is for ram and disk, not for cache='device'"),
+        ("ram", {"folder": "x"}, "folder is for disk, not for cache='ram'"),
+    ],
+)
+def test_options_of_a_cache_that_cannot_be(
+    kind: Any, options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(OptionError, match=message):
+        Cache(kind, **options)
+
+
+def test_the_environment_limits_a_cache_of_which_nothing_else_is_said(
+    shards: Path, monkeypatch: pytest.MonkeyPatch, decoded: list[int]
+) -> None:
+    if "raw" in shards.name:
+        pytest.skip("raw shards are the cache")
+    monkeypatch.setenv("CINIC_SHARDS_CACHE_BYTES", "100000")
+    for cache, left in ((Cache("ram"), 5), (Cache("ram", max_bytes=10**9), 0)):
+        loader = ShardLoader(shards, batch_size=7, tail="short", cache=cache)
+        epochs(loader, 1)
+        del decoded[:]
+        epochs(loader, 1)
+        assert len(set(decoded)) == left
 
 
 def test_a_full_disk(shards: Path, mount_disk: Any) -> None:
@@ -198,7 +239,7 @@ def test_a_full_disk(shards: Path, mount_disk: Any) -> None:
         pytest.skip("raw shards need no cache on disk")
     disk = mount_disk(80_000)
     with pytest.raises(OptionError, match=r"the split's pixels need 0\.3 MB, 0\.\d MB are free"):
-        ShardLoader(shards, batch_size=7, cache="disk", cache_dir=disk)
+        ShardLoader(shards, batch_size=7, cache=Cache("disk", folder=disk))
 
 
 def test_full_order_of_uncached_zstd(shards: Path) -> None:
@@ -207,7 +248,7 @@ def test_full_order_of_uncached_zstd(shards: Path) -> None:
         ShardLoader(shards, **options)
     if "png" in shards.name:
         with pytest.raises(OptionError, match="a whole block, of the encoding png, for nearly"):
-            ShardLoader(shards, cache="ram", cache_bytes=1000, **options)
+            ShardLoader(shards, cache=Cache("ram", max_bytes=1000), **options)
     if "zstd" not in shards.name:
         return
     with pytest.raises(
@@ -215,7 +256,7 @@ def test_full_order_of_uncached_zstd(shards: Path) -> None:
     ):
         ShardLoader(shards, **options)
     with pytest.raises(OptionError, match="order='full'"):
-        ShardLoader(shards, cache="ram", cache_bytes=1000, **options)
+        ShardLoader(shards, cache=Cache("ram", max_bytes=1000), **options)
     ShardLoader(shards, cache="ram", **options)
     ShardLoader(shards, shuffle=False, batch_size=7, order="full")
 
@@ -228,14 +269,16 @@ def test_processes_that_wait_for_each_other_do_not_deadlock(
     script = f"""
         import sys, time
         from cinic_shards import ShardLoader
+        from cinic_shards.loader.cache import Cache
         from cinic_shards.read import dataset as reader
         read_block = reader.SplitReader.read_block
         def slow(self, block, out):
             time.sleep(0.01)
             return read_block(self, block, out)
         reader.SplitReader.read_block = slow
-        loader = ShardLoader({str(tmp_path / "shards")!r}, batch_size=8, workers=4, cache="disk",
-                             cache_dir={str(tmp_path / "cache")!r}, seed=int(sys.argv[1]))
+        loader = ShardLoader({str(tmp_path / "shards")!r}, batch_size=8, workers=4,
+                             cache=Cache("disk", folder={str(tmp_path / "cache")!r}),
+                             seed=int(sys.argv[1]))
         for _ in loader:
             pass
     """

@@ -1,6 +1,7 @@
 """The interfaces that scripts already use: a map-style Dataset, DataLoader workers, checkpoints."""
 
 import copy
+import inspect
 import io
 import pickle
 import subprocess
@@ -17,11 +18,13 @@ import pytest
 import torch
 from make_demo_tree import make_tree
 from PIL import Image
-from torch.utils.data import DataLoader, Subset
+from torch.utils.data import DataLoader
+from torch.utils.data import Subset as TorchSubset
 
-from cinic_shards import CINIC10, Augment, Batch, ShardIterable, ShardLoader
+from cinic_shards import CINIC10, Augment, Batch, ShardIterable, ShardLoader, Subset
 from cinic_shards.errors import DecodeError, FormatError, OptionError
 from cinic_shards.loader.bench import import_torchvision
+from cinic_shards.loader.cache import Cache
 from cinic_shards.write.pack import PackOptions, pack
 
 # Torch warns of more workers than cores, and Python of a fork beside threads.
@@ -70,7 +73,8 @@ def test_it_stands_where_imagefolder_stood(
 
 def test_transforms_and_indices(encoded: dict[str, Path]) -> None:
     plain = CINIC10(encoded["zstd"], "valid")
-    ours = CINIC10(encoded["zstd"], "valid", to_array, lambda label: -label, classes=["cat", "dog"])
+    pets = Subset(classes=["cat", "dog"])
+    ours = CINIC10(encoded["zstd"], "valid", to_array, lambda label: -label, subset=pets)
     assert len(ours) == 36 and set(ours.targets) == {3, 5}
     image, label = ours[35]
     assert image.shape == (32, 32, 3) and label == -ours.targets[35]
@@ -96,10 +100,11 @@ def test_transforms_and_indices(encoded: dict[str, Path]) -> None:
 def test_dataloader_workers_of_every_kind(
     encoded: dict[str, Path], context: str, encoding: str
 ) -> None:
-    data = CINIC10(encoded[encoding], transform=to_array, where=lambda c: c.number % 3 > 0)
+    subset = Subset(where=lambda c: c.number % 3 > 0)
+    data = CINIC10(encoded[encoding], transform=to_array, subset=subset)
     data[0]  # opened here before the workers start
     loader = DataLoader(
-        Subset(data, range(5, len(data))), 16, num_workers=2, multiprocessing_context=context
+        TorchSubset(data, range(5, len(data))), 16, num_workers=2, multiprocessing_context=context
     )
     place = 5
     for images, labels in loader:
@@ -110,7 +115,8 @@ def test_dataloader_workers_of_every_kind(
 
 
 def test_workers_share_the_cache_on_disk(encoded: dict[str, Path], tmp_path: Path) -> None:
-    data = CINIC10(encoded["zstd"], transform=to_array, cache="disk", cache_dir=tmp_path)
+    cache = Cache("disk", folder=tmp_path)
+    data = CINIC10(encoded["zstd"], transform=to_array, cache=cache)
     expected = [to_array(image) for image, _ in CINIC10(encoded["zstd"])]
     loader = DataLoader(data, 16, num_workers=2, multiprocessing_context="fork")
     assert all(map(torch.equal, torch.cat([images for images, _ in loader]), expected))
@@ -118,7 +124,7 @@ def test_workers_share_the_cache_on_disk(encoded: dict[str, Path], tmp_path: Pat
 
 
 def test_it_pickles_without_what_is_open(encoded: dict[str, Path]) -> None:
-    data = CINIC10(encoded["zstd"], where=lambda columns: columns.number > 100)
+    data = CINIC10(encoded["zstd"], subset=Subset(where=lambda columns: columns.number > 100))
     size = len(pickle.dumps(data))
     data[0]
     assert len(pickle.dumps(data)) == size
@@ -260,10 +266,44 @@ def test_an_error_in_a_worker_names_the_sample(encoded_tree: Path, tmp_path: Pat
 
 @pytest.mark.parametrize("option", ["device", "progress", "bath_size"])
 def test_options_that_are_not_for_workers(encoded: dict[str, Path], option: str) -> None:
-    with pytest.raises(OptionError, match=f"{option}= is no option of ShardLoader in worker"):
+    with pytest.raises(TypeError, match=option):
         ShardIterable(encoded["raw"], **{option: "cpu"})
-    with pytest.raises(OptionError, match="cache='device'"):
-        ShardIterable(encoded["raw"], cache="device")
+    for cache in ("device", Cache("device")):
+        with pytest.raises(OptionError, match="cache='device': expected one of none, ram, disk"):
+            ShardIterable(encoded["raw"], cache=cache)  # type: ignore[arg-type]
+
+
+def test_the_options_are_the_loaders() -> None:
+    def options(of: type) -> dict[str, Any]:
+        parameters = inspect.signature(of).parameters.values()
+        return {one.name: (one.kind, one.default) for one in parameters}
+
+    loaders = options(ShardLoader)
+    assert len(loaders) <= 20
+    del loaders["device"], loaders["progress"]
+    assert options(ShardIterable) == loaders
+
+
+def test_every_option_reaches_the_loader(encoded: dict[str, Path], tmp_path: Path) -> None:
+    given: dict[str, Any] = {
+        "split": "train+valid", "global_batch_size": 30, "shuffle": False, "seed": 4, "workers": 1,
+        "normalize": "cinic10", "batch_transform": lambda images, labels: (images, labels),
+        "subset": Subset(origin="imagenet"), "order": "full", "tail": "pad", "check": "always",
+        "cache": Cache("disk", max_bytes=10**6, folder=tmp_path), "on_error": "skip", "rank": 1,
+        "world_size": 3,
+    }  # fmt: skip
+    assert given.keys() | {"path", "batch_size", "augment"} == {
+        *inspect.signature(ShardIterable).parameters
+    }
+    for options in (given, {"batch_size": 7, "augment": Augment(cutout=3)}):
+        loader = ShardLoader(encoded["zstd"], **options)
+        ours = ShardIterable(encoded["zstd"], **options)._here()
+        for name in ("workers", "rank", "batch_size", "batch_transform", "cache", "world_size"):
+            if name in options or name == "batch_size":
+                assert getattr(ours, name) == getattr(loader, name)
+        assert ours.state_dict() == loader.state_dict()
+        assert ours._reader._checks_always == loader._reader._checks_always
+        assert ours._maker._skips_damaged == loader._maker._skips_damaged
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
@@ -306,6 +346,7 @@ LIGHTNING = """
     warnings.simplefilter("ignore")
     from cinic_shards import Augment, ShardLoader
     from cinic_shards.loader.bench import import_torchvision
+from cinic_shards.loader.cache import Cache
     import_torchvision()  # lightning would, and fail beside a CPU build of torch
     import lightning, torch
 

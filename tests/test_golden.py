@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cinic_shards import Augment, Batch, ShardLoader
+from cinic_shards import Augment, Batch, ShardLoader, Subset
 from cinic_shards.check.verify import verify
 from cinic_shards.format import MANIFEST_NAME
 from cinic_shards.read.dataset import Dataset
@@ -28,7 +28,8 @@ Run = dict[str, Any]
 def loader_of(run: Run) -> ShardLoader:
     """A loader of a run's setting, by the options of this version."""
     options = dict(run["setting"])
-    options |= options.pop("subset", {})
+    if "subset" in options:
+        options["subset"] = Subset(**options["subset"])
     if "augment" in options:
         options["augment"] = Augment(**options["augment"])
     shards = RELEASE / run["encoding"]

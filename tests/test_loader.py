@@ -369,7 +369,7 @@ def test_no_dataset(tmp_path: Path) -> None:
         ({"batch_size": 181}, "180 samples, fewer than the 181 of a batch"),
         ({"normalize": ((0, 0), (1, 1))}, "three channels each"),
         ({"check": "never"}, "check='never': expected one of first, always, off"),
-        ({"on_error": "ignore"}, "on_error='ignore': expected raise or skip"),
+        ({"on_error": "ignore"}, "on_error='ignore': expected one of raise, skip"),
     ],
 )
 def test_options_that_cannot_be(shards: Path, options: dict[str, object], message: str) -> None:

@@ -11,12 +11,13 @@ from make_demo_tree import make_tree
 from numpy.typing import NDArray
 from PIL import Image
 
-from cinic_shards import ShardLoader
+from cinic_shards import ShardLoader, Subset
 from cinic_shards.errors import OptionError
 from cinic_shards.format.provenance import parse_stem
+from cinic_shards.loader.cache import Cache
 from cinic_shards.read.columns import Columns
 from cinic_shards.read.dataset import Dataset
-from cinic_shards.read.subset import Subset, select
+from cinic_shards.read.subset import select
 from cinic_shards.write.pack import PackOptions, pack
 
 
@@ -42,9 +43,11 @@ def shards(tree: Path) -> Path:
     return out
 
 
-def keys_left(shards: Path, split: str, **subset: Any) -> list[str]:
+def keys_left(shards: Path, split: str, *, seed: int = 0, **subset: Any) -> list[str]:
     """By iterating a loader, whose images must be those of the keys."""
-    loader = ShardLoader(shards, split=split, batch_size=7, tail="short", **subset)
+    loader = ShardLoader(
+        shards, split=split, batch_size=7, tail="short", seed=seed, subset=Subset(**subset)
+    )
     columns = loader.dataset.columns
     keys = []
     for batch in loader:
@@ -164,6 +167,9 @@ def test_a_fraction_of_each_class_of_each_split(shards: Path) -> None:
         ({"fraction": 0}, "more than 0, and at most 1"),
         ({"fraction": 1.5}, "more than 0, and at most 1"),
         ({"fraction": float("nan")}, "more than 0, and at most 1"),
+        ({"fraction": "0.1"}, "expected more than 0"),
+        ({"fraction": 0.5, "fraction_seed": 1.5}, "expected a whole number"),
+        ({"where": "x"}, "expected a function of Columns"),
         ({"exclude_duplicates_of": "dev"}, "no split 'dev'"),
         ({"exclude_duplicates_of": "valid+train"}, "that is part of what is read, train"),
         ({"origin": "unknown"}, "no sample of train is left by origin='unknown'"),
@@ -175,7 +181,7 @@ def test_a_fraction_of_each_class_of_each_split(shards: Path) -> None:
 )
 def test_what_cannot_be(shards: Path, subset: dict[str, Any], message: str) -> None:
     with pytest.raises(OptionError, match=message):
-        ShardLoader(shards, split="train", **subset)
+        ShardLoader(shards, split="train", subset=Subset(**subset))
 
 
 @pytest.mark.parametrize("split", ["", "train+", "+", "train+train", "train,valid", "all"])
@@ -191,7 +197,8 @@ def test_a_function_gets_the_columns_of_what_is_read(shards: Path) -> None:
         seen.append(columns)
         return columns.split == "valid"
 
-    assert ShardLoader(shards, split="train+valid", where=where, tail="short").num_samples == 180
+    loader = ShardLoader(shards, split="train+valid", subset=Subset(where=where), tail="short")
+    assert loader.num_samples == 180
     assert [len(columns) for columns in seen] == [368]
 
 
@@ -199,9 +206,10 @@ def test_blocks_without_a_chosen_sample_are_not_read(shards: Path) -> None:
     dataset = Dataset(shards)
     reader = dataset.split("train")
     first = reader.columns.keys[reader.block_starts[5]]
-    chosen = select(dataset, reader, Subset(where=lambda c: c.keys == first))
+    subset = Subset(where=lambda c: c.keys == first)
+    chosen = select(dataset, reader, subset)
     assert chosen.blocks.tolist() == [5] and chosen.block_starts.tolist() == [0, 1]
-    loader = ShardLoader(shards, batch_size=1, where=lambda c: c.keys == first, check="off")
+    loader = ShardLoader(shards, batch_size=1, subset=subset, check="off")
     (batch,) = loader
     assert loader.dataset.columns.keys[batch.indices.numpy()].tolist() == [first]
     stats = loader.stats()
@@ -210,10 +218,12 @@ def test_blocks_without_a_chosen_sample_are_not_read(shards: Path) -> None:
 
 
 @pytest.mark.parametrize("cache", ["none", "ram", "disk", "device"])
-def test_a_subset_in_every_cache(shards: Path, tmp_path: Path, cache: str) -> None:
-    options: dict[str, Any] = {"batch_size": 5, "classes": ["frog"], "origin": "imagenet"}
+def test_a_subset_in_every_cache(shards: Path, tmp_path: Path, cache: Any) -> None:
+    subset = Subset(classes=["frog"], origin="imagenet")
+    options: dict[str, Any] = {"batch_size": 5, "subset": subset}
     expected = list(ShardLoader(shards, **options))
-    loader = ShardLoader(shards, cache=cache, cache_dir=tmp_path, **options)
+    folder = tmp_path if cache == "disk" else None
+    loader = ShardLoader(shards, cache=Cache(cache, folder=folder), **options)
     for _ in range(2):
         loader.set_epoch(0)
         for one, other in zip(expected, loader, strict=True):

@@ -14,14 +14,16 @@ import pytest
 import torch
 from servers import S3Server
 
-from cinic_shards import CINIC10, Augment, ShardLoader
+from cinic_shards import CINIC10, Augment, ShardLoader, Subset
 from cinic_shards.errors import DecodeError, OptionError, StoreError
+from cinic_shards.loader.cache import Cache
 from cinic_shards.store import Store, open_store
 from cinic_shards.store.base import Bytes
 from cinic_shards.store.remote import RemoteStore
 from cinic_shards.write.pack import PackOptions, pack
 
 ENCODINGS = ("png", "zstd", "raw")
+IMAGENET = Subset(origin="imagenet")
 
 
 def options(encoding: str) -> PackOptions:
@@ -67,11 +69,12 @@ def test_a_folders_batches(
     requests: Counter[str],
     tmp_path: Path,
     encoding: str,
-    cache: str,
+    cache: Any,
 ) -> None:
     options: dict[str, Any] = {"batch_size": 20, "augment": Augment(), "tail": "short"}
     local = ShardLoader(encoded[encoding], **options)
-    remote = ShardLoader(stores[encoding], cache=cache, cache_dir=tmp_path, **options)
+    where = Cache(cache, folder=tmp_path if cache == "disk" else None)
+    remote = ShardLoader(stores[encoding], cache=where, **options)
     assert len(requests) == 4 == sum(requests.values())  # the index of each shard
     assert remote.state_dict() == local.state_dict()
     for epoch in range(2):
@@ -86,7 +89,7 @@ def test_a_folders_batches(
 def test_ranks_and_a_resume(
     encoded: dict[str, Path], stores: dict[str, Store], encoding: str
 ) -> None:
-    options: dict[str, Any] = {"global_batch_size": 30, "origin": "imagenet"}
+    options: dict[str, Any] = {"global_batch_size": 30, "subset": IMAGENET}
     local = ShardLoader(encoded[encoding], **options)
     for _ in zip(range(2), local, strict=False):
         pass
@@ -173,10 +176,11 @@ def test_from_a_real_server(
 LOADED = """
 import sys
 from torch.utils.data import DataLoader
-from cinic_shards import CINIC10, ShardIterable
+from cinic_shards import CINIC10, ShardIterable, Subset
 
 url, context, local = sys.argv[1:]
-data, other = CINIC10(url, "test", origin="imagenet"), CINIC10(local, "test", origin="imagenet")
+subset = Subset(origin="imagenet")
+data, other = CINIC10(url, "test", subset=subset), CINIC10(local, "test", subset=subset)
 assert data.targets == other.targets and data.ids.tolist() == other.ids.tolist()
 read = lambda pair: [(image.tobytes(), label) for image, label in pair]
 for epoch in range(2):

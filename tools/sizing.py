@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cinic_shards.format import block_starts
-from cinic_shards.loader.plan import EpochPlan
+from cinic_shards.loader.plan import EpochPlan, Tail
 
 BYTES_AN_IMAGE = {"png": 4_229, "zstd": 1_892, "raw": 3_144}
 """Of CINIC-10's shards."""
@@ -35,7 +35,7 @@ class Cluster:
     global_batch_size: int
     caches: bool
     """Whether each node keeps what it has fetched (``cache="disk"``, and room for all)."""
-    tail: str = "drop"
+    tail: Tail = "drop"
 
     def plan(self, epoch: int) -> EpochPlan:
         """The epoch as one process sees it, whose steps all ranks share."""

@@ -7,6 +7,7 @@ threads, on the CPU and on a device, and after a resume.
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 
 from cinic_shards.codec import kernels
 from cinic_shards.errors import OptionError
+from cinic_shards.options import one_of
 
 Statistics = tuple[Sequence[float], Sequence[float]]
 """Mean and standard deviation of each channel, on the scale 0 to 1."""
@@ -24,12 +26,11 @@ CINIC10_STATISTICS: Statistics = (
 )
 """As CINIC-10's authors publish them (https://github.com/BayesWatch/cinic-10)."""
 
-_DTYPES = {
-    "uint8": torch.uint8,
-    "float32": torch.float32,
-    "float16": torch.float16,
-    "bfloat16": torch.bfloat16,
-}
+PublishedStatistics = Literal["cinic10"]
+Normalize = bool | PublishedStatistics | Statistics
+DtypeName = Literal["uint8", "float32", "float16", "bfloat16"]
+
+_DTYPES: dict[str, torch.dtype] = {name: getattr(torch, name) for name in get_args(DtypeName)}
 _AUGMENT_VERSION = 1
 _FROM_0_TO_1: Statistics = (0, 0, 0), (1, 1, 1)
 """What leaves values on the scale 0 to 1."""
@@ -49,11 +50,11 @@ class Augment:
     """Flip left and right with probability 1/2."""
     cutout: int = 0
     """Side of a square of the mean colour at a random place, cut at the border; 0 for none."""
-    normalize: bool | str | Statistics | None = None
+    normalize: Normalize | None = None
     """Subtract the mean and divide by the deviation: by default unless ``dtype`` is uint8. True
     takes the dataset's, ``"cinic10"`` those that CINIC-10's authors publish, a pair is (mean, std)
     on the scale 0 to 1; False gives floats from 0 to 1."""
-    dtype: str | torch.dtype = "float32"
+    dtype: DtypeName | torch.dtype = "float32"
     """``float32``, ``float16``, ``bfloat16`` or ``uint8``."""
 
     def __post_init__(self) -> None:
@@ -61,8 +62,9 @@ class Augment:
             raise OptionError(f"crop_padding={self.crop_padding}: expected 0 to 1024 pixels")
         if type(self.cutout) is not int or self.cutout < 0:
             raise OptionError(f"cutout={self.cutout}: expected the side of a square in pixels")
-        if isinstance(self.normalize, str) and self.normalize != "cinic10":
-            raise OptionError(f"normalize={self.normalize!r}: the only name is 'cinic10'")
+        published = get_args(PublishedStatistics)
+        if isinstance(self.normalize, str) and self.normalize not in published:
+            raise OptionError(f"normalize={self.normalize!r}: the only name is {published[0]!r}")
         if self.torch_dtype == torch.uint8 and self.normalize not in (None, False):
             raise OptionError("dtype uint8 cannot be normalised; choose a float dtype")
 
@@ -70,8 +72,7 @@ class Augment:
     def torch_dtype(self) -> torch.dtype:
         """``dtype`` as torch's."""
         name = str(self.dtype).removeprefix("torch.")
-        if name not in _DTYPES:
-            raise OptionError(f"dtype={self.dtype!r}: expected one of {', '.join(_DTYPES)}")
+        one_of("dtype", name, DtypeName)
         return _DTYPES[name]
 
 

@@ -4,6 +4,7 @@ import itertools
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 import torch
@@ -15,8 +16,11 @@ from cinic_shards.loader.augment import Transform
 from cinic_shards.loader.memory import BufferPool
 from cinic_shards.loader.pixel_source import EpochSource
 from cinic_shards.loader.plan import EpochPlan
+from cinic_shards.options import one_of
 from cinic_shards.read.split import SplitReader
 from cinic_shards.read.subset import Selection
+
+OnError = Literal["raise", "skip"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +86,7 @@ class BatchMaker:
         selection: what the plan's places are among the reader's rows.
         transform: what is done to the pixels.
         device: where batches go; None to leave them where they are decoded.
-        skip_damaged: leave damaged samples out instead of raising.
+        on_error: ``skip`` to leave damaged samples out instead of raising.
     """
 
     def __init__(
@@ -91,14 +95,14 @@ class BatchMaker:
         selection: Selection,
         transform: Transform,
         device: torch.device | None,
-        *,
-        skip_damaged: bool,
+        on_error: OnError,
     ) -> None:
+        one_of("on_error", on_error, OnError)
         self._reader = reader
         self._selection = selection
         self._transform = transform
         self._device = device
-        self._skips_damaged = skip_damaged
+        self._skips_damaged = on_error == "skip"
         self._image_shape = reader.image_shape
         self._buffers = BufferPool(pinned=device is not None and device.type == "cuda")
         self.skipped: dict[int, str] = {}

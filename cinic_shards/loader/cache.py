@@ -9,7 +9,9 @@ import os
 import shutil
 import weakref
 from collections.abc import Callable
+from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
+from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,16 +20,53 @@ from platformdirs import user_cache_path
 from cinic_shards.codec import checksum
 from cinic_shards.errors import DecodeError, OptionError
 from cinic_shards.format import Manifest
+from cinic_shards.options import one_of, whole
 from cinic_shards.read.split import SplitReader
 from cinic_shards.store import lock_byte
 
-CACHES = ("none", "ram", "disk", "device")
+HostCacheKind = Literal["ram", "disk"]
+CacheKind = Literal["none", HostCacheKind, "device"]
 
 CACHE_DIR_VARIABLE = "CINIC_SHARDS_CACHE_DIR"
 CACHE_BYTES_VARIABLE = "CINIC_SHARDS_CACHE_BYTES"
 
+
 Decode = Callable[[NDArray[np.uint8]], list[DecodeError]]
 """Decodes a block into an array; tells what is damaged."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cache:
+    """Where decoded pixels stay after an epoch, and how many of them.
+
+    Raises:
+        OptionError: an option cannot be, or does not go with this kind.
+    """
+
+    kind: CacheKind
+    """``none``; ``ram``, in this process; ``disk``, in a file that all processes of this machine
+    share; ``device``, on the device, where batches are then gathered and augmented."""
+    _: KW_ONLY
+    max_bytes: int | None = None
+    """Bytes of pixels to keep, with ``ram`` and ``disk``; by default what
+    $CINIC_SHARDS_CACHE_BYTES says, else the whole split."""
+    folder: str | os.PathLike[str] | None = None
+    """Where the file of ``disk`` lies; by default in $CINIC_SHARDS_CACHE_DIR, else in the user's
+    folder for caches."""
+
+    def __post_init__(self) -> None:
+        one_of("cache", self.kind, CacheKind)
+        if self.max_bytes is not None:
+            object.__setattr__(self, "max_bytes", whole("max_bytes", self.max_bytes))
+            if self.kind not in get_args(HostCacheKind):
+                raise OptionError(f"max_bytes is for ram and disk, not for cache={self.kind!r}")
+        if self.folder is not None and self.kind != "disk":
+            raise OptionError(f"folder is for disk, not for cache={self.kind!r}")
+
+
+def as_cache(cache: CacheKind | Cache) -> Cache:
+    """The option ``cache``: a ``Cache``, or its kind alone."""
+    return cache if isinstance(cache, Cache) else Cache(cache)
 
 
 class BlockCache:
@@ -36,7 +75,7 @@ class BlockCache:
     Args:
         block_starts: first row of each of B blocks, and their end: shape (B + 1,).
         image_shape: (H, W, 3).
-        cache_bytes: how many bytes of pixels to keep; by default all.
+        max_bytes: how many bytes of pixels to keep; by default all.
         needed: the blocks that will be asked for, rising, at least one; by default all.
     """
 
@@ -44,26 +83,26 @@ class BlockCache:
         self,
         block_starts: NDArray[np.int64],
         image_shape: tuple[int, int, int],
-        cache_bytes: int | None,
+        max_bytes: int | None,
         needed: NDArray[np.int64] | None = None,
     ) -> None:
         self._starts = block_starts
         self._needed = np.arange(len(block_starts) - 1) if needed is None else needed
         self.image_bytes = int(np.prod(image_shape))
-        self.num_blocks = self._count_blocks(cache_bytes)
+        self.num_blocks = self._count_blocks(max_bytes)
         """There is room for those of the split's first so many blocks that are needed."""
         self.memory = self._take_memory((int(block_starts[self.num_blocks]), *image_shape))
         """Their pixels, uint8, shape (rows, H, W, 3)."""
         self._is_ready = np.zeros(self.num_blocks, np.bool_)
         self._errors: dict[int, list[DecodeError]] = {}
 
-    def _count_blocks(self, cache_bytes: int | None) -> int:
+    def _count_blocks(self, max_bytes: int | None) -> int:
         sizes = np.diff(self._starts) * self.image_bytes
-        if cache_bytes is None:
+        if max_bytes is None:
             return len(sizes)
         taken = np.zeros_like(sizes)
         taken[self._needed] = sizes[self._needed]
-        return int(np.searchsorted(np.cumsum(taken), cache_bytes, side="right"))
+        return int(np.searchsorted(np.cumsum(taken), max_bytes, side="right"))
 
     def _take_memory(self, shape: tuple[int, ...]) -> NDArray[np.uint8]:
         kept = self._needed[self._needed < self.num_blocks]  # no other page is ever touched
@@ -73,7 +112,7 @@ class BlockCache:
             if size > physical:
                 raise OptionError(
                     f"cache='ram': the pixels are {size / 1e9:,.1f} GB, this machine has "
-                    f"{physical / 1e9:,.1f}; set cache_bytes, or use cache='disk'"
+                    f"{physical / 1e9:,.1f}; set max_bytes of the Cache, or use cache='disk'"
                 )
         return np.empty(shape, np.uint8)
 
@@ -136,19 +175,17 @@ class DiskCache(BlockCache):
         self,
         block_starts: NDArray[np.int64],
         image_shape: tuple[int, int, int],
-        cache_bytes: int | None,
+        max_bytes: int | None,
         folder: Path,
         needed: NDArray[np.int64] | None = None,
     ) -> None:
         self._folder = folder
-        super().__init__(block_starts, image_shape, cache_bytes, needed)
+        super().__init__(block_starts, image_shape, max_bytes, needed)
 
-    def _count_blocks(self, cache_bytes: int | None) -> int:
+    def _count_blocks(self, max_bytes: int | None) -> int:
         # The file has a place for every block before the last one, needed here or not.
         ends = self._starts[1:] * self.image_bytes
-        return (
-            len(ends) if cache_bytes is None else int(np.searchsorted(ends, cache_bytes, "right"))
-        )
+        return len(ends) if max_bytes is None else int(np.searchsorted(ends, max_bytes, "right"))
 
     def _take_memory(self, shape: tuple[int, ...]) -> NDArray[np.uint8]:
         try:
@@ -160,8 +197,9 @@ class DiskCache(BlockCache):
             if missing > free:
                 raise OptionError(
                     f"cache='disk': {self._folder}: the split's pixels need {missing / 1e6:,.1f} "
-                    f"MB, {free / 1e6:,.1f} MB are free; set cache_bytes, or cache_dir to another "
-                    f"disk (${CACHE_BYTES_VARIABLE} and ${CACHE_DIR_VARIABLE} do the same)"
+                    f"MB, {free / 1e6:,.1f} MB are free; set max_bytes of the Cache, or its folder "
+                    f"to another disk (${CACHE_BYTES_VARIABLE} and ${CACHE_DIR_VARIABLE} do the "
+                    "same)"
                 )
             # A file of its own: who closes a file that is locked lets go of it.
             self._locks = os.open(self._folder / "locks", os.O_RDWR | os.O_CREAT, 0o644)
@@ -182,8 +220,8 @@ class DiskCache(BlockCache):
             return np.memmap(path, np.uint8, "r+", 0, shape) if size else np.empty(shape, np.uint8)
         except OSError as error:
             raise OptionError(
-                f"cache='disk': {self._folder}: {error.strerror}; set cache_dir to a folder that "
-                "can be written"
+                f"cache='disk': {self._folder}: {error.strerror}; set folder of the Cache to "
+                "one that can be written"
             ) from error
 
     def fill(self, block: int, decode: Decode) -> list[DecodeError]:
@@ -214,30 +252,50 @@ def _reserve(descriptor: int, length: int) -> None:
         os.ftruncate(descriptor, length)
 
 
-def cache_folder(
-    cache_dir: str | os.PathLike[str] | None, manifest: Manifest, reader: SplitReader
-) -> Path:
-    """Where a reader's decoded blocks lie: named for the indexes, which state each pixel hash.
+def open_cache(
+    cache: Cache,
+    manifest: Manifest,
+    reader: SplitReader,
+    needed: NDArray[np.int64] | None = None,
+) -> BlockCache:
+    """The blocks that stay decoded: without room for any if the kind is ``none``.
 
-    By default below ``$CINIC_SHARDS_CACHE_DIR``, else the user's folder for caches.
+    Args:
+        cache: where, and how many.
+        manifest: the dataset's.
+        reader: reads the blocks.
+        needed: the blocks that will be asked for, rising, at least one; by default all.
+
+    Raises:
+        OptionError: there is no room, or the folder cannot be written.
     """
-    root = cache_dir or os.environ.get(CACHE_DIR_VARIABLE)
+    limit = _limit_of(cache)
+    if cache.kind == "disk" and limit != 0:
+        folder = _folder_of(cache, manifest, reader)
+        return DiskCache(reader.block_starts, reader.image_shape, limit, folder, needed)
+    return BlockCache(reader.block_starts, reader.image_shape, limit, needed)
+
+
+def _limit_of(cache: Cache) -> int | None:
+    """Bytes of pixels to keep; None for all."""
+    if cache.kind not in get_args(HostCacheKind):
+        return 0
+    text = os.environ.get(CACHE_BYTES_VARIABLE)
+    if cache.max_bytes is not None or text is None:
+        return cache.max_bytes
+    try:
+        max_bytes = int(text)
+    except ValueError as error:
+        raise OptionError(f"${CACHE_BYTES_VARIABLE} is {text!r}, expected bytes") from error
+    return whole(f"${CACHE_BYTES_VARIABLE}", max_bytes)
+
+
+def _folder_of(cache: Cache, manifest: Manifest, reader: SplitReader) -> Path:
+    """Where a reader's decoded blocks lie: named for the indexes, which state each pixel hash."""
+    root = cache.folder or os.environ.get(CACHE_DIR_VARIABLE)
     if root is None:
         root = user_cache_path("cinic-shards", appauthor=False)
     digest = hashlib.sha256(manifest.fingerprint.encode())
     for shard in reader.shards:
         digest.update(shard.index_sha256.encode())
     return Path(root) / digest.hexdigest()[:32] / reader.name
-
-
-def cache_limit(cache_bytes: int | None) -> int | None:
-    """The quota: as given, else ``$CINIC_SHARDS_CACHE_BYTES``, else none."""
-    text = os.environ.get(CACHE_BYTES_VARIABLE)
-    if cache_bytes is None and text is not None:
-        try:
-            cache_bytes = int(text)
-        except ValueError as error:
-            raise OptionError(f"${CACHE_BYTES_VARIABLE} is {text!r}, expected bytes") from error
-    if cache_bytes is not None and cache_bytes < 0:
-        raise OptionError(f"cache_bytes={cache_bytes}: expected at least 0")
-    return cache_bytes

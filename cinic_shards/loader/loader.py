@@ -1,8 +1,7 @@
 """Plan + source + augmentation -> batches, prefetched by threads."""
 
-import os
 import warnings
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import replace
@@ -15,17 +14,18 @@ from numpy.typing import NDArray
 
 from cinic_shards.codec.kernels.permutation import PLAN_VERSION
 from cinic_shards.errors import OptionError
-from cinic_shards.loader.augment import PLAIN, Augment, Statistics, Transform
-from cinic_shards.loader.batches import Batch, BatchMaker
-from cinic_shards.loader.cache import CACHES, BlockCache, DiskCache, cache_folder, cache_limit
+from cinic_shards.loader.augment import PLAIN, Augment, Normalize, Transform
+from cinic_shards.loader.batches import Batch, BatchMaker, OnError
+from cinic_shards.loader.cache import BlockCache, Cache, CacheKind, as_cache, open_cache
 from cinic_shards.loader.epoch import LoaderStats, Meter, Threads, run, shown
 from cinic_shards.loader.memory import copy_ahead
 from cinic_shards.loader.pixel_source import BlockSource, EpochSource, MappedSource, RowSource
-from cinic_shards.loader.plan import EpochPlan, part_of
+from cinic_shards.loader.plan import EpochPlan, Order, Tail, part_of
 from cinic_shards.loader.world import default_threads, find_world
 from cinic_shards.options import whole
 from cinic_shards.read.dataset import Dataset
-from cinic_shards.read.subset import Subset, Where, select
+from cinic_shards.read.split import Check
+from cinic_shards.read.subset import Subset, select
 from cinic_shards.store import Place
 
 BatchTransform = Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
@@ -59,22 +59,15 @@ class ShardLoader:
         seed: int = 0,
         workers: int | None = None,
         device: str | torch.device | None = None,
-        normalize: bool | str | Statistics = False,
+        normalize: Normalize = False,
         augment: Augment | None = None,
         batch_transform: BatchTransform | None = None,
-        order: str = "window",
-        cache: str = "none",
-        cache_bytes: int | None = None,
-        cache_dir: str | os.PathLike[str] | None = None,
-        tail: str | None = None,
-        classes: Sequence[str] | None = None,
-        origin: str | Sequence[str] | None = None,
-        where: Where | None = None,
-        exclude_duplicates_of: str | None = None,
-        fraction: float = 1.0,
-        fraction_seed: int = 0,
-        check: str = "first",
-        on_error: str = "raise",
+        subset: Subset | None = None,
+        order: Order = "window",
+        cache: CacheKind | Cache = "none",
+        tail: Tail | None = None,
+        check: Check = "first",
+        on_error: OnError = "raise",
         progress: bool = False,
         rank: int | None = None,
         world_size: int | None = None,
@@ -100,28 +93,17 @@ class ShardLoader:
                 ``normalize``.
             batch_transform: your own, called with (images, labels) of each batch in order, behind
                 ``augment``, where the batches are consumed; gives both back.
+            subset: which samples of the split; by default all. Packing has mixed the splits: a
+                small part of one still reads each of its blocks (``stats`` reports it).
             order: how ``shuffle`` mixes: ``window`` permutes blocks, and the samples of some dozen
                 of them at a time (docs/order.md); ``full`` permutes the whole split.
             cache: keep decoded pixels after an epoch: ``ram`` in this process, ``disk`` in a file
                 that all processes of this machine share, ``device`` on the device, where batches
-                are then gathered and augmented. It never changes the order.
-            cache_bytes: of ``ram`` and ``disk``: how much to keep; by default the whole split, or
-                what $CINIC_SHARDS_CACHE_BYTES says.
-            cache_dir: of ``disk``; by default $CINIC_SHARDS_CACHE_DIR, or the user's folder for
-                caches.
+                are then gathered and augmented; or a ``Cache``, which also says how many of them
+                and in which folder. It never changes the order.
             tail: what becomes of a last batch that is not full: ``drop`` (default with shuffle),
                 ``short`` (default without), or ``pad``: every rank has the same number of batches,
                 none of them empty, and ``batch.valid`` tells what counts.
-            classes: only samples of these classes; labels stay what they are. Packing has mixed
-                the splits: a small part of one still reads each of its blocks (``stats`` tells).
-            origin: only samples from ``cifar``, ``cifar-train``, ``cifar-test``, ``imagenet`` or
-                ``unknown``; one of them or several.
-            where: only samples for which this function of their ``Columns`` gives True: arrays in,
-                a mask out, bool (N,).
-            exclude_duplicates_of: a split, or several as in ``valid+test``: no sample that has the
-                pixels of one of theirs.
-            fraction: so much of what is left, of each class of each split alike.
-            fraction_seed: of that choice; with one seed a smaller fraction is part of a larger one.
             check: compare the CRC-32 of what is read with the index: the ``first`` time, in every
                 epoch (``always``), or never (``off``).
             on_error: what a damaged sample does: ``raise`` a DecodeError that names it, or
@@ -144,35 +126,19 @@ class ShardLoader:
         self.seed = whole("seed", seed)
         self.order = order
         self.tail = tail or ("drop" if shuffle else "short")
-        if on_error not in ("raise", "skip"):
-            raise OptionError(f"on_error={on_error!r}: expected raise or skip")
-        if cache not in CACHES:
-            raise OptionError(f"cache={cache!r}: expected one of {', '.join(CACHES)}")
-        self.cache = cache
+        self.cache = as_cache(cache)
+        if device is None and self.cache.kind == "device":
+            device = "cuda" if torch.cuda.is_available() else "cpu"
         self.device = torch.device(device) if device is not None else None
-        if cache == "device" and self.device is None:
-            self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.batch_transform = batch_transform
         self.progress = progress
         self.dataset = Dataset(path)
         self._reader = self.dataset.split(split, check=check)
-        subset = Subset(
-            classes=classes,
-            origin=origin,
-            where=where,
-            exclude_duplicates_of=exclude_duplicates_of,
-            fraction=fraction,
-            fraction_seed=fraction_seed,
-        )
-        self._selection = select(self.dataset, self._reader, subset)
+        self._selection = select(self.dataset, self._reader, subset or Subset())
         self._transform = self._make_transform(augment, normalize)
-        self._cache = self._make_cache(cache_bytes, cache_dir)
+        self._cache = self._make_cache()
         self._maker = BatchMaker(
-            self._reader,
-            self._selection,
-            self._transform,
-            self.device,
-            skip_damaged=on_error == "skip",
+            self._reader, self._selection, self._transform, self.device, on_error
         )
         self._threads = Threads(self.workers)
         self._block_memory: list[NDArray[np.uint8]] = []
@@ -247,7 +213,7 @@ class ShardLoader:
 
         def open_source(threads: ThreadPoolExecutor) -> EpochSource:
             self._reader.start_epoch()
-            if self.cache == "device":
+            if self.cache.kind == "device":
                 maker.fill_device(threads)
             return self._source(plan, threads)
 
@@ -368,9 +334,7 @@ class ShardLoader:
             world_size=self.world_size,
         )
 
-    def _make_transform(
-        self, augment: Augment | None, normalize: bool | str | Statistics
-    ) -> Transform:
+    def _make_transform(self, augment: Augment | None, normalize: Normalize) -> Transform:
         if augment is not None and normalize is not False:
             raise OptionError("give normalize to Augment, or to the loader without augment")
         if augment is None:
@@ -386,20 +350,10 @@ class ShardLoader:
             device=self.device,
         )
 
-    def _make_cache(
-        self, cache_bytes: int | None, cache_dir: str | os.PathLike[str] | None
-    ) -> BlockCache:
+    def _make_cache(self) -> BlockCache:
         reader, kind = self._reader, self._source_kind
-        limit: int | None = 0
-        if kind is BlockSource and self.cache != "none":
-            limit = cache_limit(cache_bytes)
-        places = reader.block_starts, reader.image_shape, limit
-        needed = self._selection.blocks
-        if self.cache == "disk" and limit != 0:
-            folder = cache_folder(cache_dir, self.dataset.manifest, reader)
-            made: BlockCache = DiskCache(*places, folder, needed)
-        else:
-            made = BlockCache(*places, needed)
+        cache = self.cache if kind is BlockSource else Cache("none")
+        made = open_cache(cache, self.dataset.manifest, reader, self._selection.blocks)
         if self.shuffle and self.order == "full" and kind is BlockSource and not made.holds_all:
             raise OptionError(
                 f"order='full' would read a whole block, of the encoding {reader.encoding}, for "
@@ -414,7 +368,8 @@ class ShardLoader:
         reader = self._reader
         if reader.maps_rows:
             return MappedSource
-        if self.cache == "device" or (reader.reads_rows and self.cache == "none"):
+        cache = self.cache.kind
+        if cache == "device" or (reader.reads_rows and cache == "none"):
             return RowSource
         return BlockSource
 

@@ -20,7 +20,7 @@ numbers a block.
 """
 
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,9 +33,10 @@ from cinic_shards.codec.kernels.permutation import (
     round_keys,
 )
 from cinic_shards.errors import OptionError
+from cinic_shards.options import one_of
 
-ORDERS = ("window", "full")
-TAILS = ("drop", "short", "pad")
+Order = Literal["window", "full"]
+Tail = Literal["drop", "short", "pad"]
 
 _MIN_LANES = 64
 
@@ -52,11 +53,11 @@ class EpochPlan:
     epoch: int = 0
     shuffle: bool = True
     """False visits the rows as they are stored."""
-    order: str = "full"
+    order: Order = "full"
     """How ``shuffle`` mixes: ``window`` or ``full``."""
     block_starts: NDArray[np.int64] | None = field(default=None, repr=False, compare=False)
     """First row of each of B blocks, then ``num_samples``: shape (B + 1,). ``window`` needs it."""
-    tail: str = "drop"
+    tail: Tail = "drop"
     """What becomes of a last step that is not full: ``drop``, ``short`` to keep it as it is, or
     ``pad`` to fill each rank's part up with rows that do not count."""
     rank: int = 0
@@ -67,10 +68,8 @@ class EpochPlan:
     _blocks: "_Blocks | None" = field(init=False, default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        if self.order not in ORDERS:
-            raise OptionError(f"order={self.order!r}: expected one of {', '.join(ORDERS)}")
-        if self.tail not in TAILS:
-            raise OptionError(f"tail={self.tail!r}: expected one of {', '.join(TAILS)}")
+        one_of("order", self.order, Order)
+        one_of("tail", self.tail, Tail)
         if self.num_samples < 0 or self.global_batch_size < 1 or self.world_size < 1:
             raise OptionError("sizes must be positive")
         if not 0 <= self.rank < self.world_size:

@@ -4,14 +4,13 @@
 ``ShardIterable`` gives a ``ShardLoader``'s batches from a DataLoader's worker processes.
 """
 
-import inspect
 import multiprocessing
 import operator
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -22,13 +21,15 @@ from torch.utils.data import IterableDataset, get_worker_info
 
 from cinic_shards.codec.kernels import gather_images
 from cinic_shards.errors import DecodeError, FormatError, OptionError, StoreError
-from cinic_shards.loader.batches import Batch
-from cinic_shards.loader.cache import BlockCache, DiskCache, cache_folder, cache_limit
-from cinic_shards.loader.loader import ShardLoader
+from cinic_shards.loader.augment import Augment, Normalize
+from cinic_shards.loader.batches import Batch, OnError
+from cinic_shards.loader.cache import BlockCache, Cache, HostCacheKind, as_cache, open_cache
+from cinic_shards.loader.loader import BatchTransform, ShardLoader
+from cinic_shards.loader.plan import Order, Tail
 from cinic_shards.loader.world import default_threads, find_world
-from cinic_shards.options import whole
+from cinic_shards.options import one_of, whole
 from cinic_shards.read.dataset import Dataset
-from cinic_shards.read.split import SplitReader
+from cinic_shards.read.split import Check, SplitReader
 from cinic_shards.read.subset import Subset, select
 from cinic_shards.store import Place, has_client, open_store
 
@@ -56,9 +57,8 @@ class CINIC10(TorchDataset[tuple[Any, Any]]):
         transform: Callable[[Any], Any] | None = None,
         target_transform: Callable[[Any], Any] | None = None,
         *,
-        cache: str = "ram",
-        cache_dir: str | os.PathLike[str] | None = None,
-        **subset: Any,
+        subset: Subset | None = None,
+        cache: HostCacheKind | Cache = "ram",
     ) -> None:
         """Open a dataset.
 
@@ -67,23 +67,21 @@ class CINIC10(TorchDataset[tuple[Any, Any]]):
             split: the split to read, or several, as in ``train+valid``.
             transform: of a PIL image, RGB.
             target_transform: of a label.
+            subset: which samples of the split; by default all.
             cache: where a block stays, of ``zstd`` or from a URL, once it is decoded: ``ram`` of
-                each process, or ``disk``, a file that all processes share.
-            cache_dir: of ``disk``, as ``ShardLoader`` takes it.
-            subset: which samples, see ``subset.Subset``: ``classes``, ``origin``, ``where``,
-                ``exclude_duplicates_of``, ``fraction``, ``fraction_seed``.
+                each process, or ``disk``, a file that all processes share; or a ``Cache``.
 
         Raises:
             OptionError, StoreError, FormatError: as ``ShardLoader``.
         """
-        if cache not in ("ram", "disk"):
-            raise OptionError(f"cache={cache!r}: expected ram or disk")
+        self._cache = as_cache(cache)
+        one_of("cache", self._cache.kind, HostCacheKind)
         self.root = root
         self.split = split
         self.transform = transform
         self.target_transform = target_transform
-        self._cache_options = cache, cache_dir
-        found = _without_a_client(root, partial(_find_samples, root, split, Subset(**subset)))
+        find = partial(_find_samples, root, split, subset or Subset())
+        found = _without_a_client(root, find)
         self._fingerprint = found.fingerprint
         self._rows = found.rows
         """The reader's row of each sample."""
@@ -133,16 +131,8 @@ class CINIC10(TorchDataset[tuple[Any, Any]]):
                 raise FormatError(str(self.root), "the dataset is another one than it was; make "
                                   "the CINIC10 anew")  # fmt: skip
             reader = dataset.split(self.split)
-            cache, cache_dir = self._cache_options
-            places = reader.block_starts, reader.image_shape
-            if reader.reads_rows:
-                made = BlockCache(*places, 0)
-            elif cache == "ram":
-                made = BlockCache(*places, None)
-            else:
-                folder = cache_folder(cache_dir, dataset.manifest, reader)
-                made = DiskCache(*places, cache_limit(None), folder)
-            self._opened = reader, made
+            cache = Cache("none") if reader.reads_rows else self._cache
+            self._opened = reader, open_cache(cache, dataset.manifest, reader)
         return self._opened
 
     def _decode(self, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
@@ -245,23 +235,64 @@ class ShardIterable(IterableDataset[Batch]):
     the order of the loader alone, with any k. Each worker reads most of the blocks: ``ShardLoader``
     itself, with threads, reads each once. The state is what torchdata's StatefulDataLoader asks
     for; it goes on with as many workers as there were.
-
-    Args:
-        path: a folder or URL that ``cinic-shard pack`` wrote to.
-        options: ``ShardLoader``'s. Rank and world size are found here, not in the workers;
-            ``workers`` are threads of each process. Each iteration is an epoch, with
-            ``persistent_workers`` or without; ``set_epoch`` chooses the next one.
     """
 
-    def __init__(self, path: Place, **options: Any) -> None:
-        known = set(inspect.signature(ShardLoader).parameters) - {"path", "device", "progress"}
-        if refused := sorted(set(options) - known):
-            raise OptionError(f"{refused[0]}= is no option of ShardLoader in worker processes")
-        if options.get("cache") == "device":
-            raise OptionError("cache='device' is for ShardLoader, not for worker processes")
-        self._path = path
-        rank, world_size = find_world(options.pop("rank", None), options.pop("world_size", None))
-        self._options = options | {"rank": rank, "world_size": world_size}
+    def __init__(
+        self,
+        path: Place,
+        *,
+        split: str = "train",
+        batch_size: int | None = None,
+        global_batch_size: int | None = None,
+        shuffle: bool = True,
+        seed: int = 0,
+        workers: int | None = None,
+        normalize: Normalize = False,
+        augment: Augment | None = None,
+        batch_transform: BatchTransform | None = None,
+        subset: Subset | None = None,
+        order: Order = "window",
+        cache: Literal["none", HostCacheKind] | Cache = "none",
+        tail: Tail | None = None,
+        check: Check = "first",
+        on_error: OnError = "raise",
+        rank: int | None = None,
+        world_size: int | None = None,
+    ) -> None:
+        """Take ``ShardLoader``'s options: it documents them.
+
+        ``workers`` are threads of each process, and ``cache`` may not be ``device``. Rank and world
+        size are found here, not in the workers. Each iteration is an epoch, with
+        ``persistent_workers`` or without; ``set_epoch`` chooses the next one.
+
+        Raises:
+            OptionError: ``cache`` is ``device``, or rank and world size cannot be. What else
+                ``ShardLoader`` raises comes with the first batch, or with ``len``.
+        """
+        cache = as_cache(cache)
+        one_of("cache", cache.kind, Literal["none", HostCacheKind])
+        rank, world_size = find_world(rank, world_size)
+        self._workers = workers
+        self._make_loader = partial(
+            ShardLoader,
+            path,
+            split=split,
+            batch_size=batch_size,
+            global_batch_size=global_batch_size,
+            shuffle=shuffle,
+            seed=seed,
+            normalize=normalize,
+            augment=augment,
+            batch_transform=batch_transform,
+            subset=subset,
+            order=order,
+            cache=cache,
+            tail=tail,
+            check=check,
+            on_error=on_error,
+            rank=rank,
+            world_size=world_size,
+        )
         self._loaders: dict[int, ShardLoader] = {}
         """Of each process: a copy may have been made by a fork."""
         self._epochs = _SharedEpochs()
@@ -310,9 +341,11 @@ class ShardIterable(IterableDataset[Batch]):
         """This process's loader."""
         loader = self._loaders.get(os.getpid())
         if loader is None:
-            info = get_worker_info()
-            threads = max(1, default_threads() // (info.num_workers if info else 1))
-            loader = ShardLoader(self._path, **({"workers": threads} | self._options))
+            workers = self._workers
+            if workers is None:
+                info = get_worker_info()
+                workers = max(1, default_threads() // (info.num_workers if info else 1))
+            loader = self._make_loader(workers=workers)
             self._loaders = {os.getpid(): loader}
         return loader
 

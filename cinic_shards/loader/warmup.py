@@ -1,5 +1,7 @@
 """Runs every kernel once on next to nothing, so that it is compiled and kept on disk."""
 
+from typing import get_args
+
 import numpy as np
 import torch
 
@@ -7,7 +9,7 @@ from cinic_shards import codec
 from cinic_shards.codec.kernels import add_histograms, gather_images
 from cinic_shards.codec.meter import ImageMeter
 from cinic_shards.loader.augment import Augment, Transform
-from cinic_shards.loader.plan import EpochPlan
+from cinic_shards.loader.plan import EpochPlan, Order
 
 
 def warm_up() -> None:
@@ -22,14 +24,14 @@ def warm_up() -> None:
     codec.checksum(payload)
     addresses = images.ctypes.data + np.arange(2) * images[0].size
     gather_images(addresses, np.empty_like(images))
-    for dtype in ("uint8", "float32", "float16"):  # bfloat16 has the kernel of float16
+    for dtype in (torch.uint8, torch.float32, torch.float16):  # bfloat16 has float16's kernel
         transform = Transform(
             Augment(dtype=dtype), ((0.5,) * 3, (0.5,) * 3), images.shape[1:], seed=0
         )
         out = torch.empty(images.shape, dtype=transform.dtype)
         transform.on_cpu(addresses, transform.draw(np.arange(2), epoch=0), out)
     starts = np.array([0, 1, 2])
-    for order in ("window", "full"):
+    for order in get_args(Order):
         plan = EpochPlan(num_samples=2, global_batch_size=1, order=order, block_starts=starts)
         plan.rows(0)
         plan.last_steps()

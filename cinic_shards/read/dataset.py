@@ -9,7 +9,7 @@ from cinic_shards.errors import OptionError
 from cinic_shards.format import SplitInfo
 from cinic_shards.read.columns import Columns
 from cinic_shards.read.open import read_manifest
-from cinic_shards.read.split import SplitReader
+from cinic_shards.read.split import Check, SplitReader
 from cinic_shards.store import Place, open_store
 
 
@@ -39,7 +39,7 @@ class Dataset:
         """The columns of one split's samples, or of several splits' as in ``train+valid``."""
         return Columns.read(self.store, self.manifest, self._splits(names))
 
-    def split(self, names: str, *, check: str = "first") -> "SplitReader":
+    def split(self, names: str, *, check: Check = "first") -> "SplitReader":
         """A reader of one split, or of several as in ``train+valid``.
 
         Args:

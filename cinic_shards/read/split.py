@@ -5,19 +5,20 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property, partial
 from threading import Lock
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cinic_shards.codec import ENCODINGS, Payloads, crc_problems, decode_block, kernels
-from cinic_shards.errors import DecodeError, FormatError, OptionError
+from cinic_shards.errors import DecodeError, FormatError
 from cinic_shards.format import Index, Manifest, PixelSums, SplitInfo
+from cinic_shards.options import one_of
 from cinic_shards.read.columns import Columns
 from cinic_shards.read.open import open_shard, read_index
 from cinic_shards.store import Store
 
-CHECKS = ("first", "always", "off")
-
+Check = Literal["first", "always", "off"]
 
 _INDEXES_AT_ONCE = 16
 """Requests for the indexes of shards that are not local."""
@@ -47,10 +48,9 @@ class SplitReader:
         manifest: Manifest,
         splits: Sequence[SplitInfo],
         *,
-        check: str = "first",
+        check: Check = "first",
     ) -> None:
-        if check not in CHECKS:
-            raise OptionError(f"check={check!r}: expected one of {', '.join(CHECKS)}")
+        one_of("check", check, Check)
         self.name = "+".join(split.name for split in splits)
         self.encoding = ENCODINGS[manifest.encoding]
         self._store = store

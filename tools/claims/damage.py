@@ -20,6 +20,7 @@ from make_demo_tree import make_tree
 from cinic_shards.check.verify import verify
 from cinic_shards.errors import CinicShardsError
 from cinic_shards.format import MANIFEST_NAME
+from cinic_shards.loader.batches import OnError
 from cinic_shards.loader.loader import ShardLoader
 from cinic_shards.read.dataset import Dataset
 
@@ -27,7 +28,7 @@ NUM_FLIPS = 300
 NUM_TRUNCATIONS = 50
 
 
-def pixels_by_id(shards: Path, split: str, on_error: str) -> tuple[dict[int, bytes], int]:
+def pixels_by_id(shards: Path, split: str, on_error: OnError) -> tuple[dict[int, bytes], int]:
     """Every sample's pixels as a fresh loader gives them, and how many it skipped."""
     loader = ShardLoader(
         shards, split=split, batch_size=64, shuffle=False, on_error=on_error, workers=1

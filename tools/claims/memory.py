@@ -11,6 +11,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 from claim import COMMAND, Claim
 
@@ -32,7 +33,7 @@ def private_mb() -> float:
     return sum(kilobytes) * 1024 / 1e6
 
 
-def run(shards: str, cache: str, augmented: str) -> None:
+def run(shards: str, cache: Any, augmented: str) -> None:
     """Print the most private memory after a batch, and what lanes and cache account for."""
     import torch
 

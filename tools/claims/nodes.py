@@ -24,12 +24,18 @@ from namespaces import INTERFACE, Host, hosts
 from servers import S3Server, seaweedfs
 from sizing import Cluster
 
+from cinic_shards.loader.cache import CacheKind
+from cinic_shards.loader.plan import Tail
 from cinic_shards.read.dataset import Dataset
 from cinic_shards.read.split import SplitReader
 
 GLOBAL_BATCH = 512
 EPOCHS = 2
-CASES = ((2, "disk", "short"), (3, "disk", "short"), (2, "none", "drop"))
+CASES: tuple[tuple[int, CacheKind, Tail], ...] = (
+    (2, "disk", "short"),
+    (3, "disk", "short"),
+    (2, "none", "drop"),
+)
 """Ranks a node, cache and tail. In a short last step parts are others: without a cache neighbours
 would share one more block."""
 BAR_BYTES = 1.03
