@@ -11,20 +11,10 @@ from cinic_shards.codec.zstd import ZstdEncoding
 from cinic_shards.errors import OptionError
 
 __all__ = [
-    "DEFAULT_ENCODING",
-    "ENCODINGS",
-    "Damage",
-    "Encoding",
-    "Payloads",
-    "checksum",
-    "checksums",
-    "crc_problems",
-    "decode_block",
-    "decode_png",
-    "encode_png",
-    "find_encoding",
+    "DEFAULT_ENCODING", "ENCODINGS", "Damage", "Encoding", "Payloads", "checksum", "checksums",
+    "crc_problems", "decode_block", "decode_png", "encode_png", "find_encoding",
     "hash_problems",
-]
+]  # fmt: skip
 
 ENCODINGS: dict[str, Encoding] = {
     encoding.name: encoding for encoding in (PngEncoding(), ZstdEncoding(), RawEncoding())

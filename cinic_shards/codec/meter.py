@@ -10,7 +10,7 @@ import cinic_shards.format as fmt
 from cinic_shards.codec import kernels
 from cinic_shards.codec.payloads import Payloads
 from cinic_shards.codec.png import decode_png
-from cinic_shards.codec.png_head import HEAD_BYTES, check_heads
+from cinic_shards.codec.png_head import check_heads
 from cinic_shards.format import PixelSums
 
 _CHUNK_SAMPLES = 256
@@ -75,9 +75,7 @@ class ImageMeter:
         Returns:
             Pixel hashes, uint8, shape (N, 16), zeros for what is no image; and why, by row.
         """
-        heads_at = starts[:, np.newaxis] + np.arange(HEAD_BYTES)
-        heads = buffer[np.minimum(heads_at, len(buffer) - 1)]
-        extents, problems = check_heads(payloads.lengths, heads)
+        extents, problems = check_heads(buffer, starts, payloads.lengths)
         hashes = np.zeros((len(payloads), fmt.PIXEL_HASH_BYTES), np.uint8)
         sizes, size_of = np.unique(extents, axis=0, return_inverse=True)
         for kind, (height, width) in enumerate(sizes.tolist()):

@@ -12,17 +12,20 @@ HEAD_BYTES = len(_PNG_HEAD) + 8
 
 
 def check_heads(
-    sizes: NDArray[np.int64], heads: NDArray[np.uint8]
+    buffer: NDArray[np.uint8], starts: NDArray[np.int64], sizes: NDArray[np.int64]
 ) -> tuple[NDArray[np.int64], dict[int, str]]:
     """What the first bytes of N files say.
 
     Args:
+        buffer: uint8; the memory that the files, or their first ``HEAD_BYTES``, lie in.
+        starts: the place of each file in it, shape (N,).
         sizes: the files' bytes, shape (N,).
-        heads: their first bytes, uint8, shape (N, HEAD_BYTES); anything behind a shorter file.
 
     Returns:
         Height and width, shape (N, 2), 0 where the file cannot be used; and why it cannot, by row.
     """
+    # Behind a shorter file is anything.
+    heads = buffer[np.minimum(starts[:, np.newaxis] + np.arange(HEAD_BYTES), len(buffer) - 1)]
     expected = np.frombuffer(_PNG_HEAD, np.uint8)
     is_png = (heads[:, : len(_PNG_HEAD)] == expected).all(axis=1)
     extents = heads[:, len(_PNG_HEAD) :].copy().view(">u4").astype(np.int64)[:, ::-1]

@@ -137,7 +137,8 @@ def _by_size(
     for position in range(len(rows)):
         head = payloads.memory(position)[:HEAD_BYTES]
         heads[position, : len(head)] = head
-    extents, problems = check_heads(payloads.lengths, heads)
+    starts = np.arange(0, heads.size, HEAD_BYTES)
+    extents, problems = check_heads(heads.reshape(-1), starts, payloads.lengths)
     for position, problem in problems.items():
         row = int(rows[position])
         errors.append(DecodeError(row, problem, reader.locate(row)))

@@ -24,21 +24,10 @@ from cinic_shards.store.remote import RemoteStore
 from cinic_shards.store.web_file import Answer, WebFile
 
 __all__ = [
-    "MAX_READ_BYTES",
-    "TEMPORARY_SUFFIX",
-    "Answer",
-    "Bytes",
-    "LocalStore",
-    "Place",
-    "RemoteStore",
-    "Store",
-    "WebFile",
-    "has_client",
-    "lock_byte",
-    "lock_file",
-    "open_store",
+    "MAX_READ_BYTES", "TEMPORARY_SUFFIX", "Answer", "Bytes", "LocalStore", "Place",
+    "RemoteStore", "Store", "WebFile", "has_client", "lock_byte", "lock_file", "open_store",
     "store_of_file",
-]
+]  # fmt: skip
 
 Place = str | os.PathLike[str] | Store
 """A path, a URL (see ``address.parse_address``), or a store that was opened with options."""

@@ -14,7 +14,6 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from cinic_shards.codec.png_head import HEAD_BYTES, check_heads
 from cinic_shards.errors import StoreError
 from cinic_shards.tree.members import Members, is_image, read_members
 from cinic_shards.tree.records import ImageFiles, Records, ScanProgress, Source, Tree
@@ -165,10 +164,6 @@ def scan_archive(
     )
     found = [_folder(contents, f"{split}/{name}", paths, members) for split, name in folders]
 
-    def look_into(found: list[ClassFolder]) -> Iterator[list[str]]:
-        return (_look_into(folder, paths, members) for folder in found)
-
-    refuse(path, found, problems, look_into)
     file = members.file.absolute()
 
     def records(
@@ -180,6 +175,7 @@ def scan_archive(
         offsets = np.array([members.files[paths[name]][2] for name in files], np.int64)
         return ArchiveRecords(files, labels, sizes, modified, file, offsets)
 
+    refuse(path, found, problems, records)
     classes, splits, warnings = assemble(split_names, folders, found, strays, records)
     if top:
         warnings = (f"the images lie in {top}/; it is left out of their names", *warnings)
@@ -245,18 +241,3 @@ def _folder(
             size, modified, _ = members.files[paths[path]]
             folder.add(path, size, modified)
     return folder
-
-
-def _look_into(folder: ClassFolder, paths: dict[str, str], members: Members) -> list[str]:
-    """What is wrong with the heads of a folder's images."""
-    heads = np.zeros((len(folder.files), HEAD_BYTES), np.uint8)
-    try:
-        with open(members.file, "rb") as file:
-            for row, (path, size) in enumerate(zip(folder.files, folder.sizes, strict=True)):
-                file.seek(members.files[paths[path]][2])
-                head = file.read(min(HEAD_BYTES, size))
-                heads[row, : len(head)] = np.frombuffer(head, np.uint8)
-    except OSError as error:
-        return [f"{members.file}: cannot be read: {error.strerror}"]
-    problems = check_heads(np.array(folder.sizes), heads)[1]
-    return [f"{folder.files[row]}: {problem}" for row, problem in problems.items()]

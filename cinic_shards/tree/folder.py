@@ -9,12 +9,11 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cinic_shards.codec.png_head import HEAD_BYTES, check_heads
 from cinic_shards.errors import TreeError
 from cinic_shards.jobs import make_executor
 from cinic_shards.tree.listing import changes, list_tree
@@ -32,6 +31,7 @@ from cinic_shards.tree.rules import (
 
 # Without O_NONBLOCK, a named pipe would be waited for. O_BINARY is Windows's.
 OPEN_FLAGS = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+J = TypeVar("J")
 T = TypeVar("T")
 
 
@@ -163,26 +163,21 @@ def scan_tree(
         lambda below: _subfolders(root, below, dates, problems, strays), problems
     )
     found: list[ClassFolder] = []
-    for folder in _in_turn(executor, _scan_folder, [(full_path, *one) for one in folders]):
+    for folder in _in_turn(executor, partial(_scan_folder, full_path), folders):
         found.append(folder)
         progress(len(folder.files))
 
-    def look_into(found: list[ClassFolder]) -> Iterator[list[str]]:
-        named = [(full_path, folder.files, folder.sizes) for folder in found]
-        return _in_turn(executor, _look_into, named)
-
-    refuse(root, found, problems, look_into)
+    make_records = partial(FolderRecords, root=full_path)
+    refuse(root, found, problems, make_records, partial(_in_turn, executor))
     for (split, name), folder in zip(folders, found, strict=True):
         dates[f"{split}/{name}"] = folder.modified_itself
-    tree = assemble(split_names, folders, found, strays, partial(FolderRecords, root=full_path))
+    tree = assemble(split_names, folders, found, strays, make_records)
     return FolderTree(root, *tree, dates)
 
 
-def _in_turn(
-    executor: Executor, function: Callable[..., T], arguments: Iterable[tuple[Any, ...]]
-) -> Iterator[T]:
-    """Run jobs side by side; their results in the order of the arguments."""
-    jobs = [executor.submit(function, *one) for one in arguments]
+def _in_turn(executor: Executor, function: Callable[[J], T], items: Iterable[J]) -> Iterator[T]:
+    """Run a job for each item, side by side; gives their results in the order of the items."""
+    jobs = [executor.submit(function, item) for item in items]
     try:
         for job in jobs:
             yield job.result()
@@ -205,16 +200,16 @@ def _subfolders(
     return pick_folders(names, below, problems, strays)
 
 
-def _scan_folder(root: str, split: str, name: str) -> ClassFolder:
+def _scan_folder(root: str, names: tuple[str, str]) -> ClassFolder:
     """List one class's folder, and the size and date of every image in it. Runs in any process."""
     folder = ClassFolder()
-    base = f"{split}/{name}"
+    base = "/".join(names)
     if problem := key_problem(base):
         folder.problems.append(f"{base}/: {problem}")
         return folder
     try:
         folder.modified_itself = os.stat(f"{root}/{base}").st_mtime_ns  # before it is listed
-        names = sorted(os.listdir(f"{root}/{base}"))
+        file_names = sorted(os.listdir(f"{root}/{base}"))
     except OSError as error:
         folder.problems.append(f"{base}/: cannot be listed: {error.strerror}")
         return folder
@@ -222,7 +217,7 @@ def _scan_folder(root: str, split: str, name: str) -> ClassFolder:
     def is_folder(path: str) -> bool:
         return os.path.isdir(f"{root}/{path}")
 
-    for file_name in image_names(base, names, is_folder, folder):
+    for file_name in image_names(base, file_names, is_folder, folder):
         path = f"{base}/{file_name}"
         try:
             state = os.stat(f"{root}/{path}")
@@ -234,22 +229,3 @@ def _scan_folder(root: str, split: str, name: str) -> ClassFolder:
         else:
             folder.add(path, state.st_size, state.st_mtime_ns)
     return folder
-
-
-def _look_into(root: str, files: list[str], sizes: list[int]) -> list[str]:
-    """What is wrong with the heads of these files. Runs in any process."""
-    unreadable: dict[int, str] = {}
-    heads = np.zeros((len(files), HEAD_BYTES), np.uint8)
-    for row, file in enumerate(files):
-        try:
-            descriptor = os.open(f"{root}/{file}", OPEN_FLAGS)
-            try:
-                head = os.read(descriptor, HEAD_BYTES)
-            finally:
-                os.close(descriptor)
-        except OSError as error:
-            unreadable[row] = f"cannot be read: {error.strerror}"
-        else:
-            heads[row, : len(head)] = np.frombuffer(head, np.uint8)
-    problems = check_heads(np.array(sizes), heads)[1] | unreadable
-    return [f"{files[row]}: {problem}" for row, problem in problems.items()]

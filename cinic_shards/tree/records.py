@@ -16,7 +16,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from cinic_shards.codec.png_head import HEAD_BYTES, check_heads
+from cinic_shards.codec.png_head import check_heads
 
 ScanProgress = Callable[[int], None]
 """Called with the number of images that were found since the last call."""
@@ -150,10 +150,10 @@ def read_image_shape(tree: Tree) -> tuple[int, int, int]:
     """
     for records in tree.splits.values():
         for row, size in enumerate(records.sizes.tolist()):
-            file = np.zeros(max(size, HEAD_BYTES), np.uint8)
-            if records.read(row, row + 1, file, np.zeros(1, np.int64)):
+            file, start = np.zeros(size, np.uint8), np.zeros(1, np.int64)
+            if records.read(row, row + 1, file, start):
                 continue
-            extents, problems = check_heads(np.array([size]), file[np.newaxis, :HEAD_BYTES])
+            extents, problems = check_heads(file, start, np.array([size]))
             if not problems:
                 height, width = extents[0].tolist()
                 return height, width, 3

@@ -10,6 +10,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from cinic_shards.codec.meter import chunks
+from cinic_shards.codec.png_head import check_heads
 from cinic_shards.errors import TreeError, some
 from cinic_shards.format import MAX_NAME_BYTES, SPLIT_NAME
 from cinic_shards.tree.records import Records
@@ -78,36 +80,52 @@ def find_folders(
     return split_names, folders
 
 
+MakeRecords = Callable[
+    [list[str], NDArray[np.int32], NDArray[np.int64], NDArray[np.int64]], Records
+]
+"""Makes records of their columns: files, labels, sizes, times of modification."""
+
+
 def refuse(
     root: Path,
     found: list[ClassFolder],
     problems: list[str],
-    look_into: Callable[[list[ClassFolder]], Iterable[list[str]]],
+    make_records: MakeRecords,
+    run: Callable[[Callable[[Records], list[str]], list[Records]], Iterable[list[str]]] = map,
 ) -> None:
-    """Where anything is wrong, tell all of it.
+    """Report all that is wrong, if anything is; then every file's head is looked at, too.
 
     Args:
         root: the tree.
         found: its classes' folders.
         problems: what is wrong with it beside what they say.
-        look_into: gives what is wrong with the heads of their files.
+        make_records: see ``MakeRecords``.
+        run: calls a function with each of some records, in any process.
 
     Raises:
-        TreeError: with all of it.
+        TreeError: lists every problem.
     """
     problems = problems + [problem for folder in found for problem in folder.problems]
     if not any(folder.files for folder in found) and not problems:
         problems.append(f"{root}: no .png file in any <split>/<class>/ folder")
     if problems:
-        for more in look_into(found):
+        records = [_join([("", folder)], ("",), make_records) for folder in found if folder.files]
+        for more in run(head_problems, records):
             problems += more
         raise TreeError(str(root), sorted(problems))
 
 
-MakeRecords = Callable[
-    [list[str], NDArray[np.int32], NDArray[np.int64], NDArray[np.int64]], Records
-]
-"""Makes records of their columns: files, labels, sizes, times of modification."""
+def head_problems(records: Records) -> list[str]:
+    """What is wrong with the heads of these files. Runs in any process."""
+    found = []
+    for start, stop in chunks(records.sizes):
+        sizes = records.sizes[start:stop]
+        starts = np.cumsum(sizes) - sizes
+        buffer = np.zeros(int(sizes.sum()), np.uint8)
+        unread = records.read(start, stop, buffer, starts)
+        problems = check_heads(buffer, starts, sizes)[1] | unread
+        found += [f"{records.files[start + row]}: {text}" for row, text in problems.items()]
+    return found
 
 
 def assemble(

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 import cinic_shards.format as fmt
-from cinic_shards.codec import ENCODINGS, Payloads, decode_png
-from cinic_shards.codec.png_head import HEAD_BYTES, check_heads
+from cinic_shards.codec import ENCODINGS, Payloads
+from cinic_shards.codec.meter import ImageMeter
 from cinic_shards.errors import FormatError, OptionError, OutputError, some_lines
 from cinic_shards.format import Index, Manifest, ShardInfo
 from cinic_shards.format.provenance import ORIGINS, origins_named
@@ -238,15 +238,11 @@ def _has_same_pixels(one: bytes, other: bytes) -> bool:
     """Whether two PNGs show the same: their bytes depend on who wrote them."""
     files = np.frombuffer(one + other, np.uint8)
     sizes = np.array([len(one), len(other)])
-    heads = np.zeros((2, HEAD_BYTES), np.uint8)
-    for row, data in enumerate((one, other)):
-        heads[row, : len(data[:HEAD_BYTES])] = np.frombuffer(data[:HEAD_BYTES], np.uint8)
-    extents, problems = check_heads(sizes, heads)
-    if problems or not np.array_equal(extents[0], extents[1]):
-        return False
-    images = np.empty((2, *extents[0], 3), np.uint8)
-    bad = decode_png(Payloads.in_buffer(files, np.cumsum(sizes) - sizes, sizes), images)
-    return not bad and np.array_equal(images[0], images[1])
+    starts = np.cumsum(sizes) - sizes
+    hashes, problems = ImageMeter().add_pngs(
+        Payloads.in_buffer(files, starts, sizes), files, starts
+    )
+    return not problems and np.array_equal(hashes[0], hashes[1])
 
 
 def _wanted(job: UnpackJob, index: Index) -> NDArray[np.int64]:
