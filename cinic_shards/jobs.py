@@ -34,6 +34,22 @@ J = TypeVar("J")
 R = TypeVar("R")
 
 
+class Tally:
+    """Adds up what is done, and reports it."""
+
+    def __init__(self, progress: Progress, doing: str, total: int = 0, done: int = 0) -> None:
+        self._progress = progress
+        self._doing = doing
+        self._total = total
+        self._done = done
+        self.add(0)
+
+    def add(self, count: int) -> None:
+        """Report that so many more are done."""
+        self._done += count
+        self._progress(self._doing, self._done, self._total)
+
+
 def make_executor(workers: int) -> Executor:
     """An Executor for ``workers`` jobs at a time: a thread for one, processes for more.
 

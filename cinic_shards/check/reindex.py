@@ -8,7 +8,7 @@ from cinic_shards.check.shard import CheckedShard, CheckJob, check_shard
 from cinic_shards.codec import ENCODINGS
 from cinic_shards.errors import FormatError, StoreError
 from cinic_shards.format import Manifest
-from cinic_shards.jobs import Progress, make_executor, run_jobs
+from cinic_shards.jobs import Progress, Tally, make_executor, run_jobs
 from cinic_shards.options import number_of_workers
 from cinic_shards.read.open import is_packing
 from cinic_shards.store import Place, Store, open_store
@@ -44,12 +44,10 @@ def reindex(
         for split, split_names in _shards_by_split(store, names).items()
         for name in split_names
     ]
-    done = 0
+    tally = Tally(progress, "reindex")
 
-    def shard_done(checked: CheckedShard) -> None:
-        nonlocal done
-        done += checked.facts.info.num_samples if checked.facts else 0
-        progress("reindex", done, 0)
+    def shard_done(shard: CheckedShard) -> None:
+        tally.add(shard.num_samples)
 
     with make_executor(workers) as executor:
         checked = run_jobs(executor, check_shard, jobs, done=shard_done)

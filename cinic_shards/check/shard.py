@@ -14,16 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 import cinic_shards.format as fmt
+from cinic_shards import codec
 from cinic_shards.check.against import bytes_problem, pixels_problem, tree_problem
 from cinic_shards.check.faults import Fault, FaultList, Kind
-from cinic_shards.codec import (
-    ENCODINGS,
-    Encoding,
-    Payloads,
-    crc_problems,
-    decode_block,
-    hash_problems,
-)
+from cinic_shards.codec import ENCODINGS, Encoding, Payloads
 from cinic_shards.codec.meter import ImageMeter, chunks
 from cinic_shards.errors import FormatError, StoreError
 from cinic_shards.format import Index, ShardInfo
@@ -76,6 +70,10 @@ class CheckedShard:
     faults: tuple[Fault, ...] = ()
     num_more_faults: int = 0
     """Beyond the first 1,000."""
+
+    @property
+    def num_samples(self) -> int:
+        return self.facts.info.num_samples if self.facts else 0
 
 
 def check_shard(job: CheckJob) -> CheckedShard:
@@ -196,7 +194,7 @@ class _Checker:
             if len(found) < len(expected):
                 raise self._error(f"it ends inside its samples {start} to {stop - 1}")
             payloads = Payloads.in_buffer(found, starts, lengths[rows])
-            for row, problem in crc_problems(payloads, index.crc32[rows]).items():
+            for row, problem in codec.crc_problems(payloads, index.crc32[rows]).items():
                 self._add("payload", start + row, problem)
             self._compare(start, end, expected, found, starts, lengths[rows])
             hashes, bad = meter.add_pngs(payloads, found, starts)
@@ -227,8 +225,8 @@ class _Checker:
                 raise self._error(f"it ends inside its block {block}")
             payload = found[at : at + length]
             images = np.empty((stop - start, *index.image_shape), np.uint8)
-            crc_problem = crc_problems(Payloads.one(payload), index.crc32[block : block + 1])
-            damage = decode_block(
+            crc_problem = codec.crc_problems(Payloads.one(payload), index.crc32[block : block + 1])
+            damage = codec.decode_block(
                 encoding,
                 payload,
                 images,
@@ -254,7 +252,7 @@ class _Checker:
     def _compare_hashes(self, start: int, hashes: NDArray[np.uint8]) -> None:
         """Pixel hashes of samples from row ``start`` on."""
         stated = self.index.pixel_hash[start : start + len(hashes)]
-        for row, problem in hash_problems(hashes, stated).items():
+        for row, problem in codec.hash_problems(hashes, stated).items():
             self._add("pixels", start + row, problem)
 
     def _error(self, reason: str) -> FormatError:

@@ -14,7 +14,7 @@ from cinic_shards.check.shard import CheckedShard, CheckJob, check_shard
 from cinic_shards.codec import ENCODINGS
 from cinic_shards.errors import FormatError, OptionError
 from cinic_shards.format import Manifest, ShardInfo, SplitInfo
-from cinic_shards.jobs import Progress, make_executor, run_jobs
+from cinic_shards.jobs import Progress, Tally, make_executor, run_jobs
 from cinic_shards.options import number_of_workers
 from cinic_shards.read.open import is_packing, read_manifest
 from cinic_shards.store import Place, Store, open_store
@@ -78,18 +78,13 @@ def verify(
         fault = _manifest_fault(f"{error.reason}; or let cinic-shard reindex make it anew")
         return Verification(0, 0, (fault,), 0, ())
 
-    done = 0
-
-    def shard_done(checked: CheckedShard) -> None:
-        nonlocal done
-        done += checked.facts.info.num_samples if checked.facts else 0
-        progress("verify", done, manifest.num_samples)
-
     with make_executor(workers) as executor, ExitStack() as stack:
         tree = None if against is None else stack.enter_context(open_tree(against, executor))
         jobs = list(_jobs(store, manifest, quick, tree))
-        progress("verify", 0, manifest.num_samples)
-        checked = run_jobs(executor, check_shard, jobs, done=shard_done)
+        tally = Tally(progress, "verify", manifest.num_samples)
+        checked = run_jobs(
+            executor, check_shard, jobs, done=lambda shard: tally.add(shard.num_samples)
+        )
     faults = [fault for shard in checked for fault in shard.faults]
     if not faults and not quick:
         faults += _compare(manifest, checked)

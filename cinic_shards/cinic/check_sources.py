@@ -13,7 +13,7 @@ from cinic_shards.cinic.draw import SPLITS, PhotoDraw, Pick, Shares
 from cinic_shards.cinic.photos import SynsetTar, list_photos
 from cinic_shards.cinic.synsets import synsets_by_class
 from cinic_shards.errors import SourcesError, some
-from cinic_shards.jobs import Progress, run_jobs
+from cinic_shards.jobs import Progress, Tally, run_jobs
 
 _HINT = "give a folder of ImageNet's synset tars, n########.tar"
 
@@ -40,15 +40,9 @@ def list_tars(
             f"holds none of {len(wanted):,} synset tars that are wanted, such as {wanted[0]}.tar"
         )
         raise SourcesError(str(imagenet), [problem], _HINT)
-    num_photos = 0
-
-    def listed(tar: SynsetTar) -> None:
-        nonlocal num_photos
-        num_photos += len(tar)
-        progress("list", num_photos, 0)
-
+    tally = Tally(progress, "list")
     paths = [str(imagenet.absolute() / f"{name}.tar") for name in wanted if f"{name}.tar" in there]
-    tars = run_jobs(executor, list_photos, paths, done=listed)
+    tars = run_jobs(executor, list_photos, paths, done=lambda tar: tally.add(len(tar)))
     built.empty_tars = [f"{tar.synset}.tar" for tar in tars if tar.is_empty]
     built.unusable_tars = [f"{tar.synset}.tar: {tar.problem}" for tar in tars if tar.problem]
     built.left_out_members = [f"{tar.synset}.tar: {one}" for tar in tars for one in tar.left_out]

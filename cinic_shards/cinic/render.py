@@ -18,7 +18,7 @@ from cinic_shards.cinic.sink import (
     write_pixels,
 )
 from cinic_shards.errors import SourcesError, some
-from cinic_shards.jobs import Progress, run_jobs
+from cinic_shards.jobs import Progress, Tally, run_jobs
 
 _PHOTOS_A_JOB = 64
 """About a third of a second: so long Ctrl-C waits."""
@@ -43,13 +43,11 @@ def write_cifar10(
             rows = [row for row in range(len(part)) if (cifar_set, start + row) in keys]
             names = [keys[cifar_set, start + row] for row in rows]
             jobs.append(PixelsJob(sink.root, part, tuple(rows), tuple(names)))
-    done = 0
+    tally = Tally(progress, "cifar", len(keys))
 
     def written(result: Written) -> None:
-        nonlocal done
         sink.take(result)
-        done += len(result.keys)
-        progress("cifar", done, len(keys))
+        tally.add(len(result.keys))
 
     run_jobs(executor, write_pixels, [job for job in jobs if job.rows], done=written)
     return list(keys.values())

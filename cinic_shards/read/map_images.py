@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from cinic_shards.codec.png_head import HEAD_BYTES, check_heads
 from cinic_shards.errors import DecodeError, FormatError, some_lines
-from cinic_shards.jobs import Progress, run_jobs
+from cinic_shards.jobs import Progress, Tally, run_jobs
 from cinic_shards.options import number_of_workers
 from cinic_shards.read.split import SplitReader
 
@@ -64,21 +64,15 @@ def map_images(
     starts = np.searchsorted(rows, reader.block_starts)
     blocks = np.flatnonzero(np.diff(starts)).tolist()
     found: list[DecodeError] = []
-    done = 0
+    tally = Tally(progress, doing, len(rows))
 
     def work(block: int) -> tuple[int, list[R]]:
         of_block = rows[starts[block] : starts[block + 1]]
         results = [function(images) for images in _read_block(reader, block, of_block, found)]
         return len(of_block), results
 
-    def block_done(result: tuple[int, list[R]]) -> None:
-        nonlocal done
-        done += result[0]
-        progress(doing, done, len(rows))
-
-    progress(doing, 0, len(rows))
     with ThreadPoolExecutor(workers) as threads:
-        results = run_jobs(threads, work, blocks, done=block_done)
+        results = run_jobs(threads, work, blocks, done=lambda result: tally.add(result[0]))
     found.sort(key=lambda error: error.position)
     if errors is not None:
         errors += found

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
 from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 
@@ -21,10 +22,10 @@ from cinic_shards.write.dataset import (
     refuse_itself,
     write_dataset,
 )
-from cinic_shards.write.facts import libraries
 from cinic_shards.write.pack import PackOptions
+from cinic_shards.write.samples.base import ShardInput
 from cinic_shards.write.samples.packed import PackedInput
-from cinic_shards.write.shard import ShardJob, ShardLayout
+from cinic_shards.write.shard import ShardLayout
 
 
 def convert(
@@ -98,28 +99,15 @@ def convert(
 
 
 def _recipe(store: Store, manifest: Manifest, layout: ShardLayout) -> Recipe:
-    made_with = libraries(layout.encoding)
+    make_input = partial(PackedInput, store, manifest.classes, layout.image_shape)
 
-    def jobs(out: Store) -> Iterator[ShardJob]:
+    def inputs() -> Iterator[tuple[str, str, ShardInput]]:
         for split in manifest.splits:
             for shard in split.shards:
-                yield ShardJob(
-                    out=out,
-                    split=split.name,
-                    name=shard.name,
-                    layout=layout,
-                    samples=PackedInput(
-                        store=store,
-                        classes=manifest.classes,
-                        image_shape=layout.image_shape,
-                        split=split.name,
-                        shards=((split.name, shard),),
-                        shard=np.zeros(shard.num_samples, np.int64),
-                        row=np.arange(shard.num_samples),
-                        copies_blocks=False,
-                    ),
-                    libraries=made_with,
-                )
+                rows = np.arange(shard.num_samples)
+                shards = ((split.name, shard),)
+                samples = make_input(split.name, shards, np.zeros_like(rows), rows, False)
+                yield split.name, shard.name, samples
 
     shards = [shard for split in manifest.splits for shard in split.shards]
     return Recipe(
@@ -128,8 +116,7 @@ def _recipe(store: Store, manifest: Manifest, layout: ShardLayout) -> Recipe:
         classes=manifest.classes,
         options=manifest.options | {"sidecars": list(layout.sidecars)},
         layout=layout,
-        shard_names=tuple(shard.name for shard in shards),
-        jobs=jobs,
+        shards=inputs,
         num_samples=manifest.num_samples,
         needed_bytes=sum(shard.size for shard in shards) // 4,
     )

@@ -15,12 +15,13 @@ import cinic_shards.format as fmt
 from cinic_shards.codec import ENCODINGS
 from cinic_shards.errors import OptionError, OutputError, StoreError, TreeError
 from cinic_shards.format import Manifest
-from cinic_shards.jobs import Progress, open_executor, run_jobs
+from cinic_shards.jobs import Progress, Tally, open_executor, run_jobs
 from cinic_shards.read.open import is_packing
 from cinic_shards.store import Store
 from cinic_shards.tree.listing import Listing
-from cinic_shards.write.facts import ShardFacts, make_manifest
+from cinic_shards.write.facts import ShardFacts, libraries, make_manifest
 from cinic_shards.write.journal import FinishedShard, Journal, reopen_shard
+from cinic_shards.write.samples.base import ShardInput
 from cinic_shards.write.shard import PackedShard, ShardJob, ShardLayout, write_shard
 
 
@@ -36,10 +37,8 @@ class Recipe:
     options: dict[str, Any]
     """As the manifest states them."""
     layout: ShardLayout
-    shard_names: tuple[str, ...]
-    """In dataset order."""
-    jobs: Callable[[Store], Iterator[ShardJob]]
-    """Gives the job of each shard, in that order, for a place to write to."""
+    shards: Callable[[], Iterator[tuple[str, str, ShardInput]]]
+    """Gives split, name and samples of each shard, in dataset order."""
     num_samples: int
     needed_bytes: int
     """About what the shards take."""
@@ -209,19 +208,24 @@ def _make_files(
     by_name = _reopen(store, journal, executor)
     done = sum(facts.info.num_samples for facts in by_name.values())
     _check_space(store, recipe, done)
-    jobs = (job for job in recipe.jobs(journal.folder) if job.name not in by_name)
-    progress(doing, done, recipe.num_samples)
+    tally = Tally(progress, doing, recipe.num_samples, done)
+    names: list[str] = []
+
+    def jobs() -> Iterator[ShardJob]:
+        made_with = libraries(recipe.layout.encoding)
+        for split, name, samples in recipe.shards():
+            names.append(name)
+            if name not in by_name:
+                yield ShardJob(journal.folder, split, name, recipe.layout, samples, made_with)
 
     def shard_done(shard: PackedShard) -> None:
-        nonlocal done
         if not shard.problems:
             journal.shard_done(shard.facts)
-        done += shard.facts.info.num_samples
-        progress(doing, done, recipe.num_samples)
+        tally.add(shard.facts.info.num_samples)
 
-    made = run_jobs(executor, write_shard, jobs, done=shard_done)
+    made = run_jobs(executor, write_shard, jobs(), done=shard_done)
     by_name |= {shard.facts.info.name: shard.facts for shard in made}
-    shards = [by_name[name] for name in recipe.shard_names]
+    shards = [by_name[name] for name in names]
     problems = sorted(problem for shard in made for problem in shard.problems)
     problems = problems or list(recipe.changes())
     if recipe.layout.encoding.has_blocks:

@@ -17,15 +17,16 @@ import cinic_shards.format as fmt
 from cinic_shards.codec import DEFAULT_ENCODING, ENCODINGS, find_encoding
 from cinic_shards.errors import FormatError, OptionError
 from cinic_shards.format import Manifest
-from cinic_shards.jobs import Progress
+from cinic_shards.jobs import Progress, Tally
 from cinic_shards.store import Place, Store, open_store
 from cinic_shards.tree import Source, find_source
 from cinic_shards.tree.listing import list_tree
 from cinic_shards.tree.records import Tree, read_image_shape
 from cinic_shards.write.dataset import Recipe, check_output, write_dataset
-from cinic_shards.write.facts import libraries, packing_digests
+from cinic_shards.write.facts import packing_digests
+from cinic_shards.write.samples.base import ShardInput
 from cinic_shards.write.samples.files import FileInput
-from cinic_shards.write.shard import ShardJob, ShardLayout
+from cinic_shards.write.shard import ShardLayout
 
 SIDECARS = ("cls", "json")
 
@@ -161,7 +162,7 @@ def pack(
         # Beside the shards: their disk must hold as much again, and other machines can see it.
         beside = str(folder) if folder.is_local else tempfile.gettempdir()
         with source.open(
-            executor=pool, spool_folder=Path(beside), progress=_scan_progress(progress)
+            executor=pool, spool_folder=Path(beside), progress=Tally(progress, "scan").add
         ) as tree:
             for warning in tree.warnings:
                 warn(warning)
@@ -179,17 +180,6 @@ def pack(
     )
 
 
-def _scan_progress(progress: Progress) -> Callable[[int], None]:
-    scanned = 0
-
-    def folder_done(num_images: int) -> None:
-        nonlocal scanned
-        scanned += num_images
-        progress("scan", scanned, 0)
-
-    return folder_done
-
-
 def _recipe(tree: Tree, options: PackOptions) -> Recipe:
     has_blocks = ENCODINGS[options.encoding].has_blocks
     layout = options.layout(read_image_shape(tree) if has_blocks else None)
@@ -199,37 +189,28 @@ def _recipe(tree: Tree, options: PackOptions) -> Recipe:
         classes=tree.classes,
         options=options.as_json(),
         layout=layout,
-        shard_names=tuple(
-            fmt.shard_name(split, shard_index, num_shards)
-            for split, records in tree.splits.items()
-            for num_shards in [-(-len(records) // options.samples_a_shard)]
-            for shard_index in range(num_shards)
-        ),
-        jobs=lambda out: _shard_jobs(tree, out, options, layout),
+        shards=lambda: _shards(tree, options),
         num_samples=len(tree),
         needed_bytes=_needed_bytes(tree, layout),
         changes=tree.changes,
     )
 
 
-def _shard_jobs(
-    tree: Tree, out: Store, options: PackOptions, layout: ShardLayout
-) -> Iterator[ShardJob]:
-    shard_size = options.samples_a_shard
-    made_with = libraries(layout.encoding)
+def _shards(tree: Tree, options: PackOptions) -> Iterator[tuple[str, str, ShardInput]]:
     for split, records in tree.splits.items():
         order = packing_order(records.keys, options.seed)
-        num_shards = -(-len(order) // shard_size)
-        for shard_index in range(num_shards):
-            start = shard_index * shard_size
-            yield ShardJob(
-                out=out,
-                split=split,
-                name=fmt.shard_name(split, shard_index, num_shards),
-                layout=layout,
-                samples=FileInput(records.take(order[start : start + shard_size])),
-                libraries=made_with,
-            )
+        for name, rows in cut_into_shards(split, order, options.samples_a_shard):
+            yield split, name, FileInput(records.take(rows))
+
+
+def cut_into_shards(
+    split: str, order: NDArray[np.int64], shard_size: int
+) -> Iterator[tuple[str, NDArray[np.int64]]]:
+    """Name and rows of each shard of a split whose rows have this order."""
+    num_shards = -(-len(order) // shard_size)
+    for shard_index in range(num_shards):
+        start = shard_index * shard_size
+        yield fmt.shard_name(split, shard_index, num_shards), order[start : start + shard_size]
 
 
 def packing_order(keys: list[str], seed: int) -> NDArray[np.int64]:

@@ -11,19 +11,21 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor
 from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 import cinic_shards.format as fmt
+from cinic_shards.codec import ENCODINGS
 from cinic_shards.errors import OutputError, few
 from cinic_shards.format import Manifest
 from cinic_shards.jobs import Progress
 from cinic_shards.options import number_of_workers
 from cinic_shards.read.dataset import Dataset
 from cinic_shards.read.subset import Subset
-from cinic_shards.store import Place, Store, open_store
+from cinic_shards.store import Place, open_store
 from cinic_shards.tree.rules import PNG_SUFFIXES
 from cinic_shards.write.convert import list_shards
 from cinic_shards.write.dataset import (
@@ -32,10 +34,9 @@ from cinic_shards.write.dataset import (
     refuse_itself,
     write_dataset,
 )
-from cinic_shards.write.facts import libraries
-from cinic_shards.write.pack import PackOptions, packing_order
+from cinic_shards.write.pack import PackOptions, cut_into_shards, packing_order
+from cinic_shards.write.samples.base import ShardInput
 from cinic_shards.write.samples.packed import PackedInput
-from cinic_shards.write.shard import ShardJob, ShardLayout
 from cinic_shards.write.splits import Chosen, choose
 from cinic_shards.write.unpack import Unpacked, UnpackJob, make_folder, unpack_jobs
 
@@ -149,50 +150,23 @@ def _recipe(
         classes=manifest.classes,
         options=options.as_json() | {"parent": parent},
         layout=layout,
-        shard_names=tuple(
-            fmt.shard_name(one.name, shard_index, num_shards)
-            for one in chosen
-            for num_shards in [-(-len(one.keys) // options.samples_a_shard)]
-            for shard_index in range(num_shards)
-        ),
-        jobs=lambda out: _jobs(dataset, out, chosen, options, layout),
+        shards=lambda: _shards(dataset, chosen, options),
         num_samples=num_samples,
         needed_bytes=size * num_samples // manifest.num_samples // 4,
     )
 
 
-def _jobs(
-    dataset: Dataset,
-    out: Store,
-    chosen: Sequence[Chosen],
-    options: PackOptions,
-    layout: ShardLayout,
-) -> Iterator[ShardJob]:
-    made_with = libraries(layout.encoding)
-    shard_size = options.samples_a_shard
+def _shards(
+    dataset: Dataset, chosen: Sequence[Chosen], options: PackOptions
+) -> Iterator[tuple[str, str, ShardInput]]:
+    shape = dataset.manifest.image_shape if ENCODINGS[options.encoding].has_blocks else None
+    make_input = partial(PackedInput, dataset.store, dataset.manifest.classes, shape)
     for one in chosen:
         order = packing_order(one.keys, options.seed)
-        num_shards = -(-len(order) // shard_size)
-        for shard_index in range(num_shards):
-            rows = order[shard_index * shard_size : (shard_index + 1) * shard_size]
+        for name, rows in cut_into_shards(one.name, order, options.samples_a_shard):
             used, position = np.unique(one.shard[rows], return_inverse=True)
-            yield ShardJob(
-                out=out,
-                split=one.name,
-                name=fmt.shard_name(one.name, shard_index, num_shards),
-                layout=layout,
-                samples=PackedInput(
-                    store=dataset.store,
-                    classes=dataset.manifest.classes,
-                    image_shape=layout.image_shape,
-                    split=one.name,
-                    shards=tuple(one.shards[number] for number in used.tolist()),
-                    shard=position,
-                    row=one.row[rows],
-                    copies_blocks=True,
-                ),
-                libraries=made_with,
-            )
+            shards = tuple(one.shards[number] for number in used.tolist())
+            yield one.name, name, make_input(one.name, shards, position, one.row[rows], True)
 
 
 def select_tree(

@@ -33,7 +33,7 @@ class ShardLayout:
     """The dataset's, where one has no sample: every index states them then."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class ShardJob:
     """All that one shard is made from. Its bytes do not depend on where or when it is made."""
 

@@ -15,7 +15,7 @@ from cinic_shards.codec.meter import ImageMeter
 from cinic_shards.errors import FormatError, OptionError, OutputError, some_lines
 from cinic_shards.format import Index, Manifest, ShardInfo
 from cinic_shards.format.provenance import ORIGINS, origins_named
-from cinic_shards.jobs import Progress, make_executor, run_jobs
+from cinic_shards.jobs import Progress, Tally, make_executor, run_jobs
 from cinic_shards.options import number_of_workers
 from cinic_shards.read.open import open_shard, read_manifest
 from cinic_shards.store import Place, Store, lock_file, open_store
@@ -110,14 +110,6 @@ def unpack_jobs(
         StoreError, FormatError, OutputError: as ``unpack``.
     """
     workshop = out / _WORKSHOP
-    total = sum(job.info.num_samples for job in jobs)
-    done = 0
-
-    def shard_done(result: _Done) -> None:
-        nonlocal done
-        done += result.num_samples
-        progress("unpack", done, total)
-
     _check_folder(workshop)
     lock = None
     try:
@@ -126,8 +118,10 @@ def unpack_jobs(
         if lock is None:
             raise OutputError(f"{out}: another process is unpacking there")
         with lock, make_executor(workers) as executor:
-            progress("unpack", 0, total)
-            results = run_jobs(executor, _unpack_shard, jobs, done=shard_done)
+            tally = Tally(progress, "unpack", sum(job.info.num_samples for job in jobs))
+            results = run_jobs(
+                executor, _unpack_shard, jobs, done=lambda result: tally.add(result.num_samples)
+            )
     except OSError as error:
         raise OutputError(f"{error.filename or out}: {error.strerror}") from error
     finally:

@@ -31,7 +31,7 @@ _HELD_BYTES = 2**26
 _CHUNK_SAMPLES = 256
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class PackedInput(ShardInput):
     """N samples of a dataset, which become those of a split that may have another name."""
 
