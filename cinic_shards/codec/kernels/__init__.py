@@ -11,30 +11,15 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from cinic_shards.codec.kernels.permutation import choose as choose
 
-_FILES = {
-    "add_channel_sums": "images",
-    "add_histograms": "images",
-    "addresses_of_rows": "blocks",
-    "augment_images": "images",
-    "blocks_of_rows": "blocks",
-    "choose": "permutation",
-    "crc32_batch": "png",
-    "decode_png_batch": "png",
-    "draw_augmentations": "images",
-    "find_png_data_batch": "png",
-    "gather_images": "images",
-    "is_compiling": "base",
-    "predict_batch": "blocks",
-    "unfilter_batch": "png",
-    "unpredict_batch": "blocks",
-}
-"""Name -> the file that it is in."""
+_FILES = ("base", "blocks", "images", "permutation", "png")
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _FILES:
+    if not name.startswith("_"):
+        # All at once: no file is left to be imported later by a thread, while another one forks.
+        for file in _FILES:
+            module = importlib.import_module(f"{__name__}.{file}")
+            globals().update({n: value for n, value in vars(module).items() if n[0] != "_"})
+    if name not in globals():
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    # All at once: no file is left to be imported later by a thread, while another one forks.
-    for known, file in _FILES.items():
-        globals()[known] = getattr(importlib.import_module(f"{__name__}.{file}"), known)
     return globals()[name]

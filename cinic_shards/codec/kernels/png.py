@@ -39,22 +39,14 @@ def crc32_batch(crc32, addresses, lengths, out):
         out[i] = np.uint32(call(crc32, 0, addresses[i], np.int64(lengths[i])) & 0xFFFFFFFF)
 
 
-def _chunk_type(name: bytes) -> int:
-    return int.from_bytes(name, "big")
+def _words(names: bytes) -> tuple[int, ...]:
+    return tuple(int.from_bytes(name, "big") for name in names.split(b" "))
 
 
-_IHDR = _chunk_type(b"IHDR")
-_IDAT = _chunk_type(b"IDAT")
-_IEND = _chunk_type(b"IEND")
-_TEXT = _chunk_type(b"tEXt")
-_GAMA = _chunk_type(b"gAMA")
-_CHRM = _chunk_type(b"cHRM")
-_SRGB = _chunk_type(b"sRGB")
-_PHYS = _chunk_type(b"pHYs")
-_BKGD = _chunk_type(b"bKGD")
-_TIME = _chunk_type(b"tIME")
-_SBIT = _chunk_type(b"sBIT")
-_SIGNATURE = _chunk_type(b"\x89PNG"), _chunk_type(b"\r\n\x1a\n")
+_IHDR, _IDAT, _IEND, _TEXT, _GAMA, _CHRM, _SRGB, _PHYS, _BKGD, _TIME, _SBIT = _words(
+    b"IHDR IDAT IEND tEXt gAMA cHRM sRGB pHYs bKGD tIME sBIT"
+)
+_SIGNATURE = _words(b"\x89PNG \r\n\x1a\n")
 
 
 @part
