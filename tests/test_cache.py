@@ -117,7 +117,7 @@ def test_blocks_that_nobody_needs_are_let_go(demo_tree: Path, tmp_path: Path) ->
             made.append(isinstance(shape, tuple))
             return empty(shape, *args, **options)
 
-    from cinic_shards.loader import pixel_source as source
+    from cinic_shards.loader import block_source as source
 
     patch = pytest.MonkeyPatch()
     patch.setattr(source, "np", Counting())

@@ -13,7 +13,7 @@ from servers import S3Server, address_of
 from cinic_shards import ShardLoader
 from cinic_shards.check.verify import verify
 from cinic_shards.errors import OutputError, StoreError
-from cinic_shards.loader.pixel_source import FETCHES_AT_ONCE
+from cinic_shards.loader.block_source import FETCHES_AT_ONCE
 from cinic_shards.store import Store, open_store
 from cinic_shards.write.pack import PackOptions, pack
 

@@ -17,6 +17,7 @@ from make_demo_tree import make_tree
 
 from cinic_shards import Augment, Batch, ShardLoader, Subset
 from cinic_shards.errors import OptionError
+from cinic_shards.loader.plan import EpochPlan
 from cinic_shards.write.pack import PackOptions, pack
 
 
@@ -236,6 +237,27 @@ def test_options_that_are_no_numbers(encoded: dict[str, Path], options: dict[str
         ShardLoader(encoded["raw"], **options)
     with pytest.raises(OptionError, match="epoch='1': expected"):
         ShardLoader(encoded["raw"], batch_size=20).set_epoch("1")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("device", [None, "cpu"])
+@pytest.mark.parametrize("encoding", ["png", "zstd", "raw"])
+def test_the_rows_of_a_step_are_computed_once_and_not_long_before_their_use(
+    encoded: dict[str, Path], encoding: str, device: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps: list[int] = []
+    rows = EpochPlan.rows
+
+    def counted(plan: EpochPlan, step: int) -> Any:
+        steps.append(step)
+        return rows(plan, step)
+
+    monkeypatch.setattr(EpochPlan, "rows", counted)
+    loader = ShardLoader(encoded[encoding], batch_size=2, workers=1, device=device)
+    batches = iter(loader)
+    next(batches)
+    assert len(steps) < 30  # of 90
+    list(batches)
+    assert sorted(steps) == list(range(90))
 
 
 # --- Equal steps, and what counts -------------------------------------------------------------

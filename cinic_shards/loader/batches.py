@@ -1,7 +1,7 @@
 """Places of the plan -> finished batches, on the CPU or on a device."""
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -15,7 +15,7 @@ from cinic_shards.errors import DecodeError
 from cinic_shards.loader.augment import Transform
 from cinic_shards.loader.memory import BufferPool
 from cinic_shards.loader.pixel_source import EpochSource
-from cinic_shards.loader.plan import EpochPlan
+from cinic_shards.loader.step import Fetched, Step, addresses_in
 from cinic_shards.options import one_of
 from cinic_shards.read.split import SplitReader
 from cinic_shards.read.subset import Selection
@@ -117,25 +117,22 @@ class BatchMaker:
         """Of an image in a finished batch."""
         return int(np.prod(self._image_shape)) * self._transform.dtype.itemsize
 
-    def on_cpu(self, plan: EpochPlan, source: EpochSource, steps: range) -> list[Batch]:
+    def on_cpu(self, source: EpochSource, steps: Sequence[Step]) -> list[Batch]:
         """Finished batches, side by side in one piece of memory. Runs in any thread."""
-        transform = self._transform
-        parts = [plan.rows(step) for step in steps]
-        places = np.concatenate(parts)
-        rows = self._selection.rows_at(places)
-        addresses, images, good = self._fetch(source, rows)
-        sizes, valid, scales = self._counts(plan, steps, parts, good)
+        transform, epoch = self._transform, steps[0].plan.epoch
+        rows = np.concatenate([step.rows for step in steps])
+        fetched, good = self._fetch(source, rows)
+        sizes, valid, scales = self._counts(steps, good)
         if good is not None:
             rows = rows[good]
         ids = self._reader.ids(rows)
+        images = fetched.images
         if images is None or not transform.is_plain:
-            decoded = images  # stays until it is read
             images = self._buffers.take((len(ids), *self._image_shape), transform.dtype)
             if transform.is_plain:
-                gather_images(addresses, images.numpy())
+                gather_images(fetched.addresses, images.numpy())
             else:
-                transform.on_cpu(addresses, transform.draw(ids, plan.epoch), images)
-            del decoded
+                transform.on_cpu(fetched.addresses, transform.draw(ids, epoch), images)
         whole = (
             images.permute(0, 3, 1, 2),
             torch.from_numpy(self._reader.labels[rows]),
@@ -145,34 +142,36 @@ class BatchMaker:
         columns = [tensor.split_with_sizes(sizes) for tensor in whole]
         return list(map(Batch, *columns, scales))
 
-    def for_device(self, plan: EpochPlan, source: EpochSource, steps: range) -> list[Work]:
+    def for_device(self, source: EpochSource, steps: Sequence[Step]) -> list[Work]:
         """The CPU's part of batches for a device. Runs in any thread."""
-        return [self._work(plan, source, step) for step in steps]
+        return [self._work(source, step) for step in steps]
 
-    def _work(self, plan: EpochPlan, source: EpochSource, step: int) -> Work:
-        places = plan.rows(step)
+    def _work(self, source: EpochSource, step: Step) -> Work:
+        places, rows = step.places, step.rows
         images: torch.Tensor | None = None
         if self._resident is None:
-            addresses, images, good = self._fetch(source, self._selection.rows_at(places))
+            fetched, good = self._fetch(source, rows)
+            images = fetched.images
             if images is None:
-                images = self._buffers.take((len(addresses), *self._image_shape), torch.uint8)
-                gather_images(addresses, images.numpy())
+                images = self._buffers.take(
+                    (len(fetched.addresses), *self._image_shape), torch.uint8
+                )
+                gather_images(fetched.addresses, images.numpy())
         else:
             errors = [
                 DecodeError(position, error.reason, error.place)
                 for position, place in enumerate(places.tolist() if self._resident_errors else ())
                 if (error := self._resident_errors.get(place))
             ]
-            good = self._without(errors, self._selection.rows_at(places)) if errors else None
-        _, valid, scales = self._counts(plan, range(step, step + 1), [places], good)
+            good = self._without(errors, rows) if errors else None
+        _, valid, scales = self._counts([step], good)
         if good is not None:
-            places = places[good]
-        rows = self._selection.rows_at(places)
+            places, rows = places[good], rows[good]
         ids = self._reader.ids(rows)
         return Work(
             images=images,
             places=torch.from_numpy(np.arange(len(ids)) if images is not None else places),
-            draws=torch.from_numpy(self._transform.draw(ids, plan.epoch)),
+            draws=torch.from_numpy(self._transform.draw(ids, step.plan.epoch)),
             labels=torch.from_numpy(self._reader.labels[rows]),
             indices=torch.from_numpy(ids),
             valid=torch.from_numpy(valid),
@@ -180,19 +179,15 @@ class BatchMaker:
         )
 
     def _counts(
-        self,
-        plan: EpochPlan,
-        steps: range,
-        parts: list[NDArray[np.int64]],
-        good: NDArray[np.int64] | None,
+        self, steps: Sequence[Step], good: NDArray[np.int64] | None
     ) -> tuple[list[int], NDArray[np.bool_], list[float]]:
         """Each step's samples; which of all of them count; and each step's ``loss_scale``.
 
         ``good`` are the positions of those that are not damaged, where some are.
         """
-        sizes = [len(part) for part in parts]
+        sizes = [len(step.places) for step in steps]
         valid = np.ones(sum(sizes), np.bool_)
-        counts = [plan.num_valid(step) for step in steps]
+        counts = [step.plan.num_valid(step.number) for step in steps]
         num_valid = [mine for mine, _ in counts]
         if num_valid != sizes:  # padded, which only the last step is
             valid[len(valid) - sizes[-1] + num_valid[-1] :] = False
@@ -202,37 +197,23 @@ class BatchMaker:
             sizes = np.diff(ends).tolist()
             num_valid = [int(valid[a:b].sum()) for a, b in itertools.pairwise(ends.tolist())]
         scales = [
-            mine * plan.world_size / of_all
-            for mine, (_, of_all) in zip(num_valid, counts, strict=True)
+            mine * step.plan.world_size / of_all
+            for step, mine, (_, of_all) in zip(steps, num_valid, counts, strict=True)
         ]
         return sizes, valid, scales
 
     def _fetch(
         self, source: EpochSource, rows: NDArray[np.int64]
-    ) -> tuple[NDArray[np.int64], torch.Tensor | None, NDArray[np.int64] | None]:
-        """Where the pixels of these rows are, but for damaged ones.
-
-        Returns:
-            Addresses; the images there, uint8 (N, H, W, 3), where the source has just decoded them
-            side by side; and where some rows are damaged, the positions of the others.
-        """
-        images: torch.Tensor | None = None
-
-        def scratch() -> NDArray[np.uint8]:
-            nonlocal images
-            images = self._buffers.take((len(rows), *self._image_shape), torch.uint8)
-            return images.numpy()
-
-        addresses, errors = source.fetch(rows, scratch)
-        if not errors:
-            return addresses, images, None
-        good = self._without(errors, rows)
-        addresses = addresses[good]
-        if images is not None:
-            images = images[torch.from_numpy(good)]
-            size = int(np.prod(self._image_shape))
-            addresses = images.data_ptr() + np.arange(len(good)) * size
-        return addresses, images, good
+    ) -> tuple[Fetched, NDArray[np.int64] | None]:
+        """The pixels of these rows but for damaged ones; then the positions of the others, too."""
+        fetched = source.fetch(rows, self._buffers)
+        if not fetched.errors:
+            return fetched, None
+        good = self._without(fetched.errors, rows)
+        if fetched.images is None:
+            return Fetched(fetched.addresses[good], None, []), good
+        images = fetched.images[torch.from_numpy(good)]
+        return Fetched(addresses_in(images), images, []), good
 
     def _without(self, errors: list[DecodeError], rows: NDArray[np.int64]) -> NDArray[np.int64]:
         """The positions of rows that are not damaged; or raise what is wrong with the first."""

@@ -8,7 +8,6 @@ import hashlib
 import os
 import shutil
 import weakref
-from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from typing import Literal, get_args
@@ -28,10 +27,6 @@ CacheKind = Literal["none", HostCacheKind, "device"]
 
 CACHE_DIR_VARIABLE = "CINIC_SHARDS_CACHE_DIR"
 CACHE_BYTES_VARIABLE = "CINIC_SHARDS_CACHE_BYTES"
-
-
-Decode = Callable[[NDArray[np.uint8]], list[DecodeError]]
-"""Decodes a block into an array; tells what is damaged."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,25 +67,21 @@ class BlockCache:
     """Decoded blocks in this process's memory.
 
     Args:
-        block_starts: first row of each of B blocks, and their end: shape (B + 1,).
-        image_shape: (H, W, 3).
-        max_bytes: how many bytes of pixels to keep; by default all.
-        needed: the blocks that will be asked for, rising, at least one; by default all.
+        reader: reads the blocks.
+        max_bytes: bytes of pixels to keep; None for all.
+        needed: the blocks that will be asked for, rising, at least one.
     """
 
     def __init__(
-        self,
-        block_starts: NDArray[np.int64],
-        image_shape: tuple[int, int, int],
-        max_bytes: int | None,
-        needed: NDArray[np.int64] | None = None,
+        self, reader: SplitReader, max_bytes: int | None, needed: NDArray[np.int64]
     ) -> None:
-        self._starts = block_starts
-        self._needed = np.arange(len(block_starts) - 1) if needed is None else needed
-        self.image_bytes = int(np.prod(image_shape))
+        self._reader = reader
+        self._starts = reader.block_starts
+        self._needed = needed
+        self.image_bytes = int(np.prod(reader.image_shape))
         self.num_blocks = self._count_blocks(max_bytes)
         """There is room for those of the split's first so many blocks that are needed."""
-        self.memory = self._take_memory((int(block_starts[self.num_blocks]), *image_shape))
+        self.memory = self._take_memory((int(self._starts[self.num_blocks]), *reader.image_shape))
         """Their pixels, uint8, shape (rows, H, W, 3)."""
         self._is_ready = np.zeros(self.num_blocks, np.bool_)
         self._errors: dict[int, list[DecodeError]] = {}
@@ -135,19 +126,20 @@ class BlockCache:
             return None
         return self.memory[self._starts[block] : self._starts[block + 1]]
 
-    def has(self, block: int) -> bool:
-        """Whether a block is there."""
-        return block < self.num_blocks and bool(self._is_ready[block])
+    def load(self, block: int) -> bool:
+        """Decode a block to its place, unless its pixels are there; whether it was decoded."""
+        if self._is_ready[block]:
+            return False
+        was_decoded = self._fill(block)
+        self._is_ready[block] = True
+        return was_decoded
 
-    def fill(self, block: int, decode: Decode) -> list[DecodeError]:
-        """Put a block to its place; what is damaged in it."""
+    def _fill(self, block: int) -> bool:
         images = self.images(block)
         assert images is not None
-        if not self._is_ready[block]:
-            if errors := decode(images):
-                self._errors[block] = errors
-            self._is_ready[block] = True
-        return self.errors(block)
+        if errors := self._reader.read_block(block, images):
+            self._errors[block] = errors
+        return True
 
     def errors(self, block: int) -> list[DecodeError]:
         """What is damaged in a block that is there."""
@@ -167,19 +159,21 @@ class DiskCache(BlockCache):
     process.
 
     Args:
-        folder: of this split of this dataset.
+        reader: reads the blocks.
+        max_bytes: bytes of pixels to keep; None for all.
+        needed: the blocks that will be asked for, rising, at least one.
+        folder: where the file lies; of this split of this dataset.
     """
 
     def __init__(
         self,
-        block_starts: NDArray[np.int64],
-        image_shape: tuple[int, int, int],
+        reader: SplitReader,
         max_bytes: int | None,
+        needed: NDArray[np.int64],
         folder: Path,
-        needed: NDArray[np.int64] | None = None,
     ) -> None:
         self._folder = folder
-        super().__init__(block_starts, image_shape, max_bytes, needed)
+        super().__init__(reader, max_bytes, needed)
 
     def _count_blocks(self, max_bytes: int | None) -> int:
         # The file has a place for every block before the last one, needed here or not.
@@ -223,21 +217,18 @@ class DiskCache(BlockCache):
                 "one that can be written"
             ) from error
 
-    def fill(self, block: int, decode: Decode) -> list[DecodeError]:
+    def _fill(self, block: int) -> bool:
         images = self.images(block)
         assert images is not None
-        if self._is_ready[block]:
-            return self.errors(block)
         with lock_byte(self._locks, block):
             is_whole, crc32 = self._state[block].tolist()
-            if not (is_whole == 1 and checksum(images) == crc32):
-                if errors := decode(images):
-                    self._errors[block] = errors
-                else:  # a damaged block is never called whole: each process tells of it
-                    self._state[block, 1] = checksum(images)
-                    self._state[block, 0] = 1
-            self._is_ready[block] = True
-        return self.errors(block)
+            if is_whole == 1 and checksum(images) == crc32:
+                return False
+            super()._fill(block)
+            if not self.errors(block):  # a damaged block is never whole: each process reports it
+                self._state[block, 1] = checksum(images)
+                self._state[block, 0] = 1
+            return True
 
 
 def _reserve(descriptor: int, length: int) -> None:
@@ -252,10 +243,7 @@ def _reserve(descriptor: int, length: int) -> None:
 
 
 def open_cache(
-    cache: Cache,
-    manifest: Manifest,
-    reader: SplitReader,
-    needed: NDArray[np.int64] | None = None,
+    cache: Cache, manifest: Manifest, reader: SplitReader, needed: NDArray[np.int64]
 ) -> BlockCache:
     """The blocks that stay decoded: without room for any if the kind is ``none``.
 
@@ -263,16 +251,15 @@ def open_cache(
         cache: where, and how many.
         manifest: the dataset's.
         reader: reads the blocks.
-        needed: the blocks that will be asked for, rising, at least one; by default all.
+        needed: the blocks that will be asked for, rising, at least one.
 
     Raises:
         OptionError: there is no room, or the folder cannot be written.
     """
     limit = _limit_of(cache)
     if cache.kind == "disk" and limit != 0:
-        folder = _folder_of(cache, manifest, reader)
-        return DiskCache(reader.block_starts, reader.image_shape, limit, folder, needed)
-    return BlockCache(reader.block_starts, reader.image_shape, limit, needed)
+        return DiskCache(reader, limit, needed, _folder_of(cache, manifest, reader))
+    return BlockCache(reader, limit, needed)
 
 
 def _limit_of(cache: Cache) -> int | None:

@@ -11,8 +11,10 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from cinic_shards.loader.batches import Batch
+from cinic_shards.loader.block_source import BlockCounts
 from cinic_shards.loader.pixel_source import EpochSource
 from cinic_shards.loader.plan import EpochPlan
+from cinic_shards.loader.step import Step
 
 T = TypeVar("T")
 
@@ -57,68 +59,107 @@ class LoaderStats:
 
 
 @dataclass(slots=True)
-class Meter:
-    """How far an epoch is. It keeps nothing of an abandoned epoch alive."""
+class Counters:
+    """What an epoch has taken so far."""
 
-    epoch: int
-    step: int
-    """The next one that the consumer will get."""
-    stride: int
-    """What ``step`` grows by: as many processes share the steps."""
     bytes_before: int
     """Of payloads, read before this epoch."""
-    is_open: bool = True
-    """Until the epoch is at its end, or abandoned."""
-    is_finished: bool = False
     images: int = 0
     waiting_seconds: float = 0.0
     start: float = field(default_factory=time.perf_counter)
     end: float = 0.0
-    under_way: deque[Future[list[Any]]] = field(default_factory=deque)
-    source: EpochSource | None = None
-    blocks: tuple[int, int] = (0, 0)
-    """Decoded, and from the cache, once ``source`` is gone."""
+    blocks: BlockCounts = field(default_factory=BlockCounts)
 
-    def counted(self, batches: Generator[Batch, None, None]) -> Generator[Batch, None, None]:
+    @property
+    def seconds(self) -> float:
+        """Since the epoch began, or as long as it ran."""
+        return (self.end or time.perf_counter()) - self.start
+
+
+class Queue:
+    """Work that threads do, each piece giving a list of results; first in, first out."""
+
+    def __init__(self) -> None:
+        self._futures: deque[Future[list[Any]]] = deque()
+
+    def __len__(self) -> int:
+        return len(self._futures)
+
+    def put(self, future: Future[list[Any]]) -> None:
+        """Add a piece of work."""
+        self._futures.append(future)
+
+    def take(self) -> list[Any]:
+        """The results of the first piece, when it is done."""
+        return self._futures.popleft().result()
+
+    def num_ready(self) -> int:
+        """How many results wait to be taken."""
+        done = [future for future in list(self._futures) if future.done()]
+        ready = [future for future in done if not (future.cancelled() or future.exception())]
+        return sum(len(future.result()) for future in ready)
+
+    def clear(self) -> None:
+        """Let go of all work."""
+        self._futures.clear()
+
+
+class Epoch:
+    """One iteration of a loader: how far it is, and whether it is over.
+
+    The loader keeps it, so it keeps nothing of an abandoned iteration alive.
+
+    Args:
+        number: which epoch.
+        step: the first one that the consumer will get.
+        stride: what ``step`` grows by: as many processes share the steps.
+        bytes_before: of payloads, read before it.
+    """
+
+    def __init__(self, number: int, step: int, stride: int, bytes_before: int) -> None:
+        self.number = number
+        self.step = step
+        """The next one that the consumer will get."""
+        self._stride = stride
+        self.is_open = True
+        """Until the epoch is at its end, or abandoned."""
+        self.is_finished = False
+        """Whether the consumer has got all of it."""
+        self.counters = Counters(bytes_before)
+        self.queue = Queue()
+
+    def follow(self, batches: Generator[Batch, None, None]) -> Generator[Batch, None, None]:
         """These batches, as they are taken."""
-        asked = self.start = time.perf_counter()
+        counters = self.counters
+        asked = counters.start = time.perf_counter()
         with closing(batches):
             for batch in batches:
-                self.waiting_seconds += time.perf_counter() - asked
-                self.step += self.stride
-                self.images += len(batch)
+                counters.waiting_seconds += time.perf_counter() - asked
+                counters.images += len(batch)
+                self.step += self._stride
                 yield batch
                 asked = time.perf_counter()
         self.is_finished = True
 
     def close(self) -> None:
         """The epoch is over."""
-        self.blocks = self._blocks()
-        self.source = None
-        self.under_way.clear()
-        self.end = time.perf_counter()
+        self.queue.clear()
+        self.counters.end = time.perf_counter()
         self.is_open = False
-
-    def _blocks(self) -> tuple[int, int]:
-        if self.source is None:
-            return self.blocks
-        return self.source.blocks_decoded, self.source.blocks_from_cache
 
     def stats(self, bytes_read: int) -> LoaderStats:
         """What it has come to; ``bytes_read`` is counted from where ``bytes_before`` is."""
-        done = [future for future in list(self.under_way) if future.done()]
-        ready = [future for future in done if not (future.cancelled() or future.exception())]
-        decoded, from_cache = self._blocks()
+        counters = self.counters
         return LoaderStats(
-            epoch=self.epoch,
+            epoch=self.number,
             step=self.step,
-            images=self.images,
-            seconds=(self.end or time.perf_counter()) - self.start,
-            waiting_seconds=self.waiting_seconds,
-            bytes_read=bytes_read - self.bytes_before,
-            blocks_decoded=decoded,
-            blocks_from_cache=from_cache,
-            batches_ready=sum(len(future.result()) for future in ready),
+            images=counters.images,
+            seconds=counters.seconds,
+            waiting_seconds=counters.waiting_seconds,
+            bytes_read=bytes_read - counters.bytes_before,
+            blocks_decoded=len(counters.blocks.decoded),
+            blocks_from_cache=len(counters.blocks.from_cache),
+            batches_ready=self.queue.num_ready(),
         )
 
 
@@ -151,10 +192,11 @@ class Threads:
 def run(
     plan: EpochPlan,
     steps: range,
+    step_at: Callable[[int], Step],
     threads: Threads,
     open_source: Callable[[ThreadPoolExecutor], EpochSource],
-    make: Callable[[EpochPlan, EpochSource, range], list[T]],
-    meter: Meter,
+    make: Callable[[EpochSource, list[Step]], list[T]],
+    epoch: Epoch,
     *,
     most_images: int,
 ) -> Generator[T, None, None]:
@@ -163,49 +205,53 @@ def run(
     Args:
         plan: the epoch's.
         steps: those to make.
+        step_at: a step by its number.
         threads: where they are made.
         open_source: where the pixels come from, given the threads.
         make: makes some steps; called in a thread.
-        meter: is told what is under way.
+        epoch: it is closed at the end.
         most_images: of steps that a thread makes at once, where a step is small.
     """
-    under_way = meter.under_way
+    queue = epoch.queue
     pool = threads.new_pool()
     source: EpochSource | None = None
     consumer = threading.get_ident()
     is_finalizing = sys.is_finalizing  # an iterator may outlive what this module imports
     try:
         threads.free_ended(pool)
-        source = meter.source = open_source(pool)
+        source = open_source(pool)
+        epoch.counters.blocks = source.blocks
         # Where a step is a matter of microseconds, to hand it to a thread costs as much.
         images_at_once = min(source.images_at_once, most_images)
         at_once = max(1, images_at_once * plan.world_size // plan.global_batch_size)
         limit = 2 * threads.count if at_once == 1 else threads.count
-        num_wanted = num_begun = 0
+        wanted: deque[Step] = deque()
+        num_begun = 0
         done = iter(steps)
         count = 1
         while num_begun < len(steps):
-            ahead = min(num_begun + count + source.steps_ahead, len(steps))
-            for step in steps[num_wanted:ahead]:
-                source.want(step)
-            num_wanted = ahead
-            under_way.append(pool.submit(make, plan, source, steps[num_begun : num_begun + count]))
+            ahead = num_begun + count + source.steps_ahead
+            for number in steps[num_begun + len(wanted) : ahead]:
+                wanted.append(step_at(number))
+                source.want(wanted[-1])
+            begun = [wanted.popleft() for _ in range(count)]
+            queue.put(pool.submit(make, source, begun))
             num_begun += count
             # More by and by, for the first batch is waited for; and fewer at the end, where one
             # thread would have nothing to do while another makes many.
             count = min(2 * count, at_once, (len(steps) - num_begun) // (2 * threads.count))
             count = max(1, count)
-            if len(under_way) > limit:
-                for result in under_way.popleft().result():
+            if len(queue) > limit:
+                for result in queue.take():
                     source.release(next(done))
                     yield result
-        while under_way:
-            yield from under_way.popleft().result()
+        while queue:
+            yield from queue.take()
     finally:  # reached by break, by an exception and by Ctrl-C, too
         # Where the interpreter ends, or the garbage collector closes a forgotten iterator in
         # whatever thread it runs, perhaps one of these: nobody may wait there.
         if not is_finalizing():
-            meter.close()
+            epoch.close()
             is_consumer = threading.get_ident() == consumer
             threads.end(pool, wait=is_consumer)
             if source is not None and is_consumer:

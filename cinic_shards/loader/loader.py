@@ -5,22 +5,21 @@ from collections.abc import Callable, Generator, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from cinic_shards.codec.kernels.permutation import PLAN_VERSION
 from cinic_shards.errors import OptionError
 from cinic_shards.loader.augment import PLAIN, Augment, Normalize, Transform
 from cinic_shards.loader.batches import Batch, BatchMaker, OnError
-from cinic_shards.loader.cache import BlockCache, Cache, CacheKind, as_cache, open_cache
-from cinic_shards.loader.epoch import LoaderStats, Meter, Threads, run, shown
+from cinic_shards.loader.cache import Cache, CacheKind, as_cache
+from cinic_shards.loader.epoch import Epoch, LoaderStats, Threads, run, shown
 from cinic_shards.loader.memory import copy_ahead
-from cinic_shards.loader.pixel_source import BlockSource, EpochSource, MappedSource, RowSource
+from cinic_shards.loader.pixel_source import EpochSource, PixelSource, open_pixels
 from cinic_shards.loader.plan import EpochPlan, Order, Tail, part_of
+from cinic_shards.loader.step import Step
 from cinic_shards.loader.world import default_threads, find_world
 from cinic_shards.options import whole
 from cinic_shards.read.dataset import Dataset
@@ -136,18 +135,17 @@ class ShardLoader:
         self._reader = self.dataset.split(split, check=check)
         self._selection = select(self.dataset, self._reader, subset or Subset())
         self._transform = self._make_transform(augment, normalize)
-        self._cache = self._make_cache()
+        self._pixels = self._open_pixels()
         self._maker = BatchMaker(
             self._reader, self._selection, self._transform, self.device, on_error
         )
         self._threads = Threads(self.workers)
-        self._block_memory: list[NDArray[np.uint8]] = []
         self.epoch = 0
         """The epoch that the next iteration runs."""
         self._first_step = 0
         """Where it begins."""
-        self._meter: Meter | None = None
-        """Of the last iteration."""
+        self._running: Epoch | None = None
+        """The last iteration."""
         if len(self) == 0:
             raise OptionError(
                 f"split {split}: {len(self._selection):,} samples, fewer than the "
@@ -189,8 +187,8 @@ class ShardLoader:
         if epoch != self.epoch:
             self._first_step = 0
         self.epoch = epoch
-        if self._meter is not None and not self._meter.is_open:
-            self._meter = None
+        if self._running is not None and not self._running.is_open:
+            self._running = None
 
     def __iter__(self) -> Iterator[Batch]:
         return self.iterate_share(0, 1)
@@ -202,31 +200,33 @@ class ShardLoader:
         """
         plan = self._plan()
         first = self._first_step + (number - self._first_step) % count
-        self._meter = meter = Meter(self.epoch, first, count, self._reader.bytes_read)
+        self._running = epoch = Epoch(self.epoch, first, count, self._reader.bytes_read)
         self.epoch += 1
         self._first_step = 0
-        yield from meter.counted(self._batches(plan, range(first, len(plan), count), meter))
+        yield from epoch.follow(self._batches(plan, range(first, len(plan), count), epoch))
 
-    def _batches(self, plan: EpochPlan, steps: range, meter: Meter) -> Generator[Batch, None, None]:
+    def _batches(self, plan: EpochPlan, steps: range, epoch: Epoch) -> Generator[Batch, None, None]:
         """The batches of these steps, the user's transform applied."""
         maker = self._maker
+        step_at = partial(Step, plan, self._selection)
 
         def open_source(threads: ThreadPoolExecutor) -> EpochSource:
             self._reader.start_epoch()
             if self.cache.kind == "device":
                 maker.fill_device(threads)
-            return self._source(plan, threads)
+            return self._pixels.open_epoch(plan, self._selection, threads)
 
         if self.device is None:
             most_images = _MOST_BYTES // maker.image_bytes
             batches: Generator[Batch, None, None] = run(
-                plan, steps, self._threads, open_source, maker.on_cpu, meter,
+                plan, steps, step_at, self._threads, open_source, maker.on_cpu, epoch,
                 most_images=most_images,
             )  # fmt: skip
         else:
             works = run(
-                plan, steps, self._threads, open_source, maker.for_device, meter, most_images=1
-            )
+                plan, steps, step_at, self._threads, open_source, maker.for_device, epoch,
+                most_images=1,
+            )  # fmt: skip
             batches = copy_ahead(works, maker.finish, _device_tensors, self.device)
         if self.progress and self.rank == 0:
             batches = shown(batches, plan, steps)
@@ -244,8 +244,9 @@ class ShardLoader:
 
     def stats(self) -> LoaderStats:
         """What the current epoch, or else the last one, has taken so far."""
-        meter = self._meter or Meter(self.epoch, self._first_step, 1, self._reader.bytes_read)
-        return meter.stats(self._reader.bytes_read)
+        bytes_read = self._reader.bytes_read
+        running = self._running or Epoch(self.epoch, self._first_step, 1, bytes_read)
+        return running.stats(bytes_read)
 
     # State
 
@@ -256,20 +257,20 @@ class ShardLoader:
         Where an epoch was left by ``break`` it tells where, until ``set_epoch`` or a new iteration,
         which runs the epoch behind it: ``load_state_dict`` goes back.
         """
-        meter = self._meter
-        if meter is None or meter.is_finished:
+        running = self._running
+        if running is None or running.is_finished:
             return self._conditions() | {"epoch": self.epoch, "step": self._first_step}
-        step = min(meter.step, len(self))  # a share's next step may lie behind the end
-        return self._conditions() | {"epoch": meter.epoch, "step": step}
+        step = min(running.step, len(self))  # a share's next step may lie behind the end
+        return self._conditions() | {"epoch": running.number, "step": step}
 
     def share_state(self) -> dict[str, Any]:
         """``state_dict`` of one of several shares: they end at different times.
 
         So at the end of a share it tells the end of the epoch, not the beginning of the next one.
         """
-        meter = self._meter
-        if meter is not None and meter.is_finished:
-            return self._conditions() | {"epoch": meter.epoch, "step": len(self)}
+        running = self._running
+        if running is not None and running.is_finished:
+            return self._conditions() | {"epoch": running.number, "step": len(self)}
         return self.state_dict()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -295,7 +296,7 @@ class ShardLoader:
         epoch, step = whole("epoch", state["epoch"]), whole("step", state["step"])
         if step > len(self):
             raise OptionError(f"step={step}: an epoch has {len(self):,} steps")
-        self.epoch, self._first_step, self._meter = epoch, step, None
+        self.epoch, self._first_step, self._running = epoch, step, None
 
     def _conditions(self) -> dict[str, Any]:
         """All that the batches of an epoch depend on."""
@@ -350,37 +351,16 @@ class ShardLoader:
             device=self.device,
         )
 
-    def _make_cache(self) -> BlockCache:
-        reader, kind = self._reader, self._source_kind
-        cache = self.cache if kind is BlockSource else Cache("none")
-        made = open_cache(cache, self.dataset.manifest, reader, self._selection.blocks)
-        if self.shuffle and self.order == "full" and kind is BlockSource and not made.holds_all:
+    def _open_pixels(self) -> PixelSource:
+        reader, blocks = self._reader, self._selection.blocks
+        pixels = open_pixels(reader, self.dataset.manifest, self.cache, blocks)
+        if self.shuffle and self.order == "full" and not pixels.takes_any_row:
             raise OptionError(
                 f"order='full' would read a whole block, of the encoding {reader.encoding}, for "
                 "nearly every sample: use order='window', or a cache='ram', 'disk' or 'device' "
                 "that holds the whole split"
             )
-        return made
-
-    @property
-    def _source_kind(self) -> type[MappedSource] | type[RowSource] | type[BlockSource]:
-        """Where an epoch's pixels come from."""
-        reader = self._reader
-        if reader.maps_rows:
-            return MappedSource
-        cache = self.cache.kind
-        if cache == "device" or (reader.reads_rows and cache == "none"):
-            return RowSource
-        return BlockSource
-
-    def _source(self, plan: EpochPlan, threads: ThreadPoolExecutor) -> EpochSource:
-        if self._source_kind is MappedSource:
-            return MappedSource(self._reader)
-        if self._source_kind is RowSource:
-            return RowSource(self._reader)
-        return BlockSource(
-            self._reader, self._cache, plan, self._selection, threads, self._block_memory
-        )
+        return pixels
 
 
 def _device_tensors(batch: Batch) -> list[torch.Tensor]:

@@ -19,12 +19,12 @@ from PIL import Image
 from torch.utils.data import Dataset as TorchDataset
 from torch.utils.data import IterableDataset, get_worker_info
 
-from cinic_shards.codec.kernels import gather_images
-from cinic_shards.errors import DecodeError, FormatError, OptionError, StoreError
+from cinic_shards.errors import FormatError, OptionError, StoreError
 from cinic_shards.loader.augment import Augment, Normalize
 from cinic_shards.loader.batches import Batch, OnError
-from cinic_shards.loader.cache import BlockCache, Cache, HostCacheKind, as_cache, open_cache
+from cinic_shards.loader.cache import Cache, HostCacheKind, as_cache
 from cinic_shards.loader.loader import BatchTransform, ShardLoader
+from cinic_shards.loader.pixel_source import PixelSource, open_pixels
 from cinic_shards.loader.plan import Order, Tail
 from cinic_shards.loader.world import default_threads, find_world
 from cinic_shards.options import one_of, whole
@@ -92,7 +92,7 @@ class CINIC10(TorchDataset[tuple[Any, Any]]):
         """Every sample's label."""
         self.ids: NDArray[np.int64] = found.ids
         """Every sample's id in the dataset, shape (N,)."""
-        self._opened: tuple[SplitReader, BlockCache] | None = None
+        self._opened: tuple[SplitReader, PixelSource] | None = None
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -124,55 +124,25 @@ class CINIC10(TorchDataset[tuple[Any, Any]]):
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_opened": None}
 
-    def _open(self) -> tuple[SplitReader, BlockCache]:
+    def _open(self) -> tuple[SplitReader, PixelSource]:
         if self._opened is None:
             dataset = Dataset(self.root)
             if dataset.manifest.fingerprint != self._fingerprint:
                 raise FormatError(f"{self.root}: the dataset is another one than it was; make "
                                   "the CINIC10 anew")  # fmt: skip
             reader = dataset.split(self.split)
-            cache = Cache("none") if reader.reads_rows else self._cache
-            self._opened = reader, open_cache(cache, dataset.manifest, reader)
+            blocks = np.arange(reader.num_blocks)
+            pixels = open_pixels(reader, dataset.manifest, self._cache, blocks, row_by_row=True)
+            self._opened = reader, pixels
         return self._opened
 
     def _decode(self, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
         """The images of these rows, uint8 (n, H, W, 3)."""
-        reader, cache = self._open()
+        reader, pixels = self._open()
         images = np.empty((len(rows), *reader.image_shape), np.uint8)
-        if not reader.reads_rows:
-            errors = self._from_blocks(reader, cache, rows, images)
-        elif reader.maps_rows:
-            addresses, errors = reader.mapped_images(rows)
-            if not errors:
-                gather_images(addresses, images)
-        else:
-            errors = reader.read_images(rows, images)
-        if errors:
+        if errors := pixels.read(rows, images):
             raise errors[0]
         return images
-
-    def _from_blocks(
-        self,
-        reader: SplitReader,
-        cache: BlockCache,
-        rows: NDArray[np.int64],
-        images: NDArray[np.uint8],
-    ) -> list[DecodeError]:
-        blocks = reader.blocks_of(rows)
-        for block in np.unique(blocks).tolist():
-            decode = partial(reader.read_block, block)
-            pixels = cache.images(block)
-            if pixels is None:  # no room for it
-                start, stop = reader.block_starts[block : block + 2].tolist()
-                pixels = np.empty((stop - start, *reader.image_shape), np.uint8)
-                errors = decode(pixels)
-            else:
-                errors = cache.fill(block, decode)
-            if errors:
-                return errors
-            here = np.flatnonzero(blocks == block)
-            images[here] = pixels[rows[here] - reader.block_starts[block]]
-        return []
 
 
 class _Samples(NamedTuple):

@@ -1,0 +1,228 @@
+"""The pixels of whole blocks: decoded ahead of their first use, kept until their last one.
+
+Or, in a cache, for good. Blocks of shards that are not local are fetched in the same way.
+"""
+
+from collections import defaultdict
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cinic_shards.codec.kernels import addresses_of_rows
+from cinic_shards.errors import DecodeError
+from cinic_shards.loader.cache import BlockCache
+from cinic_shards.loader.memory import BufferPool
+from cinic_shards.loader.plan import EpochPlan
+from cinic_shards.loader.step import Fetched, Step
+from cinic_shards.read.split import SplitReader
+from cinic_shards.read.subset import Selection
+
+IMAGES_AT_ONCE = 4096
+"""Images that are gathered at once: to hand a thread its work takes as long as a few hundred."""
+
+FETCHES_AT_ONCE = 16
+"""Blocks that are fetched ahead from elsewhere; each is a request, and is decoded as it comes."""
+
+
+@dataclass(frozen=True, slots=True)
+class BlockCounts:
+    """The blocks that an epoch has come to. Lists, for threads add to them."""
+
+    decoded: list[int] = field(default_factory=list)
+    from_cache: list[int] = field(default_factory=list)
+
+
+class BlockSource:
+    """Decoded blocks.
+
+    Args:
+        reader: of the split.
+        cache: where they stay, as far as there is room.
+    """
+
+    def __init__(self, reader: SplitReader, cache: BlockCache) -> None:
+        self._reader = reader
+        self._cache = cache
+        self._free: list[NDArray[np.uint8]] = []
+        """Memory for blocks that outlives an epoch: new memory costs many page faults."""
+
+    @property
+    def takes_any_row(self) -> bool:
+        return self._cache.holds_all
+
+    def open_epoch(
+        self, plan: EpochPlan, selection: Selection, threads: ThreadPoolExecutor
+    ) -> "BlockEpoch":
+        """Blocks that are decoded by ``threads`` in the order in which an epoch needs them."""
+        return BlockEpoch(self._reader, self._cache, plan, selection, threads, self._free)
+
+    def read(self, rows: NDArray[np.int64], out: NDArray[np.uint8]) -> list[DecodeError]:
+        """Copy the images of these rows; if a block is damaged, its errors."""
+        blocks = self._reader.blocks_of(rows)
+        for block in np.unique(blocks).tolist():
+            start, stop = self._reader.block_starts[block : block + 2].tolist()
+            images = self._cache.images(block)
+            if images is not None:
+                self._cache.load(block)
+                errors = self._cache.errors(block)
+            else:  # no room for it
+                images = np.empty((stop - start, *self._reader.image_shape), np.uint8)
+                errors = self._reader.read_block(block, images)
+            if errors:
+                return errors
+            here = np.flatnonzero(blocks == block)
+            out[here] = images[rows[here] - start]
+        return []
+
+
+class BlockEpoch:
+    """The decoded blocks of one epoch.
+
+    Args:
+        reader: of the split.
+        cache: of decoded blocks; one without room if none are to stay.
+        plan: the epoch's.
+        selection: maps the plan's places to the reader's rows.
+        threads: where blocks are decoded.
+        free: memory for blocks that outlives the epoch.
+    """
+
+    def __init__(
+        self,
+        reader: SplitReader,
+        cache: BlockCache,
+        plan: EpochPlan,
+        selection: Selection,
+        threads: ThreadPoolExecutor,
+        free: list[NDArray[np.uint8]],
+    ) -> None:
+        self._reader = reader
+        self._cache = cache
+        self._fetching = None
+        if not reader.is_mapped:
+            self._fetching = ThreadPoolExecutor(FETCHES_AT_ONCE, "cinic-shards-fetch")
+        self._threads = self._fetching or threads
+        self._is_complete = cache.is_complete
+        self.images_at_once = IMAGES_AT_ONCE
+        self.steps_ahead = 0 if self._is_complete else 16
+        if self._fetching:
+            rows_ahead = FETCHES_AT_ONCE * len(selection) // len(selection.blocks)
+            rows_of_step = max(1, plan.global_batch_size // plan.world_size)
+            self.steps_ahead = max(16, rows_ahead // rows_of_step)
+        self._last_steps = np.zeros(reader.num_blocks, np.int64)
+        self._last_steps[selection.blocks] = plan.last_steps()
+        self._num_released = 0
+        self.blocks = BlockCounts()
+        if self._is_complete:
+            self.blocks.from_cache.extend(selection.blocks.tolist())
+        self._addresses = np.zeros(reader.num_blocks, np.int64)
+        self._decoding: dict[int, Future[NDArray[np.uint8]]] = {}
+        self._last_used: defaultdict[int, list[int]] = defaultdict(list)
+        """Step -> the blocks that nobody needs after it."""
+        self._free = free
+        self._errors = cache.all_errors()
+        self._failure: Exception | None = None
+        """Why a block could not be fetched."""
+
+    def want(self, step: Step) -> None:
+        """Begin to decode the blocks of a step."""
+        if self._is_complete:
+            return
+        # In the order "window" those of a block stand together.
+        blocks = self._reader.blocks_of(step.rows)
+        begins = np.flatnonzero(blocks[1:] != blocks[:-1]) + 1
+        for block in {*blocks[:1].tolist(), *blocks[begins].tolist()}:
+            if block not in self._decoding:
+                self._decoding[block] = self._threads.submit(self._get, block)
+                if self._cache.images(block) is None:
+                    self._last_used[int(self._last_steps[block])].append(block)
+
+    def _get(self, block: int) -> NDArray[np.uint8]:
+        """A block's images; after one that could not be fetched, its error, which ends the epoch.
+
+        To ask a dead server for what waits behind it would only take time.
+        """
+        if self._failure is not None:
+            raise self._failure
+        try:
+            return self._decode(block)
+        except Exception as error:
+            self._failure = error
+            raise
+
+    def _decode(self, block: int) -> NDArray[np.uint8]:
+        was_decoded = True
+        images = self._cache.images(block)
+        if images is not None:
+            was_decoded = self._cache.load(block)
+            errors = self._cache.errors(block)
+        else:
+            start, stop = self._reader.block_starts[block : block + 2].tolist()
+            images = self._memory(stop - start)
+            errors = self._reader.read_block(block, images)
+        (self.blocks.decoded if was_decoded else self.blocks.from_cache).append(block)
+        if errors:
+            self._errors[block] = errors
+        return images
+
+    def _memory(self, num_images: int) -> NDArray[np.uint8]:
+        """Memory of a released block, or new memory."""
+        try:
+            memory = self._free.pop()
+        except IndexError:
+            largest = int(np.diff(self._reader.block_starts).max())
+            memory = np.empty((largest, *self._reader.image_shape), np.uint8)
+        return memory[:num_images]
+
+    def fetch(self, rows: NDArray[np.int64], buffers: BufferPool) -> Fetched:
+        """The addresses of rows that are wanted; waits for those that are not decoded yet."""
+        if self._is_complete:
+            addresses = self._cache.addresses(rows)
+        else:
+            addresses = np.empty(len(rows), np.int64)
+            while (missing := self._locate(rows, addresses)) >= 0:
+                self._addresses[missing] = self._decoding[missing].result().ctypes.data
+        return Fetched(addresses, None, self._damaged(rows) if self._errors else [])
+
+    def _locate(self, rows: NDArray[np.int64], out: NDArray[np.int64]) -> int:
+        starts, size = self._reader.block_starts, self._cache.image_bytes
+        return int(addresses_of_rows(rows, starts, self._addresses, size, out))
+
+    def _damaged(self, rows: NDArray[np.int64]) -> list[DecodeError]:
+        blocks = set(self._reader.blocks_of(rows).tolist())
+        # A copy: other threads may be adding to it.
+        with_errors = {b: e for b, e in list(self._errors.items()) if b in blocks}
+        by_row = {
+            int(self._reader.block_starts[block]) + error.position: error
+            for block, errors in with_errors.items()
+            for error in errors
+        }
+        return [
+            DecodeError(position, by_row[row].reason, by_row[row].place)
+            for position, row in enumerate(rows.tolist())
+            if row in by_row
+        ]
+
+    def release(self, step: int) -> None:
+        """Let every block go that no step after this one needs."""
+        while self._num_released <= step:  # steps between may be another process's
+            for block in self._last_used.pop(self._num_released, ()):
+                self._addresses[block] = 0
+                self._let_go(self._decoding.pop(block).result())
+            self._num_released += 1
+
+    def _let_go(self, images: NDArray[np.uint8]) -> None:
+        assert images.base is not None
+        self._free.append(images.base)
+
+    def close(self) -> None:
+        """Let every block go that is not in the cache."""
+        if self._fetching:
+            self._fetching.shutdown(wait=True, cancel_futures=True)
+        for block in [block for blocks in self._last_used.values() for block in blocks]:
+            decoded = self._decoding[block]
+            if decoded.done() and not decoded.cancelled() and not decoded.exception():
+                self._let_go(decoded.result())
+        self._last_used.clear()
