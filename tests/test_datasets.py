@@ -346,7 +346,7 @@ LIGHTNING = """
     warnings.simplefilter("ignore")
     from cinic_shards import Augment, ShardLoader
     from cinic_shards.loader.bench import import_torchvision
-from cinic_shards.loader.cache import Cache
+    from cinic_shards.loader.cache import Cache
     import_torchvision()  # lightning would, and fail beside a CPU build of torch
     import lightning, torch
 

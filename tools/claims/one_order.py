@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from claim import Claim
 
-from cinic_shards import Augment, ShardLoader
+from cinic_shards import Augment, ShardLoader, Subset
 from cinic_shards.read.dataset import Dataset
 
 WORLDS = (1, 2, 3, 5, 7, 8, 64)
@@ -23,7 +23,10 @@ EPOCHS = 3
 GLOBAL_BATCH = 512
 SUBSETS: dict[str, dict[str, Any]] = {
     "all": {"tail": "short"},
-    "subset": {"origin": "imagenet", "exclude_duplicates_of": "test", "tail": "pad"},
+    "subset": {
+        "subset": Subset(origin="imagenet", exclude_duplicates_of="test"),
+        "tail": "pad",
+    },
 }
 
 
