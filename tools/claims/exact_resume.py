@@ -25,10 +25,12 @@ BAR_SECONDS = 1.0
 RUN = """
 import hashlib, json, os, signal, sys, time
 import torch
-from cinic_shards import Augment, ShardLoader
+from cinic_shards import Augment, ShardLoader, Subset
 
 shards, world, state_path, kill_at, options = sys.argv[1:]
 options = json.loads(options)
+if "subset" in options:
+    options["subset"] = Subset(**options["subset"])
 def make(rank):
     loader = ShardLoader(shards, global_batch_size={batch}, augment=Augment(), rank=rank,
                          world_size=int(world), **options)
@@ -73,7 +75,7 @@ def main() -> None:
         kinds: list[tuple[str, dict[str, Any]]] = [
             (str(claim.pack("raw", "--encoding", "raw")), {"order": "full", "tail": "short"}),
             (str(claim.pack("zstd", "--encoding", "zstd")), {"split": "train+valid"}),
-            (str(claim.pack("png")), {"origin": "imagenet", "order": "window"}),
+            (str(claim.pack("png")), {"subset": {"origin": "imagenet"}, "order": "window"}),
         ]
         whole = [run(path, 1, "-", "no", options=options)["batch"] for path, options in kinds]
         chance = random.Random(0)
