@@ -35,14 +35,15 @@ R = TypeVar("R")
 
 
 class Tally:
-    """Adds up what is done, and reports it."""
+    """Adds up what is done, and reports it; at once, too, where the total is known (not 0)."""
 
     def __init__(self, progress: Progress, doing: str, total: int = 0, done: int = 0) -> None:
         self._progress = progress
         self._doing = doing
         self._total = total
         self._done = done
-        self.add(0)
+        if total:
+            self.add(0)
 
     def add(self, count: int) -> None:
         """Report that so many more are done."""
