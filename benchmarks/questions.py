@@ -210,7 +210,8 @@ def s3(suite: Suite) -> Iterator[Row]:
     """An epoch from SeaweedFS behind the proxy."""
     import obstore
     from fault_proxy import FaultProxy, Faults
-    from servers import BIN, S3Server, address_of, seaweedfs
+
+    from tests.support.servers import BIN, S3Server, address_of, seaweedfs
 
     streaming = [contender for contender in suite.contenders if contender.streams]
     if not (BIN / "weed").exists():

@@ -1,30 +1,19 @@
 """What several test modules share: a drawn tree and its dataset, orders of listing, small disks."""
 
-import mmap
 import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
-import servers
 from make_demo_tree import make_tree
 
 from cinic_shards import cli
 from cinic_shards.write.pack import PackOptions, pack
-
-
-class Outcome(NamedTuple):
-    """What a command printed, and its exit status."""
-
-    status: int
-    out: str
-    err: str
-
-
-Run = Callable[..., Outcome]
+from tests.support import servers
+from tests.support.command import Outcome, Run
 
 
 @pytest.fixture
@@ -102,10 +91,6 @@ def listing_order(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatc
         os, "scandir", lambda path=".": Entries(sorted(scandir(path), key=lambda e: order(e.name)))
     )
     return str(request.param)
-
-
-PAGE = mmap.PAGESIZE
-"""Bytes: a file takes a multiple of it on a small disk."""
 
 
 @pytest.fixture

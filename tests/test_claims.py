@@ -10,9 +10,10 @@ import tarfile
 from pathlib import Path
 
 import pytest
-from namespaces import can_make_hosts
 
-ROOT = Path(__file__).resolve().parents[1]
+from tests.support import ROOT
+from tests.support.namespaces import can_make_hosts
+
 PHOTOGRAPHS = ROOT.parent / "shared" / "data" / "cinic-mini.tar"
 
 pytestmark = pytest.mark.real

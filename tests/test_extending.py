@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from test_pack import digests
 
 import cinic_shards.format as fmt
 from cinic_shards.check.reindex import reindex
@@ -27,6 +26,7 @@ from cinic_shards.write.convert import convert
 from cinic_shards.write.pack import PackOptions, pack
 from cinic_shards.write.select import select
 from cinic_shards.write.unpack import unpack
+from tests.support.files import digests
 
 # An encoding
 

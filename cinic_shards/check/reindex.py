@@ -11,12 +11,12 @@ from cinic_shards.format import Manifest
 from cinic_shards.jobs import Progress, Tally, make_executor, run_jobs
 from cinic_shards.options import number_of_workers
 from cinic_shards.read.open import is_packing
-from cinic_shards.store import Place, Store, open_store
+from cinic_shards.store import Store, StoreLike, open_store
 from cinic_shards.write.facts import make_manifest
 
 
 def reindex(
-    place: Place,
+    path: StoreLike,
     *,
     workers: int | None = None,
     progress: Progress = lambda doing, done, total: None,
@@ -26,7 +26,7 @@ def reindex(
     What shards do not tell is not in it: the packing seed, where it is not 0.
 
     Args:
-        place: where all shards of a dataset lie; a manifest there is replaced.
+        path: where all shards of a dataset lie; a manifest there is replaced.
         workers: processes; by default the cores that this process may use.
         progress: see ``jobs.Progress``; the number of images is not known before the end.
 
@@ -35,7 +35,7 @@ def reindex(
         FormatError: a shard is damaged.
     """
     workers = number_of_workers(workers)
-    store = open_store(place)
+    store = open_store(path)
     names = store.names()
     if is_packing(store, names):
         raise StoreError(str(store), "packing did not finish; run the same command again")

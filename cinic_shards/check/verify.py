@@ -17,7 +17,7 @@ from cinic_shards.format import Manifest, ShardInfo, SplitInfo
 from cinic_shards.jobs import Progress, Tally, make_executor, run_jobs
 from cinic_shards.options import number_of_workers
 from cinic_shards.read.open import is_packing, read_manifest
-from cinic_shards.store import Place, Store, open_store
+from cinic_shards.store import Store, StoreLike, open_store
 from cinic_shards.tree import Source
 from cinic_shards.tree.records import Tree
 from cinic_shards.write.facts import make_manifest
@@ -46,7 +46,7 @@ class Verification:
 
 
 def verify(
-    place: Place,
+    path: StoreLike,
     *,
     quick: bool = False,
     against: str | os.PathLike[str] | Source | None = None,
@@ -56,7 +56,7 @@ def verify(
     """Check a dataset: digests, tar structure, index, every payload, every image, every count.
 
     Args:
-        place: where the dataset lies; see ``store.Place``.
+        path: where the dataset lies; a folder, a URL or an open store.
         quick: sizes, SHA-256 and indexes alone; no image is decoded.
         against: a tree to compare with, or an archive of one: the same images, byte for byte; of
             blocks, the same pixels.
@@ -64,14 +64,14 @@ def verify(
         progress: see ``jobs.Progress``.
 
     Raises:
-        StoreError: there is no dataset at ``place``.
+        StoreError: there is no dataset at ``path``.
         OptionError: an option cannot be.
         TreeError: ``against`` is no tree of PNGs.
     """
     workers = number_of_workers(workers)
     if quick and against is not None:
         raise OptionError("quick compares no images: leave it out to compare with a tree")
-    store = open_store(place)
+    store = open_store(path)
     try:
         manifest = read_manifest(store)
     except FormatError as error:

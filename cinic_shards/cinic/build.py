@@ -32,7 +32,7 @@ from cinic_shards.cinic.sink import (
 from cinic_shards.errors import OutputError
 from cinic_shards.format.provenance import parse_stem
 from cinic_shards.jobs import Progress, open_executor
-from cinic_shards.store import LocalStore, Place, open_store
+from cinic_shards.store import LocalStore, StoreLike, open_store
 from cinic_shards.write.dataset import check_output
 from cinic_shards.write.pack import PackOptions, pack
 
@@ -107,7 +107,7 @@ def _move_splits(tree: Path, place: Path) -> None:
 def build_shards(
     cifar: _PathLike,
     imagenet: _PathLike,
-    out: Place,
+    out: StoreLike,
     options: BuildOptions | None = None,
     pack_options: PackOptions | None = None,
     *,
@@ -122,7 +122,7 @@ def build_shards(
     Args:
         cifar: see ``build_tree``.
         imagenet: see ``build_tree``.
-        out: a place that is empty or does not exist; see ``store.Place``.
+        out: a folder, a URL or an open store; empty, or not there yet.
         options: see ``BuildOptions``.
         pack_options: see ``PackOptions``.
         scratch: a folder for one temporary file of all PNGs; by default it lies beside ``out``, or

@@ -20,7 +20,7 @@ from cinic_shards.errors import FormatError, OutputError, StoreError, some_lines
 from cinic_shards.format.provenance import parse_stem
 from cinic_shards.read.columns import Columns
 from cinic_shards.read.open import read_manifest
-from cinic_shards.store import LocalStore, Place, open_store
+from cinic_shards.store import LocalStore, StoreLike, open_store
 
 HEADER = ("synset", "image_num", "cinic_set", "class")
 _SETS = ("train", "valid", "test")
@@ -39,7 +39,7 @@ class Contributor(NamedTuple):
     class_name: str
 
 
-def list_contributors(place: Place) -> list[Contributor]:
+def list_contributors(path: StoreLike) -> list[Contributor]:
     """Every ImageNet image of a dataset; only indexes are read.
 
     They are sorted by split (train, valid, test, then others by name), class, synset and number.
@@ -47,7 +47,7 @@ def list_contributors(place: Place) -> list[Contributor]:
     Raises:
         StoreError, FormatError: the dataset cannot be read, or is damaged.
     """
-    store = open_store(place)
+    store = open_store(path)
     manifest = read_manifest(store)
     columns = Columns.read(store, manifest, manifest.splits)
     rows = np.flatnonzero(columns.origin == "imagenet")

@@ -27,7 +27,7 @@ from cinic_shards.read.columns import Columns
 from cinic_shards.read.dataset import Dataset
 from cinic_shards.read.map_images import Images, map_images
 from cinic_shards.read.split import SplitReader
-from cinic_shards.store import Place
+from cinic_shards.store import StoreLike
 
 FORMATS = ("batches", "npz")
 
@@ -44,7 +44,7 @@ class Restored:
 
 
 def restore_cifar10(
-    place: Place,
+    path: StoreLike,
     out: str | os.PathLike[str] | None = None,
     *,
     format: str | None = None,  # noqa: A002 - as the command's option is called
@@ -56,7 +56,7 @@ def restore_cifar10(
     """Write CIFAR-10 as its authors publish it, or prove that a dataset holds it.
 
     Args:
-        place: where a dataset lies that holds all of CIFAR-10, in whatever splits.
+        path: where a dataset lies that holds all of CIFAR-10, in whatever splits.
         out: where to write it; None only to check.
         format: ``batches``: the folder ``cifar-10-batches-py`` in ``out``; ``npz``: a file of the
             arrays ``x_train``, ``y_train``, ``x_test``, ``y_test`` and ``label_names``. By default
@@ -76,7 +76,7 @@ def restore_cifar10(
     if out is None and check is None:
         raise OptionError("give a place to write to, or an archive to check against")
     target = None if out is None else _target(Path(out), format)
-    dataset = Dataset(place)
+    dataset = Dataset(path)
     reader = dataset.split(dataset.split_names)
     found = find_images(dataset, reader.columns, warn)
     other = None if check is None else read_cifar10(check)

@@ -25,7 +25,7 @@ from cinic_shards.options import whole
 from cinic_shards.read.dataset import Dataset
 from cinic_shards.read.split import Check
 from cinic_shards.read.subset import Subset, select
-from cinic_shards.store import Place
+from cinic_shards.store import StoreLike
 
 BatchTransform = Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
 _STATE_VERSION = 1
@@ -49,7 +49,7 @@ class ShardLoader:
 
     def __init__(
         self,
-        path: Place,
+        path: StoreLike,
         *,
         split: str = "train",
         batch_size: int | None = None,

@@ -31,7 +31,7 @@ from cinic_shards.options import one_of, whole
 from cinic_shards.read.dataset import Dataset
 from cinic_shards.read.split import Check, SplitReader
 from cinic_shards.read.subset import Subset, select
-from cinic_shards.store import Place, has_client, open_store
+from cinic_shards.store import StoreLike, has_client, open_store
 
 T = TypeVar("T")
 
@@ -52,7 +52,7 @@ class CINIC10(TorchDataset[tuple[Any, Any]]):
 
     def __init__(
         self,
-        root: Place,
+        root: StoreLike,
         split: str = "train",
         transform: Callable[[Any], Any] | None = None,
         target_transform: Callable[[Any], Any] | None = None,
@@ -155,7 +155,7 @@ class _Samples(NamedTuple):
     ids: NDArray[np.int64]
 
 
-def _find_samples(root: Place, split: str, subset: Subset) -> _Samples:
+def _find_samples(root: StoreLike, split: str, subset: Subset) -> _Samples:
     dataset = Dataset(root)
     reader = dataset.split(split)
     selection = select(dataset, reader, subset)
@@ -166,7 +166,7 @@ def _find_samples(root: Place, split: str, subset: Subset) -> _Samples:
     )
 
 
-def _without_a_client(root: Place, read: Callable[[], T]) -> T:
+def _without_a_client(root: StoreLike, read: Callable[[], T]) -> T:
     """What ``read`` gives; by a child, where that leaves this process without a server's client.
 
     A DataLoader on Linux forks its workers, and after a fork such a client is of no use.
@@ -209,7 +209,7 @@ class ShardIterable(IterableDataset[Batch]):
 
     def __init__(
         self,
-        path: Place,
+        path: StoreLike,
         *,
         split: str = "train",
         batch_size: int | None = None,

@@ -10,19 +10,19 @@ from cinic_shards.format import SplitInfo
 from cinic_shards.read.columns import Columns
 from cinic_shards.read.open import read_manifest
 from cinic_shards.read.split import Check, SplitReader
-from cinic_shards.store import Place, open_store
+from cinic_shards.store import StoreLike, open_store
 
 
 class Dataset:
     """A packed dataset: its manifest, and a reader for each split.
 
     Raises:
-        StoreError: there is no dataset at ``place``.
+        StoreError: there is no dataset at ``path``.
         FormatError: its manifest is damaged or needs a newer release.
     """
 
-    def __init__(self, place: Place) -> None:
-        self.store = open_store(place)
+    def __init__(self, path: StoreLike) -> None:
+        self.store = open_store(path)
         self.manifest = read_manifest(self.store)
 
     @cached_property

@@ -24,29 +24,29 @@ from cinic_shards.store.remote import RemoteStore
 from cinic_shards.store.web_file import Answer, WebFile
 
 __all__ = [
-    "MAX_READ_BYTES", "TEMPORARY_SUFFIX", "Answer", "Bytes", "LocalStore", "Place",
+    "MAX_READ_BYTES", "TEMPORARY_SUFFIX", "Answer", "Bytes", "LocalStore", "StoreLike",
     "RemoteStore", "Store", "WebFile", "has_client", "lock_byte", "lock_file", "open_store",
     "store_of_file",
 ]  # fmt: skip
 
-Place = str | os.PathLike[str] | Store
+StoreLike = str | os.PathLike[str] | Store
 """A path, a URL (see ``address.parse_address``), or a store that was opened with options."""
 
 
-def open_store(place: Place, storage_options: Mapping[str, Any] | None = None) -> Store:
+def open_store(path: StoreLike, storage_options: Mapping[str, Any] | None = None) -> Store:
     """The store at a place; a store is given back as it is. Nothing is read or connected yet.
 
     Args:
-        place: a folder or a URL; a URL's query gives options too.
+        path: a folder or a URL; a URL's query gives options too.
         storage_options: how to reach a URL: docs/object-storage.md lists them. Credentials are
             better left to the environment.
 
     Raises:
         OptionError: the place or an option cannot be.
     """
-    if isinstance(place, Store):
+    if isinstance(path, Store):
         if storage_options:
-            raise OptionError(f"{place}: it is open already; give it its options when it is opened")
-        return place
-    address = parse_address(os.fspath(place), storage_options)
+            raise OptionError(f"{path}: it is open already; give it its options when it is opened")
+        return path
+    address = parse_address(os.fspath(path), storage_options)
     return LocalStore(Path(address)) if isinstance(address, str) else RemoteStore(address)

@@ -46,15 +46,15 @@ def find_duplicates(store: Store, manifest: Manifest) -> Duplicates:
         StoreError, FormatError: a shard cannot be read, or its index is damaged.
     """
     columns = Columns.read(store, manifest, manifest.splits)
-    return duplicates_among(columns, place=str(store))
+    return duplicates_among(columns, location=str(store))
 
 
-def duplicates_among(columns: Columns, *, place: str) -> Duplicates:
+def duplicates_among(columns: Columns, *, location: str) -> Duplicates:
     """Find images with equal pixel hashes among these.
 
     Args:
         columns: of the images.
-        place: where the dataset lies, for a message.
+        path: where the dataset lies, for a message.
 
     Raises:
         FormatError: a key is none.
@@ -65,6 +65,6 @@ def duplicates_among(columns: Columns, *, place: str) -> Duplicates:
     for row in repeated.tolist():
         key = columns.keys[row]
         if problem := fmt.key_problem(key, key.partition("/")[0]):
-            raise FormatError(place, f"a sample has the key {key!r}: {problem}")
+            raise FormatError(location, f"a sample has the key {key!r}: {problem}")
         groups.setdefault(int(image_of[row]), []).append(key)
     return Duplicates(tuple(tuple(group) for group in groups.values()))

@@ -16,7 +16,7 @@ from cinic_shards.read.columns import Columns
 from cinic_shards.read.dataset import Dataset
 from cinic_shards.read.map_images import Images, map_images
 from cinic_shards.read.subset import Subset, select
-from cinic_shards.store import Place, store_of_file
+from cinic_shards.store import StoreLike, store_of_file
 
 _CELL_PIXELS = 64
 """Side of an image in a montage, or a little less; larger ones are made smaller."""
@@ -28,7 +28,7 @@ _PAPER, _INK = (255, 255, 255), (32, 32, 32)
 
 
 def show(
-    place: Place,
+    path: StoreLike,
     out: Path,
     *,
     split: str | None = None,
@@ -42,7 +42,7 @@ def show(
     """Write a montage: a PNG with a row of samples, chosen by chance, for each class.
 
     Args:
-        place: where the dataset lies; see ``store.Place``.
+        path: where the dataset lies; a folder, a URL or an open store.
         out: the PNG, which replaces one that is there.
         split: only this one, or several as ``train+valid``.
         classes: only these.
@@ -63,7 +63,7 @@ def show(
     """
     per_class, seed = whole("per_class", per_class, 1), whole("seed", seed)
     store = store_of_file(out)
-    dataset = Dataset(place)
+    dataset = Dataset(path)
     reader = dataset.split(split or dataset.split_names)
     selection = select(dataset, reader, Subset(classes=classes, origin=origins))
     candidates = selection.rows_at(np.arange(len(selection)))

@@ -17,7 +17,7 @@ from cinic_shards.read.dataset import Dataset
 from cinic_shards.read.map_images import Images, map_images
 from cinic_shards.read.split import SplitReader
 from cinic_shards.read.subset import Subset, select
-from cinic_shards.store import Place
+from cinic_shards.store import StoreLike
 from cinic_shards.view.duplicates import Duplicates, duplicates_among
 
 CHANNELS = ("red", "green", "blue")
@@ -80,7 +80,7 @@ class Stats:
 
 
 def stats(
-    place: Place | Dataset,
+    path: StoreLike | Dataset,
     *,
     split: str | None = None,
     classes: Sequence[str] | None = None,
@@ -95,7 +95,7 @@ def stats(
     class or origin is decoded; so is everything for ``histograms``.
 
     Args:
-        place: where the dataset lies; see ``store.Place``.
+        path: where the dataset lies; a folder, a URL or an open store.
         split: only this one, or several as ``train+valid``.
         classes: only these.
         origins: only these, by the names of ``provenance.origins_named``.
@@ -107,7 +107,7 @@ def stats(
         OptionError: a split, class or origin that the dataset does not have, or no image is left.
         StoreError, FormatError: the dataset cannot be read, or is damaged; names the images.
     """
-    dataset = place if isinstance(place, Dataset) else Dataset(place)
+    dataset = path if isinstance(path, Dataset) else Dataset(path)
     subset = Subset(classes=classes, origin=origins)
     names = split or dataset.split_names
     pixels, counted = PixelSums(0, (0, 0, 0), (0, 0, 0)), None
@@ -132,7 +132,7 @@ def stats(
         classes=_by_split(np.array(dataset.manifest.classes)[columns.labels], columns),
         origins=_by_split(columns.origin, columns),
         synsets=_by_split(columns.synset, columns),
-        duplicates=duplicates_among(columns, place=str(dataset.store)),
+        duplicates=duplicates_among(columns, location=str(dataset.store)),
         histograms=counted if histograms else None,
     )
 

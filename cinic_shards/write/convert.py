@@ -14,7 +14,7 @@ from cinic_shards.errors import OptionError
 from cinic_shards.format import Manifest
 from cinic_shards.jobs import Progress
 from cinic_shards.read.open import read_manifest
-from cinic_shards.store import Place, Store, open_store
+from cinic_shards.store import Store, StoreLike, open_store
 from cinic_shards.tree.listing import Listing
 from cinic_shards.write.dataset import (
     Recipe,
@@ -29,8 +29,8 @@ from cinic_shards.write.shard import ShardLayout
 
 
 def convert(
-    place: Place,
-    out: Place,
+    path: StoreLike,
+    out: StoreLike,
     *,
     encoding: str,
     block_size: int | None = None,
@@ -41,14 +41,14 @@ def convert(
     progress: Progress = lambda doing, done, total: None,
     warn: Callable[[str], None] = warnings.warn,
 ) -> Manifest:
-    """Write the dataset at ``place`` anew in another encoding, to ``out``.
+    """Write the dataset at ``path`` anew in another encoding, to ``out``.
 
     Samples, order, ids and fingerprint stay; every image is checked on the way. The bytes are those
     that packing the tree would give, but for PNGs made from blocks: these are encoded anew.
 
     Args:
-        place: where the dataset lies; see ``store.Place``.
-        out: a place that is empty or does not exist.
+        path: where the dataset lies; a folder, a URL or an open store.
+        out: a folder, a URL or an open store; empty, or not there yet.
         encoding: see ``PackOptions``.
         block_size: samples a block; by default as it is.
         sidecars: see ``PackOptions``.
@@ -63,11 +63,11 @@ def convert(
         StoreError, FormatError, TreeError: the dataset cannot be read, or is damaged.
         OutputError: ``out`` cannot be written, or holds other files.
     """
-    store, target = open_store(place), open_store(out)
+    store, target = open_store(path), open_store(out)
     refuse_itself(store, target)
     manifest = read_manifest(store)
     if not manifest.splits:
-        raise OptionError(f"{place}: holds no sample")
+        raise OptionError(f"{path}: holds no sample")
     largest = max(shard.num_samples for split in manifest.splits for shard in split.shards)
     options = PackOptions(
         encoding=encoding,
@@ -78,7 +78,7 @@ def convert(
     has_blocks = find_encoding(encoding).has_blocks
     if has_blocks and manifest.image_shape is None:
         raise OptionError(
-            f"{place}: its images have several sizes, a block of the encoding {encoding} holds one"
+            f"{path}: its images have several sizes, a block of the encoding {encoding} holds one"
         )
     if not has_blocks and ENCODINGS[manifest.encoding].has_blocks:
         warn("the PNGs are encoded anew: their pixels are the same, their bytes are not those of "

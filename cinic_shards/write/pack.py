@@ -18,7 +18,7 @@ from cinic_shards.codec import DEFAULT_ENCODING, ENCODINGS, find_encoding
 from cinic_shards.errors import FormatError, OptionError
 from cinic_shards.format import Manifest
 from cinic_shards.jobs import Progress, Tally
-from cinic_shards.store import Place, Store, open_store
+from cinic_shards.store import Store, StoreLike, open_store
 from cinic_shards.tree import Source, find_source
 from cinic_shards.tree.listing import list_tree
 from cinic_shards.tree.records import Tree, read_image_shape
@@ -113,7 +113,7 @@ class PackOptions:
 
 def pack(
     root: str | os.PathLike[str] | Source,
-    out: Place,
+    out: StoreLike,
     options: PackOptions | None = None,
     *,
     workers: int | None = None,
@@ -131,7 +131,7 @@ def pack(
             or a zip. That is not unpacked: images that are compressed in it are written to one
             temporary file, in ``out`` or, where that is no folder, in ``TMPDIR``. Or any
             ``tree.Source``.
-        out: a place that is empty or does not exist; see ``store.Place``.
+        out: a folder, a URL or an open store; empty, or not there yet.
         options: see ``PackOptions``.
         workers: processes; by default the cores that this process may use. With more than one,
             call from under ``if __name__ == "__main__":``, as for any spawned process.

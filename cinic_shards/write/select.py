@@ -25,7 +25,7 @@ from cinic_shards.jobs import Progress
 from cinic_shards.options import number_of_workers
 from cinic_shards.read.dataset import Dataset
 from cinic_shards.read.subset import Subset
-from cinic_shards.store import Place, open_store
+from cinic_shards.store import StoreLike, open_store
 from cinic_shards.tree.rules import PNG_SUFFIXES
 from cinic_shards.write.convert import list_shards
 from cinic_shards.write.dataset import (
@@ -42,8 +42,8 @@ from cinic_shards.write.unpack import Unpacked, UnpackJob, make_folder, unpack_j
 
 
 def select(
-    place: Place,
-    out: Place,
+    path: StoreLike,
+    out: StoreLike,
     *,
     splits: Sequence[str] = (),
     subset: Subset | None = None,
@@ -53,15 +53,15 @@ def select(
     progress: Progress = lambda doing, done, total: None,
     warn: Callable[[str], None] = warnings.warn,
 ) -> Manifest:
-    """Write part of the dataset at ``place``, to ``out``, as a dataset of the same encoding.
+    """Write part of the dataset at ``path``, to ``out``, as a dataset of the same encoding.
 
     Labels stay what they are, also where a class is left without a sample. PNGs are copied, and
     blocks where they are whole. A split that is joined or renamed has the packing order of its new
     keys; the others keep theirs.
 
     Args:
-        place: where the dataset lies; see ``store.Place``.
-        out: a place that is empty or does not exist.
+        path: where the dataset lies; a folder, a URL or an open store.
+        out: a folder, a URL or an open store; empty, or not there yet.
         splits: which, see ``splits.parse_splits``; by default all, each as it is.
         subset: which samples of each. ``exclude_duplicates_of`` leaves new splits alone that are
             made of the splits it names.
@@ -76,7 +76,7 @@ def select(
         StoreError, FormatError, TreeError: the dataset cannot be read, or is damaged.
         OutputError: ``out`` cannot be written, or holds other files.
     """
-    dataset, target = Dataset(place), open_store(out)
+    dataset, target = Dataset(path), open_store(out)
     refuse_itself(dataset.store, target)
     check_output(target, overwrite)
     wanted = subset or Subset()
@@ -170,7 +170,7 @@ def _shards(
 
 
 def select_tree(
-    place: Place,
+    path: StoreLike,
     out: str | os.PathLike[str],
     *,
     splits: Sequence[str] = (),
@@ -183,7 +183,7 @@ def select_tree(
     """Write part of a dataset as ``out/<split>/<class>/<stem>.png``; see ``select`` and ``unpack``.
 
     Args:
-        place: where the dataset lies.
+        path: where the dataset lies.
         out: where the tree goes; what is there already is kept where it is the same.
         splits: as of ``select``.
         subset: as of ``select``.
@@ -199,7 +199,7 @@ def select_tree(
             is not there.
     """
     workers = number_of_workers(workers)
-    dataset, out = Dataset(place), Path(out)
+    dataset, out = Dataset(path), Path(out)
     chosen = choose(dataset, splits, subset or Subset(), warn)
     if symlink_to is not None:
         return _link(Path(symlink_to), out, chosen, progress)

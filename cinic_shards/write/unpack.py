@@ -18,7 +18,7 @@ from cinic_shards.format.provenance import ORIGINS, origins_named
 from cinic_shards.jobs import Progress, Tally, make_executor, run_jobs
 from cinic_shards.options import number_of_workers
 from cinic_shards.read.open import open_shard, read_manifest
-from cinic_shards.store import Place, Store, lock_file, open_store
+from cinic_shards.store import Store, StoreLike, lock_file, open_store
 from cinic_shards.write.samples.packed import OpenShard, PackedSamples
 
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -64,7 +64,7 @@ class _Done:
 
 
 def unpack(
-    place: Place,
+    path: StoreLike,
     out: str | os.PathLike[str],
     *,
     splits: Sequence[str] | None = None,
@@ -80,7 +80,7 @@ def unpack(
     stopped; where it is another one, it is never replaced.
 
     Args:
-        place: where the dataset lies; see ``store.Place``.
+        path: where the dataset lies; a folder, a URL or an open store.
         out: where the tree goes.
         splits: only these; by default all.
         classes: only these.
@@ -94,7 +94,7 @@ def unpack(
         OutputError: a file cannot be written, or is there with other bytes.
     """
     workers = number_of_workers(workers)
-    store = open_store(place)
+    store = open_store(path)
     manifest = read_manifest(store)
     out = Path(out)
     jobs = list(_jobs(store, manifest, out, splits, classes, origins))

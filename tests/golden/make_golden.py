@@ -23,10 +23,10 @@ from typing import Any
 
 sys.path.insert(0, "tools")  # of the checkout that this is run in
 
-from cinic_shards.pack import PackOptions, pack
 from make_demo_tree import make_tree
 
 from cinic_shards import Augment, Batch, ShardLoader, __version__
+from cinic_shards.pack import PackOptions, pack
 
 PACKING: dict[str, dict[str, Any]] = {
     "png": {"shard_size": 5, "block_size": 2, "sidecars": ("cls", "json")},

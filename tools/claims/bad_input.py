@@ -13,7 +13,8 @@ from pathlib import Path
 
 from claim import COMMAND, Claim
 from make_demo_tree import make_tree
-from odd_pngs import damaged_pngs
+
+from tests.support.odd_pngs import damaged_pngs
 
 FAULTS: dict[str, tuple[str, Callable[[Path], object]]] = {}
 """Fault -> what the message must name, and how a tree's cat folder gets it."""

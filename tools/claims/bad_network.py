@@ -18,7 +18,8 @@ from typing import Any
 
 from claim import COMMAND, Claim
 from fault_proxy import FAULTS, FaultProxy, Faults
-from servers import S3Server, address_of, seaweedfs
+
+from tests.support.servers import S3Server, address_of, seaweedfs
 
 LATENCY_SECONDS = 0.05
 FAULT_SHARE = 0.05

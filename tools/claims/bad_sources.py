@@ -12,7 +12,8 @@ from pathlib import Path
 from bad_input import is_clear, run
 from claim import COMMAND, Claim
 from make_demo_sources import SYNSETS, make_sources
-from servers import caddy
+
+from tests.support.servers import caddy
 
 PHOTOS = 30
 HEADER = "synset, image_num, cinic_set, class\n"

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(REPOSITORY / "tools"), str(REPOSITORY / "benchmarks")]
+sys.path[:0] = [str(REPOSITORY / part) for part in ("tools", "benchmarks", ".")]
 
 COMMAND = Path(sys.executable).with_name("cinic-shard")
 LIBRARIES = ("cinic-shards", "numpy", "numba", "pillow", "torch", "torchvision", "webdataset")

@@ -9,7 +9,8 @@ import subprocess
 import time
 
 from claim import COMMAND, Claim, digests
-from servers import dask_cluster
+
+from tests.support.servers import dask_cluster
 
 
 def main() -> None:

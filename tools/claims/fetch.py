@@ -13,7 +13,8 @@ from urllib.parse import urlsplit
 
 from claim import COMMAND, Claim
 from fault_proxy import FaultProxy, Faults
-from servers import caddy
+
+from tests.support.servers import caddy
 
 BAR = 1.1
 

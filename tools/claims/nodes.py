@@ -20,14 +20,14 @@ from typing import Any
 
 import numpy as np
 from claim import COMMAND, Claim
-from namespaces import INTERFACE, Host, hosts
-from servers import S3Server, seaweedfs
 from sizing import Cluster
 
 from cinic_shards.loader.cache import CacheKind
 from cinic_shards.loader.plan import Tail
 from cinic_shards.read.dataset import Dataset
 from cinic_shards.read.split import SplitReader
+from tests.support.namespaces import INTERFACE, Host, hosts
+from tests.support.servers import S3Server, seaweedfs
 
 GLOBAL_BATCH = 512
 EPOCHS = 2

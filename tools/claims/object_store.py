@@ -15,7 +15,8 @@ from pathlib import Path
 
 import obstore
 from claim import COMMAND, Claim, digests
-from servers import S3Server, seaweedfs
+
+from tests.support.servers import S3Server, seaweedfs
 
 
 def in_bucket(server: S3Server, prefix: str) -> dict[str, str]:

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import numpy as np
 from claim import Claim
-from odd_pngs import odd_pngs
 from PIL import Image
 
 from cinic_shards import ShardLoader
 from cinic_shards.read.dataset import Dataset
+from tests.support.odd_pngs import odd_pngs
 
 
 def compare(tree: Path, shards: Path) -> tuple[int, int]:

@@ -20,7 +20,7 @@ MEGABYTES = 15.0
 
 def use(file: Path) -> list[str]:
     """What is wrong with the page in a browser."""
-    from chromium import open_page
+    from tests.support.chromium import open_page
 
     problems = []
     for width, is_dark in ((1280, False), (1280, True), (400, False), (400, True)):
@@ -58,7 +58,7 @@ def main() -> None:
         seconds = time.perf_counter() - start
         megabytes = file.stat().st_size / 1e6
         try:
-            from chromium import missing_programs
+            from tests.support.chromium import missing_programs
 
             missing = missing_programs()
         except ImportError as error:

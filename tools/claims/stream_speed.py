@@ -19,9 +19,10 @@ from typing import Any
 
 import obstore
 from claim import COMMAND, Claim
-from namespaces import Host, hosts, received
 from pack_speed import write_with_shardwriter
-from servers import S3Server, seaweedfs
+
+from tests.support.namespaces import Host, hosts, received
+from tests.support.servers import S3Server, seaweedfs
 
 BATCH_SIZE = 512
 BAR_SPEED, BAR_BYTES = 10.0, 0.5

@@ -8,7 +8,7 @@
 from pathlib import Path
 
 from cinic_shards.jobs import Progress
-from cinic_shards.store import Place, store_of_file
+from cinic_shards.store import StoreLike, store_of_file
 from cinic_shards.view.report.content import Content, gather
 from cinic_shards.view.report.page import make_page
 
@@ -16,7 +16,7 @@ __all__ = ["Content", "write_report"]
 
 
 def write_report(
-    place: Place,
+    path: StoreLike,
     out: Path,
     *,
     sample: int = 4000,
@@ -29,7 +29,7 @@ def write_report(
     """Write a page about a dataset: counts, samples, statistics, duplicates, integrity, a browser.
 
     Args:
-        place: where the dataset lies; see ``store.Place``.
+        path: where the dataset lies; a folder, a URL or an open store.
         out: the HTML file, which replaces one that is there when the page is whole.
         sample: about so many images can be browsed; most of the page's bytes are theirs.
         seed: of the choice of samples.
@@ -49,7 +49,7 @@ def write_report(
     """
     store = store_of_file(out)
     content = gather(
-        place, sample=sample, seed=seed, quick=quick, workers=workers, progress=progress
+        path, sample=sample, seed=seed, quick=quick, workers=workers, progress=progress
     )
     page = make_page(content, title=title)
     with store.create(out.name) as file:

@@ -19,7 +19,7 @@ from cinic_shards.read.columns import Columns
 from cinic_shards.read.dataset import Dataset
 from cinic_shards.read.map_images import Images, map_images
 from cinic_shards.read.split import SplitReader
-from cinic_shards.store import Place
+from cinic_shards.store import StoreLike
 from cinic_shards.view.duplicates import Duplicates, duplicates_among
 from cinic_shards.view.montage import Sample, some_of, stratified
 from cinic_shards.view.report.sprites import Sheets, make_sheets, make_tile
@@ -40,7 +40,7 @@ _NO_TILE = Image.new("RGB", (1, 1), (128, 128, 128))
 class Content:
     """What a report says."""
 
-    place: str
+    location: str
     manifest: Manifest
     summary: dict[str, Any]
     """``Dataset.summary``."""
@@ -65,7 +65,7 @@ class Content:
 
 
 def gather(
-    place: Place,
+    path: StoreLike,
     *,
     sample: int,
     seed: int,
@@ -76,10 +76,10 @@ def gather(
     """Read a dataset: see ``report.write_report``."""
     workers = number_of_workers(workers)
     sample, seed = whole("sample", sample, 1), whole("seed", seed)
-    dataset = Dataset(place)
+    dataset = Dataset(path)
     reader = dataset.split(dataset.split_names)
     columns = reader.columns
-    duplicates = duplicates_among(columns, place=str(dataset.store))
+    duplicates = duplicates_among(columns, location=str(dataset.store))
     verification = verify(dataset.store, quick=quick, workers=workers, progress=progress)
 
     chosen = stratified(columns, sample, seed)
@@ -90,7 +90,7 @@ def gather(
     tile_of = {row: number for number, row in enumerate(shown)}
     histograms, unreadable, sheets = _look(reader, tile_of, workers, progress)
     return Content(
-        place=str(dataset.store),
+        location=str(dataset.store),
         manifest=dataset.manifest,
         summary=dataset.summary(),
         columns=columns,

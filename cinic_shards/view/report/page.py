@@ -76,7 +76,7 @@ def _place_of_split(name: str) -> tuple[int, str]:
 def _title(content: Content) -> str:
     if content.manifest.citation == CINIC10_CITATION:
         return "CINIC-10"
-    return content.place.partition("?")[0].rstrip("/").rpartition("/")[2] or content.place
+    return content.location.partition("?")[0].rstrip("/").rpartition("/")[2] or content.location
 
 
 def _asset(name: str) -> str:

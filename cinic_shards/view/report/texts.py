@@ -72,7 +72,7 @@ def dataset(content: Content) -> dict[str, Any]:
 
 def place_shown(content: Content) -> str:
     """A URL, or the name of a folder: where in somebody's home it lies is not for the page."""
-    place = content.place
+    place = content.location
     return place if "://" in place else place.rstrip("/").rpartition("/")[2] or place
 
 

@@ -1,0 +1,387 @@
+"""Verifying: an untouched dataset is whole, and whatever changes in it is found and named."""
+
+import json
+import os
+import random
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from make_demo_tree import make_tree
+
+from cinic_shards.check.faults import Fault, Location
+from cinic_shards.check.reindex import reindex
+from cinic_shards.check.verify import verify
+from cinic_shards.codec import ENCODINGS
+from cinic_shards.errors import FormatError, OptionError, StoreError
+from cinic_shards.format import MANIFEST_NAME, Index, Manifest
+from cinic_shards.read.dataset import Dataset
+from cinic_shards.write.pack import PackOptions, pack
+from tests.support.files import flip
+from tests.support.indexes import rewrite_index, with_key, with_value
+from tests.support.odd_pngs import odd_pngs
+
+SHARD = "train-00001-of-00003.tar"
+
+
+@pytest.fixture
+def shards(demo_shards: Path, tmp_path: Path) -> Path:
+    """A copy of ``demo_shards`` to damage."""
+    return Path(shutil.copytree(demo_shards, tmp_path / "shards"))
+
+
+def faults_of(shards: Path, **options: object) -> tuple[Fault, ...]:
+    return verify(shards, workers=1, **options).faults  # type: ignore[arg-type]
+
+
+def sidecar_sets() -> list[tuple[str, ...]]:
+    return [("cls",), (), ("json",), ("cls", "json")]
+
+
+@pytest.mark.parametrize("sidecars", sidecar_sets(), ids=lambda names: "+".join(names) or "none")
+@pytest.mark.parametrize("shard_size", [1, 2, 40])
+def test_a_fresh_dataset_is_whole(
+    demo_tree: Path, tmp_path: Path, sidecars: tuple[str, ...], shard_size: int
+) -> None:
+    tree = demo_tree
+    if shard_size == 1:
+        tree = tmp_path / "tree"
+        make_tree(tree, per_class=1, seed=3)
+    pack(tree, tmp_path / "out", PackOptions(shard_size=shard_size, sidecars=sidecars), workers=1)
+    seen: list[tuple[str, int, int]] = []
+    found = verify(
+        tmp_path / "out",
+        against=tree,
+        workers=1,
+        progress=lambda doing, done, total: seen.append((doing, done, total)),
+    )
+    assert found.faults == () and found.is_whole and found.strays == ()
+    total = len(list(tree.glob("*/*/*.png")))
+    assert found.num_samples == total
+    assert seen[0] == ("verify", 0, total) and seen[-1] == ("verify", total, total)
+
+
+def test_workers_find_the_same(shards: Path) -> None:
+    flip(shards / SHARD, 600)
+    assert verify(shards, workers=2).faults == verify(shards, workers=1).faults != ()
+
+
+def test_odd_images_of_many_sizes_are_whole(tmp_path: Path) -> None:
+    for name, data in odd_pngs().items():
+        path = (
+            tmp_path / "tree" / "train" / "odd" / f"{name.replace(' ', '_').replace('.', '')}.png"
+        )
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+    pack(tmp_path / "tree", tmp_path / "out", workers=1, warn=lambda text: None)
+    assert verify(tmp_path / "out", against=tmp_path / "tree", workers=1).is_whole
+
+
+def test_every_changed_byte_is_found_and_placed(shards: Path) -> None:
+    """One byte at a time, all over a shard: named are the shard and, in a sample, the sample."""
+    dataset = Dataset(shards)
+    (split,) = (split for split in dataset.manifest.splits if split.name == "train")
+    (info,) = (info for info in split.shards if info.name == SHARD)
+    original = (shards / SHARD).read_bytes()
+    index_bytes = original[info.index_offset : info.index_offset + info.index_length]
+    index = Index.from_bytes(
+        index_bytes, location="", end=info.size, num_classes=10, encodings=ENCODINGS
+    )
+    begins = index.offset.astype(np.int64) - 512
+    offsets = random.Random(0).sample(range(len(original)), 150)
+    offsets += [0, info.index_offset - 512, info.index_offset, len(original) - 1]
+    for offset in offsets:
+        flip(shards / SHARD, offset)
+        faults = faults_of(shards)
+        assert {fault.location.file for fault in faults} == {SHARD}
+        assert any("SHA-256" in fault.problem for fault in faults)
+        if offset < info.index_offset - 512:
+            sample = int(np.searchsorted(begins, offset, side="right")) - 1
+            assert {fault.location.sample for fault in faults} == {None, sample}, offset
+            assert {fault.location.key for fault in faults} == {"", index.keys[sample]}
+        (shards / SHARD).write_bytes(original)
+    assert faults_of(shards) == ()
+
+
+def test_a_fault_says_where_and_what(shards: Path) -> None:
+    reader = Dataset(shards).split("train")
+    key = reader.key(41)
+    offset = int(reader._indexes[1].offset[1])
+    flip(shards / SHARD, offset + 100)
+    _, fault = map(str, faults_of(shards))
+    assert fault.startswith(f"{SHARD}, offset {offset}, sample 1 ({key}): CRC-32 is ")
+    assert ", the index says " in fault
+
+
+DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
+    "a shard is gone": (lambda shards: (shards / SHARD).unlink(), "unreadable"),
+    "a shard is cut": (lambda shards: os.truncate(shards / SHARD, 5000), "unreadable"),
+    "a tar header": (lambda shards: flip(shards / SHARD, 0), "digest structure"),
+    "a shard's last byte": (lambda shards: flip(shards / SHARD, -1), "digest structure"),
+    "a PNG": (lambda shards: flip(shards / SHARD, 700), "digest payload"),
+    "an index": (lambda shards: flip(shards / SHARD, -2000), "digest"),
+    "a pixel's hash": (
+        lambda shards: rewrite_index(shards, with_value("pixel_hash", 3, 0)),
+        "pixels",
+    ),
+    "a manifest": (lambda shards: flip(shards / MANIFEST_NAME, 99), "manifest"),
+    "a seed": (lambda shards: rewrite_manifest(shards, options={"seed": 1}), "order"),
+}
+"""What is done to a dataset, and the kinds of its faults."""
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_fault_has_a_kind(shards: Path, damage: str) -> None:
+    do, kinds = DAMAGE[damage]
+    do(shards)
+    assert {fault.kind for fault in faults_of(shards)} == set(kinds.split())
+
+
+@pytest.mark.parametrize("quick", [False, True])
+@pytest.mark.parametrize("length", [0, 1, 511, 5000, -1024, -1])
+def test_a_cut_shard_is_found(shards: Path, length: int, quick: bool) -> None:
+    data = (shards / SHARD).read_bytes()
+    (shards / SHARD).write_bytes(data[:length])
+    (fault,) = faults_of(shards, quick=quick)
+    assert fault.location.file == SHARD
+    assert f"{len(data[:length]):,} bytes, the manifest says {len(data):,}" in fault.problem
+
+
+def test_missing_shards_are_all_told(shards: Path) -> None:
+    for name in (SHARD, "test-00000-of-00003.tar"):
+        (shards / name).unlink()
+    files = [fault.location.file for fault in faults_of(shards)]
+    assert files == ["test-00000-of-00003.tar", SHARD]
+
+
+def test_a_changed_manifest_is_found(shards: Path) -> None:
+    original = (shards / MANIFEST_NAME).read_bytes()
+    for offset in random.Random(1).sample(range(len(original)), 200):
+        flip(shards / MANIFEST_NAME, offset)
+        (fault,) = faults_of(shards)
+        assert fault.location.file == MANIFEST_NAME and "reindex" in fault.problem
+        (shards / MANIFEST_NAME).write_bytes(original)
+
+
+LIES: dict[str, Callable[[Manifest], Manifest]] = {
+    "fingerprint": lambda m: replace(m, fingerprint="blake2b:" + "0" * 64),
+    "block_size": lambda m: replace(m, block_size=7),
+    "classes are": lambda m: replace(m, classes=m.classes[::-1]),
+    "its sidecars are": lambda m: replace(m, options={**m.options, "sidecars": []}),
+    "packing order": lambda m: replace(m, options={**m.options, "seed": 1}),
+    "pixels": lambda m: replace(
+        m,
+        splits=(
+            replace(m.splits[0], pixels=replace(m.splits[0].pixels, sums=(1, 2, 3))),
+            *m.splits[1:],
+        ),
+    ),
+    "image_sizes": lambda m: replace(
+        m, splits=(replace(m.splits[0], image_sizes={(32, 31): 90}), *m.splits[1:])
+    ),
+    "origins is": lambda m: replace(
+        m,
+        splits=(
+            replace(
+                m.splits[0],
+                shards=(
+                    replace(m.splits[0].shards[0], origins={"unknown": 40}),
+                    *m.splits[0].shards[1:],
+                ),
+            ),
+            *m.splits[1:],
+        ),
+    ),
+}
+"""What is said of a manifest whose digest is right and whose content is not."""
+
+
+@pytest.mark.parametrize("said", LIES)
+def test_a_manifest_that_lies_is_found(shards: Path, said: str) -> None:
+    manifest = Dataset(shards).manifest
+    (shards / MANIFEST_NAME).write_bytes(LIES[said](manifest).to_bytes())
+    faults = faults_of(shards)
+    assert any(said in str(fault) for fault in faults)
+
+
+def test_shards_in_another_order_are_found(shards: Path) -> None:
+    first, *others = Dataset(shards).manifest.splits
+    one, two, three = first.shards
+    rewrite_manifest(shards, splits=(replace(first, shards=(two, one, three)), *others))
+    faults = [fault for fault in faults_of(shards) if fault.kind == "order"]
+    assert [str(fault) for fault in faults] == [f"{one.name}: belongs before {two.name}"]
+
+
+def rewrite_manifest(shards: Path, **fields: object) -> None:
+    """Replace fields of the manifest, its digest right."""
+    manifest = replace(Dataset(shards).manifest, **fields)  # type: ignore[arg-type]
+    (shards / MANIFEST_NAME).write_bytes(manifest.to_bytes())
+
+
+INDEX_LIES: dict[str, tuple[Callable[[Index], Index], str]] = {
+    "label": (with_value("label", 3, 9), "is that of class|sidecar"),
+    "origin": (with_value("origin", 3, 0), "the index states"),
+    "synset": (with_value("synset", 3, 12345678), "the index states"),
+    "number": (with_value("number", 3, 7), "the index states"),
+    "pixel hash": (with_value("pixel_hash", 3, 0), "its pixels' hash is"),
+    "crc32": (with_value("crc32", 3, 0), "CRC-32 is"),
+    "length": (with_value("length", 3, 60), "its place is|tar header"),
+    "key of another split": (with_key(3, "test/cat/x"), "expected train/"),
+    "key that climbs": (with_key(3, "train/../x"), "begins with a dot"),
+    "key twice": (lambda i: with_key(3, i.keys[4])(i), "the same key"),
+    "key of another class": (
+        lambda i: with_key(3, "train/other/" + i.keys[3].split("/")[2])(i),
+        "tar header|is that of class",
+    ),
+}
+
+
+@pytest.mark.parametrize("lie", INDEX_LIES)
+def test_an_index_that_lies_is_found(shards: Path, lie: str) -> None:
+    change, said = INDEX_LIES[lie]
+    rewrite_index(shards, change)
+    faults = faults_of(shards)
+    assert any(fault.location.file == SHARD for fault in faults)
+    assert any(part in str(fault) for fault in faults for part in said.split("|"))
+
+
+def test_against_another_tree(demo_tree: Path, demo_shards: Path, tmp_path: Path) -> None:
+    tree = Path(shutil.copytree(demo_tree, tmp_path / "tree"))
+    changed, missing = sorted(tree.glob("train/cat/*.png"))[:2]
+    data = changed.read_bytes()
+    changed.write_bytes(data[:-20] + b"other bytes, as many"[:20])
+    missing.unlink()
+    shutil.copy(changed, tree / "train" / "cat" / "added.png")
+    faults = faults_of(demo_shards, against=tree)
+    said = "\n".join(map(str, faults))
+    assert [fault.kind for fault in faults] == ["tree"] * 3
+    assert faults[-1].location == Location("train/cat/added.png")
+    assert f"differ from byte {len(data) - 20} on from the {len(data)} of {changed}" in said
+    assert f"{missing}: No such file" in said
+    assert str(faults[-1]) == (
+        f"train/cat/added.png: in {tree}, not in the dataset, expected in both; pack the tree again"
+    )
+
+
+def test_a_suffix_in_capitals_is_the_same_image(demo_tree: Path, tmp_path: Path) -> None:
+    tree = Path(shutil.copytree(demo_tree, tmp_path / "tree"))
+    path = sorted(tree.glob("train/cat/*.png"))[0]
+    path.rename(path.with_suffix(".PNG"))
+    pack(tree, tmp_path / "out", workers=1, warn=lambda text: None)
+    assert verify(tmp_path / "out", against=tree, workers=1).is_whole
+
+
+def test_files_beside_the_dataset_are_told(shards: Path) -> None:
+    (shards / "notes.txt").write_text("mine")
+    found = verify(shards, workers=1)
+    assert found.is_whole and found.strays == ("notes.txt",)
+
+
+def test_quick_looks_at_digests_and_indexes(shards: Path) -> None:
+    assert verify(shards, quick=True, workers=1).is_whole
+    flip(shards / SHARD, 700)
+    (fault,) = faults_of(shards, quick=True)
+    assert "its SHA-256 is" in fault.problem
+
+
+def test_what_cannot_be_verified(shards: Path, tmp_path: Path) -> None:
+    with pytest.raises(OptionError, match="quick compares no images"):
+        verify(shards, quick=True, against=tmp_path)
+    with pytest.raises(OptionError, match="workers=0: "):
+        verify(shards, workers=0)
+    with pytest.raises(StoreError, match="no dataset; give a folder"):
+        verify(tmp_path / "nothing")
+
+
+# --- Making the manifest anew -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_the_same_manifest_comes_back(shards: Path, workers: int) -> None:
+    original = (shards / MANIFEST_NAME).read_bytes()
+    (shards / MANIFEST_NAME).unlink()
+    with pytest.raises(StoreError, match="cinic-shard reindex makes it anew from"):
+        Dataset(shards)
+    reindex(shards, workers=workers)
+    assert (shards / MANIFEST_NAME).read_bytes() == original
+
+
+@pytest.mark.parametrize("sidecars", sidecar_sets())
+def test_what_shards_do_not_tell(
+    demo_tree: Path, tmp_path: Path, sidecars: tuple[str, ...]
+) -> None:
+    options = PackOptions(shard_size=40, seed=5, sidecars=sidecars)
+    manifest = pack(demo_tree, tmp_path / "out", options, workers=1)
+    (tmp_path / "out" / MANIFEST_NAME).write_bytes(b"{}")
+    rebuilt = reindex(tmp_path / "out", workers=1)
+    known = {name: value for name, value in manifest.options.items() if name != "seed"}
+    assert rebuilt == replace(manifest, options=known)
+    assert verify(tmp_path / "out", against=demo_tree, workers=1).is_whole
+
+
+def test_damaged_shards_give_no_manifest(shards: Path) -> None:
+    (shards / MANIFEST_NAME).unlink()
+    flip(shards / SHARD, 700)
+    with pytest.raises(FormatError, match=rf"no manifest was made\n  {SHARD}, offset"):
+        reindex(shards, workers=1)
+    assert not (shards / MANIFEST_NAME).exists()
+
+
+def test_another_seed_is_tried_where_the_order_is_at_fault(demo_tree: Path, tmp_path: Path) -> None:
+    """Not where a message happens to speak of the order."""
+    name = "out of the packing order"
+    tree, shards = tmp_path / "tree", tmp_path / "shards"
+    shutil.copytree(demo_tree, tree)
+    for folder in tree.glob("*/cat"):
+        folder.rename(folder.with_name(name))
+    manifest = pack(tree, shards, PackOptions(shard_size=40), workers=1)
+    num_shards = sum(len(split.shards) for split in manifest.splits)
+    rewrite_index(shards, with_value("label", -1, manifest.classes.index(name)))
+    (shards / MANIFEST_NAME).unlink()
+    steps: list[str] = []
+    with pytest.raises(FormatError, match=f"1 faults(.|\n)*is that of class {name} too"):
+        reindex(shards, workers=1, progress=lambda doing, done, total: steps.append(doing))
+    assert len(steps) == num_shards
+
+    shutil.rmtree(shards)
+    pack(demo_tree, shards, PackOptions(shard_size=40, seed=5), workers=1)
+    flip(shards / SHARD, 700)
+    steps.clear()
+    with pytest.raises(FormatError, match=r"1 faults(.|\n)*CRC-32"):
+        reindex(shards, workers=1, progress=lambda doing, done, total: steps.append(doing))
+    assert len(steps) == 2 * num_shards
+
+
+def test_missing_shards_give_no_manifest(shards: Path, tmp_path: Path) -> None:
+    (shards / SHARD).unlink()
+    with pytest.raises(StoreError, match=rf"{SHARD} is missing, and 0 more"):
+        reindex(shards, workers=1)
+    with pytest.raises(StoreError, match="holds no shard"):
+        reindex(tmp_path / "nothing", workers=1)
+    (shards / "train-00000-of-00004.tar").write_bytes(b"")
+    with pytest.raises(StoreError, match="shards of 3 and 4"):
+        reindex(shards, workers=1)
+
+
+def test_shards_of_two_datasets_give_no_manifest(shards: Path, tmp_path: Path) -> None:
+    make_tree(tmp_path / "tree", per_class=2, seed=9)
+    shutil.rmtree(tmp_path / "tree" / "train" / "airplane")
+    for path in (tmp_path / "tree").glob("*/airplane"):
+        shutil.rmtree(path)
+    pack(tmp_path / "tree", tmp_path / "other", workers=1)
+    for path in shards.glob("train-*"):
+        path.unlink()
+    shutil.copy(next((tmp_path / "other").glob("train-*")), shards)
+    with pytest.raises(FormatError, match="are not of one dataset"):
+        reindex(shards, workers=1)
+
+
+def test_a_fault_is_json(shards: Path) -> None:
+    flip(shards / SHARD, 700)
+    rows = json.loads(json.dumps(verify(shards, workers=1).to_json()))["faults"]
+    assert {row["file"] for row in rows} == {SHARD}
+    assert [row["kind"] for row in rows] == ["digest", "payload"]
+    assert set(rows[0]) == {"file", "offset", "sample", "key", "block", "kind", "problem"}

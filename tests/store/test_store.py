@@ -1,0 +1,305 @@
+"""Places; and local files: whole under their names or not there, errors that name the place."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from cinic_shards.errors import OptionError, OutputError, StoreError
+from cinic_shards.store import TEMPORARY_SUFFIX, LocalStore, RemoteStore, open_store
+from tests.support.files import PAGE
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> LocalStore:
+    (tmp_path / "folder").mkdir()
+    return LocalStore(tmp_path / "folder")
+
+
+@pytest.mark.parametrize("kind", [str, Path])
+def test_a_place_is_a_folder(tmp_path: Path, kind: Callable[[object], str]) -> None:
+    store = open_store(kind(tmp_path / "x"))
+    assert store.root == tmp_path / "x" and str(store) == str(tmp_path / "x")
+
+
+PLACES: list[tuple[str, dict[str, Any], str]] = [
+    ("s3://bucket", {}, "s3://bucket"),
+    ("s3://bucket/a/b/", {}, "s3://bucket/a/b"),
+    ("S3://bucket/a?region=x&endpoint_url=http%3A%2F%2Fh%3A1", {}, "s3://bucket/a"),
+    ("gs://bucket/a", {"service_account_key": "secret"}, "gs://bucket/a"),
+    ("az://container/a?account_name=me", {"max_retries": 3}, "az://container/a"),
+    ("https://host:8080/a%20b/", {}, "https://host:8080/a b"),
+    ("memory://", {}, "memory:"),
+    ("memory://x/y", {}, "memory://x/y"),
+    ("hf://datasets/me/set", {}, "https://huggingface.co/datasets/me/set/resolve/main"),
+    ("hf://datasets/me/set@v1/a/b", {}, "https://huggingface.co/datasets/me/set/resolve/v1/a/b"),
+    ("hf://me/model/a", {}, "https://huggingface.co/me/model/resolve/main/a"),
+]
+
+
+@pytest.mark.parametrize("url, options, shown", PLACES)
+def test_a_url_is_an_address(
+    url: str, options: dict[str, Any], shown: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("HF_ENDPOINT", raising=False)
+    store = open_store(url, options)
+    assert isinstance(store, RemoteStore) and str(store) == shown
+    assert store.can_list == (not shown.startswith("http")) and not store.is_local
+    assert "secret" not in repr(store.address)
+    for name, value in options.items():
+        assert store.address.options[name] == str(value)
+
+
+def test_options_of_the_call_go_before_those_of_the_url() -> None:
+    store = open_store(
+        "s3://b/x?region=one&Access_Key_Id=me", {"REGION": "two", "allow_http": True}
+    )
+    assert isinstance(store, RemoteStore)
+    options = {"region": "two", "access_key_id": "me", "allow_http": "true"}
+    assert store.address.options == options
+
+
+def test_a_token_of_hugging_face_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_TOKEN", "abc")
+    store = open_store("hf://datasets/me/set")
+    assert isinstance(store, RemoteStore)
+    assert store.address.headers == {"Authorization": "Bearer abc"}
+    assert "abc" not in repr(store.address)
+
+
+@pytest.mark.parametrize(
+    "place, options, said",
+    [
+        ("ftp://host/x", {}, "unknown kind of place ftp://; expected a path or s3://"),
+        ("s3:///x", {}, "s3:///x: names no bucket"),
+        ("https:///x", {}, "https:///x: names no host"),
+        ("https://me:secret@host/x", {}, "^https://host/x: a URL that holds a password"),
+        ("file://host/x", {}, "expected file:///folder, with three slashes"),
+        ("file:///x?region=y", {}, "file:///x: a folder has no storage options; leave region"),
+        ("x", {"region": "y"}, "x: a folder has no storage options; leave region"),
+        ("hf://datasets/me", {}, "expected hf://datasets/<owner>/<name>"),
+        ("hf://me", {}, "expected hf://datasets/<owner>/<name>"),
+    ],
+)
+def test_a_place_that_cannot_be(place: str, options: dict[str, Any], said: str) -> None:
+    with pytest.raises(OptionError, match=said):
+        open_store(place, options)
+
+
+@pytest.mark.parametrize(
+    "place, options, said",
+    [
+        ("s3://bucket/x", {"foo": "bar"}, "^s3://bucket/x: .*'foo' is not valid for store 'S3'"),
+        ("https://host/x", {"region": "y"}, "^https://host/x: unknown option region"),
+        ("s3://bucket/x?timeout=soon", {}, "timeout=soon: expected a number, of seconds"),
+        ("s3://bucket/x", {"max_retries": -1}, "max_retries=-1: expected a number"),
+        ("az://container/x", {}, "Account must be specified"),
+    ],
+)
+def test_an_option_that_cannot_be(
+    place: str, options: dict[str, Any], said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("AZURE_STORAGE_ACCOUNT_NAME", raising=False)
+    with pytest.raises(OptionError, match=said):
+        open_store(place, options).read("x")
+
+
+def test_a_profile_needs_boto3(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "boto3", None)
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID", raising=False)
+    said = "the AWS profile 'me' is read by boto3: pip install boto3, or set AWS_ACCESS_KEY_ID"
+    with pytest.raises(OptionError, match=said):
+        open_store("s3://bucket/x?profile=me").read("x")
+    monkeypatch.setenv("AWS_PROFILE", "me")
+    with pytest.raises(OptionError, match=said):
+        open_store("s3://bucket/x").read("x")
+
+
+def test_an_open_store_is_a_place(store: LocalStore) -> None:
+    assert open_store(store) is store
+    with pytest.raises(OptionError, match="is open already"):
+        open_store(store, {"region": "x"})
+
+
+def test_file_urls(tmp_path: Path) -> None:
+    store = open_store(f"file://{tmp_path}/a%20b")
+    assert isinstance(store, LocalStore) and store.root == tmp_path / "a b"
+
+
+@pytest.mark.parametrize("command", [["--help"], ["pack", "--help"]])
+def test_no_command_line_loads_obstore(command: list[str]) -> None:
+    script = (
+        "import sys; from cinic_shards.__main__ import main; import cinic_shards.write.pack\n"
+        "import cinic_shards.write.dataset, cinic_shards.store\n"
+        f"sys.argv[1:] = {command}\n"
+        "try: main()\nexcept SystemExit: pass\n"
+        "assert 'obstore' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True, stdout=subprocess.DEVNULL)
+
+
+def test_names(store: LocalStore) -> None:
+    assert store.names() == []
+    for name in ("b", "a", ".hidden", "B"):
+        (store.root / name).touch()
+    (store.root / "folder").mkdir()
+    assert store.names() == [".hidden", "B", "a", "b", "folder"]
+
+
+def test_names_where_there_is_no_folder(tmp_path: Path) -> None:
+    assert LocalStore(tmp_path / "missing").names() == []
+    (tmp_path / "file").touch()
+    with pytest.raises(OutputError, match="file: a file, expected a folder"):
+        LocalStore(tmp_path / "file").names()
+
+
+def test_names_of_a_place_that_the_system_refuses(tmp_path: Path) -> None:
+    with pytest.raises((StoreError, OutputError), match="File name too long"):
+        LocalStore(tmp_path / ("x" * 300)).names()
+
+
+def test_a_file_appears_when_it_is_whole(store: LocalStore) -> None:
+    with store.create("x.tar") as file:
+        file.write(b"abc")
+        assert store.names() == ["x.tar" + TEMPORARY_SUFFIX]
+        file.write(b"def")
+    assert store.names() == ["x.tar"]
+    assert store.read("x.tar") == b"abcdef"
+
+
+def test_an_older_file_stays_until_the_new_one_is_whole(store: LocalStore) -> None:
+    (store.root / "x").write_bytes(b"old")
+    with store.create("x") as file:
+        file.write(b"newer")
+        assert store.read("x") == b"old"
+    assert store.read("x") == b"newer"
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, SystemExit, MemoryError])
+def test_an_error_leaves_nothing_and_passes(store: LocalStore, error: type[BaseException]) -> None:
+    (store.root / "x").write_bytes(b"old")
+    with pytest.raises(error, match="mine"), store.create("x") as file:
+        file.write(b"half")
+        raise error("mine")
+    assert store.names() == ["x"]
+    assert store.read("x") == b"old"
+
+
+def test_a_generator_that_is_dropped_leaves_nothing(store: LocalStore) -> None:
+    """As the one that a thread held when its process ends."""
+
+    def write_slowly():  # type: ignore[no-untyped-def]
+        with store.create("x") as file:
+            file.write(b"half")
+            yield
+
+    writing = write_slowly()
+    next(writing)
+    assert store.names() == ["x" + TEMPORARY_SUFFIX]
+    writing.close()
+    assert store.names() == []
+
+
+def test_leftovers_of_a_killed_process_are_written_over(store: LocalStore) -> None:
+    (store.root / ("x" + TEMPORARY_SUFFIX)).write_bytes(b"much longer than what comes")
+    with store.create("x") as file:
+        file.write(b"short")
+    assert store.names() == ["x"] and store.read("x") == b"short"
+
+
+@pytest.mark.parametrize(
+    "prepare, said",
+    [
+        (lambda root: root.rmdir(), "No such file or directory"),
+        (lambda root: (root / "x").mkdir(), "Is a directory"),
+        (lambda root: (root.rmdir(), root.write_bytes(b"")), "Not a directory"),
+    ],
+    ids=["no folder", "a folder of that name", "a file for a folder"],
+)
+def test_a_place_that_cannot_be_written(
+    store: LocalStore, prepare: Callable[[Path], object], said: str
+) -> None:
+    prepare(store.root)
+    with pytest.raises(OutputError, match=f"^{store.root}/x: {said}"), store.create("x") as file:
+        file.write(b"abc")
+    assert not (store.root / ("x" + TEMPORARY_SUFFIX)).exists()
+
+
+def test_a_full_disk(mount_disk: Callable[[int], Path]) -> None:
+    disk = mount_disk(16 * PAGE)
+    store = LocalStore(disk)
+    (disk / "x").write_bytes(b"old")
+    with (
+        pytest.raises(OutputError, match=r"/x: No space left on device; free some or write else"),
+        store.create("x") as file,
+    ):
+        for _ in range(100):
+            file.write(bytes(PAGE))
+    assert store.names() == ["x"] and store.read("x") == b"old"
+    assert store.free_bytes() == 15 * PAGE
+
+
+@pytest.mark.parametrize("num_pages", [2.5, 24.5])
+def test_one_write_larger_than_the_disk(
+    mount_disk: Callable[[int], Path], num_pages: float
+) -> None:
+    """The system takes a part of it without an error: nothing must pass for whole."""
+    disk = mount_disk(2 * PAGE)
+    with pytest.raises(OutputError, match="No space left"), LocalStore(disk).create("x") as file:
+        file.write(bytes(int(num_pages * PAGE)))
+    assert os.listdir(disk) == []
+
+
+@pytest.mark.parametrize("size", [1, 4096, 10_001])
+def test_map(store: LocalStore, size: int) -> None:
+    data = np.random.default_rng(0).bytes(size)
+    (store.root / "x").write_bytes(data)
+    mapped = store.map("x", size)
+    assert mapped.dtype == np.uint8 and mapped.tobytes() == data
+    assert not mapped.flags.writeable
+    (store.root / "x").unlink()
+    assert mapped.tobytes() == data  # until nobody refers to it
+
+
+def test_map_of_nothing(store: LocalStore) -> None:
+    (store.root / "x").touch()
+    assert store.map("x", 0).shape == (0,)
+
+
+@pytest.mark.parametrize("size, expected", [(0, 1), (10, 9), (9, 10), (1_000_000, 2_000_000)])
+def test_map_of_another_size(store: LocalStore, size: int, expected: int) -> None:
+    (store.root / "x").write_bytes(bytes(size))
+    said = rf"/x: {size:,} bytes, the manifest says {expected:,}; .* fetch it again"
+    with pytest.raises(StoreError, match=said):
+        store.map("x", expected)
+
+
+@pytest.mark.parametrize("how", ["read", "map"])
+@pytest.mark.parametrize(
+    "prepare, said",
+    [
+        (lambda root: None, "No such file or directory"),
+        (lambda root: root.rmdir(), "No such file or directory"),
+        (lambda root: (root / "x").symlink_to("nowhere"), "No such file or directory"),
+        (lambda root: (root / "x").mkdir(), "Is a directory"),
+    ],
+    ids=["no file", "no folder", "dangling link", "a folder"],
+)
+def test_what_cannot_be_read(
+    store: LocalStore, prepare: Callable[[Path], object], said: str, how: str
+) -> None:
+    prepare(store.root)
+    with pytest.raises(StoreError, match=f"^{store.root}/x: {said}"):
+        store.read("x") if how == "read" else store.map("x", 3)
+
+
+def test_delete(store: LocalStore) -> None:
+    (store.root / "x").touch()
+    store.delete("x")
+    store.delete("x")
+    assert store.names() == []

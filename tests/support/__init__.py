@@ -1,0 +1,6 @@
+"""What several test modules use: example files, servers, a browser, network namespaces."""
+
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+"""The repository."""

@@ -1,0 +1,21 @@
+"""The command line: in this process for speed, or as people start it."""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+COMMAND = Path(sys.executable).with_name("cinic-shard")
+"""The installed command."""
+
+
+class Outcome(NamedTuple):
+    """What a command printed, and its exit status."""
+
+    status: int
+    out: str
+    err: str
+
+
+Run = Callable[..., Outcome]
+"""The fixture ``run``: arguments of the command, without its name."""

@@ -1,0 +1,201 @@
+"""A store behind a proxy that fails in every way: the right bytes, or one error in bounded time."""
+
+import re
+import time
+from pathlib import Path
+from uuid import uuid4
+
+import numpy as np
+import pytest
+from fault_proxy import FAULTS, FaultProxy, Faults
+
+from cinic_shards import ShardLoader
+from cinic_shards.check.verify import verify
+from cinic_shards.errors import OutputError, StoreError
+from cinic_shards.loader.block_source import FETCHES_AT_ONCE
+from cinic_shards.store import Store, open_store
+from cinic_shards.write.pack import PackOptions, pack
+from tests.support.servers import S3Server, address_of
+
+pytestmark = pytest.mark.real
+
+DATA = np.random.default_rng(0).bytes(1_000_000)
+QUICK = {
+    "connect_timeout": 1,
+    "read_timeout": 0.5,
+    "timeout": 3,
+    "write_timeout": 3,
+    "retry_timeout": 3,
+    "max_retries": 3,
+}
+BOUND_SECONDS = 3 + 3 + 4
+"""``retry_timeout``, one request more, and what a slow machine takes: less than another request,
+or than the library's own 180 seconds."""
+
+
+@pytest.fixture
+def proxied(web: str, web_root: Path) -> tuple[Path, FaultProxy]:
+    """A folder of a web server, and a proxy before that."""
+    folder = web_root / str(uuid4())
+    folder.mkdir()
+    (folder / "x").write_bytes(DATA)
+    return folder, FaultProxy(address_of(web), Faults())
+
+
+def open_behind(proxy: FaultProxy, folder: Path, **options: float) -> Store:
+    return open_store(f"{proxy.url}/{folder.name}", QUICK | options)
+
+
+RETRIED = [fault for fault in FAULTS if fault != "etag"]
+
+
+@pytest.mark.parametrize(
+    "fault, how",
+    [(fault, how) for fault in RETRIED for how in ("read", "read_range", "map")]
+    + [(fault, "size") for fault in RETRIED if fault not in ("cut", "stall-body")],
+)
+def test_a_fault_that_passes_is_overcome(
+    proxied: tuple[Path, FaultProxy], fault: str, how: str
+) -> None:
+    folder, proxy = proxied
+    with proxy:
+        store = open_behind(proxy, folder)
+        proxy.faults.script = [fault, fault]
+        if how == "read":
+            assert store.read("x") == DATA
+        elif how == "read_range":
+            assert bytes(store.read_range("x", 500, 900_000)) == DATA[500:900_000]
+        elif how == "size":
+            assert store.size("x") == len(DATA)
+        else:
+            assert store.map("x", len(DATA)).tobytes() == DATA
+    assert proxy.counts[fault] == 2
+
+
+@pytest.mark.parametrize("fault", RETRIED)
+def test_a_fault_that_stays_is_told_in_time(proxied: tuple[Path, FaultProxy], fault: str) -> None:
+    folder, proxy = proxied
+    proxy.faults.chances = {fault: 1.0}
+    with proxy:
+        store = open_behind(proxy, folder)
+        start = time.monotonic()
+        place = re.escape(f"{proxy.url}/{folder.name}/x: bytes 500 to 900,000: ")
+        with pytest.raises(StoreError, match=f"^{place}.*try again, or allow more"):
+            store.read_range("x", 500, 900_000)
+        assert time.monotonic() - start < BOUND_SECONDS
+    assert proxy.counts[fault] >= 2
+
+
+def test_another_etag_is_another_file(proxied: tuple[Path, FaultProxy]) -> None:
+    folder, proxy = proxied
+    with proxy:
+        store = open_behind(proxy, folder)
+        store.read_range("x", 0, 100)
+        proxy.faults.script = ["etag"]
+        with pytest.raises(StoreError, match="was replaced while it was read"):
+            store.read_range("x", 100, 200)
+
+
+def test_a_body_that_goes_on_as_another_file(proxied: tuple[Path, FaultProxy]) -> None:
+    """It is cut, and the rest has another ETag: an error, never a mixture."""
+    folder, proxy = proxied
+    with proxy:
+        store = open_behind(proxy, folder)
+        proxy.faults.script = ["cut", "etag"]
+        with pytest.raises(StoreError, match="/x: "):
+            store.read_range("x", 500, 900_000)
+
+
+def test_a_slow_server_is_waited_for(proxied: tuple[Path, FaultProxy]) -> None:
+    """Longer than ``read_timeout``, which begins again with each byte."""
+    folder, proxy = proxied
+    proxy.faults.bytes_a_second = 1e6
+    proxy.faults.latency_seconds = 0.1
+    with proxy:
+        store = open_behind(proxy, folder)
+        start = time.monotonic()
+        assert store.read("x") == DATA
+        assert time.monotonic() - start > 1.0
+    assert proxy.counts == {"": 1}  # not in a second try
+
+
+def test_a_trickle_is_not_waited_for(proxied: tuple[Path, FaultProxy]) -> None:
+    folder, proxy = proxied
+    proxy.faults.bytes_a_second = 200_000  # a chunk each third of a second
+    with proxy:
+        start = time.monotonic()
+        with pytest.raises(StoreError, match="no answer in time"):
+            open_behind(proxy, folder, timeout=1, retry_timeout=2).read("x")
+        assert time.monotonic() - start < BOUND_SECONDS
+
+
+def test_nobody_listens(proxied: tuple[Path, FaultProxy]) -> None:
+    folder, proxy = proxied
+    with proxy:
+        store = open_behind(proxy, folder)
+    start = time.monotonic()
+    with pytest.raises(StoreError, match=r"4 tries in .*: Connection refused; try again"):
+        store.read("x")
+    assert time.monotonic() - start < BOUND_SECONDS
+
+
+@pytest.mark.parametrize("encoding", ["png", "zstd", "raw"])
+def test_a_server_that_dies_in_an_epoch(
+    encoded_tree: Path, proxied: tuple[Path, FaultProxy], encoding: str
+) -> None:
+    """What waits behind the requests that fail is not asked for."""
+    folder, proxy = proxied
+    options = PackOptions(encoding=encoding, block_size=4)
+    pack(encoded_tree, folder / "shards", options, workers=1)
+    with proxy:
+        store = open_store(f"{proxy.url}/{folder.name}/shards", QUICK | {"max_retries": 0})
+        loader = ShardLoader(store, batch_size=8)
+        assert loader._reader.num_blocks > 2 * FETCHES_AT_ONCE
+        proxy.faults.chances = {"503": 1.0}
+        with pytest.raises(StoreError, match="503"):
+            list(loader)
+        assert 0 < proxy.counts["503"] <= FETCHES_AT_ONCE
+        proxy.faults.chances = {}
+        assert sum(map(len, loader)) == 8 * len(loader)
+
+
+def test_a_job_on_a_bad_day(demo_tree: Path, demo_shards: Path, seaweedfs: S3Server) -> None:
+    """Every fault at once, many times: the same bytes."""
+    chances = dict.fromkeys(RETRIED, 0.02)
+    options = seaweedfs.storage_options | QUICK | {"max_retries": 8, "retry_timeout": 30}
+    with FaultProxy(address_of(seaweedfs.endpoint), Faults(0.005, 0, chances)) as proxy:
+        options["endpoint_url"] = proxy.url
+        store = open_store(f"s3://{seaweedfs.bucket}/{uuid4()}", options)
+        manifest = pack(demo_tree, store, PackOptions(shard_size=10), workers=1)
+        found = verify(store, against=demo_tree, workers=1)
+    assert found.is_whole and not found.strays, found
+    assert sum(proxy.counts.values()) > 100 and len(proxy.counts) > 5, proxy.counts
+    local = pack(demo_tree, f"memory://{uuid4()}", PackOptions(shard_size=10), workers=1)
+    assert manifest == local
+
+
+@pytest.mark.parametrize("fault", ["503", "stall", "reset"])
+def test_a_server_that_dies_while_it_is_written_to(
+    demo_tree: Path, seaweedfs: S3Server, fault: str
+) -> None:
+    """One error in bounded time; the same call goes on when the server is there again."""
+    prefix = f"s3://{seaweedfs.bucket}/{uuid4()}"
+    options = PackOptions(shard_size=20)
+    with FaultProxy(address_of(seaweedfs.endpoint), Faults()) as proxy:
+        store = open_store(prefix, seaweedfs.storage_options | QUICK | {"endpoint_url": proxy.url})
+
+        def progress(doing: str, done: int, total: int) -> None:
+            if doing == "pack" and done >= 100:
+                proxy.faults.chances = {fault: 1.0}
+
+        start = time.monotonic()
+        with pytest.raises(OutputError, match=f"^{prefix}/_packing/.* tr(y|ies) in "):
+            pack(demo_tree, store, options, workers=1, progress=progress)
+        assert time.monotonic() - start < 30
+    again = open_store(prefix, seaweedfs.storage_options)
+    with pytest.raises(StoreError, match="packing did not finish"):
+        verify(again)
+    seen: list[tuple[str, int, int]] = []
+    pack(demo_tree, again, options, workers=1, progress=lambda *state: seen.append(state))
+    assert next(state for state in seen if state[0] == "pack")[1] >= 100
+    assert verify(again, workers=1).is_whole and again.folder("_packing").names() == []
