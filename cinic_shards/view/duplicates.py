@@ -54,7 +54,7 @@ def duplicates_among(columns: Columns, *, location: str) -> Duplicates:
 
     Args:
         columns: of the images.
-        path: where the dataset lies, for a message.
+        location: the dataset, as messages name it.
 
     Raises:
         FormatError: a key is none.
