@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from make_demo_tree import make_tree
 
-from cinic_shards import cli
+from cinic_shards import cli, options
 from cinic_shards.write.pack import PackOptions, pack
 from tests.support import servers
 from tests.support.command import Outcome, Run
@@ -18,7 +18,11 @@ from tests.support.command import Outcome, Run
 
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """Run the command in this process, which is quicker than in one of its own."""
+    """Run the command in this process, which is quicker than in one of its own.
+
+    By default it has one worker, as on a machine of one core: it starts no process.
+    """
+    monkeypatch.setattr(options, "usable_cores", lambda: 1)
 
     def run_main(*arguments: object) -> Outcome:
         monkeypatch.setattr(sys, "argv", ["cinic-shard", *map(str, arguments)])
