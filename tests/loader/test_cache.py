@@ -24,11 +24,8 @@ NUM_BLOCKS = 7
 
 
 @pytest.fixture(scope="module", params=ENCODINGS)
-def shards(request: pytest.FixtureRequest, demo_tree: Path) -> Path:
-    out = demo_tree.parent / f"cache-{request.param}"
-    options = PackOptions(encoding=request.param, block_size=16, shard_size=40)
-    pack(demo_tree, out, options, workers=1)
-    return out
+def shards(request: pytest.FixtureRequest, packed: dict[str, Path]) -> Path:
+    return packed[request.param]
 
 
 @pytest.fixture
