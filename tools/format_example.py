@@ -224,7 +224,7 @@ def _left_pieces(images: NDArray[np.uint8]) -> Iterable[Piece]:
     size = images[..., 0].size
     for plane, name in enumerate(("red less green", "green", "blue less green")):
         start = fmt.NPY_HEADER_BYTES + plane * size
-        yield Piece(content[start : start + size], f"what is left of {name}")
+        yield Piece(content[start : start + size], f"residuals of {name}")
 
 
 def _dump(offset: int, pieces: Iterable[Piece]) -> str:
