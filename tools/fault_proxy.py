@@ -266,12 +266,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--latency", type=float, default=0.0, help="seconds before each request")
     parser.add_argument("--bandwidth", type=float, default=0.0, help="bytes a second a connection")
     parser.add_argument(
-        "--fault", action="append", default=[], metavar="KIND=CHANCE", help="repeatable"
+        "--fault", action="append", default=[], metavar="FAULT=CHANCE", help="repeatable"
     )
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args(arguments)
     chances = {
-        kind: float(chance) for kind, _, chance in (one.partition("=") for one in args.fault)
+        fault: float(chance) for fault, _, chance in (one.partition("=") for one in args.fault)
     }
     faults = Faults(args.latency, args.bandwidth, chances, seed=args.seed)
     with FaultProxy(args.upstream, faults, args.listen) as proxy:

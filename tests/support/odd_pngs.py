@@ -91,14 +91,14 @@ def _filter_rows(samples: NDArray[np.int64], depth: int, filters: Sequence[int])
     above = np.zeros_like(rows[0])
     out = []
     for y, row in enumerate(rows):
-        kind = filters[y % len(filters)]
+        filter_type = filters[y % len(filters)]
         left = np.concatenate([np.zeros(distance, np.int64), row[:-distance]])[: len(row)]
         corner = np.concatenate([np.zeros(distance, np.int64), above[:-distance]])[: len(row)]
         estimate = left + above - corner
         distances = np.abs(np.stack([estimate - left, estimate - above, estimate - corner]))
         paeth = np.choose(distances.argmin(axis=0), [left, above, corner])
-        predicted = [0 * row, left, above, (left + above) // 2, paeth][kind]
-        out.append(bytes([kind]) + ((row - predicted) & 255).astype(np.uint8).tobytes())
+        predicted = [0 * row, left, above, (left + above) // 2, paeth][filter_type]
+        out.append(bytes([filter_type]) + ((row - predicted) & 255).astype(np.uint8).tobytes())
         above = row
     return b"".join(out)
 
@@ -168,8 +168,8 @@ def odd_pngs(height: int = 32, width: int = 32, seed: int = 0) -> dict[str, byte
         "grey and alpha": encode_png(noise(2, 8), GREY_ALPHA, 8),
         "grey and alpha 16 bit": encode_png(noise(2, 16), GREY_ALPHA, 16),
     }
-    for number, kind in enumerate(("None", "Sub", "Up", "Average", "Paeth")):
-        files[f"RGB, only filter {kind}"] = encode_png(rgb, RGB, 8, filters=[number])
+    for number, name in enumerate(("None", "Sub", "Up", "Average", "Paeth")):
+        files[f"RGB, only filter {name}"] = encode_png(rgb, RGB, 8, filters=[number])
     for depth in (1, 2, 4, 8, 16):
         grey = noise(1, depth)
         files[f"grey {depth} bit"] = encode_png(grey, GREY, depth)
