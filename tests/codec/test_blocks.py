@@ -104,7 +104,7 @@ def test_convert_gives_what_packing_gives(
     convert(packed[source], tmp_path / "out", encoding=target, workers=1, warn=warnings.append)
     assert digests(tmp_path / "out") == digests(packed[target])
     is_anew = target == "png" and source != "png"
-    assert any("encoded anew" in warning for warning in warnings) == is_anew
+    assert any("re-encoded" in warning for warning in warnings) == is_anew
 
 
 def test_convert_to_other_blocks_and_sidecars(packed: dict[str, Path], tmp_path: Path) -> None:
@@ -118,11 +118,11 @@ def test_convert_to_other_blocks_and_sidecars(packed: dict[str, Path], tmp_path:
 
 
 def test_convert_refuses(packed: dict[str, Path], tmp_path: Path) -> None:
-    with pytest.raises(OptionError, match="is the dataset itself"):
+    with pytest.raises(OptionError, match="is the input dataset"):
         convert(packed["raw"], packed["raw"], encoding="zstd", workers=1)
     with pytest.raises(OptionError, match="encoding 'jpg': expected one of png, zstd, raw"):
         convert(packed["raw"], tmp_path / "out", encoding="jpg", workers=1)
-    with pytest.raises(OutputError, match="holds a dataset already"):
+    with pytest.raises(OutputError, match="already holds a dataset"):
         convert(packed["raw"], packed["zstd"], encoding="zstd", workers=1)
     assert not (tmp_path / "out").exists()
 

@@ -669,7 +669,7 @@ def test_a_folder_with_other_files_is_refused(
 def test_a_dataset_is_refused_unless_told(demo_tree: Path, small_tree: Path, out: Path) -> None:
     pack(demo_tree, out, workers=1)
     message = refused(small_tree, out, OutputError)
-    assert "holds a dataset already; --overwrite replaces it" in message
+    assert "already holds a dataset; --overwrite replaces it" in message
 
 
 def test_overwrite_leaves_nothing_of_the_old_dataset(

@@ -106,7 +106,7 @@ def test_convert(packed: str, demo_shards: Path, tmp_path: Path, encoding: str) 
 
 
 def test_convert_to_itself_is_refused(packed: str) -> None:
-    with pytest.raises(OptionError, match="is the dataset itself"):
+    with pytest.raises(OptionError, match="is the input dataset"):
         convert(packed, f"{packed}/", encoding="raw", workers=1)
 
 
@@ -114,7 +114,7 @@ def test_reindex(packed: str) -> None:
     store = open_store(packed)
     before = digests(packed)
     store.delete("manifest.json")
-    with pytest.raises(StoreError, match="cinic-shard reindex makes it anew"):
+    with pytest.raises(StoreError, match="cinic-shard reindex rebuilds it"):
         Dataset(packed)
     reindex(packed, workers=1)
     assert digests(packed).keys() == before.keys() and verify(packed, workers=1).is_whole
@@ -122,7 +122,7 @@ def test_reindex(packed: str) -> None:
 
 def test_what_is_there_is_not_written_over(packed: str, demo_tree: Path) -> None:
     before = digests(packed)
-    with pytest.raises(OutputError, match=f"^{packed}: holds a dataset already; --overwrite"):
+    with pytest.raises(OutputError, match=f"^{packed}: already holds a dataset; --overwrite"):
         pack(demo_tree, packed, OPTIONS, workers=1)
     with open_store(packed).create("other") as file:
         file.write(b"x")
