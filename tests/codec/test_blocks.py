@@ -90,7 +90,7 @@ def test_unpack_keeps_a_file_with_the_same_pixels(packed: dict[str, Path], tmp_p
     assert unpack(packed["raw"], tmp_path, workers=1).num_kept == 270
     image.putpixel((0, 0), (1, 2, 3))
     image.save(path)
-    with pytest.raises(Exception, match="is there with other bytes"):
+    with pytest.raises(Exception, match="exists with different content"):
         unpack(packed["raw"], tmp_path, workers=1)
 
 

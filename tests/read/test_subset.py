@@ -169,7 +169,10 @@ def test_a_fraction_of_each_class_of_each_split(shards: Path) -> None:
         ({"fraction": 0.5, "fraction_seed": 1.5}, "expected a whole number"),
         ({"where": "x"}, "expected a function of Columns"),
         ({"exclude_duplicates_of": "dev"}, "no split 'dev'"),
-        ({"exclude_duplicates_of": "valid+train"}, "expected splits other than those that are read, train"),
+        (
+            {"exclude_duplicates_of": "valid+train"},
+            "other than those that are read, train",
+        ),
         ({"origin": "unknown"}, "no sample of train is left by origin='unknown'"),
         ({"classes": []}, r"no sample of train is left by classes=\(\)"),
         ({"where": lambda columns: columns.number}, r"int64 of shape \(188,\); expected"),
