@@ -64,7 +64,7 @@ def old_files(store: Store, overwrite: bool) -> list[str]:
         return []
     if fmt.MANIFEST_NAME not in names:
         raise OutputError(
-            f"{store}: holds {names[0]} and {len(names) - 1} more files, but no dataset; "
+            f"{store}: holds {names[0]} and {len(names) - 1} more, but no dataset; "
             "give an empty folder, or remove them"
         )
     if not overwrite:

@@ -168,7 +168,11 @@ MISTAKES = {
     "a tree's name too long": (1, "pack {tmp}/{long} {tmp}/out", "{long}"),
     "a link to itself": (1, "pack {tmp}/loop {tmp}/out", "{tmp}/loop"),
     "an output inside the tree": (2, "pack {tree} {tree}/shards", "is inside the tree"),
-    "an output on a web server": (2, "pack {tree} https://host/x", "can only be read from"),
+    "an output on a web server": (
+        2,
+        "pack {tree} https://host/x",
+        "a web server cannot be written",
+    ),
     "a shard size of 0": (2, "pack {tree} {tmp}/out --shard-size 0", "expected at least 1"),
     "a negative seed": (2, "pack {tree} {tmp}/out --seed -1", "expected a number from 0"),
     "no workers": (2, "pack {tree} {tmp}/out --workers 0", "expected a whole number, at least 1"),
