@@ -56,7 +56,7 @@ class Fault:
     location: Location
     kind: Kind
     problem: str
-    """What was found and what was expected. For people to read; programs use ``kind``."""
+    """Text for people, with what was found and expected; programs use ``kind``."""
 
     def __str__(self) -> str:
         return f"{self.location}: {self.problem}"

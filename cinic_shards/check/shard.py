@@ -296,11 +296,7 @@ class _Checker:
                 self._add("index", row, f"label {label} is that of class {index.classes[label]}")
 
     def _check_order(self) -> tuple[bytes, bytes] | None:
-        """Check that packing digests strictly ascend, which also excludes duplicate keys.
-
-        Returns:
-            The first and the last digest; None if the seed is unknown.
-        """
+        """Check that packing digests strictly ascend; return the first and the last, if known."""
         if self.job.seed is None:
             return None
         digests = packing_digests(self.index.keys, self.job.seed)

@@ -19,7 +19,7 @@ from cinic_shards.tree.listing import Listing
 from cinic_shards.write.dataset import (
     Recipe,
     check_output,
-    refuse_itself,
+    reject_itself,
     write_dataset,
 )
 from cinic_shards.write.pack import PackOptions
@@ -68,7 +68,7 @@ def convert(
         OutputError: ``out`` cannot be written, or holds other files.
     """
     store, target = open_store(path), open_store(out)
-    refuse_itself(store, target)
+    reject_itself(store, target)
     manifest = read_manifest(store)
     if not manifest.splits:
         raise OptionError(f"{path}: the dataset holds no samples, expected at least one")

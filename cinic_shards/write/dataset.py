@@ -84,7 +84,7 @@ def old_files(store: Store, overwrite: bool) -> list[str]:
     return old
 
 
-def refuse_itself(source: Store, out: Store) -> None:
+def reject_itself(source: Store, out: Store) -> None:
     """Raise OptionError if a dataset would be written over the one that it is made from."""
     locations = {
         os.path.realpath(str(store)) if store.is_local else str(store) for store in (source, out)

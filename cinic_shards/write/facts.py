@@ -19,7 +19,7 @@ from cinic_shards.format.provenance import CINIC10_CITATION, CINIC10_LICENCE, OR
 
 @dataclass(frozen=True, slots=True)
 class ShardFacts:
-    """What the manifest is made from, for one shard."""
+    """The facts of one shard from which the manifest is made."""
 
     split: str
     info: ShardInfo

@@ -31,7 +31,7 @@ from cinic_shards.write.convert import list_shards
 from cinic_shards.write.dataset import (
     Recipe,
     check_output,
-    refuse_itself,
+    reject_itself,
     write_dataset,
 )
 from cinic_shards.write.pack import PackOptions, cut_into_shards, packing_order
@@ -80,7 +80,7 @@ def select(
         OutputError: ``out`` cannot be written, or holds other files.
     """
     dataset, target = Dataset(path), open_store(out)
-    refuse_itself(dataset.store, target)
+    reject_itself(dataset.store, target)
     check_output(target, overwrite)
     wanted = subset or Subset()
     chosen = choose(dataset, splits, wanted, warn)

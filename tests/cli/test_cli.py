@@ -171,7 +171,7 @@ MISTAKES = {
     "an output on a web server": (
         2,
         "pack {tree} https://host/x",
-        "a web server cannot be written",
+        "server cannot be written",
     ),
     "a shard size of 0": (2, "pack {tree} {tmp}/out --shard-size 0", "expected at least 1"),
     "a negative seed": (2, "pack {tree} {tmp}/out --seed -1", "expected a number from 0"),

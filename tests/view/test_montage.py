@@ -99,9 +99,7 @@ def test_a_montage_that_is_too_large_is_rejected(encoded: dict[str, Path], tmp_p
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "_MAX_SIDE", 1000)
-        with pytest.raises(
-            OptionError, match=r"10 rows of up to 16 images would be more than 1,000"
-        ):
+        with pytest.raises(OptionError, match="10 rows of up to 16 images would be more"):
             show(encoded["png"], tmp_path / "a.png")
 
 

@@ -195,9 +195,7 @@ def test_montages_show_each_class_in_its_row(reports: dict[str, Page]) -> None:
                 assert class_name == name and stem.startswith(prefix)
 
 
-def test_the_same_dataset_and_seed_give_the_same_page(
-    encoded: dict[str, Path], tmp_path: Path
-) -> None:
+def test_one_dataset_and_seed_give_one_page(encoded: dict[str, Path], tmp_path: Path) -> None:
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
         write_report(encoded["raw"], tmp_path / name, sample=50, seed=seed, workers=1)
     a, b, c = ((tmp_path / name).read_bytes() for name in "abc")
