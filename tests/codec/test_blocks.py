@@ -145,7 +145,7 @@ def test_images_of_several_sizes_are_refused(
 ) -> None:
     tree = Path(shutil.copytree(demo_tree, tmp_path / "tree"))
     Image.new("RGB", (5, 6)).save(next(tree.glob("valid/*/*.png")))
-    with pytest.raises(TreeError, match=r"images of 2 sizes .*: 32x32 \(269\), 6x5 \(1\); a block"):
+    with pytest.raises(TreeError, match=r"images of 2 sizes .*: 32x32 \(269\), 6x5 \(1\); blocks"):
         pack(tree, tmp_path / "out", options_of(encoding), workers=1)
     assert not (tmp_path / "out").exists()
     pack(tree, tmp_path / "png", options_of("png"), workers=1)
@@ -311,6 +311,6 @@ def test_convert_refuses_a_manifest_of_another_size(
         replace(split, image_sizes={(16, 16): split.num_samples}) for split in manifest.splits
     )
     (copy / MANIFEST_NAME).write_bytes(replace(manifest, splits=splits).to_bytes())
-    with pytest.raises(FormatError, match=r"images are \(32, 32, 3\), the manifest \(16, 16, 3\)"):
+    with pytest.raises(FormatError, match=r"is \(32, 32, 3\), the manifest says \(16, 16, 3\)"):
         convert(copy, tmp_path / "out", encoding="raw", workers=1)
     assert not (tmp_path / "out").exists()
