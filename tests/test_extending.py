@@ -142,7 +142,7 @@ def test_a_new_source_is_packed(encoding: str, workers: int, tmp_path: Path) -> 
     options = PackOptions(encoding=encoding, shard_size=16, block_size=8)
     manifest = pack(source, tmp_path / "shards", options, workers=workers, warn=said.append)
     assert manifest.num_samples == 30 and manifest.classes == ("cat", "dog")
-    assert said == ["30 images have names that tell no CINIC-10 origin; kept as 'unknown'"]
+    assert said == ["30 images do not have names as in CINIC-10; their origin is 'unknown'"]
     assert verify(tmp_path / "shards", against=source, workers=1).is_whole
     reader = Dataset(tmp_path / "shards").split("train")
     for batch in ShardLoader(tmp_path / "shards", batch_size=10):

@@ -1,4 +1,4 @@
-"""Compare a dataset with a tree: the same images, and no others."""
+"""Compare a dataset with a tree: both must hold exactly the same images."""
 
 import os
 import tempfile
@@ -20,7 +20,7 @@ from cinic_shards.tree.records import ImageFiles, Tree
 def open_tree(
     against: str | os.PathLike[str] | Source, executor: Executor
 ) -> AbstractContextManager[Tree]:
-    """A tree to compare with, as long as the context lasts."""
+    """Open a tree to compare with; it is closed when the context ends."""
     return find_source(against).open(
         executor=executor,
         spool_folder=Path(tempfile.gettempdir()),
@@ -29,7 +29,7 @@ def open_tree(
 
 
 def unpacked_files(tree: Tree, packed: set[str]) -> Iterator[Fault]:
-    """A fault for each image of a tree whose key is not packed."""
+    """Yield a fault for each image of a tree whose key is not in ``packed``."""
     root = tree.root.resolve()
     for records in tree.splits.values():
         for file, key in zip(records.files, records.keys, strict=True):
@@ -41,11 +41,11 @@ def unpacked_files(tree: Tree, packed: set[str]) -> Iterator[Fault]:
 def tree_problem(
     images: ImageFiles, key: str, sample: Any, compare: Callable[[Any, bytes, str], str]
 ) -> str:
-    """What a sample and its file in a tree differ in, or an empty string.
+    """Describe how a sample differs from its file in a tree; empty if it does not.
 
     Args:
-        images: where the file is.
-        key: the sample's.
+        images: the tree's files of one split.
+        key: the sample's key.
         sample: its PNG or its pixels, whichever ``compare`` takes.
         compare: ``bytes_problem`` or ``pixels_problem``.
     """
@@ -57,16 +57,16 @@ def tree_problem(
 
 
 def bytes_problem(png: bytes, file: bytes, path: str) -> str:
-    """Where a PNG and a file's bytes begin to differ, or an empty string."""
+    """Name the first byte in which a PNG and a file differ; empty if they do not."""
     if png == file:
         return ""
     shorter = min(len(file), len(png))
     at = next((at for at in range(shorter) if file[at] != png[at]), shorter)
-    return f"its {len(png)} bytes differ from byte {at} on from the {len(file)} of {path}"
+    return f"its {len(png)} bytes differ from the {len(file)} bytes of {path} from byte {at} on"
 
 
 def pixels_problem(image: NDArray[np.uint8], file: bytes, path: str) -> str:
-    """Whether an image, uint8 (H, W, 3), has other pixels than a file; or an empty string."""
+    """Compare an image, uint8 (H, W, 3), with the pixels of a PNG; empty if they are equal."""
     out = np.empty((1, *image.shape), np.uint8)
     if problems := decode_png(Payloads.one(np.frombuffer(file, np.uint8)), out):
         return f"{path}: {problems[0]}"

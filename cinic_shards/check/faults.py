@@ -1,42 +1,42 @@
-"""What is wrong with a dataset, and where."""
+"""Faults: what is wrong with a dataset, and where."""
 
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 _MAX_FAULTS = 1000
-"""Of one shard; more are counted."""
+"""Faults listed per shard; any more are only counted."""
 
 Kind = Literal[
     "unreadable", "digest", "structure", "index", "payload", "pixels", "order", "manifest", "tree"
 ]
-"""What a fault is of:
+"""Categories of faults:
 
 - ``unreadable``: a file is missing, truncated, or cannot be read;
-- ``digest``: a file or an index has another SHA-256 than the manifest says;
-- ``structure``: a tar header, sidecar, label or padding, or the end of a shard;
-- ``index``: an index is damaged, contradicts itself, or is not its shard's;
-- ``payload``: a payload has another CRC-32 than the index says, or cannot be decoded;
-- ``pixels``: an image has other pixels than the index says;
+- ``digest``: the SHA-256 of a file or an index differs from the manifest's;
+- ``structure``: a tar header, sidecar, label, padding, or the end of a shard is wrong;
+- ``index``: an index is damaged, contradicts itself, or does not match its shard;
+- ``payload``: a payload's CRC-32 differs from the index's, or it cannot be decoded;
+- ``pixels``: an image's pixel hash differs from the index's;
 - ``order``: samples or shards are not in the packing order;
-- ``manifest``: the manifest is damaged, or says what the shards do not;
-- ``tree``: the dataset and the tree that it is compared with differ.
+- ``manifest``: the manifest is damaged, or contradicts the shards;
+- ``tree``: the dataset differs from the tree that it is compared with.
 """
 
 
 @dataclass(frozen=True, slots=True)
 class Location:
-    """Where a fault is."""
+    """The location of a fault."""
 
     file: str
-    """The shard, the manifest, or a file of the tree that is compared with."""
+    """The shard, the manifest, or a file of the tree that the dataset is compared with."""
     offset: int | None = None
-    """Where in the file."""
+    """Offset in the file, in bytes."""
     sample: int | None = None
-    """Which sample of the shard."""
+    """The sample's row in the shard."""
     key: str = ""
-    """That sample's key."""
+    """The sample's key."""
     block: int | None = None
-    """Which block of the shard, where no sample can be named."""
+    """The block's number in the shard, if no sample can be named."""
 
     def __str__(self) -> str:
         parts = [self.file]
@@ -51,28 +51,28 @@ class Location:
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """Something that is not as it should be."""
+    """One thing that is wrong with a dataset."""
 
     location: Location
     kind: Kind
     problem: str
-    """What was found, and what was expected; for people: decide by ``kind``."""
+    """Text for people, with what was found and expected; programs use ``kind``."""
 
     def __str__(self) -> str:
         return f"{self.location}: {self.problem}"
 
     def to_json(self) -> dict[str, Any]:
-        """The fields, those of the location among them."""
+        """Return the fields as a flat dict, those of the location included."""
         return {**asdict(self.location), "kind": self.kind, "problem": self.problem}
 
 
 class FaultList:
-    """The faults of one shard; of a sample or block only the first: others follow from it."""
+    """The faults of one shard, only the first of each sample or block: it causes the others."""
 
     def __init__(self, file: str) -> None:
         self.faults: list[Fault] = []
         self.num_more = 0
-        """Beyond the first 1,000."""
+        """Number of faults beyond the first 1,000."""
         self._file = file
         self._seen: set[tuple[int | None, int | None]] = set()
 
@@ -86,7 +86,7 @@ class FaultList:
         key: str = "",
         block: int | None = None,
     ) -> None:
-        """Add a fault, if it is the first of its sample or block; see ``Fault``."""
+        """Add a fault if it is the first of its sample or block; see ``Fault``."""
         if sample is not None or block is not None:
             if (sample, block) in self._seen:
                 return

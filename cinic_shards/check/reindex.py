@@ -21,18 +21,23 @@ def reindex(
     workers: int | None = None,
     progress: Progress = lambda doing, done, total: None,
 ) -> Manifest:
-    """Make a dataset's manifest anew from its shards, every byte of which is checked.
+    """Rebuild a dataset's manifest from its shards, after checking every byte of them.
 
-    What shards do not tell is not in it: the packing seed, where it is not 0.
+    Shards do not record the packing seed, so the manifest states it only if it is 0.
 
     Args:
-        path: where all shards of a dataset lie; a manifest there is replaced.
-        workers: processes; by default the cores that this process may use.
-        progress: see ``jobs.Progress``; the number of images is not known before the end.
+        path: folder, URL or open store with all shards of a dataset; a manifest there is replaced.
+        workers: number of processes; by default the cores that this process may use.
+        progress: see ``jobs.Progress``; the total number of images is not known in advance.
+
+    Returns:
+        The manifest, as written.
 
     Raises:
-        StoreError: there are no shards, or not all of them.
-        FormatError: a shard is damaged.
+        OptionError: ``workers`` is invalid.
+        StoreError: there are no shards, some are missing, or packing did not finish.
+        FormatError: a shard is damaged, or the shards are not from one dataset.
+        OutputError: the manifest cannot be written.
     """
     workers = number_of_workers(workers)
     store = open_store(path)
@@ -57,17 +62,21 @@ def reindex(
     if faults := [fault for shard in checked for fault in shard.faults]:
         listed = "\n  ".join(str(fault) for fault in faults[:20])
         raise FormatError(
-            str(store), f"{len(faults)} faults in the shards; no manifest was made\n  {listed}"
+            str(store), f"{len(faults)} faults in the shards; no manifest was written\n  {listed}"
         )
     classes = _classes(store, checked)
     if len(sidecars := {shard.sidecars for shard in checked}) > 1:
-        raise FormatError(str(store), f"shards with the sidecars {sidecars} are not of one dataset")
-    if len(kinds := {(shard.encoding, shard.block_size) for shard in checked}) > 1:
         raise FormatError(
             str(store),
-            f"shards of several encodings or block sizes, {sorted(kinds)}, are not of one dataset",
+            f"its shards have different sidecars, {sorted(sidecars)}: they are not of one dataset",
         )
-    encoding, block_size = kinds.pop()
+    if len(formats := {(shard.encoding, shard.block_size) for shard in checked}) > 1:
+        raise FormatError(
+            str(store),
+            f"its shards have different encodings or block sizes, {sorted(formats)}: "
+            "they are not of one dataset",
+        )
+    encoding, block_size = formats.pop()
     facts = [shard.facts for shard in checked if shard.facts is not None]
     options: dict[str, Any] = {} if jobs[0].seed is None else {"seed": jobs[0].seed}
     options["shard_size"] = max(shard.info.num_samples for shard in facts)
@@ -81,12 +90,13 @@ def reindex(
 
 
 def _classes(store: Store, checked: Sequence[CheckedShard]) -> tuple[str, ...]:
-    """The classes that shards, each whole, state or make up together."""
+    """Return the classes that intact shards state or, if they state none, those of their keys."""
     stated = {shard.classes for shard in checked}
     if len(stated) > 1:
         raise FormatError(
             str(store),
-            "shards that state several lists of classes, or none, are not of one dataset",
+            "its shards state different lists of classes, or only some state one: "
+            "they are not of one dataset",
         )
     if (classes := stated.pop()) is not None:
         return classes
@@ -97,31 +107,44 @@ def _classes(store: Store, checked: Sequence[CheckedShard]) -> tuple[str, ...]:
                 raise FormatError(
                     str(store),
                     f"label {label} is class {name} in some shards and "
-                    f"{class_of_label[label]} in others; they are not of one dataset",
+                    f"{class_of_label[label]} in others: they are not of one dataset",
                 )
     classes = tuple(name for _, name in sorted(class_of_label.items()))
     if sorted(class_of_label) != list(range(len(classes))) or len(set(classes)) < len(classes):
         labels = fmt.shown(class_of_label)
-        raise FormatError(str(store), f"the shards' labels {labels} are not of one dataset")
+        raise FormatError(
+            str(store),
+            f"its shards' labels are {labels}, expected 0, 1, ... with a class each: "
+            "they are not of one dataset",
+        )
     return classes
 
 
 def _shards_by_split(store: Store, names: Sequence[str]) -> dict[str, list[str]]:
-    """Every split's shards in order; none may be missing."""
+    """Return the names of each split's shards, in order.
+
+    Raises:
+        StoreError: no shard, a missing shard, or shards of several packings in one split.
+    """
     found: dict[str, dict[int, dict[int, str]]] = {}
     for name in names:
-        if place := fmt.parse_shard_name(name):
-            split, shard_index, num_shards = place
-            found.setdefault(split, {}).setdefault(num_shards, {})[shard_index] = name
+        if parsed := fmt.parse_shard_name(name):
+            split, number, num_shards = parsed
+            found.setdefault(split, {}).setdefault(num_shards, {})[number] = name
     if not found:
-        raise StoreError(str(store), "holds no shard such as train-00000-of-00009.tar")
+        raise StoreError(
+            str(store), "holds no shards; expected names such as train-00000-of-00009.tar"
+        )
     for split, by_count in found.items():
         if len(by_count) > 1:
             counts = " and ".join(str(count) for count in sorted(by_count))
-            raise StoreError(str(store), f"split {split} has shards of {counts}; remove the others")
+            raise StoreError(
+                str(store),
+                f"split {split} has shards of packings with {counts} shards; keep those of one",
+            )
         ((num_shards, shards),) = by_count.items()
         if num_missing := num_shards - len(shards):
-            first = next(position for position in range(num_shards) if position not in shards)
+            first = next(number for number in range(num_shards) if number not in shards)
             name = fmt.shard_name(split, first, num_shards)
             raise StoreError(
                 str(store), f"{name} is missing, and {num_missing - 1} more; fetch them"

@@ -1,7 +1,7 @@
-"""One shard: is every byte of it what its index, its keys and its payloads make it?
+"""Check one shard, byte by byte.
 
-A shard follows from its index and its payloads alone. So it is laid out anew and compared: whatever
-differs is a fault, and its place tells which sample or block it belongs to.
+The index and the payloads determine every other byte of a shard. So the shard is laid out again
+from them and compared. Any difference is a fault; its offset gives the sample or block.
 """
 
 import hashlib
@@ -34,42 +34,42 @@ class CheckJob:
     """A shard to check."""
 
     store: Store
-    """Where the dataset lies."""
+    """The dataset's store."""
     split: str
     name: str
     info: ShardInfo | None
-    """What the manifest says of it; None where there is no manifest."""
+    """The shard's entry in the manifest; None if there is no manifest."""
     seed: int | None = None
-    """Of the packing order, where it is known."""
+    """Seed of the packing order; None if unknown, then the order is not checked."""
     quick: bool = False
-    """Check size, digests and index alone."""
+    """Check only size, digests and index."""
     tree: ImageFiles | None = None
-    """Compare every payload with the file in this tree."""
+    """Compare every payload with its file in this tree."""
 
     @property
     def location(self) -> str:
-        """What an error names."""
+        """The shard's location, for messages."""
         return f"{self.store}/{self.name}"
 
 
 @dataclass(frozen=True, slots=True)
 class CheckedShard:
-    """What is wrong with a shard, and what it holds where that can be told."""
+    """The faults of a shard, and its contents as far as they could be read."""
 
     facts: ShardFacts | None = None
     encoding: str = ""
     block_size: int = 0
     class_of_label: dict[int, str] | None = None
     classes: tuple[str, ...] | None = None
-    """The dataset's, where the shard states them."""
+    """The dataset's classes; None if the shard does not state them."""
     sidecars: tuple[str, ...] = ()
     order: tuple[bytes, bytes] | None = None
-    """The first and the last sample's packing digests, where the seed is known."""
+    """Packing digests of the first and the last sample; None if the seed is unknown."""
     keys: tuple[str, ...] = ()
-    """Only where a tree is compared with."""
+    """The samples' keys; empty unless the shard is compared with a tree."""
     faults: tuple[Fault, ...] = ()
     num_more_faults: int = 0
-    """Beyond the first 1,000."""
+    """Number of faults beyond the first 1,000."""
 
     @property
     def num_samples(self) -> int:
@@ -77,7 +77,7 @@ class CheckedShard:
 
 
 def check_shard(job: CheckJob) -> CheckedShard:
-    """Check one shard. Runs in any process; what is wrong is told in the result."""
+    """Check one shard, in any process. Faults are in the result; nothing is raised for them."""
     faults = FaultList(job.name)
     try:
         checked = _check(job, faults)
@@ -100,16 +100,16 @@ def _check(job: CheckJob, faults: FaultList) -> CheckedShard:
         index_offset, index_length = info.index_offset, info.index_length
     else:
         index_offset, index_length = fmt.find_index(memory, job.location)
-    place = f"its index, at offset {index_offset},"
+    its_index = f"its index, at offset {index_offset},"
     if index_offset < fmt.TAR_BLOCK:
-        raise FormatError(job.location, f"{place} leaves no room for a tar header")
+        raise FormatError(job.location, f"{its_index} leaves no room for a tar header")
     index_bytes = memory[index_offset : index_offset + index_length].tobytes()
     index_sha256 = hashlib.sha256(index_bytes).hexdigest()
     if info and index_sha256 != info.index_sha256:
         says = f"the manifest says {info.index_sha256}"
-        faults.add("digest", f"{place} has SHA-256 {index_sha256}, {says}")
+        faults.add("digest", f"{its_index} has SHA-256 {index_sha256}, {says}")
         return CheckedShard()
-    # Where the payloads end, the index's header begins.
+    # The payloads end where the index's tar header begins.
     end = index_offset - fmt.TAR_BLOCK
     index = Index.from_bytes(
         index_bytes, location=job.location, end=end, num_classes=2**31 - 1, encodings=ENCODINGS
@@ -123,7 +123,7 @@ def _check(job: CheckJob, faults: FaultList) -> CheckedShard:
 
 @dataclass(frozen=True, slots=True)
 class _Checker:
-    """Checks a shard whose index could be read."""
+    """Check a shard whose index could be read."""
 
     job: CheckJob
     faults: FaultList
@@ -134,11 +134,11 @@ class _Checker:
 
     @property
     def encoding(self) -> Encoding:
-        """The shard's."""
+        """The shard's encoding."""
         return ENCODINGS[self.index.encoding]
 
     def run(self, sha256: str) -> CheckedShard:
-        """Everything that the index makes it possible to check."""
+        """Check everything that can be checked with the index."""
         index, job = self.index, self.job
         self._check_columns()
         meter = ImageMeter()
@@ -151,7 +151,7 @@ class _Checker:
         self._check_end(end)
         if not self.faults.faults and index.image_shape != meter.image_shape:
             stated, found = index.image_shape, meter.image_shape
-            problem = f"its index states image_shape {stated}, its images' is {found}"
+            problem = f"its index says image_shape is {stated}, its images have {found}"
             self.faults.add("index", problem, self.index_offset)
         facts = shard_facts(
             split=job.split,
@@ -176,7 +176,7 @@ class _Checker:
         )
 
     def _check_files(self, meter: ImageMeter, sidecars: tuple[str, ...]) -> int:
-        """Every PNG and its sidecars; gives where they end."""
+        """Check every PNG and its sidecars; return the offset where they end."""
         index = self.index
         lengths = index.length.astype(np.int64)
         offsets = index.offset.astype(np.int64)
@@ -187,8 +187,9 @@ class _Checker:
             if not np.array_equal(offsets[rows], end + starts):
                 row = start + int(np.flatnonzero(offsets[rows] != end + starts)[0])
                 raise self._error(
-                    f"the index puts sample {row} ({index.keys[row]}) at offset {offsets[row]}, "
-                    f"its place is {end + starts[row - start]}: the index is not this shard's",
+                    f"the index says that sample {row} ({index.keys[row]}) is at offset "
+                    f"{offsets[row]}, expected {end + starts[row - start]}: "
+                    "the index is not this shard's",
                 )
             found = self.memory[end : end + len(expected)]
             if len(found) < len(expected):
@@ -206,7 +207,7 @@ class _Checker:
         return end
 
     def _check_blocks(self, meter: ImageMeter) -> int:
-        """Every block and its labels; gives where they end."""
+        """Check every block and its labels; return the offset where they end."""
         index, encoding = self.index, self.encoding
         assert index.image_shape is not None
         end = 0
@@ -217,8 +218,8 @@ class _Checker:
             expected, at = fmt.lay_out_block(name, encoding.suffix, length, index.label[start:stop])
             if index.offset[block] != end + at:
                 raise self._error(
-                    f"the index puts block {block} at offset {index.offset[block]}, its place is "
-                    f"{end + at}: the index is not this shard's",
+                    f"the index says that block {block} is at offset {index.offset[block]}, "
+                    f"expected {end + at}: the index is not this shard's",
                 )
             found = self.memory[end : end + len(expected)]
             if len(found) < len(expected):
@@ -242,15 +243,15 @@ class _Checker:
             expected[at : at + length] = payload
             if damage.block:
                 self.faults.add("payload", damage.block, end + at, block=block)
-            elif (place := _first_difference(found, expected)) is not None:
-                byte = _byte(found, expected, place)
+            elif (first := _first_difference(found, expected)) is not None:
+                byte = _byte(found, expected, first)
                 problem = f"a tar header, its labels or padding have {byte}"
-                self.faults.add("structure", problem, end + place, block=block)
+                self.faults.add("structure", problem, end + first, block=block)
             end += len(expected)
         return end
 
     def _compare_hashes(self, start: int, hashes: NDArray[np.uint8]) -> None:
-        """Pixel hashes of samples from row ``start`` on."""
+        """Compare pixel hashes, uint8 (N, 16), with those of the index from row ``start`` on."""
         stated = self.index.pixel_hash[start : start + len(hashes)]
         for row, problem in codec.hash_problems(hashes, stated).items():
             self._add("pixels", start + row, problem)
@@ -259,12 +260,12 @@ class _Checker:
         return FormatError(self.job.location, reason)
 
     def _add(self, kind: Kind, row: int, problem: str, offset: int | None = None) -> None:
-        """Add a fault of a sample, by default where its pixels lie."""
+        """Add a fault of a sample, by default at the offset of its pixels."""
         at = self._offset(row) if offset is None else offset
         self.faults.add(kind, problem, at, sample=row, key=self.index.keys[row])
 
     def _offset(self, row: int) -> int:
-        """Where a sample's file or pixels begin in the shard; if they are encoded, its block."""
+        """Offset of a sample's PNG or pixels; that of its block if the block is compressed."""
         index, encoding = self.index, self.encoding
         number, row_in_payload = divmod(row, encoding.rows_a_payload(index.block_size))
         at = int(index.offset[number])
@@ -274,15 +275,15 @@ class _Checker:
         return at + encoding.pixels_offset + row_in_payload * int(np.prod(index.image_shape))
 
     def _check_columns(self) -> None:
-        """Keys, and what follows from them."""
+        """Check the keys, and the columns that follow from them."""
         index = self.index
         for row, key in enumerate(index.keys):
             if problem := fmt.key_problem(key, self.job.split):
-                # What is written nowhere as a name cannot be laid out.
+                # A shard cannot be laid out with an invalid name.
                 raise self._error(f"sample {row} has the key {key!r}: {problem}")
             stated, named = index.provenance(row), parse_stem(key.rpartition("/")[2])
             if stated != named:
-                problem = f"the index states {tuple(stated)}, its name {tuple(named)}"
+                problem = f"the index says {tuple(stated)}, its name says {tuple(named)}"
                 self._add("index", row, problem)
         if len(set(index.keys)) < len(index):
             raise self._error("two of its samples have the same key")
@@ -290,12 +291,12 @@ class _Checker:
         for row, (label, key) in enumerate(zip(index.label.tolist(), index.keys, strict=True)):
             name = key.split("/")[1]
             if names.setdefault(label, name) != name:
-                self._add("index", row, f"label {label} is that of class {names[label]} too")
+                self._add("index", row, f"label {label} is also that of class {names[label]}")
             elif index.classes is not None and index.classes[label] != name:
                 self._add("index", row, f"label {label} is that of class {index.classes[label]}")
 
     def _check_order(self) -> tuple[bytes, bytes] | None:
-        """Strictly ascending digests: so no key is there twice, either."""
+        """Check that packing digests strictly ascend; return the first and the last, if known."""
         if self.job.seed is None:
             return None
         digests = packing_digests(self.index.keys, self.job.seed)
@@ -318,7 +319,7 @@ class _Checker:
         )
 
     def _find_sidecars(self) -> tuple[str, ...]:
-        """Those with which the first samples lie where they do, and whose names are there."""
+        """Find the sidecars that fit the first samples' offsets, and best fit their bytes."""
         num_tried = min(2, len(self.index))
         differences: dict[tuple[str, ...], int] = {}
         for sidecars in _SIDECARS:
@@ -334,7 +335,7 @@ class _Checker:
                 differences[sidecars] = int(np.count_nonzero(expected != found))
         if not differences:
             raise self._error(
-                "its first samples do not lie where PNGs of their lengths with any sidecars would: "
+                "its first samples' offsets do not fit their lengths with any sidecars: "
                 "the index is not this shard's",
             )
         return min(differences, key=lambda sidecars: differences[sidecars])
@@ -343,12 +344,12 @@ class _Checker:
         self, first: int, end: int, expected: NDArray[np.uint8], found: NDArray[np.uint8],
         starts: NDArray[np.int64], lengths: NDArray[np.int64],
     ) -> None:  # fmt: skip
-        """Headers, sidecars and padding."""
+        """Compare headers, sidecars and padding of the samples from row ``first`` on."""
         _fill(expected, found, starts, lengths)
         if np.array_equal(expected, found):
             return
         different = np.flatnonzero(expected != found)
-        # A sample's members begin with a header before its PNG.
+        # A sample's members begin with the tar header before its PNG.
         owners = np.searchsorted(starts - fmt.TAR_BLOCK, different, side="right") - 1
         rows, firsts = np.unique(owners, return_index=True)
         for row, at in zip(rows.tolist(), different[firsts].tolist(), strict=True):
@@ -356,14 +357,14 @@ class _Checker:
             self._add("structure", first + row, problem, end + at)
 
     def _check_end(self, end: int) -> None:
-        """The index's member and the end of the archive."""
+        """Check the index's tar header and padding, and the end of the archive."""
         expected = np.frombuffer(
             fmt.one_member(fmt.INDEX_NAME, self.index_bytes) + fmt.TAR_END, np.uint8
         )
         found = self.memory[end:]
         if len(found) != len(expected) or end + fmt.TAR_BLOCK != self.index_offset:
             problem = (
-                f"{len(found)} bytes behind its samples, expected {len(expected)}: the index's "
+                f"{len(found)} bytes after its samples, expected {len(expected)}: the index's "
                 "member and two empty blocks"
             )
             self.faults.add("structure", problem, end)
@@ -374,7 +375,7 @@ class _Checker:
     def _compare_with_tree(
         self, first: int, samples: Any, compare: Callable[[Any, bytes, str], str]
     ) -> None:
-        """PNGs or images of samples from row ``first`` on, if there is a tree."""
+        """Compare PNGs or images of samples from row ``first`` on, if there is a tree."""
         if (tree := self.job.tree) is None:
             return
         for row in range(first, first + len(samples)):
@@ -392,6 +393,6 @@ def _byte(found: NDArray[np.uint8], expected: NDArray[np.uint8], at: int) -> str
 
 
 def _fill(expected: NDArray[np.uint8], found: NDArray[np.uint8], starts: Any, lengths: Any) -> None:
-    """Copy the PNGs from ``found`` to ``expected``: these are checked otherwise."""
+    """Copy the PNGs from ``found`` to ``expected``: they are checked by CRC-32 and pixels."""
     for at, length in zip(starts.tolist(), lengths.tolist(), strict=True):
         expected[at : at + length] = found[at : at + length]

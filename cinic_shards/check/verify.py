@@ -1,4 +1,4 @@
-"""The proof that a dataset is whole: every byte of it checked, every fault named."""
+"""Verify a dataset: check every byte, and list every fault."""
 
 import itertools
 import os
@@ -25,22 +25,24 @@ from cinic_shards.write.facts import make_manifest
 
 @dataclass(frozen=True, slots=True)
 class Verification:
-    """What ``verify`` found."""
+    """The result of ``verify``."""
 
     num_shards: int
     num_samples: int
     faults: tuple[Fault, ...]
+    """The first 1,000 faults of each shard, then those of the manifest and the tree."""
     num_more_faults: int
-    """Beyond those listed: of one shard, 1,000 are."""
+    """Number of faults that are not listed."""
     strays: tuple[str, ...]
-    """Files beside the dataset that it does not name; no fault."""
+    """Files beside the dataset that its manifest does not name; they are no fault."""
 
     @property
     def is_whole(self) -> bool:
+        """True if there is no fault."""
         return not self.faults
 
     def to_json(self) -> dict[str, Any]:
-        """The fields, and ``is_whole``."""
+        """Return the fields and ``is_whole`` as a dict of JSON values."""
         faults = [fault.to_json() for fault in self.faults]
         return {"is_whole": self.is_whole, **asdict(self), "faults": faults}
 
@@ -56,26 +58,29 @@ def verify(
     """Check a dataset: digests, tar structure, index, every payload, every image, every count.
 
     Args:
-        path: where the dataset lies; a folder, a URL or an open store.
-        quick: sizes, SHA-256 and indexes alone; no image is decoded.
-        against: a tree to compare with, or an archive of one: the same images, byte for byte; of
-            blocks, the same pixels.
-        workers: processes; by default the cores that this process may use.
+        path: the dataset's folder, URL or open store.
+        quick: check only sizes, SHA-256 and indexes; no image is decoded.
+        against: a tree to compare with, an archive of one, or any ``tree.Source``: it must hold
+            the same images, byte for byte, or if the shards are blocks, pixel for pixel.
+        workers: number of processes; by default the cores that this process may use.
         progress: see ``jobs.Progress``.
+
+    Returns:
+        Every fault; a damaged dataset raises nothing.
 
     Raises:
         StoreError: there is no dataset at ``path``.
-        OptionError: an option cannot be.
-        TreeError: ``against`` is no tree of PNGs.
+        OptionError: an option is invalid.
+        TreeError: ``against`` is not a tree of PNGs.
     """
     workers = number_of_workers(workers)
     if quick and against is not None:
-        raise OptionError("quick compares no images: leave it out to compare with a tree")
+        raise OptionError("quick compares no images; leave it out to compare with a tree")
     store = open_store(path)
     try:
         manifest = read_manifest(store)
     except FormatError as error:
-        fault = _manifest_fault(f"{error.reason}; or let cinic-shard reindex make it anew")
+        fault = _manifest_fault(f"{error.reason}; or rebuild it with cinic-shard reindex")
         return Verification(0, 0, (fault,), 0, ())
 
     with make_executor(workers) as executor, ExitStack() as stack:
@@ -102,7 +107,7 @@ def verify(
 
 
 def _strays(store: Store, named: set[str]) -> tuple[str, ...]:
-    """What lies beside the dataset, as far as that can be told."""
+    """List the files beside the dataset; none if the store cannot list."""
     if not store.can_list:
         return ()
     names = store.names()
@@ -120,7 +125,7 @@ def _jobs(store: Store, manifest: Manifest, quick: bool, tree: Tree | None) -> I
 
 
 def _seed(manifest: Manifest) -> int | None:
-    """The seed of the packing order, where it is stated."""
+    """Return the seed of the packing order; None if the manifest states no valid one."""
     seed = manifest.options.get("seed")
     return seed if type(seed) is int and 0 <= seed <= fmt.MAX_INTEGER else None
 
@@ -130,7 +135,7 @@ def _manifest_fault(problem: str) -> Fault:
 
 
 def _compare(manifest: Manifest, checked: Sequence[CheckedShard]) -> Iterator[Fault]:
-    """What the manifest says that its shards, each whole, do not."""
+    """Compare the manifest with its shards, each of them intact."""
     yield from _compare_classes(manifest, checked)
     yield from _compare_options(manifest, checked)
     yield from _compare_order(checked)
@@ -146,12 +151,12 @@ def _compare_classes(manifest: Manifest, checked: Sequence[CheckedShard]) -> Ite
             class_of_label |= shard.class_of_label or {}
         classes = tuple(name for _, name in sorted(class_of_label.items()))
     if stated:
-        yield _manifest_fault("some of its shards state other classes than others")
+        yield _manifest_fault("its shards state different classes")
     if classes != manifest.classes:
         says, found = fmt.shown(manifest.classes), fmt.shown(classes)
         yield _manifest_fault(f"its classes are {says}, its shards' are {found}")
     if classes != tuple(sorted(classes, key=str.encode)):
-        yield _manifest_fault(f"its classes are {fmt.shown(classes)}, expected them sorted")
+        yield _manifest_fault(f"its classes are {fmt.shown(classes)}, expected sorted names")
 
 
 def _compare_options(manifest: Manifest, checked: Sequence[CheckedShard]) -> Iterator[Fault]:
@@ -166,7 +171,7 @@ def _compare_options(manifest: Manifest, checked: Sequence[CheckedShard]) -> Ite
 
 
 def _compare_order(checked: Sequence[CheckedShard]) -> Iterator[Fault]:
-    """Shards of a split whose samples would come before those of the shard in front."""
+    """Yield a fault for each shard that is out of order within its split."""
     for before, after in itertools.pairwise(checked):
         if (
             before.order
@@ -181,12 +186,14 @@ def _compare_order(checked: Sequence[CheckedShard]) -> Iterator[Fault]:
 
 
 def _compare_facts(manifest: Manifest, checked: Sequence[CheckedShard]) -> Iterator[Fault]:
-    """Whatever ``make_manifest`` makes of the shards."""
-    kinds = {(shard.encoding, shard.block_size) for shard in checked}
-    if len(kinds) > 1:
-        yield _manifest_fault(f"its shards have several encodings or block sizes: {sorted(kinds)}")
+    """Compare the manifest with the one that ``make_manifest`` makes from the shards."""
+    formats = {(shard.encoding, shard.block_size) for shard in checked}
+    if len(formats) > 1:
+        yield _manifest_fault(
+            f"its shards have several encodings or block sizes: {sorted(formats)}"
+        )
         return
-    encoding, block_size = kinds.pop() if kinds else (manifest.encoding, manifest.block_size)
+    encoding, block_size = formats.pop() if formats else (manifest.encoding, manifest.block_size)
     rebuilt = make_manifest(
         [shard.facts for shard in checked if shard.facts is not None],
         manifest.classes,
@@ -197,21 +204,21 @@ def _compare_facts(manifest: Manifest, checked: Sequence[CheckedShard]) -> Itera
     yield from _differences("its", manifest, rebuilt, ["encoding", "block_size", "fingerprint"])
     names = [split.name for split in manifest.splits]
     if names != sorted(set(names)):
-        yield _manifest_fault(f"its splits are {names}, expected names in order, each once")
+        yield _manifest_fault(f"its splits are {names}, expected sorted names, each once")
         return
     for split, other in zip(manifest.splits, rebuilt.splits, strict=True):
         yield from _differences(f"split {split.name}'s", split, other, _names(SplitInfo, "shards"))
-        for one, two in zip(split.shards, other.shards, strict=True):
-            yield from _differences(f"{one.name}'s", one, two, _names(ShardInfo))
+        for shard, other_shard in zip(split.shards, other.shards, strict=True):
+            yield from _differences(f"{shard.name}'s", shard, other_shard, _names(ShardInfo))
 
 
-def _names(kind: type, *without: str) -> list[str]:
-    return [field.name for field in fields(kind) if field.name not in without]
+def _names(dataclass_type: type, *without: str) -> list[str]:
+    return [field.name for field in fields(dataclass_type) if field.name not in without]
 
 
 def _differences(whose: str, stated: Any, found: Any, names: Sequence[str]) -> Iterator[Fault]:
     for name in names:
-        says, is_ = getattr(stated, name), getattr(found, name)
-        if says != is_:
-            says, is_ = fmt.shown(says), fmt.shown(is_)
-            yield _manifest_fault(f"{whose} {name} is {says}, its shards give {is_}")
+        stated_value, found_value = getattr(stated, name), getattr(found, name)
+        if stated_value != found_value:
+            says, is_found = fmt.shown(stated_value), fmt.shown(found_value)
+            yield _manifest_fault(f"{whose} {name} is {says}, its shards give {is_found}")

@@ -182,7 +182,7 @@ def reindex(
     """
     from cinic_shards.check import reindex as checker
 
-    with working("no manifest was made", quiet=quiet) as work:
+    with working("no manifest was written", quiet=quiet) as work:
         manifest = checker.reindex(shards, workers=workers, progress=work.update)
     if not quiet:
         out_console.print(printable(f"{manifest.num_samples:,} samples: {shards}/manifest.json"))

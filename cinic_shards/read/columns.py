@@ -1,4 +1,4 @@
-"""What the indexes say of samples, as arrays: to choose among them, or to look them up by id."""
+"""Columns of the indexes as arrays, to select samples or to look them up by id."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
@@ -14,37 +14,37 @@ from cinic_shards.store import Store
 
 @dataclass(frozen=True, slots=True)
 class Columns:
-    """N samples, a value of each array for each: ``columns.origin[batch.indices]``.
+    """Arrays with one value for each of N samples: ``columns.origin[batch.indices]``.
 
-    To index by a batch that may hold one sample, take ``batch.indices.numpy()``: numpy sees a
-    number in a tensor of one.
+    If a batch may hold a single sample, index by ``batch.indices.numpy()``: numpy takes a tensor
+    with one element for a scalar.
     """
 
     labels: NDArray[np.int64]
-    """Class, a place in the dataset's ``classes``; shape (N,)."""
+    """Class, as a position in the dataset's ``classes``; shape (N,)."""
     split: NDArray[np.str_]
     """Name of the split, shape (N,)."""
     origin: NDArray[np.str_]
     """``cifar10-train``, ``cifar10-test``, ``imagenet`` or ``unknown``; shape (N,)."""
     synset: NDArray[np.str_]
-    """WordNet id such as ``n02691156``, empty where there is none; shape (N,)."""
+    """WordNet id such as ``n02691156``, empty if there is none; shape (N,)."""
     number: NDArray[np.int64]
-    """CIFAR-10 index or ImageNet image number, -1 where there is none; shape (N,)."""
+    """CIFAR-10 image number or ImageNet image number, -1 if there is none; shape (N,)."""
     keys: NDArray[np.object_]
     """``split/class/stem``, shape (N,)."""
     pixel_hash: NDArray[np.void]
-    """16 bytes that are equal where the pixels are, shape (N,)."""
+    """Hash of shape and pixels, 16 bytes, equal only for equal images; shape (N,)."""
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def take(self, rows: NDArray[np.int64]) -> "Columns":
-        """The columns of these rows, in this order."""
+        """Return the columns of these rows, int64 (n,), in this order."""
         return Columns(*(getattr(self, field.name)[rows] for field in fields(self)))
 
     @classmethod
     def of(cls, indexes: Sequence[tuple[str, Index]]) -> "Columns":
-        """The columns of shards, one behind the other: each one's split and index."""
+        """Concatenate the columns of shards, each given by its split and its index."""
 
         def joined(name: str, dtype: str) -> NDArray[np.generic]:
             return np.concatenate([np.empty(0, dtype), *(getattr(i, name) for _, i in indexes)])
@@ -65,10 +65,11 @@ class Columns:
 
     @classmethod
     def read(cls, store: Store, manifest: Manifest, splits: Iterable[SplitInfo]) -> "Columns":
-        """The columns of these splits; only indexes are read.
+        """Read the columns of these splits; only indexes are read.
 
         Raises:
-            StoreError, FormatError: a shard cannot be read, or its index is damaged.
+            StoreError: a shard cannot be read.
+            FormatError: an index is damaged.
         """
         num_classes = len(manifest.classes)
         return cls.of([

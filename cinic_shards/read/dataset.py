@@ -1,4 +1,4 @@
-"""A dataset in a store -> its columns, and pixels by row or by block."""
+"""Open a dataset: its manifest, its columns and a reader for its splits."""
 
 from collections import Counter
 from functools import cached_property
@@ -16,6 +16,9 @@ from cinic_shards.store import StoreLike, open_store
 class Dataset:
     """A packed dataset: its manifest, and a reader for each split.
 
+    Args:
+        path: the dataset's folder, URL or open store.
+
     Raises:
         StoreError: there is no dataset at ``path``.
         FormatError: its manifest is damaged or needs a newer release.
@@ -27,29 +30,40 @@ class Dataset:
 
     @cached_property
     def columns(self) -> Columns:
-        """The columns of every sample, by id: ``dataset.columns.origin[batch.indices]``."""
+        """The columns of all samples, by id: ``dataset.columns.origin[batch.indices]``.
+
+        Raises:
+            StoreError: a shard cannot be read.
+            FormatError: an index is damaged.
+        """
         return Columns.read(self.store, self.manifest, self.manifest.splits)
 
     @property
     def split_names(self) -> str:
-        """All splits, as ``test+train+valid``: for ``split`` and ``columns_of``."""
+        """The names of all splits, as in ``test+train+valid``, for ``split`` and ``columns_of``."""
         return "+".join(split.name for split in self.manifest.splits)
 
     def columns_of(self, names: str) -> Columns:
-        """The columns of one split's samples, or of several splits' as in ``train+valid``."""
+        """Read the columns of one split, or of several as in ``train+valid``.
+
+        Raises:
+            OptionError: there is no such split, or a split is named twice.
+            StoreError: a shard cannot be read.
+            FormatError: an index is damaged.
+        """
         return Columns.read(self.store, self.manifest, self._splits(names))
 
     def split(self, names: str, *, check: Check = "first") -> "SplitReader":
-        """A reader of one split, or of several as in ``train+valid``.
+        """Open a reader of one split, or of several as in ``train+valid``.
 
         Args:
-            names: of the splits; in whatever order, samples come in that of their ids.
+            names: names of the splits, in any order; samples come in the order of their ids.
             check: see ``SplitReader``.
 
         Raises:
-            OptionError: there is no such split.
-            StoreError: a shard is missing or has another size.
-            FormatError: a shard's index is damaged.
+            OptionError: there is no such split, or a split is named twice.
+            StoreError: a shard is missing or has the wrong size.
+            FormatError: a shard's index is damaged or does not match the manifest.
         """
         return SplitReader(self.store, self.manifest, self._splits(names), check=check)
 
@@ -60,11 +74,11 @@ class Dataset:
             if name not in known:
                 raise OptionError(f"{self.store}: no split {name!r}; there is {', '.join(known)}")
             if wanted.count(name) > 1:
-                raise OptionError(f"split {names!r}: {name} is there twice")
+                raise OptionError(f"split {names!r}: {name} is named twice")
         return [split for split in self.manifest.splits if split.name in wanted]
 
     def summary(self) -> dict[str, Any]:
-        """What ``cinic-shard info`` shows, ready for JSON."""
+        """Return what ``cinic-shard info`` shows, as a dict of JSON values."""
         manifest, measured = self.manifest, self.manifest.pixels
         return {
             "encoding": manifest.encoding,

@@ -1,4 +1,4 @@
-"""Decoded images of any rows of a dataset, in any encoding and of any size, by several threads."""
+"""Decode images of any rows, encoding and size in several threads."""
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +17,7 @@ from cinic_shards.read.split import SplitReader
 R = TypeVar("R")
 
 _CHUNK_BYTES = 2**24
-"""Of decoded files, so many at once in each thread."""
+"""Bytes of decoded files that each thread holds at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,9 +25,9 @@ class Images:
     """Images of one size."""
 
     rows: NDArray[np.int64]
-    """The reader's row of each, shape (n,)."""
+    """Row of each image in the reader, shape (n,)."""
     pixels: NDArray[np.uint8]
-    """Shape (n, H, W, 3), C-contiguous."""
+    """The images, shape (n, H, W, 3), C-contiguous."""
 
 
 def map_images(
@@ -40,24 +40,24 @@ def map_images(
     errors: list[DecodeError] | None = None,
     progress: Progress = lambda doing, done, total: None,
 ) -> list[R]:
-    """Decode these rows, each once, and call a function with them, some at a time.
+    """Decode each of these rows once, and call a function with a group of them at a time.
 
     Args:
-        reader: of the splits that hold them.
-        rows: rising, shape (N,).
-        function: called by several threads at once.
-        doing: what to call it in progress.
-        workers: threads; by default the cores that this process may use.
-        errors: where given, an error of each image that cannot be decoded is added to it, its
-            ``position`` the reader's row; otherwise they are raised, when all else has been read.
+        reader: reader of the splits that hold the rows.
+        rows: ascending rows of ``reader``, shape (N,).
+        function: called from several threads at once.
+        doing: name of this operation in ``progress``.
+        workers: number of threads; by default the cores that this process may use.
+        errors: list that gets an error for each image that cannot be decoded, with the reader's
+            row as ``position``; without it, these errors are raised after all rows are read.
         progress: see ``jobs.Progress``.
 
     Returns:
-        What the function gave, in the order of the rows' blocks.
+        The function's results, in the order of the rows' blocks.
 
     Raises:
         OptionError: ``workers`` is less than 1.
-        FormatError: images are damaged; it names them.
+        FormatError: images are damaged, and ``errors`` is None; names the images.
         StoreError: the dataset cannot be read.
     """
     workers = number_of_workers(workers)
@@ -87,7 +87,7 @@ def map_images(
 def _read_block(
     reader: SplitReader, block: int, rows: NDArray[np.int64], errors: list[DecodeError]
 ) -> Iterator[Images]:
-    """The images of some rows of one block."""
+    """Yield the images of some rows of one block."""
     if not reader.encoding.has_blocks:
         yield from _read_files(reader, rows, errors)
         return
@@ -122,7 +122,7 @@ def _read_files(
 def _by_size(
     reader: SplitReader, rows: NDArray[np.int64], errors: list[DecodeError]
 ) -> Iterator[tuple[tuple[int, int], NDArray[np.int64]]]:
-    """(height, width), and the rows of files that have it."""
+    """Yield each (height, width) with the rows of the files of that size."""
     if len(reader.image_sizes) == 1:
         yield next(iter(reader.image_sizes)), rows
         return
@@ -137,6 +137,6 @@ def _by_size(
         row = int(rows[position])
         errors.append(DecodeError(row, problem, reader.locate(row)))
     sizes, size_of = np.unique(extents, axis=0, return_inverse=True)
-    for kind, (height, width) in enumerate(sizes.tolist()):
+    for number, (height, width) in enumerate(sizes.tolist()):
         if height:
-            yield (height, width), rows[size_of.ravel() == kind]
+            yield (height, width), rows[size_of.ravel() == number]

@@ -1,4 +1,4 @@
-"""Open what stands in a store: the manifest, a shard, its index."""
+"""Open a dataset's files: its manifest, a shard, a shard's index."""
 
 import hashlib
 from collections.abc import Sequence
@@ -14,11 +14,11 @@ from cinic_shards.store.base import Store
 
 
 def read_manifest(store: Store) -> Manifest:
-    """The manifest of the dataset that a store holds.
+    """Read the manifest of the dataset in a store.
 
     Raises:
-        StoreError: it holds none.
-        FormatError: it is damaged or needs a newer release.
+        StoreError: the store holds no dataset.
+        FormatError: the manifest is damaged or needs a newer release.
     """
     try:
         data = store.read(fmt.MANIFEST_NAME)
@@ -28,7 +28,7 @@ def read_manifest(store: Store) -> Manifest:
 
 
 def _no_dataset(store: Store, error: MissingError) -> StoreError:
-    """What to say where a manifest is missing."""
+    """Make the error for a missing manifest."""
     if not store.can_list:
         return StoreError(
             error.location,
@@ -36,23 +36,23 @@ def _no_dataset(store: Store, error: MissingError) -> StoreError:
             f"the folder that holds {fmt.MANIFEST_NAME}",
         )
     names = store.names()
-    if fmt.MANIFEST_NAME in names:  # a link that leads nowhere
+    if fmt.MANIFEST_NAME in names:  # a broken symbolic link
         return error
     if is_packing(store, names):
         return StoreError(str(store), "packing did not finish; run the same command again")
     found = f"holds {names[0]}, but no {fmt.MANIFEST_NAME}" if names else "no dataset"
     hint = "give a folder that cinic-shard pack has written"
     if any(fmt.parse_shard_name(name) for name in names):
-        hint = "cinic-shard reindex makes it anew from the shards"
+        hint = "cinic-shard reindex rebuilds it from the shards"
     return StoreError(str(store), f"{found}; {hint}")
 
 
 def is_packing(store: Store, names: Sequence[str]) -> bool:
-    """Whether a job that did not finish has left something there.
+    """Return True if a job that did not finish has left its files in a store.
 
     Args:
-        store: where.
-        names: what it holds; some object stores keep naming a folder that was emptied.
+        store: the output's store.
+        names: names in the store; some object stores still list a folder that was emptied.
     """
     return fmt.PACKING_FOLDER in names and (
         store.is_local or bool(store.folder(fmt.PACKING_FOLDER).names())
@@ -62,11 +62,14 @@ def is_packing(store: Store, names: Sequence[str]) -> bool:
 def open_shard(
     store: Store, shard: ShardInfo, num_classes: int, *, read_ahead: bool = False
 ) -> tuple[NDArray[np.uint8], Index]:
-    """A shard's bytes, as ``Store.map`` gives them, and its index.
+    """Open a shard.
+
+    Returns:
+        The shard's bytes as ``Store.map`` returns them, uint8 (size,), and its index.
 
     Raises:
-        StoreError: it cannot be read, or has another size.
-        FormatError: its index is damaged, or not what the manifest says.
+        StoreError: the shard cannot be read, or has the wrong size.
+        FormatError: its index is damaged or does not match the manifest.
     """
     memory = store.map(shard.name, shard.size, read_ahead=read_ahead)
     data = memory[shard.index_offset : shard.index_offset + shard.index_length].tobytes()
@@ -74,11 +77,11 @@ def open_shard(
 
 
 def read_index(store: Store, shard: ShardInfo, num_classes: int) -> Index:
-    """A shard's index, and no other byte of it.
+    """Read only the index of a shard.
 
     Raises:
-        StoreError: it cannot be read.
-        FormatError: it is damaged, or not what the manifest says.
+        StoreError: the shard cannot be read.
+        FormatError: the index is damaged or does not match the manifest.
     """
     stop = shard.index_offset + shard.index_length
     data = bytes(store.read_range(shard.name, shard.index_offset, stop))
@@ -86,17 +89,21 @@ def read_index(store: Store, shard: ShardInfo, num_classes: int) -> Index:
 
 
 def _parse_index(store: Store, shard: ShardInfo, num_classes: int, data: bytes) -> Index:
-    place = f"{store}/{shard.name}"
+    location = f"{store}/{shard.name}"
     if (found := hashlib.sha256(data).hexdigest()) != shard.index_sha256:
         raise FormatError(
-            place,
+            location,
             f"its index has SHA-256 {found}, the manifest says {shard.index_sha256}; "
             "the file is damaged, fetch it again",
         )
-    place = f"{place}: index"
+    location = f"{location}: index"
     index = Index.from_bytes(
-        data, location=place, end=shard.index_offset, num_classes=num_classes, encodings=ENCODINGS
+        data,
+        location=location,
+        end=shard.index_offset,
+        num_classes=num_classes,
+        encodings=ENCODINGS,
     )
     if len(index) != shard.num_samples:
-        raise FormatError(place, f"{len(index)} samples, the manifest says {shard.num_samples}")
+        raise FormatError(location, f"{len(index)} samples, the manifest says {shard.num_samples}")
     return index

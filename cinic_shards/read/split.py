@@ -1,4 +1,4 @@
-"""The samples of one split, or of several: their columns, and pixels by row or by block."""
+"""Read the samples of one split or of several: columns, and pixels by row or by block."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -21,25 +21,30 @@ from cinic_shards.store import Store
 Check = Literal["first", "always", "off"]
 
 _INDEXES_AT_ONCE = 16
-"""Requests for the indexes of shards that are not local."""
+"""Concurrent requests for the indexes of shards that are not local."""
 
 
 _READ_AHEAD_BYTES = 2**32
-"""A split of at most so many bytes is read ahead as a whole: it is likely to stay in memory."""
+"""Largest split, in bytes, that is read ahead entirely: it is likely to stay in memory."""
 
 
 class SplitReader:
-    """The N samples of one split or of several, in packing order; a row is a place among them.
+    """The N samples of one split or of several, in packing order; a row is a position among them.
 
-    Shards in a folder are memory-mapped: bytes are read when a kernel touches them. Of others a
-    block at a time is fetched, by one request.
+    Shards in a folder are memory-mapped: bytes are read when a kernel touches them. From other
+    stores, blocks are fetched one at a time, with one request each.
 
     Args:
-        store: where the dataset lies.
-        manifest: the dataset's.
-        splits: their parts of it, in its order.
-        check: compare a payload's CRC-32 with the index when it is read: for the ``first`` time,
-            once an epoch (``always``), or never (``off``).
+        store: the dataset's store.
+        manifest: the dataset's manifest.
+        splits: the splits' entries in the manifest, in its order.
+        check: when to compare a payload's CRC-32 with the index: when it is ``first`` read, once
+            per epoch (``always``), or never (``off``).
+
+    Raises:
+        OptionError: ``check`` is invalid.
+        StoreError: a shard is missing or has the wrong size.
+        FormatError: a shard's index is damaged or does not match the manifest.
     """
 
     def __init__(
@@ -56,19 +61,19 @@ class SplitReader:
         self._store = store
         self.shards = [shard for split in splits for shard in split.shards]
         self.pixels = sum((split.pixels for split in splits), PixelSums(0, (0, 0, 0), (0, 0, 0)))
-        """Of all samples, for their mean and deviation."""
+        """Pixel sums of all samples, for mean and standard deviation."""
         self.image_sizes: Counter[tuple[int, int]] = Counter()
-        """(height, width) -> number of images, as the manifest says."""
+        """(height, width) -> number of images, from the manifest."""
         for split in splits:
             self.image_sizes.update(split.image_sizes)
         self._splits = [split.name for split in splits for _ in split.shards]
         """The split of each shard."""
         self._maps: list[NDArray[np.uint8]] = []
-        """The shards; none where they are not local."""
+        """The shards' bytes; empty if they are not local."""
         self._indexes: list[Index] = []
         self._open_shards(len(manifest.classes))
         for shard, index in zip(self.shards, self._indexes, strict=True):
-            self._refuse_another(f"{store}/{shard.name}", manifest, index)
+            self._check_index(f"{store}/{shard.name}", manifest, index)
         self.labels: NDArray[np.int64] = np.concatenate(
             [index.label for index in self._indexes], dtype=np.int64
         )
@@ -83,20 +88,20 @@ class SplitReader:
             base + index.offset.astype(np.int64)
             for base, index in zip(bases, self._indexes, strict=True)
         ])  # fmt: skip
-        """Where each payload begins in memory; of shards that are not local, in its shard."""
+        """Address of each payload in memory; if shards are not local, its offset in its shard."""
         self._crc32 = np.concatenate([index.crc32 for index in self._indexes])
         self._checks_always = check == "always"
-        # Of each payload. Written by several threads: at worst one is checked twice.
+        # By payload. Several threads write it without a lock: at worst a payload is checked twice.
         self._is_checked = np.full(len(self._crc32), check == "off")
         self._bad_rows: dict[int, tuple[str, str]] = {}
-        """Where rows are mapped: what is wrong with a row, and its location."""
+        """Damaged row -> (problem, location); only used if rows are mapped."""
         self.bytes_read = 0
-        """Of payloads since this reader was made."""
+        """Bytes of payloads read since this reader was created."""
         self._counting = Lock()
 
     @cached_property
     def block_starts(self) -> NDArray[np.int64]:
-        """First row of each of B blocks, and N: shape (B + 1,)."""
+        """First row of each of B blocks, then N: shape (B + 1,)."""
         starts = [
             start + index.block_starts[:-1]
             for start, index in zip(self._shard_starts, self._indexes, strict=False)
@@ -105,17 +110,17 @@ class SplitReader:
 
     @property
     def is_mapped(self) -> bool:
-        """Whether the shards lie in memory, as far as this process can tell."""
+        """True if the shards are memory-mapped."""
         return self._store.is_local
 
     @property
     def maps_rows(self) -> bool:
-        """Whether each row's pixels lie in memory as they are: see ``mapped_images``."""
+        """True if the mapped shards hold each row's plain pixels: see ``mapped_images``."""
         return self.encoding.pixels_offset is not None and self.is_mapped
 
     @property
     def reads_rows(self) -> bool:
-        """Whether a row is read alone: otherwise it takes its whole block."""
+        """True if a row can be read alone; otherwise its entire block is read."""
         return self.maps_rows or (self.is_mapped and not self.encoding.has_blocks)
 
     def _open_shards(self, num_classes: int) -> None:
@@ -130,25 +135,25 @@ class SplitReader:
             read = partial(read_index, self._store, num_classes=num_classes)
             self._indexes += threads.map(read, self.shards)
 
-    def _refuse_another(self, place: str, manifest: Manifest, index: Index) -> None:
-        """An index of another kind than the manifest says."""
+    def _check_index(self, location: str, manifest: Manifest, index: Index) -> None:
+        """Raise FormatError if an index contradicts the manifest."""
         found = index.encoding, index.block_size
         stated = manifest.encoding, manifest.block_size
         if found != stated:
             raise FormatError(
-                place,
+                location,
                 f"encoding and block size are {found}, the manifest says {stated}; fetch "
                 "the file again",
             )
         if self.encoding.has_blocks and index.image_shape != self.image_shape:
             raise FormatError(
-                place,
-                f"images of {index.image_shape}, the manifest says {self.image_shape}; "
+                location,
+                f"image shape is {index.image_shape}, the manifest says {self.image_shape}; "
                 "fetch the file again",
             )
 
     def start_epoch(self) -> None:
-        """With ``check="always"``, check every payload anew."""
+        """With ``check="always"``, check every payload again."""
         if self._checks_always:
             self._is_checked[:] = False
 
@@ -164,7 +169,7 @@ class SplitReader:
         """(H, W, 3) of every image.
 
         Raises:
-            FormatError: the split has images of several sizes.
+            FormatError: the reader's images have several sizes.
         """
         sizes = sorted(self.image_sizes.items(), key=lambda item: -item[1])
         if len(sizes) != 1:
@@ -179,53 +184,59 @@ class SplitReader:
         return height, width, 3
 
     def ids(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
-        """The dataset-wide ids of these rows."""
+        """Return the ids of these rows in the dataset, int64 (n,)."""
         return self._ids[rows]
 
     @cached_property
     def columns(self) -> Columns:
-        """The columns of every row."""
+        """The columns of all rows."""
         return Columns.of(list(zip(self._splits, self._indexes, strict=True)))
 
     def key(self, row: int) -> str:
-        """``split/class/stem`` of a row."""
-        shard, sample = self._place(row)
+        """Return a row's key, ``split/class/stem``."""
+        shard, sample = self._find(row)
         return self._indexes[shard].keys[sample]
 
     def locate(self, row: int) -> str:
-        """A sample's place, for a message: shard, sample in it, key."""
-        shard, sample = self._place(row)
+        """Return a row's location for a message: shard, sample in the shard, key."""
+        shard, sample = self._find(row)
         return f"{self.shards[shard].name}: sample {sample} ({self.key(row)})"
 
     def _locate_block(self, block: int) -> str:
-        shard, first = self._place(int(self.block_starts[block]))
+        shard, first = self._find(int(self.block_starts[block]))
         number = first // self._indexes[shard].block_size
         last = int(self.block_starts[block + 1] - self._shard_starts[shard]) - 1
         return f"{self.shards[shard].name}: block {number} (samples {first} to {last})"
 
-    def _place(self, row: int) -> tuple[int, int]:
-        """The shard that holds a row, and the sample in it."""
+    def _find(self, row: int) -> tuple[int, int]:
+        """Return the number of the shard that holds a row, and the sample's row in the shard."""
         shard = int(np.searchsorted(self._shard_starts, row, side="right")) - 1
         return shard, row - int(self._shard_starts[shard])
 
     def blocks_of(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
-        """The block that each row is in."""
+        """Return the number of the block that holds each row, int64 (n,)."""
         out = np.empty(len(rows), np.int64)
         kernels.blocks_of_rows(rows, self.block_starts, out)
         return out
 
     def payloads(self, numbers: NDArray[np.int64]) -> Payloads:
-        """Payloads by number: a block's, or without blocks a row's. They are fetched if need be."""
+        """Return payloads by number, that of a block or, if there are no blocks, of a row.
+
+        If the shards are not local, the payloads must be of one block; one request fetches them.
+
+        Raises:
+            StoreError: they cannot be fetched.
+        """
         if not self.is_mapped:
             return self._fetch(numbers)
         return Payloads(self._addresses[numbers], self._lengths[numbers], self._maps)
 
     def _fetch(self, numbers: NDArray[np.int64]) -> Payloads:
-        """Payloads of one block, by one request."""
+        """Fetch payloads of one block with one request."""
         row = int(self.block_starts[numbers[0]] if self.encoding.has_blocks else numbers[0])
         starts, lengths = self._addresses[numbers], self._lengths[numbers]
         first, stop = int(starts.min()), int((starts + lengths).max())
-        data = self._store.read_range(self.shards[self._place(row)[0]].name, first, stop)
+        data = self._store.read_range(self.shards[self._find(row)[0]].name, first, stop)
         return Payloads.in_buffer(np.frombuffer(data, np.uint8), starts - first, lengths)
 
     # Decoding
@@ -234,8 +245,11 @@ class SplitReader:
         """Decode these rows of an encoding without blocks into ``out``, uint8 (n, H, W, 3).
 
         Returns:
-            An error for each damaged payload, in the order of ``rows``: it names shard and sample,
-            ``position`` is the place in ``rows``. What ``out`` holds there means nothing.
+            An error for each damaged payload, in the order of ``rows``. It names shard and sample;
+            ``position`` is the position in ``rows``. The content of ``out`` there is undefined.
+
+        Raises:
+            StoreError: the payloads cannot be fetched.
         """
         payloads = self.payloads(rows)
         self._count(payloads.lengths)
@@ -250,8 +264,11 @@ class SplitReader:
         """Decode a block of any encoding into ``out``, uint8 (its rows, H, W, 3).
 
         Returns:
-            As ``read_images``; ``position`` is the place in the block. Where it cannot be said
-            which sample is damaged, each of the block is.
+            Errors as from ``read_images``; ``position`` is the position in the block. If the
+            damage cannot be attributed to single samples, there is an error for each of the block.
+
+        Raises:
+            StoreError: the block cannot be fetched.
         """
         start, stop = self.block_starts[block : block + 2].tolist()
         if not self.encoding.has_blocks:
@@ -259,7 +276,7 @@ class SplitReader:
         numbers = np.array([block])
         payloads = self.payloads(numbers)
         self._count(payloads.lengths)
-        shard, first = self._place(start)
+        shard, first = self._find(start)
         damage = decode_block(
             self.encoding,
             payloads.memory(0),
@@ -281,7 +298,7 @@ class SplitReader:
             self.bytes_read += int(lengths.sum())
 
     def _check(self, numbers: NDArray[np.int64], payloads: Payloads) -> dict[int, str]:
-        """What is wrong with the CRC-32 of payloads that are to be checked, by position."""
+        """Compare the CRC-32 of payloads that are due for a check; return problems by position."""
         positions = np.flatnonzero(~self._is_checked[numbers])
         if len(positions) == 0:
             return {}
@@ -291,11 +308,11 @@ class SplitReader:
         self._is_checked[numbers[positions[is_right]]] = True
         return {int(positions[number]): problem for number, problem in problems.items()}
 
-    # Pixels that lie in the shards as they are
+    # Pixels that are mapped, not copied
 
     @cached_property
     def _row_addresses(self) -> NDArray[np.int64]:
-        """Where each row's pixels begin in this process's memory."""
+        """Address of each row's pixels in this process's memory, shape (N,)."""
         block_rows = np.diff(self.block_starts)
         in_block = np.arange(len(self)) - np.repeat(self.block_starts[:-1], block_rows)
         starts = np.repeat(self._addresses + self.encoding.pixels_offset, block_rows)
@@ -306,26 +323,27 @@ class SplitReader:
         return int(np.prod(self.image_shape))
 
     def mapped_images(self, rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], list[DecodeError]]:
-        """Where the images of these rows lie, if ``maps_rows``: nothing is copied.
+        """Return the addresses of these rows' images, without a copy; needs ``maps_rows``.
 
         Returns:
-            An address for each, and an error for each damaged one, as ``read_images``.
+            An address for each row, int64 (n,), and an error for each damaged image, as from
+            ``read_images``.
         """
         errors: list[DecodeError] = []
         with self._counting:
             self.bytes_read += len(rows) * self._image_bytes
         if not self._is_checked.all():
-            # np.unique would import all of numpy.ma: a tenth of a second before the first batch.
+            # np.unique would import numpy.ma: 0.1 seconds before the first batch.
             self._check_blocks(np.array(sorted(set(self.blocks_of(rows).tolist()))))
         if self._bad_rows:
             for position, row in enumerate(rows.tolist()):
                 if row in self._bad_rows:
-                    reason, place = self._bad_rows[row]
-                    errors.append(DecodeError(position, reason, place))
+                    reason, location = self._bad_rows[row]
+                    errors.append(DecodeError(position, reason, location))
         return self._row_addresses[rows], errors
 
     def _check_blocks(self, blocks: NDArray[np.int64]) -> None:
-        """Note the damaged rows of blocks that are to be checked."""
+        """Check blocks that are due for a check, and record their damaged rows."""
         for position in self._check(blocks, self.payloads(blocks)):
             block = int(blocks[position])
             start, stop = self.block_starts[block : block + 2].tolist()

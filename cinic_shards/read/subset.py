@@ -1,4 +1,4 @@
-"""Which samples of a split an epoch visits: chosen by what the indexes say, before planning."""
+"""Select the samples of a split that an epoch visits, by the indexes alone, before planning."""
 
 import hashlib
 from collections.abc import Callable, Sequence
@@ -21,20 +21,26 @@ Where = Callable[[Columns], NDArray[np.bool_]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Subset:
-    """What a sample must be to be visited; all of it."""
+    """Conditions on samples; a selected sample meets all of them.
+
+    Raises:
+        OptionError: a value is invalid.
+    """
 
     classes: Sequence[str] | None = None
-    """Of one of these classes. Labels stay what they are."""
+    """Keep samples of these classes. Labels do not change."""
     origin: str | Sequence[str] | None = None
-    """From one of these: ``cifar``, ``cifar-train``, ``cifar-test``, ``imagenet``, ``unknown``."""
+    """Keep samples of these origins: ``cifar``, ``cifar-train``, ``cifar-test``, ``imagenet``,
+    ``unknown``."""
     where: Where | None = None
-    """A function of the ``Columns`` of N samples that gives a mask, bool (N,)."""
+    """Keep samples by a mask: a function from ``Columns`` of N samples to bool, shape (N,)."""
     exclude_duplicates_of: str | None = None
-    """A split, or several as ``valid+test``: no sample that has the pixels of one of its."""
+    """Drop samples whose pixels also occur in a split, or in several such as ``valid+test``."""
     fraction: float = 1.0
-    """So much of what is left, of each class of each split alike (rounded, but at least one)."""
+    """Keep this fraction of the remaining samples of each class of each split (rounded, at least
+    one sample)."""
     fraction_seed: int = 0
-    """Of the choice. With one seed, a smaller fraction is part of a larger one."""
+    """Seed for ``fraction``. With the same seed, a smaller fraction is part of a larger one."""
 
     def __post_init__(self) -> None:
         if isinstance(self.classes, str):
@@ -44,7 +50,7 @@ class Subset:
         if self.origin is not None and not isinstance(self.origin, str):
             object.__setattr__(self, "origin", tuple(self.origin))
         if not (isinstance(self.fraction, int | float) and 0 < self.fraction <= 1):
-            raise OptionError(f"fraction={self.fraction!r}: expected more than 0, and at most 1")
+            raise OptionError(f"fraction={self.fraction!r}: expected more than 0 and at most 1")
         object.__setattr__(self, "fraction_seed", whole("fraction_seed", self.fraction_seed))
         if self.where is not None and not callable(self.where):
             raise OptionError(f"where={self.where!r}: expected a function of Columns")
@@ -52,24 +58,24 @@ class Subset:
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """The n chosen rows of a reader's N; a *place* is one of range(n), as the plan counts them."""
+    """The n selected rows of a reader's N. The plan counts them by position, 0 to n - 1."""
 
     rows: NDArray[np.int64] | None
-    """The reader's row at each place, rising, shape (n,); None where all are chosen."""
+    """The reader's row at each position, ascending, shape (n,); None if all are selected."""
     block_starts: NDArray[np.int64]
-    """First place of each block with a chosen row, and n: shape (b + 1,)."""
+    """First position of each of the b blocks with a selected row, then n: shape (b + 1,)."""
     blocks: NDArray[np.int64]
     """The reader's numbers of these blocks, shape (b,)."""
 
     def __len__(self) -> int:
         return int(self.block_starts[-1])
 
-    def rows_at(self, places: NDArray[np.int64]) -> NDArray[np.int64]:
-        """The reader's rows at these places."""
-        return places if self.rows is None else self.rows[places]
+    def rows_at(self, positions: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the reader's rows at these positions, int64 (n,)."""
+        return positions if self.rows is None else self.rows[positions]
 
     def digests(self, reader: SplitReader) -> tuple[str, str]:
-        """Of the chosen samples, and of how blocks divide them: equal where these are equal."""
+        """Return digests of the selected ids and of ``block_starts``, 32 hex digits each."""
         rows = np.arange(len(reader)) if self.rows is None else self.rows
         return tuple(
             hashlib.blake2b(array.astype("<i8").tobytes(), digest_size=16).hexdigest()
@@ -78,10 +84,18 @@ class Selection:
 
 
 def select(dataset: Dataset, reader: SplitReader, subset: Subset) -> Selection:
-    """Choose among a reader's rows.
+    """Select rows of a reader.
+
+    Args:
+        dataset: the reader's dataset.
+        reader: reader of one or more splits.
+        subset: the conditions.
 
     Raises:
-        OptionError: a class, origin or split that is not there, no mask, or nothing is left.
+        OptionError: the dataset lacks a class or split, an origin is unknown, ``where`` does not
+            return a mask, or no sample is left.
+        StoreError: an index of ``exclude_duplicates_of`` cannot be read.
+        FormatError: such an index is damaged.
     """
     if subset == Subset():
         return Selection(None, reader.block_starts, np.arange(reader.num_blocks))
@@ -96,10 +110,18 @@ def select(dataset: Dataset, reader: SplitReader, subset: Subset) -> Selection:
 
 
 def choose_samples(dataset: Dataset, columns: Columns, subset: Subset) -> NDArray[np.bool_]:
-    """Which of a dataset's samples, those of ``columns``, are in a subset: bool, shape (N,).
+    """Return a mask of the samples that are in a subset, bool (N,).
+
+    Args:
+        dataset: the samples' dataset.
+        columns: the columns of N samples.
+        subset: the conditions.
 
     Raises:
-        OptionError: a class, origin or split that is not there, or no mask.
+        OptionError: the dataset lacks a class or split, an origin is unknown, or ``where`` does
+            not return a mask.
+        StoreError: an index of ``exclude_duplicates_of`` cannot be read.
+        FormatError: such an index is damaged.
     """
     is_chosen = np.ones(len(columns), np.bool_)
     if subset.classes is not None:
@@ -115,8 +137,8 @@ def choose_samples(dataset: Dataset, columns: Columns, subset: Subset) -> NDArra
         others = dataset.columns_of(subset.exclude_duplicates_of)
         if set(others.split) & set(columns.split):
             raise OptionError(
-                f"exclude_duplicates_of={subset.exclude_duplicates_of!r}: that is part of what is "
-                f"read, {'+'.join(dict.fromkeys(columns.split.tolist()))}; give other splits"
+                f"exclude_duplicates_of={subset.exclude_duplicates_of!r}: expected splits other "
+                f"than those that are read, {'+'.join(dict.fromkeys(columns.split.tolist()))}"
             )
         is_chosen &= ~np.isin(columns.pixel_hash, others.pixel_hash)
     if subset.fraction < 1:
@@ -131,9 +153,9 @@ def _given(subset: Subset) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value != getattr(default, name)}
 
 
-def _known(kind: str, name: str, names: Sequence[str]) -> str:
+def _known(noun: str, name: str, names: Sequence[str]) -> str:
     if name not in names:
-        raise OptionError(f"no {kind} {name!r}; there is {', '.join(names)}")
+        raise OptionError(f"no {noun} {name!r}; there is {', '.join(names)}")
     return name
 
 
@@ -141,13 +163,13 @@ def _mask(mask: Any, num_samples: int) -> NDArray[np.bool_]:
     if getattr(mask, "dtype", None) != np.bool_ or mask.shape != (num_samples,):
         found = f"{getattr(mask, 'dtype', type(mask))} of shape {getattr(mask, 'shape', '?')}"
         raise OptionError(
-            f"where= gave {found}; expected a numpy array of bool, shape ({num_samples},)"
+            f"where= returned {found}; expected a numpy array of bool, shape ({num_samples},)"
         )
     return np.asarray(mask)
 
 
 def _thinned(is_chosen: NDArray[np.bool_], columns: Columns, subset: Subset) -> NDArray[np.bool_]:
-    """A fraction of each class of each split."""
+    """Keep a fraction of each class of each split; return the new mask."""
     out = np.zeros_like(is_chosen)
     for split in np.unique(columns.split).tolist():
         in_split = is_chosen & (columns.split == split)

@@ -1,4 +1,4 @@
-"""Our block shards in a stock WebDataset pipeline.
+"""Read block shards in a standard WebDataset pipeline.
 
     import webdataset
     from cinic_shards.read.webdataset import decode, unbatch
@@ -7,7 +7,7 @@
     dataset = webdataset.WebDataset(urls).map(decode).compose(unbatch).shuffle(5000)
     for image, label in dataset.to_tuple("image", "label"): ...
 
-``raw`` shards need no more than webdataset's own ``.decode()``. Needs no torch.
+For ``raw`` shards, webdataset's own ``.decode()`` is enough. This module does not need torch.
 """
 
 from collections.abc import Iterable, Iterator
@@ -21,22 +21,22 @@ from cinic_shards.errors import DecodeError
 
 
 def decode(sample: dict[str, Any]) -> dict[str, Any]:
-    """Decode a block as webdataset reads it from a ``raw`` or ``zstd`` shard.
+    """Decode a block that webdataset has read from a ``raw`` or ``zstd`` shard.
 
     Args:
-        sample: with ``images.npy`` or ``images.zst``, and ``labels.npy``, as bytes.
+        sample: a dict with ``images.npy`` or ``images.zst``, and ``labels.npy``, as bytes.
 
     Returns:
-        The sample with ``images`` uint8 (N, H, W, 3) and ``labels`` int64 (N,) in their place.
+        The dict with ``images`` uint8 (N, H, W, 3) and ``labels`` int64 (N,) instead.
 
     Raises:
-        DecodeError: a member is damaged; names the block.
+        DecodeError: a member is damaged or missing; names the block.
     """
     rest = dict(sample)
     key = str(sample.get("__key__", "a block"))
     labels = fmt.parse_npy(rest.pop(fmt.LABELS_SUFFIX), "<i8", 1)
     if labels is None:
-        raise DecodeError(0, f"{fmt.LABELS_SUFFIX} is no array of labels", key)
+        raise DecodeError(0, f"{fmt.LABELS_SUFFIX} is not an array of labels", key)
     encodings = [encoding for encoding in ENCODINGS.values() if encoding.has_blocks]
     for encoding in encodings:
         suffix = encoding.suffix
@@ -45,7 +45,7 @@ def decode(sample: dict[str, Any]) -> dict[str, Any]:
             shape = encoding.image_shape(payload)
             size = len(labels) * int(np.prod(shape or 0, dtype=object))
             if shape is None or not 1 <= size <= fmt.MAX_BLOCK_BYTES:
-                raise DecodeError(0, f"{suffix} is no block of images", key)
+                raise DecodeError(0, f"{suffix} is not a block of images", key)
             images = np.empty((len(labels), *shape), np.uint8)
             if problems := encoding.decode(Payloads.one(payload), images):
                 raise DecodeError(0, f"{suffix}: {problems[0]}", key)
@@ -55,9 +55,10 @@ def decode(sample: dict[str, Any]) -> dict[str, Any]:
 
 
 def unbatch(samples: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """Samples of blocks that ``decode`` has decoded: a dict with ``image`` and ``label`` each.
+    """Split blocks from ``decode`` into samples, dicts with ``image`` and ``label``.
 
-    ``__key__`` is the block's and the sample's place in it: ``train/00003-00007/0041``.
+    ``image`` is uint8 (H, W, 3), ``label`` an int. ``__key__`` is the block's key and the sample's
+    position in the block, such as ``train/00003-00007/0041``.
     """
     for sample in samples:
         common = {name: value for name, value in sample.items() if name not in ("images", "labels")}

@@ -1,1 +1,1 @@
-"""Show what a dataset holds: statistics, duplicates, pictures, a report."""
+"""Show the contents of a dataset: statistics, duplicates, pictures, a report."""

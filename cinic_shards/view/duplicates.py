@@ -15,27 +15,28 @@ from cinic_shards.store import Store
 
 @dataclass(frozen=True, slots=True)
 class Duplicates:
-    """Which images of a dataset are there more than once."""
+    """The duplicate images of a dataset."""
 
     groups: tuple[tuple[str, ...], ...]
-    """The keys of each image that is there more than once, in dataset order."""
+    """Groups of keys whose images have the same pixels, in dataset order."""
 
     @property
     def counts(self) -> dict[str, dict[str, int]]:
-        """Distinct images that are there twice or more: class -> where -> how many.
+        """Number of groups by class and splits: class -> splits -> groups.
 
-        Where: ``train`` for two in that split, ``train & test`` for one in each. The class is that
-        of the first of them; ``other class`` counts those that have several.
+        Splits are ``train`` for a group with two or more images in that split, ``train & test``
+        for one with images in both. The class is that of the group's first image; ``other class``
+        counts groups with several classes.
         """
         found: dict[str, Counter[str]] = {}
         for keys in self.groups:
-            places = [tuple(key.split("/")[:2]) for key in keys]
-            splits = Counter(split for split, _ in places)
-            where = [split for split, count in splits.items() if count > 1]
-            where += [f"{one} & {two}" for one, two in itertools.combinations(splits, 2)]
-            classes = {name for _, name in places}
-            for name in [places[0][1], *(["other class"] if len(classes) > 1 else [])]:
-                found.setdefault(name, Counter()).update(where)
+            pairs = [tuple(key.split("/")[:2]) for key in keys]
+            splits = Counter(split for split, _ in pairs)
+            columns = [split for split, count in splits.items() if count > 1]
+            columns += [f"{one} & {two}" for one, two in itertools.combinations(splits, 2)]
+            classes = {name for _, name in pairs}
+            for name in [pairs[0][1], *(["other class"] if len(classes) > 1 else [])]:
+                found.setdefault(name, Counter()).update(columns)
         return {name: dict(counts) for name, counts in sorted(found.items())}
 
 
@@ -43,21 +44,22 @@ def find_duplicates(store: Store, manifest: Manifest) -> Duplicates:
     """Find images with equal pixel hashes; only indexes are read.
 
     Raises:
-        StoreError, FormatError: a shard cannot be read, or its index is damaged.
+        StoreError: a shard cannot be read.
+        FormatError: an index is damaged.
     """
     columns = Columns.read(store, manifest, manifest.splits)
     return duplicates_among(columns, location=str(store))
 
 
 def duplicates_among(columns: Columns, *, location: str) -> Duplicates:
-    """Find images with equal pixel hashes among these.
+    """Find images with equal pixel hashes.
 
     Args:
-        columns: of the images.
-        location: the dataset, as messages name it.
+        columns: the images' columns.
+        location: the dataset's location, for messages.
 
     Raises:
-        FormatError: a key is none.
+        FormatError: a key is invalid.
     """
     _, image_of, counts = np.unique(columns.pixel_hash, return_inverse=True, return_counts=True)
     repeated = np.flatnonzero(counts[image_of] > 1)

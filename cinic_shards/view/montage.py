@@ -1,4 +1,4 @@
-"""Samples of a dataset as pictures: chosen by chance and seed, and set side by side."""
+"""Montages: random samples of a dataset, side by side in one picture."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,11 +19,11 @@ from cinic_shards.read.subset import Subset, select
 from cinic_shards.store import StoreLike, store_of_file
 
 _CELL_PIXELS = 64
-"""Side of an image in a montage, or a little less; larger ones are made smaller."""
+"""Largest side of an image in a montage; larger images are reduced, smaller ones enlarged."""
 _FONT_PIXELS = 15
 _GAP = 4
 _MAX_SIDE = 2**14
-"""Of a montage: what opens pictures often cannot open larger ones."""
+"""Largest side of a montage in pixels: many viewers cannot open larger pictures."""
 _PAPER, _INK = (255, 255, 255), (32, 32, 32)
 
 
@@ -39,25 +39,26 @@ def show(
     workers: int | None = None,
     progress: Progress = lambda doing, done, total: None,
 ) -> int:
-    """Write a montage: a PNG with a row of samples, chosen by chance, for each class.
+    """Write a montage: a PNG with a row of random samples for each class.
 
     Args:
-        path: where the dataset lies; a folder, a URL or an open store.
-        out: the PNG, which replaces one that is there.
-        split: only this one, or several as ``train+valid``.
-        classes: only these.
-        origins: only these, by the names of ``provenance.origins_named``.
-        per_class: samples a row; fewer where a class has fewer.
-        seed: of the choice.
-        workers: threads; by default the cores that this process may use.
+        path: the dataset's folder, URL or open store.
+        out: the PNG file; an existing one is replaced.
+        split: show only this split, or several as in ``train+valid``; by default all.
+        classes: show only these classes; by default all.
+        origins: show only these origins, by the names of ``provenance.origins_named``; by default
+            all.
+        per_class: samples per row, or all of a class that has fewer.
+        seed: seed of the random choice.
+        workers: number of threads; by default the cores that this process may use.
         progress: see ``jobs.Progress``.
 
     Returns:
-        How many samples it shows.
+        The number of samples in the montage.
 
     Raises:
-        OptionError: a split, class or origin that the dataset does not have, or no sample is left,
-            or the montage would be too large.
+        OptionError: the dataset does not have a split or class, an origin is unknown, no sample is
+            left, or the montage would be too large.
         StoreError, FormatError: the dataset cannot be read, or is damaged.
         OutputError: ``out`` cannot be written.
     """
@@ -76,8 +77,8 @@ def show(
     longest = max(map(len, shown.values()))
     if max(longest, len(shown)) * (_CELL_PIXELS + _GAP) > _MAX_SIDE:
         raise OptionError(
-            f"{len(shown):,} rows of up to {longest:,} images: more than {_MAX_SIDE:,} pixels high "
-            "or wide; choose by --class, or fewer per class"
+            f"{len(shown):,} rows of up to {longest:,} images would be more than {_MAX_SIDE:,} "
+            "pixels high or wide; choose fewer classes, or fewer images per class"
         )
     rows = np.sort(np.concatenate(list(shown.values())))
     tiles: dict[int, Image.Image] = {}
@@ -94,23 +95,28 @@ def show(
 
 
 def some_of(rows: NDArray[np.int64], count: int, purpose: str, seed: int) -> NDArray[np.int64]:
-    """``count`` of these rows by chance, or all where there are fewer; more begin with fewer."""
+    """Choose ``count`` of these rows at random, or all if there are fewer, int64 (n,).
+
+    With the same purpose and seed, a larger choice begins with a smaller one.
+    """
     return rows[kernels.choose(min(count, len(rows)), len(rows), f"montage of {purpose}", seed)]
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """Some of a dataset's images, of each stratum alike."""
+    """A stratified sample of a dataset's images."""
 
     rows: NDArray[np.int64]
-    """Rising, shape (n,)."""
+    """Ascending rows, shape (n,)."""
     num_strata: int
+    """Number of combinations of split, class and origin."""
 
 
 def stratified(columns: Columns, count: int, seed: int) -> Sample:
-    """About ``count`` rows, of each class of each split and origin in proportion.
+    """Choose about ``count`` rows, the same share of each class of each split and origin.
 
-    Of a stratum there is at least one image, and shares are rounded; so there may be more or fewer.
+    Shares are rounded, and each stratum has at least one image, so the number may differ from
+    ``count``.
     """
     strata: dict[tuple[str, int, str], list[int]] = {}
     keys = zip(
@@ -127,7 +133,7 @@ def stratified(columns: Columns, count: int, seed: int) -> Sample:
 
 
 def fit(pixels: NDArray[np.uint8], side: int) -> Image.Image:
-    """An image, uint8 (H, W, 3), as it is or made smaller so that no side is longer."""
+    """Return an image, uint8 (H, W, 3), reduced if a side is longer than ``side`` pixels."""
     image = Image.fromarray(pixels)
     if max(image.size) > side:
         image.thumbnail((side, side), Image.Resampling.BOX)
@@ -135,7 +141,7 @@ def fit(pixels: NDArray[np.uint8], side: int) -> Image.Image:
 
 
 def draw(rows: dict[str, list[Image.Image]]) -> Image.Image:
-    """A picture with a row of images for each name; small ones are drawn larger, pixel by pixel."""
+    """Draw a picture with a row of images for each name; small images are enlarged without blur."""
     font = ImageFont.load_default(_FONT_PIXELS)
     largest = max(max(image.size) for images in rows.values() for image in images)
     zoom = max(1, _CELL_PIXELS // largest)
@@ -161,6 +167,6 @@ def draw(rows: dict[str, list[Image.Image]]) -> Image.Image:
 
 
 def _on_one_line(name: str) -> str:
-    """Class names come from strangers: at most 30 letters, none of which begins a new line."""
+    """Return a class name on one line of at most 30 letters: names are untrusted."""
     text = "".join(letter if letter.isprintable() else "?" for letter in name)
     return text if len(text) <= 30 else f"{text[:29]}…"

@@ -1,4 +1,4 @@
-"""What a dataset, or a part of it, holds: counts, channel statistics, histograms, duplicates."""
+"""Statistics of a dataset or a part of it: counts, channels, histograms, duplicates."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,28 +23,28 @@ from cinic_shards.view.duplicates import Duplicates, duplicates_among
 CHANNELS = ("red", "green", "blue")
 
 Counts = dict[str, dict[str, int]]
-"""Name -> split -> images; names sorted, splits in the dataset's order, no zeros."""
+"""Name -> split -> number of images; names sorted, splits in the dataset's order, no zeros."""
 Histograms = dict[str, NDArray[np.int64]]
-"""Origin -> how many pixels have each value, by channel: int64 (3, 256)."""
+"""Origin -> number of pixels with each value, by channel: int64 (3, 256)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Stats:
-    """Of N images."""
+    """Statistics of a dataset or a part of it."""
 
     num_samples: int
     pixels: PixelSums
-    """Exact sums over their pixels."""
+    """Exact sums over all pixels."""
     splits: dict[str, int]
-    """Split -> images."""
+    """Split -> number of images."""
     classes: Counts
     origins: Counts
     synsets: Counts
-    """Of the images that have a synset."""
+    """Counts of the images that have a synset."""
     duplicates: Duplicates
-    """Among these images."""
+    """Duplicates among the counted images."""
     histograms: Histograms | None
-    """None where they were not asked for."""
+    """None unless asked for."""
 
     @property
     def mean(self) -> tuple[float, float, float]:
@@ -57,7 +57,7 @@ class Stats:
         return self.pixels.std
 
     def to_json(self) -> dict[str, Any]:
-        """What ``cinic-shard stats --json`` prints."""
+        """Return what ``cinic-shard stats --json`` prints, as a dict of JSON values."""
         found = {
             "num_samples": self.num_samples,
             "mean": list(self.mean),
@@ -91,20 +91,22 @@ def stats(
 ) -> Stats:
     """Measure a dataset or a part of it.
 
-    Whole splits' channel statistics are in the manifest, and no pixel is read for them. A part by
-    class or origin is decoded; so is everything for ``histograms``.
+    The manifest has the channel statistics of complete splits, so no pixel is read for them.
+    Images are decoded if ``classes``, ``origins`` or ``histograms`` is given.
 
     Args:
-        path: where the dataset lies; a folder, a URL or an open store.
-        split: only this one, or several as ``train+valid``.
-        classes: only these.
-        origins: only these, by the names of ``provenance.origins_named``.
-        histograms: count the pixels' values, by origin and channel.
-        workers: threads; by default the cores that this process may use.
+        path: the dataset's folder, URL or open store, or an open ``Dataset``.
+        split: measure only this split, or several as in ``train+valid``; by default all.
+        classes: measure only these classes; by default all.
+        origins: measure only these origins, by the names of ``provenance.origins_named``; by
+            default all.
+        histograms: count pixel values by origin and channel.
+        workers: number of threads; by default the cores that this process may use.
         progress: see ``jobs.Progress``.
 
     Raises:
-        OptionError: a split, class or origin that the dataset does not have, or no image is left.
+        OptionError: the dataset does not have a split or class, an origin is unknown, or no image
+            is left.
         StoreError, FormatError: the dataset cannot be read, or is damaged; names the images.
     """
     dataset = path if isinstance(path, Dataset) else Dataset(path)
@@ -144,10 +146,17 @@ def count_values(
     workers: int | None = None,
     progress: Progress = lambda doing, done, total: None,
 ) -> Histograms:
-    """Count the pixel values of these rows, rising, by origin.
+    """Count pixel values by origin.
+
+    Args:
+        reader: reader of the splits that hold the rows.
+        rows: ascending rows of ``reader``, shape (n,).
+        workers: number of threads; by default the cores that this process may use.
+        progress: see ``jobs.Progress``.
 
     Raises:
-        FormatError: images are damaged; it names them.
+        StoreError: the dataset cannot be read.
+        FormatError: images are damaged; names the images.
     """
     counter = ValueCounter(reader)
     counts = map_images(
@@ -157,7 +166,7 @@ def count_values(
 
 
 class ValueCounter:
-    """Counts pixel values by origin, some images at a time, in any thread."""
+    """Count pixel values by origin, some images at a time, in any thread."""
 
     def __init__(self, reader: SplitReader) -> None:
         self._names = sorted(set(reader.columns.origin.tolist()), key=ORIGINS.index)
@@ -166,22 +175,22 @@ class ValueCounter:
             self._codes[reader.columns.origin == name] = code
 
     def count(self, images: Images) -> NDArray[np.int64]:
-        """The counts of some images: int64 (origins, 3, 256)."""
+        """Count the pixel values of some images; return int64 (origins, 3, 256)."""
         counts = np.zeros((len(self._names), 3, 256), np.int64)
         kernels.add_histograms(images.pixels, self._codes[images.rows], counts)
         return counts
 
     def by_origin(self, counts: Sequence[NDArray[np.int64]]) -> Histograms:
-        """The sum of what ``count`` gave, for the origins that there are."""
-        none = np.zeros((len(self._names), 3, 256), np.int64)
-        total = reduce(np.add, counts, none)
+        """Add up results of ``count``; return those of each origin that occurs."""
+        zeros = np.zeros((len(self._names), 3, 256), np.int64)
+        total = reduce(np.add, counts, zeros)
         return {name: of for name, of in zip(self._names, total, strict=True) if of.any()}
 
 
 def pixel_sums(counts: NDArray[np.int64]) -> PixelSums:
-    """The exact sums that follow from a histogram, int64 (3, 256)."""
+    """Compute exact pixel sums from a histogram, int64 (3, 256)."""
     values = range(256)
-    by_channel: list[list[int]] = counts.tolist()  # Python's integers: a square sum may be large
+    by_channel: list[list[int]] = counts.tolist()  # Python's integers do not overflow
     r, g, b = (sum(map(int.__mul__, channel, values)) for channel in by_channel)
     rr, gg, bb = (sum(n * v * v for v, n in enumerate(channel)) for channel in by_channel)
     return PixelSums(sum(by_channel[0]), (r, g, b), (rr, gg, bb))

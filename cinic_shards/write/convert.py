@@ -1,4 +1,4 @@
-"""A dataset -> the same samples in another encoding, shard by shard, without the tree."""
+"""Convert a dataset to a different encoding, shard by shard, without the tree."""
 
 import warnings
 from collections.abc import Callable, Iterator
@@ -19,7 +19,7 @@ from cinic_shards.tree.listing import Listing
 from cinic_shards.write.dataset import (
     Recipe,
     check_output,
-    refuse_itself,
+    reject_itself,
     write_dataset,
 )
 from cinic_shards.write.pack import PackOptions
@@ -41,33 +41,37 @@ def convert(
     progress: Progress = lambda doing, done, total: None,
     warn: Callable[[str], None] = warnings.warn,
 ) -> Manifest:
-    """Write the dataset at ``path`` anew in another encoding, to ``out``.
+    """Write the dataset at ``path`` to ``out`` in a different encoding.
 
-    Samples, order, ids and fingerprint stay; every image is checked on the way. The bytes are those
-    that packing the tree would give, but for PNGs made from blocks: these are encoded anew.
+    Samples, order, ids and fingerprint stay the same, and every image is checked. The output has
+    the same bytes as if the tree were packed, except for PNGs made from blocks: these are
+    re-encoded.
 
     Args:
-        path: where the dataset lies; a folder, a URL or an open store.
-        out: a folder, a URL or an open store; empty, or not there yet.
+        path: the dataset's folder, URL or open store.
+        out: a folder, a URL or an open store; empty, or not existing yet.
         encoding: see ``PackOptions``.
-        block_size: samples a block; by default as it is.
+        block_size: samples per block; by default that of the dataset.
         sidecars: see ``PackOptions``.
-        workers: processes; by default the cores that this process may use.
-        executor: where to convert instead; see ``pack``.
-        overwrite: replace the dataset that ``out`` holds.
+        workers: number of processes; by default the cores that this process may use.
+        executor: where to run instead; see ``pack``.
+        overwrite: replace the dataset in ``out``.
         progress: see ``jobs.Progress``.
-        warn: called with each thing that a user should know.
+        warn: called with each warning, as a text.
+
+    Returns:
+        The new manifest, as written.
 
     Raises:
-        OptionError: an option cannot be, or the encoding holds one image size and there are more.
+        OptionError: an option is invalid, or blocks are asked for and images have several sizes.
         StoreError, FormatError, TreeError: the dataset cannot be read, or is damaged.
         OutputError: ``out`` cannot be written, or holds other files.
     """
     store, target = open_store(path), open_store(out)
-    refuse_itself(store, target)
+    reject_itself(store, target)
     manifest = read_manifest(store)
     if not manifest.splits:
-        raise OptionError(f"{path}: holds no sample")
+        raise OptionError(f"{path}: the dataset holds no samples, expected at least one")
     largest = max(shard.num_samples for split in manifest.splits for shard in split.shards)
     options = PackOptions(
         encoding=encoding,
@@ -78,11 +82,12 @@ def convert(
     has_blocks = find_encoding(encoding).has_blocks
     if has_blocks and manifest.image_shape is None:
         raise OptionError(
-            f"{path}: its images have several sizes, a block of the encoding {encoding} holds one"
+            f"{path}: its images have several sizes, blocks of the encoding {encoding} hold one; "
+            "choose --encoding png"
         )
     if not has_blocks and ENCODINGS[manifest.encoding].has_blocks:
-        warn("the PNGs are encoded anew: their pixels are the same, their bytes are not those of "
-             "the files that were packed")  # fmt: skip
+        warn("the PNGs are re-encoded: their pixels are the same, but their bytes differ from "
+             "those of the packed files")  # fmt: skip
     layout = replace(options.layout(manifest.image_shape), classes=manifest.stated_classes)
     recipe = _recipe(store, manifest, layout)
     check_output(target, overwrite)
@@ -123,7 +128,7 @@ def _recipe(store: Store, manifest: Manifest, layout: ShardLayout) -> Recipe:
 
 
 def list_shards(manifest: Manifest) -> Listing:
-    """The shards as if they were files of a tree; a digest stands for a date."""
+    """List shards as if they were files of a tree, with part of the SHA-256 instead of the date."""
     listing: Listing = {}
     for split in manifest.splits:
         paths = "\n".join(shard.name for shard in split.shards)

@@ -1,7 +1,8 @@
-"""Shards and a manifest, made side by side in a folder of their own and moved when all is whole.
+"""Write the shards and the manifest of a dataset.
 
-So an older dataset stays until the new one is whole; the manifest comes last. A journal in that
-folder lets the same command go on where this process is killed.
+They are written to a separate folder and moved once all of them are complete, the manifest last. So
+an older dataset stays until the new one is complete. A journal in that folder lets the same command
+resume if this process is killed.
 """
 
 import os
@@ -27,31 +28,37 @@ from cinic_shards.write.shard import PackedShard, ShardJob, ShardLayout, write_s
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe:
-    """What a dataset is made from, and how."""
+    """The input of a dataset, and how to write it."""
 
     source: str
-    """What to call what it is made from."""
+    """The input's location, for messages."""
     listing: Listing
-    """What is in it."""
+    """The input's files, sizes and dates."""
     classes: tuple[str, ...]
+    """Class names, in the order of their labels."""
     options: dict[str, Any]
-    """As the manifest states them."""
+    """The options that the manifest states."""
     layout: ShardLayout
     shards: Callable[[], Iterator[tuple[str, str, ShardInput]]]
-    """Gives split, name and samples of each shard, in dataset order."""
+    """Yields split, name and samples of each shard, in dataset order."""
     num_samples: int
     needed_bytes: int
-    """About what the shards take."""
+    """Approximate size of all shards."""
     changes: Callable[[], Sequence[str]] = lambda: ()
-    """What in the source has changed since it was listed."""
+    """Returns what has changed in the input since it was listed, one text per change."""
 
 
 OpenRecipe = Callable[[Store, Executor], AbstractContextManager[Recipe]]
-"""Opens a recipe, given the journal's folder, which this process alone holds, and the workers."""
+"""Opens a recipe. It gets the journal's folder, held by this process alone, and the workers."""
 
 
 def old_files(store: Store, overwrite: bool) -> list[str]:
-    """The files of the dataset that is to be replaced; refuse any other file."""
+    """Return the shards of the dataset that will be replaced; empty if the output is empty.
+
+    Raises:
+        OutputError: the output holds other files, or a dataset and ``overwrite`` is False.
+        FormatError: the old manifest is damaged.
+    """
     names = [name for name in store.names() if name != fmt.PACKING_FOLDER]
     if not names:
         return []
@@ -61,7 +68,7 @@ def old_files(store: Store, overwrite: bool) -> list[str]:
             "give an empty folder, or remove them"
         )
     if not overwrite:
-        raise OutputError(f"{store}: holds a dataset already; --overwrite replaces it")
+        raise OutputError(f"{store}: already holds a dataset; --overwrite replaces it")
     manifest = Manifest.from_bytes(
         store.read(fmt.MANIFEST_NAME), location=f"{store}/{fmt.MANIFEST_NAME}", encodings=ENCODINGS
     )
@@ -77,17 +84,24 @@ def old_files(store: Store, overwrite: bool) -> list[str]:
     return old
 
 
-def refuse_itself(source: Store, out: Store) -> None:
-    """Refuse to write a dataset over the one that it is made from."""
-    places = {os.path.realpath(str(one)) if one.is_local else str(one) for one in (source, out)}
-    if len(places) == 1:
-        raise OptionError(f"{out}: is the dataset itself; write the shards elsewhere")
+def reject_itself(source: Store, out: Store) -> None:
+    """Raise OptionError if a dataset would be written over the one that it is made from."""
+    locations = {
+        os.path.realpath(str(store)) if store.is_local else str(store) for store in (source, out)
+    }
+    if len(locations) == 1:
+        raise OptionError(f"{out}: is the input dataset; write the shards elsewhere")
 
 
 def check_output(store: Store, overwrite: bool) -> None:
-    """Refuse an output that cannot be, before anything is read for it."""
+    """Check that a dataset can be written to a store, before any input is read.
+
+    Raises:
+        OptionError: the store is a web server, which cannot be written.
+        OutputError, FormatError: as ``old_files``.
+    """
     if not store.can_list:
-        raise OptionError(f"{store}: a web server can only be read from; give another place")
+        raise OptionError(f"{store}: a web server cannot be written; give a folder or a bucket")
     if not is_packing(store, store.names()):
         old_files(store, overwrite)
 
@@ -103,22 +117,25 @@ def write_dataset(
     progress: Progress,
     warn: Callable[[str], None],
 ) -> Manifest:
-    """Make a dataset, or resume one that an earlier process began.
+    """Write a dataset, or resume one that an earlier process began.
 
     Args:
-        store: where.
-        open_recipe: opens what it is made from, and closes it in the end.
-        overwrite: replace the dataset that is there.
-        executor: where shards are made, as ``jobs.open_executor`` takes it.
+        store: the output.
+        open_recipe: opens the input, and closes it at the end.
+        overwrite: replace the dataset in ``store``.
+        executor: where shards are made; see ``jobs.open_executor``.
         workers: see ``jobs.open_executor``.
-        doing: for ``progress``.
+        doing: name of this operation in ``progress``.
         progress: see ``jobs.Progress``.
-        warn: called with each thing that a user should know.
+        warn: called with each warning, as a text.
+
+    Returns:
+        The manifest, as written.
 
     Raises:
         OptionError: as ``jobs.open_executor``.
-        TreeError: what it is made from cannot be used, or has changed.
-        OutputError: it cannot be written; or a worker died, and the same command resumes.
+        TreeError: the input cannot be used, or has changed.
+        OutputError: the output cannot be written; or a worker died, and the same command resumes.
     """
     is_written = False
     try:
@@ -131,7 +148,7 @@ def write_dataset(
         return manifest
     except KeyboardInterrupt as error:
         if is_written:
-            error.add_note(f"{store} is whole")
+            error.add_note(f"{store} is complete")
         raise
     except BrokenExecutor as error:
         raise _worker_died(store) from error
@@ -149,10 +166,10 @@ def _write(
     progress: Progress,
     warn: Callable[[str], None],
 ) -> Manifest:
-    """Make a dataset by a journal, which stays only where it can be resumed from."""
-    is_anothers = journal.start is not None
+    """Write a dataset with a journal, which is kept only if the job can be resumed from it."""
+    is_earlier_job = journal.start is not None
     try:
-        old = journal.old_files  # where an earlier process has begun to move files
+        old = journal.old_files  # set if an earlier process has begun to move files
         if old is None:
             old = old_files(store, overwrite)
         with open_recipe(journal.folder, executor) as recipe:
@@ -161,37 +178,36 @@ def _write(
                 "block_size": recipe.layout.block_size,
             }
             journal.begin(recipe.source, recipe.listing, options)
-            is_anothers = False
+            is_earlier_job = False
             manifest = _make_files(store, recipe, journal, executor, doing, progress, warn)
             _move_files(store, journal, manifest, old)
             journal.remove()
         return manifest
     except BaseException as error:
-        # Every job has ended by now, so nothing writes behind our back.
+        # All jobs have ended by now, so nothing else writes to the folder.
         is_moving = journal.old_files is not None
         if is_moving:
-            error.add_note("the same command goes on")
-        if not (is_anothers or is_moving or _goes_on(store, journal, error)):
+            error.add_note("run the same command again to resume")
+        if not (is_earlier_job or is_moving or _can_resume(store, journal, error)):
             journal.remove()
         raise
 
 
-def _goes_on(store: Store, journal: Journal, error: BaseException) -> bool:
-    """Whether an error leaves work that the same command can resume."""
+def _can_resume(store: Store, journal: Journal, error: BaseException) -> bool:
+    """Return True if the same command can resume after this error."""
     if journal.start is None:
         return False
-    # A server that was out of reach may be there again: what was sent to it is worth keeping.
-    is_servers = isinstance(error, OutputError | StoreError) and not store.is_local
-    return is_servers or isinstance(error, BrokenExecutor)
+    # A server may be reachable again later, so keep what was already sent to it.
+    is_from_server = isinstance(error, OutputError | StoreError) and not store.is_local
+    return is_from_server or isinstance(error, BrokenExecutor)
 
 
 def _worker_died(store: Store) -> OutputError:
-    """What to say when a worker process has ended before its time."""
+    """Make the error for a worker process that has died."""
     return OutputError(
         f"{store}: packing did not finish, a worker process died: it was killed (run the same "
-        "command again: it goes on with what was finished), or memory ran out (try fewer "
-        "workers), or the program that calls pack() does so outside "
-        "'if __name__ == \"__main__\":'"
+        "command again to resume), or memory ran out (try fewer workers), or the program calls "
+        "pack() outside 'if __name__ == \"__main__\":'"
     )
 
 
@@ -204,7 +220,7 @@ def _make_files(
     progress: Progress,
     warn: Callable[[str], None],
 ) -> Manifest:
-    """Make every shard and the manifest in the journal's folder."""
+    """Write every shard and the manifest to the journal's folder."""
     by_name = _reopen(store, journal, executor)
     done = sum(facts.info.num_samples for facts in by_name.values())
     _check_space(store, recipe, done)
@@ -240,7 +256,7 @@ def _make_files(
         block_size=recipe.layout.block_size,
     )
     if unknown := sum(shard.info.origins.get("unknown", 0) for shard in shards):
-        warn(f"{unknown:,} images have names that tell no CINIC-10 origin; kept as 'unknown'")
+        warn(f"{unknown:,} images do not have names as in CINIC-10; their origin is 'unknown'")
     with journal.folder.create(fmt.MANIFEST_NAME) as file:
         file.write(manifest.to_bytes())
     return manifest
@@ -249,7 +265,7 @@ def _make_files(
 def _size_problems(
     shards: Sequence[ShardFacts], image_shape: tuple[int, int, int] | None
 ) -> Iterator[str]:
-    """Blocks hold images of one size, which was known before."""
+    """Yield a problem if images differ in size from the one that blocks were made for."""
     counts: dict[tuple[int, int], int] = {}
     for shard in shards:
         for size, count in shard.image_sizes.items():
@@ -259,15 +275,15 @@ def _size_problems(
         listed = ", ".join(f"{h}x{w} ({count:,})" for (h, w), count in by_count[:5])
         yield (
             f"images of {len(counts)} sizes (height x width): {listed}"
-            f"{', ...' if len(counts) > 5 else ''}; a block holds one size: resize them, or choose "
+            f"{', ...' if len(counts) > 5 else ''}; blocks hold one size: resize them, or choose "
             "--encoding png"
         )
     elif [(*size, 3) for size in counts] != [image_shape]:
-        yield f"images of {[*counts]} (height, width), expected all of {image_shape}"
+        yield f"images of {[*counts]} (height, width), expected {image_shape} for all"
 
 
 def _reopen(store: Store, journal: Journal, executor: Executor) -> dict[str, ShardFacts]:
-    """The shards that an earlier process finished, and that still have the bytes it noted."""
+    """Return the shards that an earlier process finished and that still match their SHA-256."""
     moved = () if journal.old_files is None else (store,)
     jobs = [FinishedShard((journal.folder, *moved), noted) for noted in journal.shards]
     found = run_jobs(executor, reopen_shard, jobs)
@@ -275,17 +291,17 @@ def _reopen(store: Store, journal: Journal, executor: Executor) -> dict[str, Sha
 
 
 def _move_files(store: Store, journal: Journal, manifest: Manifest, old: list[str]) -> None:
-    """Put the new dataset in the place of the old one. Where it is stopped, it can begin again."""
+    """Replace the old dataset by the new one. This can be repeated after an interruption."""
     names = [shard.name for split in manifest.splits for shard in split.shards]
     journal.moving(old)
     for name in [fmt.MANIFEST_NAME, *(name for name in old if name not in names)]:
         store.delete(name)
     for name in [*names, fmt.MANIFEST_NAME]:
-        store.take(fmt.PACKING_FOLDER, name)  # if it was not before
+        store.take(fmt.PACKING_FOLDER, name)  # does nothing if the file was moved before
 
 
 def _check_space(store: Store, recipe: Recipe, num_done: int) -> None:
-    """Refuse before writing where the shards that are not done yet cannot fit."""
+    """Raise OutputError if the remaining shards do not fit on the disk."""
     needed = recipe.needed_bytes * (recipe.num_samples - num_done) // recipe.num_samples
     free = store.free_bytes()
     if free is not None and free < needed:

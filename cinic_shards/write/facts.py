@@ -1,4 +1,4 @@
-"""What a manifest says of shards, measured from their samples: alike for packing and checking."""
+"""Facts for the manifest, measured from samples in the same way by packing and by checking."""
 
 import hashlib
 import itertools
@@ -19,7 +19,7 @@ from cinic_shards.format.provenance import CINIC10_CITATION, CINIC10_LICENCE, OR
 
 @dataclass(frozen=True, slots=True)
 class ShardFacts:
-    """What a manifest is made from."""
+    """The facts of one shard from which the manifest is made."""
 
     split: str
     info: ShardInfo
@@ -30,7 +30,10 @@ class ShardFacts:
 
 
 def packing_digests(keys: Sequence[str], seed: int) -> list[bytes]:
-    """What samples are sorted by: BLAKE2b-128 of their keys, the seed (8 bytes) as its key."""
+    """Return the packing digests, by which samples are sorted, 16 bytes each.
+
+    A digest is the BLAKE2b-128 of a sample's key, keyed with the seed (8 bytes, little-endian).
+    """
     keyed = hashlib.blake2b(key=seed.to_bytes(8, "little"), digest_size=16)
     digests = []
     for key in keys:
@@ -44,7 +47,7 @@ def shard_facts(
     *, split: str, name: str, size: int, sha256: str, index: Index, index_bytes: bytes,
     index_offset: int, meter: ImageMeter,
 ) -> ShardFacts:  # fmt: skip
-    """What to say of a shard whose images have been measured."""
+    """Return the facts of a shard whose images have been measured by ``meter``."""
     classes = Counter(key.split("/")[1] for key in index.keys)
     origins = Counter(ORIGINS[code] for code in index.origin.tolist())
     info = ShardInfo(
@@ -69,14 +72,14 @@ def make_manifest(
     encoding: Encoding,
     block_size: int,
 ) -> Manifest:
-    """The manifest of these shards, which are in dataset order.
+    """Make the manifest of these shards.
 
     Args:
-        shards: all of them; splits in name order, and a split's shards in theirs.
+        shards: all shards of the dataset; splits in name order, each split's shards in order.
         classes: class names, sorted.
-        options: what determined the shards' bytes.
-        encoding: the shards'.
-        block_size: samples a block.
+        options: options that determine the shards' bytes.
+        encoding: the shards' encoding.
+        block_size: samples per block.
     """
     fingerprint = hashlib.blake2b(digest_size=32)
     splits = []
@@ -108,7 +111,7 @@ def make_manifest(
 
 
 def libraries(encoding: Encoding) -> dict[str, str]:
-    """Library -> version, of what the shards and their facts are made with here."""
+    """Return name -> version of the libraries that make shards and their facts here."""
     return {
         "cinic-shards": __version__,
         "numpy": np.__version__,

@@ -1,9 +1,9 @@
-"""What a packing job has done so far, so that the same command can go on where one was killed.
+"""The journal of a packing job: with it, the same command can resume after an interruption.
 
-The journal lies in the folder ``_packing`` inside the output, with the shards until all of them are
-made. Each note is a file of its own, so that an object store can hold it: how the job began; every
-finished shard, beside it; and that the finished dataset began to move to its place.
-``listing.npz`` holds the source's files, sizes and dates.
+The journal is in the folder ``_packing`` inside the output, with the shards until all of them are
+made. Each note is a separate file, because an object store cannot append to one: ``begin.json`` is
+the start of the job, ``<shard>.json`` a finished shard, ``moving.json`` the start of moving the
+finished dataset to the output. ``listing.npz`` holds the input's files, sizes and dates.
 """
 
 import dataclasses
@@ -31,21 +31,22 @@ _MOVING = "moving.json"
 _LISTING = "listing.npz"
 _LOCK = "lock"
 _NOTE = ".json"
-"""After a shard's name: what it holds."""
+"""Suffix of a finished shard's note, after the shard's name."""
 
 
 class Journal:
-    """The journal of one output, held by one process at a time where the store has locks.
+    """The journal of one output, held by one process at a time if the store has locks.
 
-    Use as a context manager, which lets it go; ``remove`` it when there is nothing to go on with.
+    Use it as a context manager, which releases the lock. Call ``remove`` when there is nothing
+    left to resume.
     """
 
     def __init__(self, out: Store) -> None:
-        """Hold the journal of an output, one that an earlier process left or a new one.
+        """Lock the journal of an output, an earlier process's or a new one.
 
         Raises:
-            OutputError: another process holds it, or it is damaged.
-            StoreError: it cannot be read.
+            OutputError: another process holds the lock, or the journal is damaged.
+            StoreError: the journal cannot be read.
             OSError: the folder cannot be written.
         """
         self.folder = out.folder(fmt.PACKING_FOLDER)
@@ -56,12 +57,12 @@ class Journal:
         try:
             names = self.folder.names()
             self.start: dict[str, Any] | None = self._read(_BEGIN) if _BEGIN in names else None
-            """How the job began; None where none has."""
+            """The note of the job's start; None if no job has begun."""
             notes = [name for name in names if name.endswith(f".tar{_NOTE}")]
             self.shards: list[dict[str, Any]] = [self._read(name) for name in notes]
-            """Every finished shard."""
+            """The notes of all finished shards."""
             self.old_files: list[str] | None = None
-            """What the finished dataset takes the place of, once it has begun to move there."""
+            """The files that the finished dataset replaces; None until it begins to be moved."""
             if _MOVING in names:
                 self.old_files = self._read(_MOVING)["old_files"]
         except BaseException:
@@ -85,16 +86,16 @@ class Journal:
         return content
 
     def begin(self, source: str, now: Listing, options: dict[str, Any]) -> None:
-        """Start a new job, or go on with an earlier one of the same source and options.
+        """Start a new job, or resume an earlier one with the same input and options.
 
         Args:
-            source: what to call the source in an error.
-            now: what is in it.
-            options: what else the output's bytes depend on.
+            source: the input's location, for messages.
+            now: the input's files, sizes and dates.
+            options: the options that the output's bytes depend on.
 
         Raises:
-            OutputError: the earlier job had other options.
-            TreeError: the source has changed since; names the files.
+            OutputError: the earlier job had different options.
+            TreeError: the input has changed since the earlier job; names the files.
         """
         expected = {"release": __version__, "options": options}
         if self.start is None:
@@ -106,31 +107,32 @@ class Journal:
             return
         if self.start != expected:
             raise OutputError(
-                f"{self.folder}: a packing job that did not finish began with {self.start}, this "
-                f"one has {expected}; run it as it began, or remove that folder to begin anew"
+                f"{self.folder}: an unfinished packing job was started with {self.start}, this one "
+                f"with {expected}; use the same options to resume, or remove that folder to start "
+                "over"
             )
         memory = self.folder.map(_LISTING, self.folder.size(_LISTING))
         with np.load(io.BytesIO(memory.data)) as listing:
             before = dict(listing.items())
         if problems := list(changes(before, now)):
-            problems.append(f"undo these changes, or remove {self.folder} to pack anew")
+            problems.append(f"undo these changes, or remove {self.folder} to start over")
             raise TreeError(source, problems)
         noted = {shard["info"]["name"] for shard in self.shards}
         notes = {name + _NOTE for name in noted}
         self._clear(keep={*noted, *notes, _BEGIN, _MOVING, _LISTING, _LOCK, *self._spools()})
 
     def _spools(self) -> list[str]:
-        """The images of an archive, from which this process is going to pack."""
+        """Return the names of the files that hold an archive's uncompressed images."""
         return [name for name in self.folder.names() if name.endswith(SPOOL_SUFFIX)]
 
     def _clear(self, keep: set[str]) -> None:
-        """Delete what was not finished, or not noted."""
+        """Delete all files but those in ``keep``."""
         for name in self.folder.names():
             if name not in keep:
                 self.folder.delete(name)
 
     def shard_done(self, facts: ShardFacts) -> None:
-        """Note a finished shard."""
+        """Write the note of a finished shard."""
         sizes = [[*size, count] for size, count in facts.image_sizes.items()]
         pixels = dataclasses.asdict(facts.pixels)
         info = dataclasses.asdict(facts.info)
@@ -138,7 +140,7 @@ class Journal:
         self._write(facts.info.name + _NOTE, note)
 
     def moving(self, old_files: Sequence[str]) -> None:
-        """Note that every file is made, and what is deleted now to make room for them."""
+        """Note that all files are written, and which old files are about to be deleted."""
         self.old_files = list(old_files)
         self._write(_MOVING, {"old_files": self.old_files})
 
@@ -148,8 +150,8 @@ class Journal:
         Raises:
             OutputError: it cannot be deleted.
         """
-        # Where this is stopped, the same command must still find how it began, or at last, by name,
-        # what it may replace.
+        # If this is interrupted, the same command must still find the start of the job or, at the
+        # very end, the names of the files that it may replace.
         self._clear(keep={_BEGIN, _LISTING, _LOCK, _MOVING})
         self.folder.remove()
 
@@ -160,14 +162,16 @@ class Journal:
 
 @dataclass(frozen=True, slots=True)
 class FinishedShard:
-    """A shard that a journal notes, and where it may be."""
+    """A finished shard of a journal."""
 
     stores: tuple[Store, ...]
+    """The stores that it may be in."""
     noted: dict[str, Any]
+    """Its note in the journal."""
 
 
 def reopen_shard(shard: FinishedShard) -> ShardFacts | None:
-    """The facts of a finished shard; None where its bytes are not those that were noted.
+    """Return the facts of a finished shard; None if its SHA-256 differs from its note.
 
     Runs in any process.
     """

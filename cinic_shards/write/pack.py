@@ -1,4 +1,4 @@
-"""A tree of PNGs, or an archive of one -> a dataset of shards."""
+"""Pack a tree of PNGs, or an archive of one, into a dataset of shards."""
 
 import os
 import tempfile
@@ -33,20 +33,24 @@ SIDECARS = ("cls", "json")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PackOptions:
-    """What determines the bytes of a packed dataset, beside the tree itself."""
+    """The options that, with the tree, determine the bytes of a packed dataset.
+
+    Raises:
+        OptionError: a value is invalid, or the encoding cannot have these sidecars.
+    """
 
     encoding: str = DEFAULT_ENCODING
-    """``png``: the files as they are; ``zstd``: blocks of pixels, the smallest; ``raw``: blocks of
-    pixels as they lie in memory, the fastest."""
+    """``png``: the unchanged files; ``zstd``: compressed blocks of pixels, the smallest; ``raw``:
+    blocks of plain pixels, the fastest."""
     shard_size: int | None = None
-    """Samples a shard; by default 10 blocks. The last of a split may have fewer."""
+    """Samples per shard; by default 10 blocks. The last shard of a split may have fewer."""
     block_size: int = fmt.BLOCK_SIZE
-    """Samples a block: what is decoded together, and what a shuffled batch is mixed from."""
+    """Samples per block. Samples of a block are decoded together; shuffled batches mix blocks."""
     seed: int = 0
-    """Of the packing order."""
+    """Seed of the packing order, 0 to 2**53 - 1."""
     sidecars: tuple[str, ...] | None = None
-    """Members beside each PNG: ``cls`` (the label; by default), ``json`` (label and provenance), or
-    none. Blocks have none: their labels are a member of their own."""
+    """Members beside each PNG: ``cls`` (the label; the default), ``json`` (label and provenance),
+    both or none. Blocks have none: their labels are a separate member."""
 
     def __post_init__(self) -> None:
         encoding = find_encoding(self.encoding)
@@ -65,24 +69,24 @@ class PackOptions:
             raise OptionError(
                 f"sidecars {', '.join(sorted(unknown))}: expected any of {', '.join(SIDECARS)}"
             )
-        if refused := [name for name in sidecars if name not in encoding.sidecars]:
-            able = [one.name for one in ENCODINGS.values() if one.sidecars]
+        if impossible := [name for name in sidecars if name not in encoding.sidecars]:
+            able = [encoding.name for encoding in ENCODINGS.values() if encoding.sidecars]
             raise OptionError(
-                f"sidecars {', '.join(refused)}: only the encoding {', '.join(able)} has a member "
-                "for each sample; leave them out"
+                f"sidecars {', '.join(impossible)}: only the encoding {', '.join(able)} has a "
+                "member for each sample; leave them out"
             )
-        # In one order, so that the order in which they are asked for does not change the bytes.
+        # In a fixed order, so that the order in the option does not change the bytes.
         in_order = tuple(name for name in SIDECARS if name in sidecars)
         object.__setattr__(self, "sidecars", in_order)
 
     @property
     def samples_a_shard(self) -> int:
-        """``shard_size``, as it is after its default was filled in."""
+        """``shard_size`` as an integer: its default is filled in."""
         assert self.shard_size is not None
         return self.shard_size
 
     def as_json(self) -> dict[str, Any]:
-        """As the manifest states them."""
+        """Return the options as the manifest states them."""
         return {
             "seed": self.seed,
             "shard_size": self.shard_size,
@@ -90,10 +94,13 @@ class PackOptions:
         }
 
     def layout(self, image_shape: tuple[int, int, int] | None) -> ShardLayout:
-        """How the shards are laid out.
+        """Return the layout of the shards.
 
         Args:
-            image_shape: (H, W, 3) of every image, where the encoding needs them alike.
+            image_shape: (H, W, 3) of every image; may be None if the encoding has no blocks.
+
+        Raises:
+            OptionError: a block would be too large.
         """
         encoding = ENCODINGS[self.encoding]
         if encoding.has_blocks and image_shape is not None:
@@ -124,29 +131,29 @@ def pack(
 ) -> Manifest:
     """Pack the PNG tree at ``root`` into shards and a manifest in ``out``.
 
-    The same tree and options give the same bytes, whatever ``workers`` is, and from an archive too.
+    The same tree and options give the same bytes for any number of workers, and from an archive.
 
     Args:
-        root: a folder with ``<split>/<class>/*.png``; or a tar of one (also with gzip, xz or bzip2)
-            or a zip. That is not unpacked: images that are compressed in it are written to one
-            temporary file, in ``out`` or, where that is no folder, in ``TMPDIR``. Or any
-            ``tree.Source``.
-        out: a folder, a URL or an open store; empty, or not there yet.
+        root: a folder with ``<split>/<class>/*.png``; or a zip or a tar of one (plain, gzip, xz or
+            bzip2); or any ``tree.Source``. An archive is not unpacked to files: if its images are
+            compressed, they are written to one temporary file, in ``out`` or, if that is not a
+            folder, in ``TMPDIR``.
+        out: a folder, a URL or an open store; empty, or not existing yet.
         options: see ``PackOptions``.
-        workers: processes; by default the cores that this process may use. With more than one,
-            call from under ``if __name__ == "__main__":``, as for any spawned process.
-        executor: where to pack instead: see ``jobs.open_executor``. What is on other machines
-            must find ``root`` and ``out`` under the same names, of a compressed archive the
-            temporary file too, and have the same releases.
-        overwrite: replace the dataset that ``out`` holds (the files that its manifest names).
+        workers: number of processes; by default the cores that this process may use. With more
+            than one, call under ``if __name__ == "__main__":``, as for any spawned process.
+        executor: where to pack instead; see ``jobs.open_executor``. Workers on other machines
+            need ``root``, ``out`` and the temporary file of a compressed archive under the same
+            paths, and the same releases of the libraries.
+        overwrite: replace the dataset in ``out`` (the files that its manifest names).
         progress: see ``jobs.Progress``.
-        warn: called with each thing that a user should know and packing can live with.
+        warn: called with each warning, as a text.
 
     Returns:
         The manifest, as written.
 
     Raises:
-        OptionError: an option cannot be.
+        OptionError: an option is invalid.
         TreeError: the tree cannot be packed; lists every problem. Nothing is left in ``out``.
         OutputError: ``out`` cannot be written, or holds other files.
     """
@@ -154,15 +161,15 @@ def pack(
     source, store = find_source(root), open_store(out)
     inside = os.path.realpath(source.root)
     if store.is_local and Path(os.path.realpath(str(store))).is_relative_to(inside):
-        raise OptionError(f"{out}: lies inside the tree {source.root}; write the shards elsewhere")
+        raise OptionError(f"{out}: is inside the tree {source.root}; write the shards elsewhere")
     check_output(store, overwrite)
 
     @contextmanager
     def open_recipe(folder: Store, pool: Executor) -> Iterator[Recipe]:
-        # Beside the shards: their disk must hold as much again, and other machines can see it.
-        beside = str(folder) if folder.is_local else tempfile.gettempdir()
+        # With the shards: their disk must have room for as much, and other machines can see it.
+        spool_folder = str(folder) if folder.is_local else tempfile.gettempdir()
         with source.open(
-            executor=pool, spool_folder=Path(beside), progress=Tally(progress, "scan").add
+            executor=pool, spool_folder=Path(spool_folder), progress=Tally(progress, "scan").add
         ) as tree:
             for warning in tree.warnings:
                 warn(warning)
@@ -206,7 +213,13 @@ def _shards(tree: Tree, options: PackOptions) -> Iterator[tuple[str, str, ShardI
 def cut_into_shards(
     split: str, order: NDArray[np.int64], shard_size: int
 ) -> Iterator[tuple[str, NDArray[np.int64]]]:
-    """Name and rows of each shard of a split whose rows have this order."""
+    """Yield name and rows of each shard of a split.
+
+    Args:
+        split: the split's name.
+        order: the split's rows in packing order, shape (N,).
+        shard_size: samples per shard; the last may have fewer.
+    """
     num_shards = -(-len(order) // shard_size)
     for shard_index in range(num_shards):
         start = shard_index * shard_size
@@ -214,14 +227,14 @@ def cut_into_shards(
 
 
 def packing_order(keys: list[str], seed: int) -> NDArray[np.int64]:
-    """Rows sorted by their ``packing_digests``."""
+    """Return the rows of these keys sorted by their ``packing_digests``, int64 (N,)."""
     digests = packing_digests(keys, seed)
     halves = np.frombuffer(b"".join(digests), ">u8").reshape(-1, 2)
     return np.lexsort((halves[:, 1], halves[:, 0]))
 
 
 def _needed_bytes(tree: Tree, layout: ShardLayout) -> int:
-    """About what the shards take: never more than they do."""
+    """Estimate the size of the shards, never too high."""
     index = 128 * len(tree)
     if layout.encoding.has_blocks:
         return index + len(tree) * layout.encoding.least_bytes(layout.image_shape or ())

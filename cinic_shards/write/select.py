@@ -1,7 +1,7 @@
-"""Part of a dataset, or splits of it joined, as a dataset of its own.
+"""Write part of a dataset, or some of its splits joined, as a new dataset or as a tree.
 
-The new shards are those that packing the same part of the tree would give, with the labels of the
-whole: of ``png`` and ``raw`` to the byte, of ``zstd`` with the same libzstd.
+The new shards have the same bytes as if that part of the tree were packed, with the labels of the
+full dataset; for ``zstd``, if libzstd is the same.
 """
 
 import hashlib
@@ -31,7 +31,7 @@ from cinic_shards.write.convert import list_shards
 from cinic_shards.write.dataset import (
     Recipe,
     check_output,
-    refuse_itself,
+    reject_itself,
     write_dataset,
 )
 from cinic_shards.write.pack import PackOptions, cut_into_shards, packing_order
@@ -53,40 +53,43 @@ def select(
     progress: Progress = lambda doing, done, total: None,
     warn: Callable[[str], None] = warnings.warn,
 ) -> Manifest:
-    """Write part of the dataset at ``path``, to ``out``, as a dataset of the same encoding.
+    """Write part of the dataset at ``path`` to ``out``, as a dataset with the same encoding.
 
-    Labels stay what they are, also where a class is left without a sample. PNGs are copied, and
-    blocks where they are whole. A split that is joined or renamed has the packing order of its new
-    keys; the others keep theirs.
+    Labels do not change, even if a class has no samples left. PNGs are copied, and so are blocks
+    that keep all their samples. A joined or renamed split has the packing order of its new keys;
+    other splits keep their order.
 
     Args:
-        path: where the dataset lies; a folder, a URL or an open store.
-        out: a folder, a URL or an open store; empty, or not there yet.
-        splits: which, see ``splits.parse_splits``; by default all, each as it is.
-        subset: which samples of each. ``exclude_duplicates_of`` leaves new splits alone that are
-            made of the splits it names.
-        workers: processes; by default the cores that this process may use.
-        executor: where to work instead; see ``pack``.
-        overwrite: replace the dataset that ``out`` holds.
+        path: the dataset's folder, URL or open store.
+        out: a folder, a URL or an open store; empty, or not existing yet.
+        splits: the splits to write, see ``splits.parse_splits``; by default all, unchanged.
+        subset: the samples to keep of each split. ``exclude_duplicates_of`` does not apply to new
+            splits made from a split that it names.
+        workers: number of processes; by default the cores that this process may use.
+        executor: where to run instead; see ``pack``.
+        overwrite: replace the dataset in ``out``.
         progress: see ``jobs.Progress``.
-        warn: called with each thing that a user should know.
+        warn: called with each warning, as a text.
+
+    Returns:
+        The new manifest, as written.
 
     Raises:
-        OptionError: an option cannot be, or no sample is left.
+        OptionError: an option is invalid, or no sample is left.
         StoreError, FormatError, TreeError: the dataset cannot be read, or is damaged.
         OutputError: ``out`` cannot be written, or holds other files.
     """
     dataset, target = Dataset(path), open_store(out)
-    refuse_itself(dataset.store, target)
+    reject_itself(dataset.store, target)
     check_output(target, overwrite)
     wanted = subset or Subset()
     chosen = choose(dataset, splits, wanted, warn)
     if not dataset.store.is_local and (
-        joined := [one.name for one in chosen if {one.name} != {split for split, _ in one.shards}]
+        joined := [new.name for new in chosen if {new.name} != {split for split, _ in new.shards}]
     ):
         warn(
-            f"{target}: the samples of a shard of {', '.join(joined)} come from many shards, "
-            "each fetched for it as a whole; copying the dataset to a disk first may be faster"
+            f"{target}: each shard of {', '.join(joined)} takes samples from many shards, and "
+            "fetches all of these entirely; copying the dataset to a disk first may be faster"
         )
     recipe = _recipe(dataset, chosen, _options(dataset.manifest), _parent(dataset, chosen, wanted))
     return write_dataset(
@@ -102,7 +105,7 @@ def select(
 
 
 def _options(manifest: Manifest) -> PackOptions:
-    """Those that the dataset was packed with, as far as it tells."""
+    """Return the options that the dataset was packed with, as far as its manifest states them."""
     stated = manifest.options
     largest = max(shard.num_samples for split in manifest.splits for shard in split.shards)
     size, seed, sidecars = (stated.get(name) for name in ("shard_size", "seed", "sidecars"))
@@ -116,17 +119,17 @@ def _options(manifest: Manifest) -> PackOptions:
 
 
 def _parent(dataset: Dataset, chosen: Sequence[Chosen], subset: Subset) -> dict[str, Any]:
-    """What the manifest says of where it comes from: another choice is another job, too."""
+    """Describe the selection for the manifest; a job is only resumed with the same one."""
     selection: dict[str, Any] = {
-        "splits": {one.name: sorted({split for split, _ in one.shards}) for one in chosen}
+        "splits": {new.name: sorted({split for split, _ in new.shards}) for new in chosen}
     }
     for name in ("classes", "origin", "exclude_duplicates_of", "fraction", "fraction_seed"):
         value = getattr(subset, name)
         if value != getattr(Subset(), name):
             selection[name] = list(value) if isinstance(value, tuple) else value
     digest = hashlib.blake2b(digest_size=32)
-    for one in chosen:
-        digest.update(one.name.encode() + b"\0" + one.ids.astype("<i8").tobytes())
+    for new in chosen:
+        digest.update(new.name.encode() + b"\0" + new.ids.astype("<i8").tobytes())
     return {
         "fingerprint": dataset.manifest.fingerprint,
         "selection": selection,
@@ -139,10 +142,10 @@ def _recipe(
 ) -> Recipe:
     manifest = dataset.manifest
     layout = options.layout(manifest.image_shape)
-    present = np.unique(np.concatenate([one.labels for one in chosen]))
+    present = np.unique(np.concatenate([new.labels for new in chosen]))
     if len(present) < len(manifest.classes):
         layout = replace(layout, classes=manifest.classes)
-    num_samples = sum(len(one.keys) for one in chosen)
+    num_samples = sum(len(new.keys) for new in chosen)
     size = sum(shard.size for split in manifest.splits for shard in split.shards)
     return Recipe(
         source=str(dataset.store),
@@ -161,12 +164,12 @@ def _shards(
 ) -> Iterator[tuple[str, str, ShardInput]]:
     shape = dataset.manifest.image_shape if ENCODINGS[options.encoding].has_blocks else None
     make_input = partial(PackedInput, dataset.store, dataset.manifest.classes, shape)
-    for one in chosen:
-        order = packing_order(one.keys, options.seed)
-        for name, rows in cut_into_shards(one.name, order, options.samples_a_shard):
-            used, position = np.unique(one.shard[rows], return_inverse=True)
-            shards = tuple(one.shards[number] for number in used.tolist())
-            yield one.name, name, make_input(one.name, shards, position, one.row[rows], True)
+    for new in chosen:
+        order = packing_order(new.keys, options.seed)
+        for name, rows in cut_into_shards(new.name, order, options.samples_a_shard):
+            used, position = np.unique(new.shard[rows], return_inverse=True)
+            shards = tuple(new.shards[number] for number in used.tolist())
+            yield new.name, name, make_input(new.name, shards, position, new.row[rows], True)
 
 
 def select_tree(
@@ -183,20 +186,23 @@ def select_tree(
     """Write part of a dataset as ``out/<split>/<class>/<stem>.png``; see ``select`` and ``unpack``.
 
     Args:
-        path: where the dataset lies.
-        out: where the tree goes; what is there already is kept where it is the same.
-        splits: as of ``select``.
-        subset: as of ``select``.
-        symlink_to: the dataset's whole tree: make links to its files instead of files. What these
-            hold is not looked at.
-        workers: processes; by default the cores that this process may use.
+        path: the dataset's folder, URL or open store.
+        out: folder of the tree. Existing files are kept if they are the same.
+        splits: as in ``select``.
+        subset: as in ``select``.
+        symlink_to: folder of the dataset's complete tree. Make symbolic links to its files instead
+            of files; their content is not read.
+        workers: number of processes; by default the cores that this process may use.
         progress: see ``jobs.Progress``.
-        warn: called with each thing that a user should know.
+        warn: called with each warning, as a text.
+
+    Returns:
+        The numbers of files or links that were made and kept.
 
     Raises:
         OptionError, StoreError, FormatError: as ``select``.
-        OutputError: a file cannot be written, or another one is there; or what is to be linked to
-            is not there.
+        OutputError: a file cannot be written, or exists with different content; or a file to link
+            to is missing.
     """
     workers = number_of_workers(workers)
     dataset, out = Dataset(path), Path(out)
@@ -210,11 +216,11 @@ def select_tree(
             split=split,
             info=shard,
             num_classes=len(dataset.manifest.classes),
-            rows=one.row[one.shard == number],
-            new_split=one.name,
+            rows=new.row[new.shard == number],
+            new_split=new.name,
         )
-        for one in chosen
-        for number, (split, shard) in enumerate(one.shards)
+        for new in chosen
+        for number, (split, shard) in enumerate(new.shards)
     ]
     return unpack_jobs(dataset.store, out, jobs, workers=workers, progress=progress)
 
@@ -222,15 +228,15 @@ def select_tree(
 def _link(tree: Path, out: Path, chosen: Sequence[Chosen], progress: Progress) -> Unpacked:
     root = os.path.realpath(tree)
     targets = {
-        new: next((f"{root}/{old}{end}" for end in PNG_SUFFIXES
-                   if os.path.isfile(f"{root}/{old}{end}")), old)
-        for one in chosen
-        for new, old in zip(one.keys, one.old_keys, strict=True)
+        key: next((f"{root}/{old}{suffix}" for suffix in PNG_SUFFIXES
+                   if os.path.isfile(f"{root}/{old}{suffix}")), old)
+        for new in chosen
+        for key, old in zip(new.keys, new.old_keys, strict=True)
     }  # fmt: skip
     if missing := [old for old in targets.values() if not os.path.isabs(old)]:
         raise _problems(f"{tree}: has no file for", missing, "unpack the dataset there first")
     num_made = num_kept = 0
-    others = []
+    different = []
     folders: set[str] = set()
     for key, target in targets.items():
         folder = key.rpartition("/")[0]
@@ -246,15 +252,15 @@ def _link(tree: Path, out: Path, chosen: Sequence[Chosen], progress: Progress) -
             if os.path.islink(link) and os.readlink(link) == target:
                 num_kept += 1
             else:
-                others.append(f"{key}.png")
+                different.append(f"{key}.png")
         except OSError as error:
             raise OutputError(f"{link}: {error.strerror}") from error
         if (num_made + num_kept) % 1000 == 0:
             progress("link", num_made + num_kept, len(targets))
-    if others:
-        raise _problems(f"{out}: holds other files for", others, "move them away")
+    if different:
+        raise _problems(f"{out}: holds different files for", different, "move them")
     return Unpacked(num_made, num_kept)
 
 
-def _problems(what: str, names: list[str], hint: str) -> OutputError:
-    return OutputError(f"{what} {len(names):,} images: {few(names)}; {hint}")
+def _problems(problem: str, names: list[str], hint: str) -> OutputError:
+    return OutputError(f"{problem} {len(names):,} images: {few(names)}; {hint}")

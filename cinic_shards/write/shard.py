@@ -1,4 +1,4 @@
-"""One shard: samples -> a tar file. A pure job, the same bytes wherever it runs."""
+"""Write one shard, a tar file, from its samples. The bytes are the same wherever the job runs."""
 
 import hashlib
 import itertools
@@ -22,20 +22,22 @@ from cinic_shards.write.samples.base import Samples, ShardInput
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShardLayout:
-    """How all shards of a dataset are laid out."""
+    """The layout of all shards of a dataset."""
 
     encoding: Encoding
     block_size: int
+    """Samples per block."""
     image_shape: tuple[int, int, int] | None
-    """(H, W, 3) of every image, where the encoding needs them alike."""
+    """(H, W, 3) of every image; None if the encoding has no blocks."""
     sidecars: tuple[str, ...]
+    """Suffixes of the members beside each PNG."""
     classes: tuple[str, ...] | None = None
-    """The dataset's, where one has no sample: every index states them then."""
+    """The dataset's classes if one has no samples: then every index states them."""
 
 
 @dataclass(frozen=True, slots=True)
 class ShardJob:
-    """All that one shard is made from. Its bytes do not depend on where or when it is made."""
+    """Everything that determines the bytes of one shard."""
 
     out: Store
     split: str
@@ -43,33 +45,33 @@ class ShardJob:
     layout: ShardLayout
     samples: ShardInput
     libraries: dict[str, str]
-    """What the bytes depend on: a worker elsewhere must have the same."""
+    """Library -> version. The bytes depend on them, so every worker must have the same."""
 
 
 @dataclass(frozen=True, slots=True)
 class PackedShard:
-    """What a shard holds, and what was wrong with its images."""
+    """The result of ``write_shard``."""
 
     facts: ShardFacts
     problems: tuple[str, ...]
-    """With any, the shard must not be used."""
+    """Problems with its images. If there are any, the shard must not be used."""
 
 
 def write_shard(job: ShardJob) -> PackedShard:
-    """Write one shard. Runs in any process.
+    """Write one shard, in any process.
 
-    A problem with an image is told in the result, so that those of all shards are told at once.
+    Problems with images are in the result, so that those of all shards can be reported together.
 
     Raises:
-        OutputError: the shard cannot be written, nothing of it is left; or this process has other
-            releases of libraries than the one that gave the job.
-        StoreError, FormatError: the shard that it is made from cannot be read.
+        OutputError: the shard cannot be written, and nothing of it is left; or this process has
+            different releases of libraries than the process that made the job.
+        StoreError, FormatError: the shard's input cannot be read.
     """
     here = libraries(job.layout.encoding)
     if here != job.libraries:
         raise OutputError(
-            f"{job.name}: a worker on {platform.node()} has {here}, the shards are made with "
-            f"{job.libraries}; install the same there"
+            f"{job.name}: a worker on {platform.node()} has {here}, expected "
+            f"{job.libraries}; install the same releases there"
         )
     samples = job.samples.open()
     with job.out.create(job.name, is_shared=True) as file:
@@ -91,7 +93,7 @@ class _Shard:
     meter: ImageMeter = field(default_factory=ImageMeter)
     size: int = 0
     problems: dict[int, str] = field(default_factory=dict)
-    """The first of each row."""
+    """Row -> the first problem with its image."""
     digest: Any = field(default_factory=hashlib.sha256)
     offset: list[NDArray[np.int64]] = field(default_factory=list)
     length: list[NDArray[np.int64]] = field(default_factory=list)
@@ -104,21 +106,21 @@ class _Shard:
         self.digest.update(view)
         self.size += self.file.write(view)
 
-    def _tell(self, start: int, problems: dict[int, str]) -> None:
+    def _add_problems(self, start: int, problems: dict[int, str]) -> None:
         for row, problem in problems.items():
             self.problems.setdefault(start + row, problem)
 
     def _add_payloads(
         self, buffer: NDArray[np.uint8], starts: NDArray[np.int64], lengths: NDArray[np.int64]
     ) -> None:
-        """Note and write payloads that lie in a buffer of whole members."""
+        """Write a buffer of complete tar members, and record the payloads in it."""
         self.crc32.append(checksums(Payloads.in_buffer(buffer, starts, lengths)))
         self.offset.append(self.size + starts)
         self.length.append(lengths)
         self.write(buffer)
 
     def write_files(self) -> None:
-        """A member for each file, and its sidecars."""
+        """Write a member for each PNG, and its sidecars."""
         layout, samples = self.job.layout, self.samples
         for start, stop in samples.chunks():
             sizes = samples.png_sizes(start, stop)
@@ -133,12 +135,12 @@ class _Shard:
             unread = samples.read_pngs(start, stop, buffer, starts)
             payloads = Payloads.in_buffer(buffer, starts, sizes)
             hashes, bad = self.meter.add_pngs(payloads, buffer, starts)
-            self._tell(start, bad | unread)
+            self._add_problems(start, bad | unread)
             self.pixel_hash.append(hashes)
             self._add_payloads(buffer, starts, sizes)
 
     def write_blocks(self) -> None:
-        """Two members for each block."""
+        """Write two members for each block: images and labels."""
         layout, samples = self.job.layout, self.samples
         assert layout.image_shape is not None
         starts = fmt.block_starts(len(samples.keys), layout.block_size).tolist()
@@ -147,7 +149,7 @@ class _Shard:
             for start, stop in _within(samples.chunks(), first, end):
                 part = images[start - first : stop - first]
                 hashes, bad = samples.read_images(start, stop, part, self.meter)
-                self._tell(start, bad)
+                self._add_problems(start, bad)
                 self.pixel_hash.append(hashes)
             payload = samples.block_payload(first, end, layout.encoding)
             if payload is None:
@@ -162,7 +164,7 @@ class _Shard:
             self._add_payloads(buffer, np.array([at]), np.array([len(payload)]))
 
     def finish(self) -> PackedShard:
-        """Write the index and the end."""
+        """Write the index and the end of the archive."""
         layout, samples = self.job.layout, self.samples
         offset = np.concatenate(self.offset)
         provenances = samples.provenances
@@ -188,7 +190,7 @@ class _Shard:
         index_offset = self.size + fmt.TAR_BLOCK
         self.write(fmt.one_member(fmt.INDEX_NAME, index_bytes))
         self.write(fmt.TAR_END)
-        self._tell(0, samples.pixel_problems(index.pixel_hash))
+        self._add_problems(0, samples.pixel_problems(index.pixel_hash))
         facts = shard_facts(
             split=self.job.split,
             name=self.job.name,
@@ -199,12 +201,12 @@ class _Shard:
             index_offset=index_offset,
             meter=self.meter,
         )
-        told = tuple(f"{samples.location(row)}: {text}" for row, text in self.problems.items())
-        return PackedShard(facts, told)
+        problems = (f"{samples.location(row)}: {text}" for row, text in self.problems.items())
+        return PackedShard(facts, tuple(problems))
 
 
 def _within(chunks: Any, first: int, end: int) -> Any:
-    """The parts of ranges that lie in [first, end)."""
+    """Yield the parts of ranges that are in [first, end)."""
     for start, stop in chunks:
         if start < end and stop > first:
             yield max(start, first), min(stop, end)

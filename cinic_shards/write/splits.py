@@ -1,4 +1,4 @@
-"""Which samples make up the splits of a new dataset: kept, joined, or thinned out."""
+"""Choose the samples of a new dataset's splits, which may be kept, joined, renamed or reduced."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -16,22 +16,26 @@ from cinic_shards.read.subset import Subset, choose_samples
 
 @dataclass(frozen=True, slots=True)
 class NewSplit:
-    """A split to be made, and the splits that it is made of."""
+    """A new split."""
 
     name: str
     parts: tuple[str, ...]
+    """Names of the existing splits that it is made from."""
 
 
 def parse_splits(texts: Sequence[str], known: Sequence[str]) -> tuple[NewSplit, ...]:
-    """The splits that a user asks for.
+    """Parse the option that lists new splits.
 
     Args:
-        texts: ``train`` keeps a split as it is, ``train+valid`` joins two, as ``train-valid``, and
-            ``all=train+valid`` names what it makes; several with commas between them.
-        known: names of the splits that there are.
+        texts: one or more splits each, separated by commas. ``train`` keeps a split,
+            ``train+valid`` joins two as ``train-valid``, ``all=train+valid`` joins and names them.
+        known: names of the existing splits.
+
+    Returns:
+        The new splits in name order; without ``texts``, all existing ones.
 
     Raises:
-        OptionError: a split that there is not, or a name that cannot be.
+        OptionError: a split does not exist, or a name is invalid or duplicate.
     """
     found: dict[str, NewSplit] = {}
     for text in (part for one in texts for part in one.split(",")):
@@ -41,12 +45,12 @@ def parse_splits(texts: Sequence[str], known: Sequence[str]) -> tuple[NewSplit, 
             if part not in known:
                 raise OptionError(f"no split {part!r}; there is {', '.join(known)}")
             if parts.count(part) > 1:
-                raise OptionError(f"split {text!r}: {part} is there twice")
+                raise OptionError(f"split {text!r}: {part} is named twice")
         name = name if equals else "-".join(parts)
         if not fmt.SPLIT_NAME.fullmatch(name) or len(name) > fmt.MAX_NAME_BYTES:
             raise OptionError(
-                f"split {text!r}: {name!r} cannot be a split's name: expected letters, digits and "
-                "any of _ - . that it does not begin with"
+                f"split {text!r}: {name!r} is not a valid name: expected a letter or digit, then "
+                "letters, digits, _ - and ."
             )
         if name in found:
             raise OptionError(f"split {text!r}: there would be two splits {name!r}")
@@ -62,17 +66,18 @@ class Chosen:
 
     name: str
     shards: tuple[tuple[str, ShardInfo], ...]
-    """Those of its parts, and the split of each."""
+    """All shards of the splits that it is made from, each after the name of its split."""
     keys: list[str]
-    """The new ones."""
+    """The samples' new keys."""
     old_keys: list[str]
     labels: NDArray[np.int64]
+    """Classes, shape (n,)."""
     ids: NDArray[np.int64]
-    """In the dataset that they are chosen from, shape (n,)."""
+    """Ids in the existing dataset, shape (n,)."""
     shard: NDArray[np.int64]
-    """The place in ``shards``, shape (n,)."""
+    """The position in ``shards`` of each sample's shard, shape (n,)."""
     row: NDArray[np.int64]
-    """The row in that shard, shape (n,)."""
+    """The row in that shard of each sample, shape (n,)."""
 
 
 def choose(
@@ -81,13 +86,13 @@ def choose(
     """Choose the samples of each new split, in name order; only indexes are read.
 
     Args:
-        dataset: which they are of.
+        dataset: the existing dataset.
         splits: see ``parse_splits``.
-        subset: which samples of each; see ``select.select``.
-        warn: called with what a user should know.
+        subset: the samples to keep of each split; see ``select.select``.
+        warn: called with each warning, as a text.
 
     Raises:
-        OptionError: an option cannot be, no sample is left, or two would have one key.
+        OptionError: an option is invalid, no sample is left, or two would have the same key.
         StoreError, FormatError: an index cannot be read, or is damaged.
     """
     manifest = dataset.manifest
@@ -100,20 +105,20 @@ def choose(
                 of_split = replace(subset, exclude_duplicates_of=None)
             else:
                 has_excluded = True
-        one = _choose_split(dataset, split, of_split)
-        if len(one.keys):
-            found.append(one)
+        chosen = _choose_split(dataset, split, of_split)
+        if len(chosen.keys):
+            found.append(chosen)
         else:
             empty.append(split.name)
     if not has_excluded:
         raise OptionError(
-            f"duplicates of {subset.exclude_duplicates_of} are to be left out of other splits, "
-            "and none is asked for"
+            f"exclude_duplicates_of={subset.exclude_duplicates_of!r}: only other splits can "
+            "exclude duplicates of these; choose another split as well"
         )
     if not found:
         raise OptionError(f"{dataset.store}: no sample is left by these options")
     if empty:
-        warn(f"no sample is left of {', '.join(empty)}: there will be no such split")
+        warn(f"no sample is left of {', '.join(empty)}: this split is not written")
     return found
 
 
@@ -131,7 +136,7 @@ def _choose_split(dataset: Dataset, split: NewSplit, subset: Subset) -> Chosen:
         if problem := fmt.key_problem(old, part) or fmt.key_problem(key, split.name):
             raise FormatError(str(dataset.store), f"a sample {old!r} of {part}: {problem}")
     if len(set(keys)) < len(keys):
-        _refuse_twice(split.name, keys, old_keys)
+        raise _duplicate_keys(split.name, keys, old_keys)
     return Chosen(
         name=split.name,
         shards=shards,
@@ -144,14 +149,14 @@ def _choose_split(dataset: Dataset, split: NewSplit, subset: Subset) -> Chosen:
     )
 
 
-def _refuse_twice(name: str, keys: Sequence[str], old_keys: Sequence[str]) -> None:
+def _duplicate_keys(name: str, keys: Sequence[str], old_keys: Sequence[str]) -> OptionError:
     first: dict[str, str] = {}
-    twice = [
+    duplicates = [
         f"{first[key]} and {old}"
         for key, old in zip(keys, old_keys, strict=True)
         if first.setdefault(key, old) != old
     ]
-    raise OptionError(
-        f"split {name}: {len(twice):,} samples have the class and name of another one: "
-        f"{few(twice)}; keep these splits apart"
+    return OptionError(
+        f"split {name}: {len(duplicates):,} samples have the same class and name as another: "
+        f"{few(duplicates)}; do not join these splits"
     )

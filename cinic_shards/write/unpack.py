@@ -1,4 +1,4 @@
-"""A dataset -> the tree of PNGs that it was packed from."""
+"""Unpack a dataset to the tree of PNGs that it was packed from."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -26,38 +26,39 @@ _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 @dataclass(frozen=True, slots=True)
 class Unpacked:
-    """What ``unpack`` did."""
+    """The result of ``unpack``."""
 
     num_written: int
+    """Number of files that were written."""
     num_kept: int
-    """Files that were there already, with the same bytes."""
+    """Number of files that already existed and are the same."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UnpackJob:
-    """A shard, and what of it is to be written."""
+    """A shard, and the samples to write from it."""
 
     store: Store
-    """Where the dataset lies."""
+    """The dataset's store."""
     out: Path
-    """Where the tree goes."""
+    """The tree's folder."""
     split: str
     info: ShardInfo
     num_classes: int
     classes: frozenset[str] | None = None
-    """Only these; None for all."""
+    """Write only these classes; None for all."""
     origins: frozenset[str] | None = None
-    """Only these; None for all."""
+    """Write only these origins; None for all."""
     rows: NDArray[np.int64] | None = None
-    """Only these; None for all."""
+    """Write only these rows of the shard, shape (n,); None for all."""
     new_split: str | None = None
-    """The folder to write to, where it is not named as the split is."""
+    """The folder of the split in the tree; None for the split's own name."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Done:
     num_samples: int
-    """Of the shard, wanted or not."""
+    """Number of all samples of the shard, wanted or not."""
     num_written: int
     num_kept: int
     problems: tuple[str, ...]
@@ -75,23 +76,24 @@ def unpack(
 ) -> Unpacked:
     """Write the PNGs of a dataset back to ``out/<split>/<class>/<stem>.png``.
 
-    From ``png`` shards byte for byte; from blocks encoded anew, with the same pixels. A file that
-    is there already is kept where it is the same, so the same call goes on where an earlier one was
-    stopped; where it is another one, it is never replaced.
+    PNGs from ``png`` shards have the same bytes as the packed files; PNGs from blocks are
+    re-encoded, with the same pixels. An existing file is kept if it is the same, so the same call
+    resumes an interrupted one. An existing file with different content is never replaced.
 
     Args:
-        path: where the dataset lies; a folder, a URL or an open store.
-        out: where the tree goes.
-        splits: only these; by default all.
-        classes: only these.
-        origins: only these, by the names of ``provenance.origins_named``.
-        workers: processes; by default the cores that this process may use.
+        path: the dataset's folder, URL or open store.
+        out: folder of the tree.
+        splits: write only these splits; by default all.
+        classes: write only these classes; by default all.
+        origins: write only these origins, by the names of ``provenance.origins_named``; by default
+            all.
+        workers: number of processes; by default the cores that this process may use.
         progress: see ``jobs.Progress``.
 
     Raises:
-        OptionError: a split, class or origin that the dataset does not have.
-        StoreError, FormatError: the dataset cannot be read, or is damaged; names the sample.
-        OutputError: a file cannot be written, or is there with other bytes.
+        OptionError: the dataset does not have a split or class, or an origin is unknown.
+        StoreError, FormatError: the dataset cannot be read, or is damaged; names the samples.
+        OutputError: a file cannot be written, or exists with different content.
     """
     workers = number_of_workers(workers)
     store = open_store(path)
@@ -104,17 +106,17 @@ def unpack(
 def unpack_jobs(
     store: Store, out: Path, jobs: Sequence[UnpackJob], *, workers: int, progress: Progress
 ) -> Unpacked:
-    """Write what these jobs, all of one dataset and output, are to write; see ``unpack``.
+    """Run unpacking jobs, all of the same dataset and output; see ``unpack``.
 
     Raises:
         StoreError, FormatError, OutputError: as ``unpack``.
     """
-    workshop = out / _WORKSHOP
-    _check_folder(workshop)
+    temporary = out / _TEMPORARY
+    _check_folder(temporary)
     lock = None
     try:
-        workshop.mkdir(parents=True, exist_ok=True)
-        lock = lock_file(workshop / "lock")
+        temporary.mkdir(parents=True, exist_ok=True)
+        lock = lock_file(temporary / "lock")
         if lock is None:
             raise OutputError(f"{out}: another process is unpacking there")
         with lock, make_executor(workers) as executor:
@@ -127,10 +129,10 @@ def unpack_jobs(
     finally:
         if lock is not None:
             with suppress(OSError):
-                for name in os.listdir(workshop):  # of workers that were killed
-                    os.unlink(workshop / name)
-                workshop.rmdir()
-                out.rmdir()  # where nothing was written
+                for name in os.listdir(temporary):  # files of workers that were killed
+                    os.unlink(temporary / name)
+                temporary.rmdir()
+                out.rmdir()  # succeeds only if nothing was written
     if problems := [problem for result in results for problem in result.problems]:
         listed = some_lines(problems)
         raise FormatError(str(store), f"{len(problems)} samples could not be unpacked{listed}")
@@ -139,8 +141,8 @@ def unpack_jobs(
     )
 
 
-_WORKSHOP = "_unpacking"
-"""Below the output: files lie here until they are whole."""
+_TEMPORARY = "_unpacking"
+"""Folder in the output for files that are not complete yet."""
 
 
 def _jobs(
@@ -154,12 +156,12 @@ def _jobs(
     known_splits = [split.name for split in manifest.splits]
     if origins is not None:
         origins = [origin for name in origins for origin in origins_named(name)]
-    for kind, asked, known in (
+    for noun, wanted, known in (
         ("split", splits, known_splits),
         ("class", classes, manifest.classes),
     ):
-        if unknown := [name for name in asked or () if name not in known]:
-            raise OptionError(f"{store}: no {kind} {unknown[0]!r}; there is {', '.join(known)}")
+        if unknown := [name for name in wanted or () if name not in known]:
+            raise OptionError(f"{store}: no {noun} {unknown[0]!r}; there is {', '.join(known)}")
     for split in manifest.splits:
         if splits is None or split.name in splits:
             for info in split.shards:
@@ -175,7 +177,7 @@ def _jobs(
 
 
 def _unpack_shard(job: UnpackJob) -> _Done:
-    """Write the wanted samples of one shard. Runs in any process."""
+    """Write the wanted samples of one shard, in any process."""
     memory, index = open_shard(job.store, job.info, job.num_classes)
     rows = _wanted(job, index)
     shard = OpenShard(job.info, memory, index)
@@ -196,18 +198,18 @@ def _unpack_shard(job: UnpackJob) -> _Done:
 
 
 class _Target:
-    """The tree that a shard's files are written to."""
+    """The tree to which a shard's files are written."""
 
     def __init__(self, job: UnpackJob, *, are_copies: bool) -> None:
         self.problems: list[str] = []
         self.num_written = self.num_kept = 0
         self._out = job.out
-        self._partial = job.out / _WORKSHOP / f"{job.new_split or job.split}-{job.info.name}"
+        self._partial = job.out / _TEMPORARY / f"{job.new_split or job.split}-{job.info.name}"
         self._are_copies = are_copies
         self._folders: set[str] = set()
 
     def put(self, key: str, png: bytes) -> str:
-        """Write a file that does not exist yet; gives what is wrong with one that does."""
+        """Write a file unless it exists; return a problem with an existing one, or ""."""
         folder = key.rpartition("/")[0]
         if folder not in self._folders:
             make_folder(self._out, folder)
@@ -225,13 +227,13 @@ class _Target:
         if found == png or (not self._are_copies and _has_same_pixels(found, png)):
             self.num_kept += 1
             return ""
-        return f"{path} is there with other bytes; move it away"
+        return f"{path} exists with different content; move it"
 
 
-def _has_same_pixels(one: bytes, other: bytes) -> bool:
-    """Whether two PNGs show the same: their bytes depend on who wrote them."""
-    files = np.frombuffer(one + other, np.uint8)
-    sizes = np.array([len(one), len(other)])
+def _has_same_pixels(first: bytes, second: bytes) -> bool:
+    """Return True if two PNGs have the same pixels; their bytes depend on the encoder."""
+    files = np.frombuffer(first + second, np.uint8)
+    sizes = np.array([len(first), len(second)])
     starts = np.cumsum(sizes) - sizes
     hashes, problems = ImageMeter().add_pngs(
         Payloads.in_buffer(files, starts, sizes), files, starts
@@ -253,7 +255,11 @@ def _wanted(job: UnpackJob, index: Index) -> NDArray[np.int64]:
 
 
 def make_folder(out: Path, folder: str) -> None:
-    """Make ``out/<split>/<class>``, neither of them a link that leads elsewhere."""
+    """Make ``out/<split>/<class>``.
+
+    Raises:
+        OutputError: one of these folders is a symbolic link.
+    """
     path = out
     for name in folder.split("/"):
         path = path / name
@@ -263,4 +269,4 @@ def make_folder(out: Path, folder: str) -> None:
 
 def _check_folder(path: Path) -> None:
     if path.is_symlink():
-        raise OutputError(f"{path}: a link, which may lead elsewhere; remove it")
+        raise OutputError(f"{path}: a symbolic link, expected a folder; remove it")

@@ -1,4 +1,4 @@
-"""Verifying: an untouched dataset is whole, and whatever changes in it is found and named."""
+"""Verifying: an untouched dataset is intact, and any change to it is found and located."""
 
 import json
 import os
@@ -37,7 +37,7 @@ def sidecar_sets() -> list[tuple[str, ...]]:
 
 @pytest.mark.parametrize("sidecars", sidecar_sets(), ids=lambda names: "+".join(names) or "none")
 @pytest.mark.parametrize("shard_size", [1, 2, 40])
-def test_a_fresh_dataset_is_whole(
+def test_a_new_dataset_is_intact(
     demo_tree: Path, tmp_path: Path, sidecars: tuple[str, ...], shard_size: int
 ) -> None:
     tree = demo_tree
@@ -63,7 +63,7 @@ def test_workers_find_the_same(shards: Path) -> None:
     assert verify(shards, workers=2).faults == verify(shards, workers=1).faults != ()
 
 
-def test_odd_images_of_many_sizes_are_whole(tmp_path: Path) -> None:
+def test_odd_images_of_many_sizes_have_no_fault(tmp_path: Path) -> None:
     for name, data in odd_pngs().items():
         path = (
             tmp_path / "tree" / "train" / "odd" / f"{name.replace(' ', '_').replace('.', '')}.png"
@@ -74,8 +74,8 @@ def test_odd_images_of_many_sizes_are_whole(tmp_path: Path) -> None:
     assert verify(tmp_path / "out", against=tmp_path / "tree", workers=1).is_whole
 
 
-def test_every_changed_byte_is_found_and_placed(shards: Path) -> None:
-    """One byte at a time, all over a shard: named are the shard and, in a sample, the sample."""
+def test_every_changed_byte_is_found_and_located(shards: Path) -> None:
+    """One byte at a time, all over a shard: faults name the shard and, for a sample, its row."""
     dataset = Dataset(shards)
     (split,) = (split for split in dataset.manifest.splits if split.name == "train")
     (info,) = (info for info in split.shards if info.name == SHARD)
@@ -124,7 +124,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "a manifest": (lambda shards: flip(shards / MANIFEST_NAME, 99), "manifest"),
     "a seed": (lambda shards: rewrite_manifest(shards, options={"seed": 1}), "order"),
 }
-"""What is done to a dataset, and the kinds of its faults."""
+"""Damage to a dataset, and the kinds of fault that it causes."""
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
@@ -144,7 +144,7 @@ def test_a_cut_shard_is_found(shards: Path, length: int, quick: bool) -> None:
     assert f"{len(data[:length]):,} bytes, the manifest says {len(data):,}" in fault.problem
 
 
-def test_missing_shards_are_all_told(shards: Path) -> None:
+def test_all_missing_shards_are_listed(shards: Path) -> None:
     for name in (SHARD, "test-00000-of-00003.tar"):
         (shards / name).unlink()
     files = [fault.location.file for fault in faults_of(shards)]
@@ -190,18 +190,18 @@ LIES: dict[str, Callable[[Manifest], Manifest]] = {
         ),
     ),
 }
-"""What is said of a manifest whose digest is right and whose content is not."""
+"""Part of the fault's text -> a manifest with a valid digest and wrong content."""
 
 
 @pytest.mark.parametrize("said", LIES)
-def test_a_manifest_that_lies_is_found(shards: Path, said: str) -> None:
+def test_a_manifest_that_contradicts_its_shards_is_found(shards: Path, said: str) -> None:
     manifest = Dataset(shards).manifest
     (shards / MANIFEST_NAME).write_bytes(LIES[said](manifest).to_bytes())
     faults = faults_of(shards)
     assert any(said in str(fault) for fault in faults)
 
 
-def test_shards_in_another_order_are_found(shards: Path) -> None:
+def test_shards_out_of_order_are_found(shards: Path) -> None:
     first, *others = Dataset(shards).manifest.splits
     one, two, three = first.shards
     rewrite_manifest(shards, splits=(replace(first, shards=(two, one, three)), *others))
@@ -210,19 +210,19 @@ def test_shards_in_another_order_are_found(shards: Path) -> None:
 
 
 def rewrite_manifest(shards: Path, **fields: object) -> None:
-    """Replace fields of the manifest, its digest right."""
+    """Replace fields of the manifest, with a valid digest."""
     manifest = replace(Dataset(shards).manifest, **fields)  # type: ignore[arg-type]
     (shards / MANIFEST_NAME).write_bytes(manifest.to_bytes())
 
 
 INDEX_LIES: dict[str, tuple[Callable[[Index], Index], str]] = {
     "label": (with_value("label", 3, 9), "is that of class|sidecar"),
-    "origin": (with_value("origin", 3, 0), "the index states"),
-    "synset": (with_value("synset", 3, 12345678), "the index states"),
-    "number": (with_value("number", 3, 7), "the index states"),
+    "origin": (with_value("origin", 3, 0), "its name says"),
+    "synset": (with_value("synset", 3, 12345678), "its name says"),
+    "number": (with_value("number", 3, 7), "its name says"),
     "pixel hash": (with_value("pixel_hash", 3, 0), "its pixels' hash is"),
     "crc32": (with_value("crc32", 3, 0), "CRC-32 is"),
-    "length": (with_value("length", 3, 60), "its place is|tar header"),
+    "length": (with_value("length", 3, 60), "is not this shard's|tar header"),
     "key of another split": (with_key(3, "test/cat/x"), "expected train/"),
     "key that climbs": (with_key(3, "train/../x"), "begins with a dot"),
     "key twice": (lambda i: with_key(3, i.keys[4])(i), "the same key"),
@@ -234,7 +234,7 @@ INDEX_LIES: dict[str, tuple[Callable[[Index], Index], str]] = {
 
 
 @pytest.mark.parametrize("lie", INDEX_LIES)
-def test_an_index_that_lies_is_found(shards: Path, lie: str) -> None:
+def test_a_wrong_index_is_found(shards: Path, lie: str) -> None:
     change, said = INDEX_LIES[lie]
     rewrite_index(shards, change)
     faults = faults_of(shards)
@@ -242,7 +242,7 @@ def test_an_index_that_lies_is_found(shards: Path, lie: str) -> None:
     assert any(part in str(fault) for fault in faults for part in said.split("|"))
 
 
-def test_against_another_tree(demo_tree: Path, demo_shards: Path, tmp_path: Path) -> None:
+def test_against_a_different_tree(demo_tree: Path, demo_shards: Path, tmp_path: Path) -> None:
     tree = Path(shutil.copytree(demo_tree, tmp_path / "tree"))
     changed, missing = sorted(tree.glob("train/cat/*.png"))[:2]
     data = changed.read_bytes()
@@ -253,7 +253,7 @@ def test_against_another_tree(demo_tree: Path, demo_shards: Path, tmp_path: Path
     said = "\n".join(map(str, faults))
     assert [fault.kind for fault in faults] == ["tree"] * 3
     assert faults[-1].location == Location("train/cat/added.png")
-    assert f"differ from byte {len(data) - 20} on from the {len(data)} of {changed}" in said
+    assert f"differ from the {len(data)} bytes of {changed} from byte {len(data) - 20} on" in said
     assert f"{missing}: No such file" in said
     assert str(faults[-1]) == (
         f"train/cat/added.png: in {tree}, not in the dataset, expected in both; pack the tree again"
@@ -268,20 +268,20 @@ def test_a_suffix_in_capitals_is_the_same_image(demo_tree: Path, tmp_path: Path)
     assert verify(tmp_path / "out", against=tree, workers=1).is_whole
 
 
-def test_files_beside_the_dataset_are_told(shards: Path) -> None:
+def test_files_beside_the_dataset_are_listed(shards: Path) -> None:
     (shards / "notes.txt").write_text("mine")
     found = verify(shards, workers=1)
     assert found.is_whole and found.strays == ("notes.txt",)
 
 
-def test_quick_looks_at_digests_and_indexes(shards: Path) -> None:
+def test_quick_checks_digests_and_indexes(shards: Path) -> None:
     assert verify(shards, quick=True, workers=1).is_whole
     flip(shards / SHARD, 700)
     (fault,) = faults_of(shards, quick=True)
     assert "its SHA-256 is" in fault.problem
 
 
-def test_what_cannot_be_verified(shards: Path, tmp_path: Path) -> None:
+def test_invalid_arguments_are_rejected(shards: Path, tmp_path: Path) -> None:
     with pytest.raises(OptionError, match="quick compares no images"):
         verify(shards, quick=True, against=tmp_path)
     with pytest.raises(OptionError, match="workers=0: "):
@@ -290,23 +290,21 @@ def test_what_cannot_be_verified(shards: Path, tmp_path: Path) -> None:
         verify(tmp_path / "nothing")
 
 
-# --- Making the manifest anew -----------------------------------------------------------------
+# --- Rebuilding the manifest ------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_the_same_manifest_comes_back(shards: Path, workers: int) -> None:
+def test_the_rebuilt_manifest_is_the_same(shards: Path, workers: int) -> None:
     original = (shards / MANIFEST_NAME).read_bytes()
     (shards / MANIFEST_NAME).unlink()
-    with pytest.raises(StoreError, match="cinic-shard reindex makes it anew from"):
+    with pytest.raises(StoreError, match="cinic-shard reindex rebuilds it from"):
         Dataset(shards)
     reindex(shards, workers=workers)
     assert (shards / MANIFEST_NAME).read_bytes() == original
 
 
 @pytest.mark.parametrize("sidecars", sidecar_sets())
-def test_what_shards_do_not_tell(
-    demo_tree: Path, tmp_path: Path, sidecars: tuple[str, ...]
-) -> None:
+def test_only_the_seed_is_lost(demo_tree: Path, tmp_path: Path, sidecars: tuple[str, ...]) -> None:
     options = PackOptions(shard_size=40, seed=5, sidecars=sidecars)
     manifest = pack(demo_tree, tmp_path / "out", options, workers=1)
     (tmp_path / "out" / MANIFEST_NAME).write_bytes(b"{}")
@@ -319,13 +317,13 @@ def test_what_shards_do_not_tell(
 def test_damaged_shards_give_no_manifest(shards: Path) -> None:
     (shards / MANIFEST_NAME).unlink()
     flip(shards / SHARD, 700)
-    with pytest.raises(FormatError, match=rf"no manifest was made\n  {SHARD}, offset"):
+    with pytest.raises(FormatError, match=rf"no manifest was written\n  {SHARD}, offset"):
         reindex(shards, workers=1)
     assert not (shards / MANIFEST_NAME).exists()
 
 
-def test_another_seed_is_tried_where_the_order_is_at_fault(demo_tree: Path, tmp_path: Path) -> None:
-    """Not where a message happens to speak of the order."""
+def test_an_order_fault_makes_it_check_without_a_seed(demo_tree: Path, tmp_path: Path) -> None:
+    """The fault's kind decides, not a message that happens to mention the order."""
     name = "out of the packing order"
     tree, shards = tmp_path / "tree", tmp_path / "shards"
     shutil.copytree(demo_tree, tree)
@@ -336,7 +334,7 @@ def test_another_seed_is_tried_where_the_order_is_at_fault(demo_tree: Path, tmp_
     rewrite_index(shards, with_value("label", -1, manifest.classes.index(name)))
     (shards / MANIFEST_NAME).unlink()
     steps: list[str] = []
-    with pytest.raises(FormatError, match=f"1 faults(.|\n)*is that of class {name} too"):
+    with pytest.raises(FormatError, match=f"1 faults(.|\n)*is also that of class {name}"):
         reindex(shards, workers=1, progress=lambda doing, done, total: steps.append(doing))
     assert len(steps) == num_shards
 
@@ -356,7 +354,7 @@ def test_missing_shards_give_no_manifest(shards: Path, tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="holds no shard"):
         reindex(tmp_path / "nothing", workers=1)
     (shards / "train-00000-of-00004.tar").write_bytes(b"")
-    with pytest.raises(StoreError, match="shards of 3 and 4"):
+    with pytest.raises(StoreError, match="with 3 and 4 shards"):
         reindex(shards, workers=1)
 
 

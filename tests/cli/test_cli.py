@@ -95,7 +95,7 @@ def test_convert(run: Run, demo_tree: Path, demo_shards: Path, tmp_path: Path) -
     again = run(*arguments, "--encoding", "raw")
     assert is_one_message(again, 1) and "--overwrite replaces it" in again.err
     back = run("convert", tmp_path / "out", tmp_path / "png", "--encoding", "png")
-    assert back.status == 0 and back.err.startswith("warning: the PNGs are encoded anew: ")
+    assert back.status == 0 and back.err.startswith("warning: the PNGs are re-encoded: ")
     many = run("pack", demo_tree, tmp_path / "x", "--encoding", "raw", "--block-size", "99999")
     assert is_one_message(many, 2) and "choose a smaller --block-size" in many.err
 
@@ -167,8 +167,12 @@ MISTAKES = {
     "a name too long": (1, "pack {tree} {tmp}/{long}", "File name too long"),
     "a tree's name too long": (1, "pack {tmp}/{long} {tmp}/out", "{long}"),
     "a link to itself": (1, "pack {tmp}/loop {tmp}/out", "{tmp}/loop"),
-    "an output inside the tree": (2, "pack {tree} {tree}/shards", "lies inside the tree"),
-    "an output on a web server": (2, "pack {tree} https://host/x", "can only be read from"),
+    "an output inside the tree": (2, "pack {tree} {tree}/shards", "is inside the tree"),
+    "an output on a web server": (
+        2,
+        "pack {tree} https://host/x",
+        "server cannot be written",
+    ),
     "a shard size of 0": (2, "pack {tree} {tmp}/out --shard-size 0", "expected at least 1"),
     "a negative seed": (2, "pack {tree} {tmp}/out --seed -1", "expected a number from 0"),
     "no workers": (2, "pack {tree} {tmp}/out --workers 0", "expected a whole number, at least 1"),

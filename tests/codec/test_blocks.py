@@ -81,7 +81,7 @@ def test_unpack_keeps_a_file_with_the_same_pixels(packed: dict[str, Path], tmp_p
     assert unpack(packed["raw"], tmp_path, workers=1).num_kept == 270
     image.putpixel((0, 0), (1, 2, 3))
     image.save(path)
-    with pytest.raises(Exception, match="is there with other bytes"):
+    with pytest.raises(Exception, match="exists with different content"):
         unpack(packed["raw"], tmp_path, workers=1)
 
 
@@ -95,7 +95,7 @@ def test_convert_gives_what_packing_gives(
     convert(packed[source], tmp_path / "out", encoding=target, workers=1, warn=warnings.append)
     assert digests(tmp_path / "out") == digests(packed[target])
     is_anew = target == "png" and source != "png"
-    assert any("encoded anew" in warning for warning in warnings) == is_anew
+    assert any("re-encoded" in warning for warning in warnings) == is_anew
 
 
 def test_convert_to_other_blocks_and_sidecars(packed: dict[str, Path], tmp_path: Path) -> None:
@@ -109,11 +109,11 @@ def test_convert_to_other_blocks_and_sidecars(packed: dict[str, Path], tmp_path:
 
 
 def test_convert_refuses(packed: dict[str, Path], tmp_path: Path) -> None:
-    with pytest.raises(OptionError, match="is the dataset itself"):
+    with pytest.raises(OptionError, match="is the input dataset"):
         convert(packed["raw"], packed["raw"], encoding="zstd", workers=1)
     with pytest.raises(OptionError, match="encoding 'jpg': expected one of png, zstd, raw"):
         convert(packed["raw"], tmp_path / "out", encoding="jpg", workers=1)
-    with pytest.raises(OutputError, match="holds a dataset already"):
+    with pytest.raises(OutputError, match="already holds a dataset"):
         convert(packed["raw"], packed["zstd"], encoding="zstd", workers=1)
     assert not (tmp_path / "out").exists()
 
@@ -136,7 +136,7 @@ def test_images_of_several_sizes_are_refused(
 ) -> None:
     tree = Path(shutil.copytree(demo_tree, tmp_path / "tree"))
     Image.new("RGB", (5, 6)).save(next(tree.glob("valid/*/*.png")))
-    with pytest.raises(TreeError, match=r"images of 2 sizes .*: 32x32 \(269\), 6x5 \(1\); a block"):
+    with pytest.raises(TreeError, match=r"images of 2 sizes .*: 32x32 \(269\), 6x5 \(1\); blocks"):
         pack(tree, tmp_path / "out", options_of(encoding), workers=1)
     assert not (tmp_path / "out").exists()
     pack(tree, tmp_path / "png", options_of("png"), workers=1)
@@ -302,6 +302,6 @@ def test_convert_refuses_a_manifest_of_another_size(
         replace(split, image_sizes={(16, 16): split.num_samples}) for split in manifest.splits
     )
     (copy / MANIFEST_NAME).write_bytes(replace(manifest, splits=splits).to_bytes())
-    with pytest.raises(FormatError, match=r"images are \(32, 32, 3\), the manifest \(16, 16, 3\)"):
+    with pytest.raises(FormatError, match=r"is \(32, 32, 3\), the manifest says \(16, 16, 3\)"):
         convert(copy, tmp_path / "out", encoding="raw", workers=1)
     assert not (tmp_path / "out").exists()

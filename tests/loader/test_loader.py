@@ -408,7 +408,7 @@ def damaged(tree: Path, tmp_path: Path) -> tuple[Path, int, int]:
     pack(tree, shards, PackOptions(shard_size=16), workers=1, warn=lambda text: None)
     split = Dataset(shards).split("train")
     for row in (3, 20):
-        shard, sample = split._place(row)
+        shard, sample = split._find(row)
         path = shards / split.shards[shard].name
         data = bytearray(path.read_bytes())
         index = split._indexes[shard]

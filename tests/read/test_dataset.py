@@ -1,4 +1,4 @@
-"""Columns and payloads by row, and what a reader refuses."""
+"""Columns and payloads by row, and the errors of a reader."""
 
 import hashlib
 from dataclasses import replace
@@ -23,11 +23,11 @@ def test_payloads_are_the_files(demo_tree: Path, shards: Path) -> None:
         assert Dataset(shards).manifest.classes[reader.labels[row]] == path.parent.name
 
 
-def test_a_place_names_shard_sample_and_key(shards: Path) -> None:
+def test_a_location_names_shard_sample_and_key(shards: Path) -> None:
     reader = Dataset(shards).split("train")
     for row, shard, sample in ((0, 0, 0), (39, 0, 39), (40, 1, 0), (89, 2, 9)):
-        place = f"train-0000{shard}-of-00003.tar: sample {sample} ({reader.key(row)})"
-        assert reader.locate(row) == place
+        location = f"train-0000{shard}-of-00003.tar: sample {sample} ({reader.key(row)})"
+        assert reader.locate(row) == location
 
 
 def test_ids_count_through_the_splits_in_name_order(shards: Path) -> None:
@@ -48,13 +48,13 @@ def test_summary_counts(shards: Path) -> None:
         assert split["bytes"] > 90 * 1024
 
 
-def test_an_unknown_split(shards: Path) -> None:
+def test_an_unknown_split_is_rejected(shards: Path) -> None:
     with pytest.raises(OptionError, match="no split 'dev'; there is test, train, valid"):
         Dataset(shards).split("dev")
 
 
-def test_an_index_that_disagrees_with_the_manifest(shards: Path) -> None:
-    """Both are whole files with right digests; only their counts differ."""
+def test_an_index_that_contradicts_the_manifest_is_rejected(shards: Path) -> None:
+    """Both files are intact and have valid digests; only their counts differ."""
     path = shards / MANIFEST_NAME
     manifest = Manifest.from_bytes(path.read_bytes(), location="manifest", encodings=ENCODINGS)
     split = manifest.splits[0]
@@ -70,8 +70,8 @@ def test_an_index_that_disagrees_with_the_manifest(shards: Path) -> None:
         Dataset(shards).split("test")
 
 
-def test_an_index_with_payloads_outside_the_shard(shards: Path) -> None:
-    """A liar with right digests: offsets beyond the file must not become addresses."""
+def test_an_index_with_payloads_outside_the_shard_is_rejected(shards: Path) -> None:
+    """All digests are valid, but offsets beyond the file must not become addresses."""
     path = shards / MANIFEST_NAME
     manifest = Manifest.from_bytes(path.read_bytes(), location="manifest", encodings=ENCODINGS)
     shard = manifest.splits[0].shards[0]
@@ -80,13 +80,13 @@ def test_an_index_with_payloads_outside_the_shard(shards: Path) -> None:
     index = slice(shard.index_offset, shard.index_offset + shard.index_length)
     reader = Dataset(shards).split("test")
     offsets = reader._indexes[0].offset.tobytes()
-    lie = (reader._indexes[0].offset + np.uint64(2**40)).tobytes()
+    outside = (reader._indexes[0].offset + np.uint64(2**40)).tobytes()
     del reader
     assert data[index].count(offsets) == 1
-    data[index] = data[index].replace(offsets, lie)
+    data[index] = data[index].replace(offsets, outside)
     file.write_bytes(data)
-    liar = replace(shard, index_sha256=hashlib.sha256(data[index]).hexdigest())
-    split = replace(manifest.splits[0], shards=(liar, *manifest.splits[0].shards[1:]))
+    changed = replace(shard, index_sha256=hashlib.sha256(data[index]).hexdigest())
+    split = replace(manifest.splits[0], shards=(changed, *manifest.splits[0].shards[1:]))
     path.write_bytes(replace(manifest, splits=(split, *manifest.splits[1:])).to_bytes())
     with pytest.raises(FormatError, match="a payload lies outside the shard's first"):
         Dataset(shards).split("test")

@@ -1,4 +1,4 @@
-"""Subsets: what each option leaves, the columns it is chosen by, and what cannot be."""
+"""Subsets: the samples that each option keeps, the columns, and invalid options."""
 
 from collections import Counter
 from pathlib import Path
@@ -23,15 +23,13 @@ from cinic_shards.write.pack import PackOptions, pack
 
 @pytest.fixture(scope="module")
 def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """180 images a split; 7 of train are in test, too, one of them twice, one in another class."""
+    """180 images per split, and 8 more in train with pixels of 7 of test: one in another class."""
     root = tmp_path_factory.mktemp("selection") / "tree"
     make_tree(root, per_class=18, seed=4)
-    for number, (source, to) in enumerate(
-        [("cat", "cat"), ("dog", "cat"), *[("ship", "ship")] * 5]
-    ):
-        png = sorted((root / "test" / source).iterdir())[number]
-        (root / "train" / to / f"n09999999_{number}.png").write_bytes(png.read_bytes())
-    with Image.open(sorted((root / "test" / "cat").iterdir())[0]) as image:  # other bytes
+    for number, (old, new) in enumerate([("cat", "cat"), ("dog", "cat"), *[("ship", "ship")] * 5]):
+        png = sorted((root / "test" / old).iterdir())[number]
+        (root / "train" / new / f"n09999999_{number}.png").write_bytes(png.read_bytes())
+    with Image.open(sorted((root / "test" / "cat").iterdir())[0]) as image:  # different bytes
         image.save(root / "train" / "cat" / "n09999999_7.png", compress_level=0)
     return root
 
@@ -44,7 +42,7 @@ def shards(tree: Path) -> Path:
 
 
 def keys_left(shards: Path, split: str, *, seed: int = 0, **subset: Any) -> list[str]:
-    """By iterating a loader, whose images must be those of the keys."""
+    """Return the keys that a loader visits, after checking that its images match them."""
     loader = ShardLoader(
         shards, split=split, batch_size=7, tail="short", seed=seed, subset=Subset(**subset)
     )
@@ -73,7 +71,7 @@ def origin(key: str) -> str:
     return parse_stem(key.split("/")[2]).origin
 
 
-def test_columns_say_what_the_names_say(tree: Path, shards: Path) -> None:
+def test_columns_match_the_file_names(tree: Path, shards: Path) -> None:
     columns = Dataset(shards).columns
     assert len(columns) == 548 and sorted(columns.keys) == all_keys(tree, "test", "train", "valid")
     classes = sorted(path.name for path in (tree / "train").iterdir())
@@ -93,7 +91,7 @@ def test_several_splits(tree: Path, shards: Path, split: str) -> None:
     assert ids == sorted(ids)
 
 
-def test_the_order_of_names_is_all_the_same(shards: Path) -> None:
+def test_the_order_of_names_does_not_matter(shards: Path) -> None:
     one, other = (
         ShardLoader(shards, split=s, batch_size=8) for s in ("train+valid", "valid+train")
     )
@@ -150,7 +148,7 @@ def test_a_fraction_of_each_class_of_each_split(shards: Path) -> None:
     )
     assert len(other) == len(keys) and other != keys
     assert len(keys_left(shards, "test", fraction=1e-9)) == 10  # one of each class
-    # Another order, the same subset.
+    # A different order, but the same subset.
     assert keys == keys_left(
         shards, "train+valid", fraction=0.3, exclude_duplicates_of="test", seed=9
     )
@@ -164,14 +162,17 @@ def test_a_fraction_of_each_class_of_each_split(shards: Path) -> None:
         ({"classes": np.array(["cow"])}, "no class .*'cow'"),
         ({"origin": "moon"}, "no origin 'moon'; expected one of cifar, cifar-train"),
         ({"origin": "cifar-valid"}, "no origin 'cifar-valid'"),
-        ({"fraction": 0}, "more than 0, and at most 1"),
-        ({"fraction": 1.5}, "more than 0, and at most 1"),
-        ({"fraction": float("nan")}, "more than 0, and at most 1"),
+        ({"fraction": 0}, "more than 0 and at most 1"),
+        ({"fraction": 1.5}, "more than 0 and at most 1"),
+        ({"fraction": float("nan")}, "more than 0 and at most 1"),
         ({"fraction": "0.1"}, "expected more than 0"),
         ({"fraction": 0.5, "fraction_seed": 1.5}, "expected a whole number"),
         ({"where": "x"}, "expected a function of Columns"),
         ({"exclude_duplicates_of": "dev"}, "no split 'dev'"),
-        ({"exclude_duplicates_of": "valid+train"}, "that is part of what is read, train"),
+        (
+            {"exclude_duplicates_of": "valid+train"},
+            "other than those that are read, train",
+        ),
         ({"origin": "unknown"}, "no sample of train is left by origin='unknown'"),
         ({"classes": []}, r"no sample of train is left by classes=\(\)"),
         ({"where": lambda columns: columns.number}, r"int64 of shape \(188,\); expected"),
@@ -179,18 +180,18 @@ def test_a_fraction_of_each_class_of_each_split(shards: Path) -> None:
         ({"where": lambda columns: True}, "expected a numpy array of bool"),
     ],
 )
-def test_what_cannot_be(shards: Path, subset: dict[str, Any], message: str) -> None:
+def test_invalid_options_are_rejected(shards: Path, subset: dict[str, Any], message: str) -> None:
     with pytest.raises(OptionError, match=message):
         ShardLoader(shards, split="train", subset=Subset(**subset))
 
 
 @pytest.mark.parametrize("split", ["", "train+", "+", "train+train", "train,valid", "all"])
-def test_splits_that_cannot_be(shards: Path, split: str) -> None:
+def test_invalid_splits_are_rejected(shards: Path, split: str) -> None:
     with pytest.raises(OptionError, match="split"):
         ShardLoader(shards, split=split)
 
 
-def test_a_function_gets_the_columns_of_what_is_read(shards: Path) -> None:
+def test_where_gets_the_columns_of_the_splits_that_are_read(shards: Path) -> None:
     seen: list[Columns] = []
 
     def where(columns: Columns) -> NDArray[np.bool_]:
@@ -202,7 +203,7 @@ def test_a_function_gets_the_columns_of_what_is_read(shards: Path) -> None:
     assert [len(columns) for columns in seen] == [368]
 
 
-def test_blocks_without_a_chosen_sample_are_not_read(shards: Path) -> None:
+def test_blocks_without_a_selected_sample_are_not_read(shards: Path) -> None:
     dataset = Dataset(shards)
     reader = dataset.split("train")
     first = reader.columns.keys[reader.block_starts[5]]

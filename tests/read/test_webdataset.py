@@ -1,4 +1,4 @@
-"""Stock webdataset reads blocks: raw ones as they are, zstd ones with our two steps."""
+"""webdataset reads block shards: raw ones by itself, zstd ones with ``decode`` and ``unbatch``."""
 
 from pathlib import Path
 
@@ -47,9 +47,9 @@ def test_a_pipeline_of_samples(shards: Path) -> None:
     assert samples[17]["__key__"] == "train/00000-00001/0001"
 
 
-def test_stock_decoding_of_raw(shards: Path) -> None:
+def test_webdataset_decodes_raw_blocks_itself(shards: Path) -> None:
     if shards.name.endswith("zstd"):
-        pytest.skip("zstd needs our steps")
+        pytest.skip("zstd needs decode and unbatch")
     dataset = webdataset.WebDataset(urls(shards), shardshuffle=False, empty_check=False)
     blocks = list(dataset.decode().to_tuple("images.npy", "labels.npy"))
     images, labels = expected(shards)
@@ -59,7 +59,7 @@ def test_stock_decoding_of_raw(shards: Path) -> None:
 
 @pytest.mark.parametrize("member", ["images", "labels"])
 @pytest.mark.parametrize("cut", [0, 5, 130, -1])
-def test_damaged_members(shards: Path, member: str, cut: int) -> None:
+def test_damaged_members_are_rejected(shards: Path, member: str, cut: int) -> None:
     sample = next(iter(webdataset.WebDataset(urls(shards), shardshuffle=False, empty_check=False)))
     (name,) = [name for name in sample if name.startswith(member)]
     damaged = sample | {name: sample[name][:cut]}

@@ -1,4 +1,4 @@
-"""Duplicates: images with the same pixels are found, whatever bytes they were stored as."""
+"""Duplicates: images with the same pixels are found, even if their files differ."""
 
 from pathlib import Path
 
@@ -15,7 +15,7 @@ COLOURS = np.random.default_rng(0).integers(0, 256, (30, 4, 5, 3), np.int64)
 
 @pytest.fixture
 def shards(tmp_path: Path) -> Path:
-    """Images by number: the same number, the same pixels."""
+    """Shards of numbered images; the same number means the same pixels."""
     layout = {
         "train/cat": [0, 1, 2, 2, 3],
         "train/dog": [4, 5, 5, 5, 0],
@@ -26,7 +26,7 @@ def shards(tmp_path: Path) -> Path:
     for folder, numbers in layout.items():
         (tmp_path / "tree" / folder).mkdir(parents=True)
         for place, number in enumerate(numbers):
-            # Another filter gives other bytes for the same pixels.
+            # A different filter gives different bytes for the same pixels.
             data = encode_png(COLOURS[number], RGB, 8, filters=[place % 5] * 4)
             (tmp_path / "tree" / folder / f"{place}-{number}.png").write_bytes(data)
     pack(tmp_path / "tree", tmp_path / "out", PackOptions(shard_size=3), workers=1,

@@ -1,4 +1,4 @@
-"""Montages: the right samples in the right rows, alike for a seed; strata of a sample."""
+"""Montages show the right samples in the right rows, the same for a seed; stratified samples."""
 
 from pathlib import Path
 
@@ -18,7 +18,7 @@ CELL, GAP = 64, 4
 
 @pytest.fixture(scope="module")
 def flat(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Images of one colour each: red says the class, green the split, blue the number."""
+    """Images of one colour: red is the class, green the split, blue the number."""
     root = tmp_path_factory.mktemp("flat")
     for split_code, split in enumerate(("test", "train")):
         for class_code, name in enumerate(("cat", "dog")):
@@ -37,7 +37,7 @@ def flat(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def rows_of(path: Path, per_row: int) -> list[list[tuple[int, int, int]]]:
-    """The colour of each cell of a montage, from the right."""
+    """Return the colour of each cell of a montage, counted from the right edge."""
     pixels = np.asarray(Image.open(path))
     num_rows = (pixels.shape[0] - GAP) // (CELL + GAP)
     return [
@@ -49,7 +49,7 @@ def rows_of(path: Path, per_row: int) -> list[list[tuple[int, int, int]]]:
     ]
 
 
-def test_a_row_a_class(flat: Path, tmp_path: Path) -> None:
+def test_each_class_has_a_row(flat: Path, tmp_path: Path) -> None:
     assert show(flat, tmp_path / "all.png", per_class=8) == 16
     cats, dogs = rows_of(tmp_path / "all.png", 8)
     assert {red for red, _, _ in cats} == {0} and {red for red, _, _ in dogs} == {200}
@@ -82,7 +82,7 @@ def test_large_images_and_odd_names() -> None:
     assert picture.height == GAP + 2 * (CELL + GAP)
 
 
-def test_what_cannot_be_shown(flat: Path, tmp_path: Path) -> None:
+def test_invalid_arguments_are_rejected(flat: Path, tmp_path: Path) -> None:
     with pytest.raises(OptionError, match="per_class=0: expected a whole number, at least 1"):
         show(flat, tmp_path / "a.png", per_class=0)
     with pytest.raises(OptionError, match="no class 'cow'"):
@@ -94,12 +94,12 @@ def test_what_cannot_be_shown(flat: Path, tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_a_montage_that_would_be_too_large(encoded: dict[str, Path], tmp_path: Path) -> None:
+def test_a_montage_that_is_too_large_is_rejected(encoded: dict[str, Path], tmp_path: Path) -> None:
     import cinic_shards.view.montage as module
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "_MAX_SIDE", 1000)
-        with pytest.raises(OptionError, match=r"10 rows of up to 16 images: more than 1,000"):
+        with pytest.raises(OptionError, match="10 rows of up to 16 images would be more"):
             show(encoded["png"], tmp_path / "a.png")
 
 

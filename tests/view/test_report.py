@@ -1,4 +1,4 @@
-"""The report's content: every number is the dataset's, every tile its image, no text is markup."""
+"""The report's content: numbers and tiles match the dataset, and no text becomes markup."""
 
 import base64
 import io
@@ -36,7 +36,7 @@ class Page(HTMLParser):
         self.source = file.read_text(encoding="utf-8")
         self.tags: Counter[str] = Counter()
         self.attributes: list[tuple[str, str, str]] = []
-        """Element, attribute, value."""
+        """(element, attribute, value)."""
         self.texts: list[str] = []
         self._open: list[str] = []
         self.feed(self.source)
@@ -59,13 +59,13 @@ class Page(HTMLParser):
         return " ".join(self.texts)
 
     def script(self, name: str) -> str:
-        """The content of a script element with this id."""
+        """Return the content of the script element with this id."""
         found = re.search(rf'<script[^>]* id="{name}">(.*?)</script>', self.source, re.DOTALL)
         assert found
         return found[1]
 
     def table(self, caption: str) -> list[list[str]]:
-        """The rows of the table with this caption, its head too."""
+        """Return the rows of the table with this caption, the header first."""
         pattern = rf"<caption>{re.escape(caption)}</caption>(.*?)</table>"
         found = re.search(pattern, self.source, re.DOTALL)
         assert found, caption
@@ -73,7 +73,7 @@ class Page(HTMLParser):
         return [re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row, re.DOTALL) for row in rows]
 
     def tile(self, number: int, side: int) -> NDArray[np.uint8]:
-        """The pixels of a tile: uint8 (side, side, 3)."""
+        """Return the pixels of a tile, uint8 (side, side, 3)."""
         top, left = number % TILES // COLUMNS * side, number % TILES % COLUMNS * side
         return self.sheets[number // TILES][top : top + side, left : left + side]
 
@@ -84,13 +84,13 @@ class Page(HTMLParser):
 
     @property
     def pictures(self) -> list[Image.Image]:
-        """Each sheet as it is in the page."""
+        """The sheets in the page."""
         uris = re.findall(r"\.sheet-\d+\{[^}]*url\(data:image/\w+;base64,([^)]*)\)", self.source)
         files = [io.BytesIO(base64.b64decode(uri)) for uri in uris]
         return [Image.open(file) for file in files]
 
     def keys(self) -> list[str]:
-        """Of the images that can be browsed."""
+        """Return the keys of the images that can be browsed."""
         images = self.data["images"]
         return [
             f"{self.data['splits'][split]}/{self.data['classes'][label]}/{stem}"
@@ -102,19 +102,19 @@ class Page(HTMLParser):
 
 @pytest.fixture(scope="module")
 def reports(encoded: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Page]:
-    """A report of each encoding, of about 200 images of 540."""
+    """Encoding -> its report, with a sample of about 200 of 540 images."""
     folder = tmp_path_factory.mktemp("reports")
     for encoding, shards in encoded.items():
         write_report(shards, folder / f"{encoding}.html", sample=200, seed=3, workers=1)
     return {encoding: Page(folder / f"{encoding}.html") for encoding in encoded}
 
 
-def test_what_the_dataset_is(reports: dict[str, Page], encoded: dict[str, Path]) -> None:
+def test_facts_about_the_dataset(reports: dict[str, Page], encoded: dict[str, Path]) -> None:
     for encoding, page in reports.items():
         manifest = Dataset(encoded[encoding]).manifest
         for text in (
             "CINIC-10", "540", manifest.licence, manifest.citation, manifest.fingerprint,
-            f"{encoding}, blocks of 16 images", "Whole: every byte checked",
+            f"{encoding}, blocks of 16 images", "Intact: every byte checked",
             *(f"{name} {version}" for name, version in manifest.libraries.items()),
         ):  # fmt: skip
             assert text in page.text, text
@@ -122,7 +122,7 @@ def test_what_the_dataset_is(reports: dict[str, Page], encoded: dict[str, Path])
         assert [(row[0], row[3]) for row in shards] == [
             (shard.name, shard.sha256) for split in manifest.splits for shard in split.shards
         ]
-        assert str(encoded[encoding].parent) not in page.source  # somebody's home
+        assert str(encoded[encoding].parent) not in page.source  # the path is private
 
 
 def test_counts(reports: dict[str, Page], encoded: dict[str, Path]) -> None:
@@ -141,9 +141,9 @@ def test_counts(reports: dict[str, Page], encoded: dict[str, Path]) -> None:
         assert [row[:2] for row in by_split[1:]] == [
             ["train", "180"], ["valid", "180"], ["test", "180"], ["all", "540"],
         ]  # fmt: skip
-        synsets = {row[0]: int(row[-1]) for row in page.table("By synset of ImageNet")[1:]}
+        synsets = {row[0]: int(row[-1]) for row in page.table("By ImageNet synset")[1:]}
         assert synsets == Counter(columns.synset[columns.synset != ""].tolist())
-        # The cells that the browser's numbers are sums of.
+        # The image browser's numbers are sums of these cells.
         names = page.data["splits"], page.data["classes"], page.data["origins"]
         cells: Counter[tuple[str, str, str, str]] = Counter()
         for split, label, origin, synset, count in page.data["cells"]:
@@ -163,14 +163,14 @@ def test_the_sample(reports: dict[str, Page], encoded: dict[str, Path]) -> None:
         assert len(set(keys)) == len(keys) and abs(len(keys) - 200) <= 80
         assert keys == columns.keys[page.data["images"]["id"]].tolist()
         assert page.data["images"]["number"] == columns.number[page.data["images"]["id"]].tolist()
-        what = f"A sample of {len(keys)} of the dataset’s 540 images, drawn with seed 3"
+        what = f"A random sample of {len(keys)} of the dataset’s 540 images (seed 3)"
         assert what in page.text
         assert keys == reports["png"].keys()
         splits = Counter(key.partition("/")[0] for key in keys)
         assert len(splits) == 3 and max(splits.values()) - min(splits.values()) <= 30
 
 
-def test_tiles_are_the_images_to_the_pixel(reports: dict[str, Page], encoded_tree: Path) -> None:
+def test_tiles_have_exactly_the_images_pixels(reports: dict[str, Page], encoded_tree: Path) -> None:
     for page in reports.values():
         assert page.data["isExact"]
         for number, key in enumerate(page.keys()):
@@ -234,7 +234,7 @@ def test_a_histogram() -> None:
 
 
 def copies(tmp_path: Path, tree: Path, layout: dict[str, int]) -> Path:
-    """Shards of images by number: the same number, the same pixels."""
+    """Pack copies of numbered images: key -> number."""
     images = sorted(tree.glob("*/*/*.png"))
     for name, number in layout.items():
         path = tmp_path / "tree" / f"{name}.png"
@@ -252,12 +252,12 @@ def test_duplicates(tmp_path: Path, demo_tree: Path) -> None:
     shards = copies(tmp_path, demo_tree, layout)
     write_report(shards, tmp_path / "r.html", sample=1, workers=1)
     page = Page(tmp_path / "r.html")
-    text = "2 images are there more than once, with the same pixels; 1 of them in several splits."
+    text = "2 images have duplicates with the same pixels; 1 of these is in several splits."
     assert text in page.text
-    title = "Images that are there more than once, by the class of the first, and where"
+    title = "Duplicate images, by the class of the first one and by split"
     rows = page.table(title)
     assert rows[0][1:3] == ["train", "test"] and rows[-2][0] == "all"
-    assert rows[-1][0] == "of them in several classes"
+    assert rows[-1][0] == "of these, in several classes"
     twins = re.search(r'<ul class="twins">(.*)</ul>\s*</section>', page.source, re.DOTALL)
     assert twins
     labels = re.findall(r'aria-label="(.*?)"', twins[1])
@@ -271,7 +271,7 @@ def test_duplicates(tmp_path: Path, demo_tree: Path) -> None:
         np.testing.assert_array_equal(page.tile(int(y) * COLUMNS + int(x), 32), expected)
 
 
-def test_of_many_duplicates_some_are_shown(
+def test_only_some_of_many_duplicates_are_shown(
     tmp_path: Path, demo_tree: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     layout = {f"{split}/cat/{n}": n for split in ("train", "test") for n in range(5)}
@@ -281,7 +281,7 @@ def test_of_many_duplicates_some_are_shown(
     monkeypatch.setattr(content_module, "MAX_DUPLICATES_SHOWN", 3)
     write_report(shards, tmp_path / "r.html", workers=1)
     text = Page(tmp_path / "r.html").text
-    assert "2 more are not shown; cinic-shard info --duplicates --json lists all." in text
+    assert "2 more are not shown; cinic-shard info --duplicates --json lists all of them." in text
 
 
 def test_no_duplicates(tmp_path: Path, demo_tree: Path) -> None:
@@ -292,8 +292,8 @@ def test_no_duplicates(tmp_path: Path, demo_tree: Path) -> None:
     assert "All of the dataset’s images." in page.text
 
 
-def test_another_dataset(tmp_path: Path) -> None:
-    """One split, large images of several sizes, names that tell nothing, many classes."""
+def test_a_different_dataset(tmp_path: Path) -> None:
+    """One split, large images of several sizes, names without an origin, many classes."""
     rng = np.random.default_rng(0)
     for label in range(45):
         path = tmp_path / "tree" / "photos" / f"class {label:02d}" / "one.png"
@@ -306,13 +306,13 @@ def test_another_dataset(tmp_path: Path) -> None:
     page = Page(tmp_path / "r.html")
     for text in (
         "my shards",
-        "No licence and no citation: not every file is named as CINIC-10 names its images.",
-        "By origin: the file names tell none.",
-        "CIFAR-10's images alone: there are none.",
-        "The first 40 of 45 classes.",
+        "No licence and no citation: not all files have names as in CINIC-10.",
+        "No counts by origin: the file names do not contain it.",
+        "The dataset has no images from CIFAR-10.",
+        "The first 40 of 45 classes are shown.",
         "the 10 most common of 23",
-        "No filter by split or origin or synset: all images have the same, or none.",
-        "Images are shown smaller than they are.",
+        "No filter by split or origin or synset: all images have the same one, or none.",
+        "Images are shown at a reduced size.",
         "All images mean",
     ):
         assert text in page.text or text in page.source, text
@@ -336,24 +336,24 @@ def test_damage_is_on_the_page(encoded: dict[str, Path], tmp_path: Path) -> None
     assert len(content.unreadable) == 1
     page = Page(tmp_path / "r.html")
     faults = len(content.verification.faults)
-    assert f"Damaged: {faults} fault" in page.text and "Whole" not in page.text
+    assert f"Damaged: {faults} fault" in page.text and "Intact" not in page.text
     assert all(str(fault) in page.text for fault in content.verification.faults)
-    assert "1 image is damaged, and in none of the histograms." in page.text
+    assert "1 image is damaged and not in the histograms." in page.text
     assert "Not part of the dataset: notes.txt." in page.text
     bad = page.data["images"]["isUnreadable"].index(True)
     assert page.data["images"]["isUnreadable"].count(True) == 1
     assert page.data["images"]["id"][bad] == content.unreadable[0].position
-    data[-2000] ^= 1  # in the index, which all else is told from
+    data[-2000] ^= 1  # in the index, without which nothing can be reported
     path.write_bytes(data)
     with pytest.raises(FormatError, match="its index has SHA-256"):
         write_report(shards, tmp_path / "none.html", workers=1)
     assert not (tmp_path / "none.html").exists()
     write_report(encoded["png"], tmp_path / "q.html", quick=True, workers=1)
     quick = Page(tmp_path / "q.html").text
-    assert "Whole: digests checked" in quick and "no image was decoded for it" in quick
+    assert "Intact: digests checked" in quick and "no image was decoded for this check" in quick
 
 
-def test_names_are_no_markup(tmp_path: Path) -> None:
+def test_names_are_not_markup(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     evil = ["<script>alert(1)<script>", '"><img src=x onerror=alert(1)>', "<!--", "'&lt;é😀"]
     for name in evil:
@@ -392,7 +392,7 @@ def test_nothing_is_loaded(reports: dict[str, Page]) -> None:
     assert not re.search(r"https?:|fetch|XMLHttpRequest|import\(|innerHTML|eval", script)
 
 
-def test_it_is_written_whole_or_not_at_all(
+def test_it_is_written_completely_or_not_at_all(
     encoded: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "r.html"

@@ -1,4 +1,4 @@
-"""The report in a real browser: it loads nothing, filters, is used by keys, and fits any window."""
+"""The report in a real browser: it loads nothing, filters, works by keyboard, fits any window."""
 
 import json
 from collections import Counter
@@ -27,7 +27,7 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def file(encoded: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The report of 540 images, of which about 300 can be browsed."""
+    """A report on 540 images, of which about 300 can be browsed."""
     out = tmp_path_factory.mktemp("report") / "report.html"
     write_report(encoded["png"], out, sample=300, workers=1)
     return out
@@ -41,19 +41,19 @@ def page(file: Path) -> Iterator[Page]:
 
 @pytest.fixture(scope="module")
 def keys(encoded_tree: Path) -> list[str]:
-    """Of all images."""
+    """The keys of all images."""
     files = encoded_tree.glob("*/*/*.png")
     return ["/".join(path.with_suffix("").parts[-3:]) for path in files]
 
 
 def numbers(page: Page) -> tuple[int, int]:
-    """How many images of the sample and of the dataset match, as the page says."""
-    sample, _, rest = page.text("#status").partition(" of the sample’s images match, ")
+    """Return how many images of the sample and of the dataset match, as shown on the page."""
+    sample, _, rest = page.text("#status").partition(" images of the sample match, ")
     return int(sample.replace(",", "")), int(rest.partition(" ")[0].replace(",", ""))
 
 
 def sample_keys(page: Page) -> list[str]:
-    """Of the images that can be browsed."""
+    """Return the keys of the images that can be browsed."""
     data = json.loads(page.text("#data"))
     images = data["images"]
     columns = zip(images["split"], images["class"], images["stem"], strict=True)
@@ -61,7 +61,7 @@ def sample_keys(page: Page) -> list[str]:
 
 
 def open_key(page: Page) -> str:
-    """The key that the open dialog shows; empty where none is open."""
+    """Return the key in the open dialog; empty if none is open."""
     is_open = page.run("return document.getElementById('details').open")
     return page.text("#details-key") if is_open else ""
 
@@ -76,7 +76,7 @@ def focused(page: Page) -> str:
     return str(page.run("return document.activeElement.getAttribute('aria-label') || ''"))
 
 
-def test_it_opens_without_a_word_and_loads_nothing(page: Page) -> None:
+def test_it_opens_without_messages_and_loads_nothing(page: Page) -> None:
     assert page.console() == []
     assert page.requests() == []
     assert page.run("return document.title") == "CINIC-10: a report"
@@ -84,7 +84,7 @@ def test_it_opens_without_a_word_and_loads_nothing(page: Page) -> None:
 
 
 def test_the_page_may_not_load_anything(page: Page) -> None:
-    """Not even where it was tricked into trying."""
+    """The browser blocks it even if a script tries."""
     blocked = page.driver.execute_async_script("""
         const done = arguments[0];
         const found = [];
@@ -121,7 +121,7 @@ def test_filters(page: Page, keys: list[str]) -> None:
         "any (18)",
         *(f"{synset or 'none'} ({count})" for synset, count in sorted(synsets.items())),
     ]
-    # A filter's own options count what they would give, the other filters as they are.
+    # The counts of a filter's options depend only on the other filters.
     splits = [option.text for option in page.find_all("#filter-split option")]
     assert splits == ["any (54)", "train (18)", "valid (18)", "test (18)"]
     synset = sorted(synsets)[-1]
@@ -136,7 +136,7 @@ def test_filters(page: Page, keys: list[str]) -> None:
     assert page.console() == []
 
 
-def test_a_click_shows_an_image_and_where_it_is_from(page: Page) -> None:
+def test_a_click_shows_an_image_and_its_provenance(page: Page) -> None:
     in_sample = sample_keys(page)
     for place in (0, 7, 100):
         page.find_all("#grid button")[place].click()
@@ -151,7 +151,7 @@ def test_a_click_shows_an_image_and_where_it_is_from(page: Page) -> None:
 
 
 def test_the_picture_is_the_image(page: Page, encoded_tree: Path, tmp_path: Path) -> None:
-    """To the pixel, 8 times as large."""
+    """Every pixel is exact, enlarged 8 times."""
     page.find_all("#grid button")[3].click()
     expected = np.asarray(Image.open(encoded_tree / f"{open_key(page)}.png").convert("RGB"))
     page.screenshot(tmp_path / "dialog.png", is_whole=False)
@@ -165,7 +165,7 @@ def test_the_picture_is_the_image(page: Page, encoded_tree: Path, tmp_path: Path
     np.testing.assert_array_equal(middles, expected)
 
 
-def test_keys_alone_are_enough(page: Page) -> None:
+def test_the_keyboard_is_enough(page: Page) -> None:
     in_sample = sample_keys(page)
     page.find("#filter-synset").send_keys("")
     page.press(Keys.TAB, Keys.TAB)  # "Clear", then the grid
@@ -176,7 +176,7 @@ def test_keys_alone_are_enough(page: Page) -> None:
     per_row = tops.count(tops[0])
     page.press(Keys.ARROW_DOWN)
     assert focused(page) == in_sample[1 + per_row]
-    page.press(Keys.ARROW_UP, Keys.ARROW_UP)  # there is none above
+    page.press(Keys.ARROW_UP, Keys.ARROW_UP)  # no row above
     assert focused(page) == in_sample[1]
     outline = page.run("return getComputedStyle(document.activeElement).outlineStyle")
     assert outline == "solid"
@@ -186,7 +186,7 @@ def test_keys_alone_are_enough(page: Page) -> None:
     assert open_key(page) == in_sample[3]
     page.press(Keys.ESCAPE)
     assert open_key(page) == "" and focused(page) == in_sample[3]
-    page.press(Keys.END, Keys.ARROW_RIGHT)  # the next ones are drawn when they are reached
+    page.press(Keys.END, Keys.ARROW_RIGHT)  # the next images are drawn when they are reached
     assert focused(page) == in_sample[192]
     assert len(page.find_all("#grid button")) == len(in_sample)
     assert not page.find("#more").is_displayed()
@@ -229,7 +229,7 @@ def test_every_control_has_a_name(page: Page) -> None:
     assert page.run("return document.querySelectorAll('h1').length") == 1
 
 
-def test_names_are_no_markup(tmp_path: Path) -> None:
+def test_names_are_not_markup(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     evil = "<script>window.wasTricked=1<script>", '"><img src=x onerror=window.wasTricked=1>'
     for name in evil:

@@ -1,4 +1,4 @@
-"""Statistics: what numpy computes over the tree, of any part, encoding, store and size of image."""
+"""Statistics equal numpy's over the tree, for any part, encoding, store and image size."""
 
 import json
 from collections import Counter
@@ -27,7 +27,7 @@ PARTS = [
 
 
 def files(tree: Path, part: dict[str, object]) -> list[Path]:
-    """The tree's files that a part consists of."""
+    """Return the tree's files of a part."""
     splits = str(part.get("split", "train+valid+test")).split("+")
     classes = part.get("classes") or [path.name for path in (tree / "train").iterdir()]
     wanted = {"cifar": {"cifar10-train", "cifar10-test"}, "cifar-test": {"cifar10-test"},
@@ -44,14 +44,14 @@ def files(tree: Path, part: dict[str, object]) -> list[Path]:
 
 
 def pixels_of(paths: list[Path]) -> NDArray[np.float64]:
-    """All pixels, (P, 3), on the scale 0 to 1."""
+    """Return all pixels, (P, 3), on the scale 0 to 1."""
     arrays = [np.asarray(Image.open(path).convert("RGB")).reshape(-1, 3) for path in paths]
     return np.concatenate(arrays).astype(np.float64) / 255
 
 
 @pytest.mark.parametrize("encoding", ["png", "zstd", "raw"])
 @pytest.mark.parametrize("part", PARTS, ids=[" ".join(part) or "all" for part in PARTS])
-def test_a_part_is_what_numpy_says(
+def test_statistics_of_a_part_equal_numpys(
     encoding: str, part: dict[str, object], encoded: dict[str, Path], encoded_tree: Path
 ) -> None:
     paths = files(encoded_tree, part)
@@ -81,7 +81,7 @@ def test_a_part_is_what_numpy_says(
             assert counts[channel].tolist() == np.bincount(values, minlength=256).tolist()
 
 
-def test_whole_splits_are_read_off_the_manifest(
+def test_statistics_of_complete_splits_come_from_the_manifest(
     encoded: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(images, "run_jobs", lambda *args, **options: pytest.fail("it decoded"))
@@ -129,7 +129,7 @@ def test_duplicates_among_a_part(tmp_path: Path, demo_tree: Path) -> None:
 
 
 @pytest.mark.parametrize("encoding", ["png", "zstd", "raw"])
-def test_damage_is_named(encoding: str, encoded: dict[str, Path], tmp_path: Path) -> None:
+def test_damaged_images_are_named(encoding: str, encoded: dict[str, Path], tmp_path: Path) -> None:
     dataset = Dataset(encoded[encoding])
     for path in encoded[encoding].iterdir():
         data = bytearray(path.read_bytes())
@@ -147,7 +147,7 @@ def test_damage_is_named(encoding: str, encoded: dict[str, Path], tmp_path: Path
     assert stats(tmp_path).mean == dataset.manifest.pixels.mean  # which reads no pixel
 
 
-def test_what_is_not_there(encoded: dict[str, Path]) -> None:
+def test_unknown_names_are_rejected(encoded: dict[str, Path]) -> None:
     for part, message in (
         ({"split": "dev"}, "no split 'dev'; there is test, train, valid"),
         ({"classes": ["cow"]}, "no class 'cow'; there is airplane"),

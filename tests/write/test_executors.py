@@ -1,4 +1,4 @@
-"""Where packing runs: processes, any Executor, and a real dask cluster."""
+"""Packing on processes, on any Executor, and on a real dask cluster."""
 
 import dataclasses
 import os
@@ -58,7 +58,7 @@ def test_processes(where: str | None, workers: int | None, expected: int) -> Non
         ("dask://host:1", 2, "2 workers and dask://host:1: give one of them"),
     ],
 )
-def test_what_cannot_be(where: str, workers: int | None, said: str) -> None:
+def test_invalid_executors_are_rejected(where: str, workers: int | None, said: str) -> None:
     with pytest.raises(OptionError, match=said), open_executor(where, workers):
         pass
 
@@ -74,7 +74,7 @@ def test_any_executor_gives_the_same_bytes_and_stays_open(tree: Path, tmp_path: 
     assert digests(tmp_path / "raw") == digests(tmp_path / "raw1")
 
 
-def test_an_executor_of_others_stays_open_after_a_failure(tree: Path, tmp_path: Path) -> None:
+def test_the_callers_executor_stays_open_after_a_failure(tree: Path, tmp_path: Path) -> None:
     make_tree(tmp_path / "tree", per_class=3, seed=0)
     bad = next((tmp_path / "tree").glob("*/*/*.png"))
     bad.write_bytes(bad.read_bytes()[:100])
@@ -86,7 +86,7 @@ def test_an_executor_of_others_stays_open_after_a_failure(tree: Path, tmp_path: 
 
 
 class OtherReleases(ThreadPoolExecutor):
-    """Workers that have another release of pillow."""
+    """Workers that have a different release of pillow."""
 
     def submit(self, function, *args):  # type: ignore[no-untyped-def, override]
         if function is write_shard:
@@ -95,7 +95,7 @@ class OtherReleases(ThreadPoolExecutor):
         return super().submit(function, *args)
 
 
-def test_a_worker_with_other_releases_is_refused(tree: Path, tmp_path: Path) -> None:
+def test_a_worker_with_different_releases_is_rejected(tree: Path, tmp_path: Path) -> None:
     with (
         OtherReleases(2) as executor,
         pytest.raises(OutputError, match=r"a worker on .* has .*'pillow'.* install the same"),
@@ -132,7 +132,7 @@ def test_no_worker(monkeypatch: pytest.MonkeyPatch, tree: Path, tmp_path: Path) 
 @pytest.mark.real
 def test_dask_gives_the_same_bytes(cluster: DaskCluster, tree: Path, tmp_path: Path) -> None:
     pack(tree, tmp_path / "one", SMALL, workers=1)
-    # Relative paths: the workers began in another folder.
+    # Relative paths: the workers were started in a different folder.
     pack(
         Path(os.path.relpath(tree)), os.path.relpath(tmp_path / "dask"), SMALL,
         executor=cluster.address,
@@ -144,7 +144,7 @@ def test_dask_gives_the_same_bytes(cluster: DaskCluster, tree: Path, tmp_path: P
 
 
 @pytest.mark.real
-def test_a_bad_image_is_told_and_leaves_nothing(cluster: DaskCluster, tmp_path: Path) -> None:
+def test_a_bad_image_is_reported_and_leaves_nothing(cluster: DaskCluster, tmp_path: Path) -> None:
     make_tree(tmp_path / "tree", per_class=30, seed=0)
     bad = next((tmp_path / "tree").glob("*/*/*.png"))
     bad.write_bytes(bad.read_bytes()[:100])
@@ -174,7 +174,7 @@ def test_a_killed_worker_does_not_matter(tmp_path: Path) -> None:
 
 
 @pytest.mark.real
-def test_where_all_workers_die_the_same_call_goes_on(
+def test_after_all_workers_died_the_same_call_resumes(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(jobs, "WAIT_SECONDS", 2.0)
@@ -198,6 +198,6 @@ def test_where_all_workers_die_the_same_call_goes_on(
 
 
 @pytest.mark.real
-def test_an_error_of_a_job_on_a_cluster_is_the_jobs(cluster: DaskCluster, tmp_path: Path) -> None:
+def test_an_error_of_a_job_on_a_cluster_is_raised(cluster: DaskCluster, tmp_path: Path) -> None:
     with open_executor(cluster.address, None) as executor, pytest.raises(FileNotFoundError):
         run_jobs(executor, os.listdir, [str(tmp_path / "missing")])

@@ -1,4 +1,4 @@
-"""Going on: a packing job that was killed at any moment ends as if it had never been."""
+"""Resuming: a packing job that was killed at any moment ends with the same files."""
 
 import os
 import random
@@ -36,14 +36,14 @@ def tree(demo_tree: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def expected(demo_tree: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """The files of an undisturbed job."""
+    """Digests of the files of an undisturbed job."""
     out = tmp_path_factory.mktemp("undisturbed") / "out"
     pack(demo_tree, out, OPTIONS, workers=1)
     return digests(out)
 
 
 def die_at(tree: Path, out: Path, where: str, *, overwrite: bool = False) -> None:
-    """Pack in a process that ends at once, without any cleaning up, where Python code says so."""
+    """Pack in a process that runs ``where``, Python code, to end at once without cleaning up."""
     script = f"""
         import os
         from cinic_shards import store
@@ -91,7 +91,7 @@ MOMENTS = {
 
 @pytest.mark.parametrize("old", ["no older dataset", "an older dataset"])
 @pytest.mark.parametrize("moment", MOMENTS)
-def test_the_same_command_goes_on(
+def test_the_same_command_resumes(
     tree: Path, tmp_path: Path, expected: dict[str, str], moment: str, old: str
 ) -> None:
     out = tmp_path / "out"
@@ -102,7 +102,7 @@ def test_the_same_command_goes_on(
     before = digests(out)
     die_at(tree, out, MOMENTS[moment], overwrite=overwrite)
     left = {path: d for path, d in digests(out).items() if not path.startswith(PACKING_FOLDER)}
-    if "manifest.json" in left:  # a dataset that looks whole is whole: the old or the new one
+    if "manifest.json" in left:  # then it is a complete dataset, the old or the new one
         assert left in (before, expected)
     else:
         with pytest.raises(StoreError, match="packing did not finish; run the same command again"):
@@ -111,7 +111,7 @@ def test_the_same_command_goes_on(
     assert digests(out) == expected
 
 
-def test_finished_shards_are_not_made_again(
+def test_finished_shards_are_not_written_again(
     tree: Path, tmp_path: Path, expected: dict[str, str]
 ) -> None:
     out = tmp_path / "out"
@@ -126,7 +126,7 @@ def test_finished_shards_are_not_made_again(
     assert digests(out) == expected
 
 
-def test_a_finished_shard_that_changed_is_made_again(
+def test_a_finished_shard_that_changed_is_written_again(
     tree: Path, tmp_path: Path, expected: dict[str, str]
 ) -> None:
     out = tmp_path / "out"
@@ -148,7 +148,7 @@ CHANGES: dict[str, tuple[Callable[[Path], object], str]] = {
 
 
 @pytest.mark.parametrize("change", CHANGES)
-def test_a_tree_that_changed_meanwhile_is_refused(tree: Path, tmp_path: Path, change: str) -> None:
+def test_a_tree_that_has_changed_is_rejected(tree: Path, tmp_path: Path, change: str) -> None:
     out = tmp_path / "out"
     die_at(tree, out, MOMENTS["after some shards"])
     make, said = CHANGES[change]
@@ -161,7 +161,7 @@ def test_a_tree_that_changed_meanwhile_is_refused(tree: Path, tmp_path: Path, ch
     assert caught.value.problems[0] == f"valid/cat/{name}: {said}" or (
         caught.value.problems[0].startswith(f"valid/cat/{name}: {said}")
     )
-    assert "to pack anew" in caught.value.problems[-1]
+    assert "to start over" in caught.value.problems[-1]
     assert files_of(out) == before
 
 
@@ -175,11 +175,11 @@ def test_many_changes_are_counted(tree: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("options", [PackOptions(), PackOptions(shard_size=20, seed=1)])
-def test_another_command_is_refused(tree: Path, tmp_path: Path, options: PackOptions) -> None:
+def test_different_options_are_rejected(tree: Path, tmp_path: Path, options: PackOptions) -> None:
     out = tmp_path / "out"
     die_at(tree, out, MOMENTS["after some shards"])
     before = files_of(out)
-    with pytest.raises(OutputError, match="run it as it began, or remove that folder"):
+    with pytest.raises(OutputError, match="use the same options to resume, or remove that folder"):
         pack(tree, out, options, workers=1)
     assert files_of(out) == before
 
@@ -193,7 +193,7 @@ def test_one_process_at_a_time(tree: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["begin.json", "valid-00000-of-00005.tar.json"])
-def test_a_damaged_journal_is_refused(tree: Path, tmp_path: Path, name: str) -> None:
+def test_a_damaged_journal_is_rejected(tree: Path, tmp_path: Path, name: str) -> None:
     out = tmp_path / "out"
     die_at(tree, out, MOMENTS["before the manifest"])
     path = out / PACKING_FOLDER / name
@@ -202,7 +202,7 @@ def test_a_damaged_journal_is_refused(tree: Path, tmp_path: Path, name: str) -> 
         pack(tree, out, OPTIONS, workers=1)
 
 
-def test_a_full_disk_after_going_on_leaves_nothing(
+def test_a_full_disk_after_resuming_leaves_nothing(
     tree: Path, mount_disk: Callable[[int], Path]
 ) -> None:
     disk = mount_disk(400 * PAGE)
@@ -226,7 +226,7 @@ def pack_command(tree: Path, out: Path, workers: int) -> list[str]:
 
 @pytest.fixture(scope="module")
 def usual_seconds(demo_tree: Path, tmp_path_factory: pytest.TempPathFactory) -> float:
-    """What the command takes on this machine where nothing ends it."""
+    """Seconds that the command takes on this machine if nothing interrupts it."""
     start = time.monotonic()
     subprocess.run(pack_command(demo_tree, tmp_path_factory.mktemp("usual") / "out", 2), check=True)
     return time.monotonic() - start
@@ -237,7 +237,7 @@ def usual_seconds(demo_tree: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 def test_killed_at_any_moment(
     tree: Path, tmp_path: Path, expected: dict[str, str], usual_seconds: float, seed: int
 ) -> None:
-    """The command or one of its workers, by SIGKILL."""
+    """SIGKILL ends the command or one of its workers."""
     out = tmp_path / "out"
     chance = random.Random(seed)
     process = subprocess.Popen(pack_command(tree, out, 2), stderr=subprocess.DEVNULL)
@@ -262,11 +262,11 @@ def test_killed_at_any_moment(
 @pytest.mark.parametrize(
     ("kind", "method", "message"),
     [
-        (LocalStore, "take", "the same command goes on"),
-        (ThreadPoolExecutor, "shutdown", " is whole"),
+        (LocalStore, "take", "run the same command again to resume"),
+        (ThreadPoolExecutor, "shutdown", " is complete"),
     ],
 )
-def test_ctrl_c_says_what_it_left(
+def test_ctrl_c_reports_the_state_of_the_output(
     tree: Path,
     expected: dict[str, str],
     tmp_path: Path,
@@ -276,7 +276,7 @@ def test_ctrl_c_says_what_it_left(
     method: str,
     message: str,
 ) -> None:
-    """While files are moved to their places, and when all of them are there."""
+    """Interrupted while files are moved, and after all of them are moved."""
     command = ("pack", tree, tmp_path / "out", "--shard-size", 20, "--workers", 1)
     original = getattr(kind, method)
 
@@ -289,6 +289,6 @@ def test_ctrl_c_says_what_it_left(
     outcome = run(*command)
     assert outcome.status == 130
     assert outcome.err.startswith("interrupted: ") and outcome.err.endswith(f"{message}\n")
-    if message == "the same command goes on":
+    if message == "run the same command again to resume":
         assert run(*command).status == 0
     assert digests(tmp_path / "out") == expected

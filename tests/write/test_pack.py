@@ -1,4 +1,4 @@
-"""Packing: nothing lost, one tree one set of bytes, and on any failure the output as it was."""
+"""Packing is lossless and deterministic, and a failure leaves the output as it was."""
 
 import hashlib
 import io
@@ -42,7 +42,7 @@ from tests.support.odd_pngs import RGB, damaged_pngs, encode_png, odd_pngs
 
 
 def unpack(shards: Path, into: Path) -> dict[str, bytes]:
-    """What ``tar xf`` gives of all shards."""
+    """Extract all shards with ``tar xf``; return the files."""
     into.mkdir()
     for shard in sorted(shards.glob("*.tar")):
         subprocess.run(["tar", "xf", shard, "-C", into], check=True)
@@ -56,7 +56,7 @@ def read_manifest(shards: Path) -> Manifest:
 
 
 def indexes(shards: Path) -> Iterator[tuple[ShardInfo, Index, bytes]]:
-    """Each shard's description, index and content, in the manifest's order."""
+    """Yield each shard's manifest entry, index and bytes, in the manifest's order."""
     manifest = read_manifest(shards)
     for shard in (shard for split in manifest.splits for shard in split.shards):
         data = (shards / shard.name).read_bytes()
@@ -78,7 +78,7 @@ def keys_of(shards: Path) -> list[str]:
 
 
 def pixels_of(data: bytes) -> NDArray[np.uint8]:
-    """Pillow's pixels of a PNG."""
+    """Decode a PNG with Pillow."""
     with warnings.catch_warnings(), Image.open(io.BytesIO(data)) as image:
         warnings.filterwarnings("ignore", "Palette images with Transparency")
         return np.asarray(image.convert("RGB"))
@@ -92,7 +92,7 @@ def hash_of(pixels: NDArray[np.uint8]) -> bytes:
 def refused(
     tree: Path, out: Path, error: type[CinicShardsError], *, workers: int = 1, **options: object
 ) -> str:
-    """The message with which packing fails; nothing below the output's parent has changed."""
+    """Return the message of a failed packing, after checking that no file has changed."""
     before = files_of(out.parent), sorted(out.parent.rglob("*"))
     with pytest.raises(error) as caught:
         pack(tree, out, workers=workers, warn=lambda text: None, **options)  # type: ignore[arg-type]
@@ -103,7 +103,7 @@ def refused(
 
 @pytest.fixture
 def small_tree(tmp_path: Path) -> Path:
-    """Two classes in two splits, 3 images each, with names that are not CINIC-10's."""
+    """A tree of two splits with two classes, 3 images each, without CINIC-10 names."""
     root = tmp_path / "small"
     write(root, *(f"{s}/{c}/{i}.png" for s in ("train", "test") for c in "ab" for i in "012"))
     return root
@@ -111,16 +111,16 @@ def small_tree(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def out(tmp_path: Path) -> Path:
-    """Where to pack to, in a folder of its own."""
+    """A path to pack to, in an otherwise empty folder."""
     (tmp_path / "outputs").mkdir()
     return tmp_path / "outputs" / "shards"
 
 
-# --- What is in a dataset ---------------------------------------------------------------------
+# --- Content of a dataset ---------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("sidecars", [(), ("cls",), ("json",), ("cls", "json")], ids=",".join)
-def test_tar_gives_every_file_back(
+def test_tar_restores_every_file(
     demo_tree: Path, tmp_path: Path, sidecars: tuple[str, ...]
 ) -> None:
     pack(demo_tree, tmp_path / "out", PackOptions(shard_size=40, sidecars=sidecars), workers=1)
@@ -153,13 +153,13 @@ def test_tar_gives_every_file_back(
         "train/a.b/-rf.png",
         "train/__key__/__url__.png",
         "_/日本語/写真.png",
-        # Of exactly 100 bytes, and one more.
+        # Exactly 100 bytes, and 101.
         f"train/{'c' * 60}/{'s' * 29}.png",
         f"train/{'c' * 60}/{'s' * 30}.png",
     ],
     ids=ascii,
 )
-def test_any_allowed_name_comes_back(tmp_path: Path, path: str) -> None:
+def test_any_allowed_name_is_restored(tmp_path: Path, path: str) -> None:
     write(tmp_path / "tree", path)
     options = PackOptions(sidecars=("cls", "json"))
     pack(tmp_path / "tree", tmp_path / "out", options, workers=1, warn=lambda text: None)
@@ -194,8 +194,8 @@ def test_members_and_their_order(demo_tree: Path, out: Path, sidecars: tuple[str
         assert data[content_end:] == bytes(1024)
 
 
-def test_the_order_of_sidecars_is_one(small_tree: Path, tmp_path: Path) -> None:
-    """However they are asked for: one set of options, one set of bytes."""
+def test_the_order_of_sidecars_does_not_matter(small_tree: Path, tmp_path: Path) -> None:
+    """The same sidecars in any order give the same bytes."""
     for name, sidecars in (("one", ("cls", "json")), ("two", ("json", "cls", "json"))):
         options = PackOptions(sidecars=sidecars)
         pack(small_tree, tmp_path / name, options, workers=1, warn=lambda text: None)
@@ -219,7 +219,7 @@ def test_shard_sizes(demo_tree: Path, out: Path, shard_size: int, sizes: list[in
     assert sorted(f"{key}.png" for key in keys_of(out)) == sorted(files_of(demo_tree))
 
 
-def test_index_columns_are_what_names_and_files_say(demo_tree: Path, demo_shards: Path) -> None:
+def test_index_columns_match_names_and_files(demo_tree: Path, demo_shards: Path) -> None:
     classes = read_manifest(demo_shards).classes
     assert classes == tuple(sorted(os.listdir(demo_tree / "train")))
     for shard, index, data in indexes(demo_shards):
@@ -253,7 +253,7 @@ def test_the_manifest_counts(demo_tree: Path, demo_shards: Path) -> None:
     for split in manifest.splits:
         origins = sum((Counter(shard.origins) for shard in split.shards), Counter[str]())
         cifar10 = {"cifar10-train": 20}
-        if split.name == "test":  # CIFAR-10's test set is there and nowhere else
+        if split.name == "test":  # the only split with images of CIFAR-10's test set
             cifar10 = {"cifar10-train": 10, "cifar10-test": 10}
         assert origins == {"imagenet": 70, **cifar10}
     assert {shard.name for split in manifest.splits for shard in split.shards} | {
@@ -278,7 +278,7 @@ def test_statistics_are_numpys(demo_tree: Path, demo_shards: Path) -> None:
 
 
 def fingerprint_of(tree: Path, keys: list[str]) -> str:
-    """The fingerprint as docs/format.md defines it, from the tree and an order."""
+    """Compute the fingerprint as docs/format.md defines it, from the tree and an order."""
     classes = sorted({key.split("/")[1] for key in keys})
     state = hashlib.blake2b(digest_size=32)
     for key in keys:
@@ -288,7 +288,7 @@ def fingerprint_of(tree: Path, keys: list[str]) -> str:
     return f"blake2b:{state.hexdigest()}"
 
 
-def test_fingerprint_and_order_are_their_definitions(demo_tree: Path, demo_shards: Path) -> None:
+def test_fingerprint_and_order_match_their_definitions(demo_tree: Path, demo_shards: Path) -> None:
     def place(key: str) -> bytes:
         return hashlib.blake2b(key.encode(), key=bytes(8), digest_size=16).digest()
 
@@ -343,14 +343,14 @@ def test_the_fingerprint_depends_on_samples_alone(
     changed = sorted(tree.glob("train/cat/*.png"))[0]
     with Image.open(changed) as image:
         image.load()
-    image.save(changed, compress_level=0)  # other bytes, same pixels
+    image.save(changed, compress_level=0)  # different bytes, same pixels
     assert pack(tree, tmp_path / "recompressed", workers=1).fingerprint == same
     image.putpixel((5, 5), (image.getpixel((5, 5))[0] ^ 1, 0, 0))
     image.save(changed)
     assert pack(tree, tmp_path / "changed", workers=1).fingerprint != same
 
 
-# --- One tree, one set of bytes ---------------------------------------------------------------
+# --- The same tree gives the same bytes -------------------------------------------------------
 
 
 @pytest.mark.parametrize("workers", [2, 3])
@@ -368,7 +368,7 @@ def test_the_order_of_listing_does_not_matter(
     assert digests(out) == digests(demo_shards)
 
 
-def test_place_dates_and_modes_do_not_matter(
+def test_folder_dates_and_modes_do_not_matter(
     demo_tree: Path, demo_shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tree = tmp_path / "elsewhere"
@@ -381,7 +381,7 @@ def test_place_dates_and_modes_do_not_matter(
     assert digests(tmp_path / "out") == digests(demo_shards)
 
 
-# --- Kinds of images --------------------------------------------------------------------------
+# --- Image formats ----------------------------------------------------------------------------
 
 
 def test_images_of_many_sizes(tmp_path: Path) -> None:
@@ -405,8 +405,8 @@ def test_images_of_many_sizes(tmp_path: Path) -> None:
     assert files.items() <= extracted.items()
 
 
-def test_every_kind_of_png_has_pillows_pixels(tmp_path: Path) -> None:
-    """Grey, palette, alpha, 16 bits, interlaced: the file as it is, the pixels as RGB."""
+def test_every_png_format_has_pillows_pixels(tmp_path: Path) -> None:
+    """Grey, palette, alpha, 16 bits, interlaced: the file is unchanged, the pixels are RGB."""
     kinds = list(odd_pngs().values())
     for number, data in enumerate(kinds):
         write(tmp_path / "tree", f"train/cat/{number}.png", data=data)
@@ -445,7 +445,7 @@ def test_a_suffix_in_capitals_becomes_small(tmp_path: Path) -> None:
     assert extracted["train/a/n02121808_1.png"] == PNG
 
 
-# --- What is said -----------------------------------------------------------------------------
+# --- Warnings and progress --------------------------------------------------------------------
 
 
 def test_a_cinic10_tree_gives_no_warning_and_has_its_licence(demo_shards: Path) -> None:
@@ -453,9 +453,9 @@ def test_a_cinic10_tree_gives_no_warning_and_has_its_licence(demo_shards: Path) 
     assert "CC-BY-4.0" in manifest.licence and "Darlow" in manifest.citation
 
 
-def test_other_names_are_kept_and_told(small_tree: Path, out: Path) -> None:
+def test_other_names_are_kept_and_give_a_warning(small_tree: Path, out: Path) -> None:
     write(small_tree, "train/a/n02121808_1.png")
-    with pytest.warns(UserWarning, match="^12 images have names that tell no CINIC-10 origin"):
+    with pytest.warns(UserWarning, match="^12 images do not have names as in CINIC-10"):
         manifest = pack(small_tree, out, workers=1)
     assert manifest.licence == manifest.citation == ""
     counts: Counter[str] = Counter()
@@ -480,8 +480,8 @@ def test_progress_counts_up_to_every_image(demo_tree: Path, out: Path) -> None:
         assert [call for call in calls if call[0] == doing][-1] == last
 
 
-def test_progress_is_told_while_one_worker_works(demo_tree: Path, out: Path) -> None:
-    """A bar that stands at nothing until all is done tells nothing."""
+def test_progress_is_reported_while_one_worker_works(demo_tree: Path, out: Path) -> None:
+    """Progress must not jump from nothing to the end."""
     found: list[int] = []
 
     def progress(doing: str, done: int, total: int) -> None:
@@ -506,20 +506,20 @@ def test_progress_is_told_while_one_worker_works(demo_tree: Path, out: Path) -> 
         ({"sidecars": ("cls", "")}, "sidecars : expected any of cls, json"),
     ],
 )
-def test_options_that_cannot_be(options: dict[str, object], said: str) -> None:
+def test_invalid_options_are_rejected(options: dict[str, object], said: str) -> None:
     with pytest.raises(OptionError, match=said):
         PackOptions(**options)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=said):
         PackOptions(**options)  # type: ignore[arg-type]
 
 
-def test_options_do_not_change() -> None:
+def test_options_are_frozen() -> None:
     with pytest.raises(FrozenInstanceError):
         PackOptions().seed = 3  # type: ignore[misc]
 
 
 @pytest.mark.parametrize("workers", [0, -1])
-def test_no_workers(small_tree: Path, out: Path, workers: int) -> None:
+def test_fewer_than_one_worker_is_rejected(small_tree: Path, out: Path, workers: int) -> None:
     message = refused(small_tree, out, OptionError, workers=workers)
     assert message == f"workers={workers}: expected a whole number, at least 1"
 
@@ -528,10 +528,10 @@ def test_no_workers(small_tree: Path, out: Path, workers: int) -> None:
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_damaged_images_are_all_told_at_once(
+def test_all_damaged_images_are_reported_at_once(
     demo_tree: Path, tmp_path: Path, out: Path, workers: int
 ) -> None:
-    """Their headers are whole: only decoding finds them, in several shards."""
+    """Their headers are intact: only decoding finds them, in several shards."""
     tree = tmp_path / "tree"
     shutil.copytree(demo_tree, tree)
     damaged = {
@@ -573,13 +573,13 @@ def test_a_bad_tree_leaves_the_output_as_it_was(
     assert "train/a/x.png: " in refused(small_tree, out, TreeError)
 
 
-def test_folders_above_the_output_go_too(small_tree: Path, out: Path) -> None:
+def test_folders_above_the_output_are_removed_too(small_tree: Path, out: Path) -> None:
     write(small_tree, "train/a/x.png", data=PNG[:-30])
     refused(small_tree, out / "deeper" / "still", TreeError)
     assert not out.exists()
 
 
-def test_no_tree(tmp_path: Path, out: Path) -> None:
+def test_a_missing_tree_is_rejected(tmp_path: Path, out: Path) -> None:
     assert "no such folder" in refused(tmp_path / "nothing", out, TreeError)
 
 
@@ -599,7 +599,7 @@ CHANGES: dict[str, Callable[[Path], object]] = {
 def test_a_file_that_changes_between_scan_and_write(
     small_tree: Path, out: Path, change: str
 ) -> None:
-    write(small_tree, "notes.txt")  # so that something is said between the two
+    write(small_tree, "notes.txt")  # so that there is a warning between the two
     said: list[str] = []
 
     def warn(text: str) -> None:
@@ -627,16 +627,18 @@ APPEARANCES: dict[str, tuple[Callable[[Path], object], str]] = {
 
 
 @pytest.mark.parametrize("appearance", APPEARANCES)
-def test_what_appears_between_scan_and_write(small_tree: Path, out: Path, appearance: str) -> None:
+def test_a_file_that_appears_between_scan_and_write(
+    small_tree: Path, out: Path, appearance: str
+) -> None:
     make, said = APPEARANCES[appearance]
-    write(small_tree, "notes.txt")  # so that something is said between the two
+    write(small_tree, "notes.txt")  # so that there is a warning between the two
     with pytest.raises(TreeError) as caught:
         pack(small_tree, out, workers=1, warn=lambda text: make(small_tree) and None)
     assert any(problem.startswith(said) for problem in caught.value.problems)
     assert not out.exists()
 
 
-def test_what_goes_after_it_was_read(small_tree: Path, out: Path) -> None:
+def test_a_file_that_is_deleted_after_it_was_read(small_tree: Path, out: Path) -> None:
     def progress(doing: str, done: int, total: int) -> None:
         if doing == "pack" and done == total:
             (small_tree / "train/b/1.png").unlink(missing_ok=True)
@@ -645,7 +647,7 @@ def test_what_goes_after_it_was_read(small_tree: Path, out: Path) -> None:
         pack(small_tree, out, workers=1, progress=progress, warn=lambda text: None)
 
 
-def test_a_stray_file_that_appears_is_no_matter(small_tree: Path, out: Path) -> None:
+def test_a_stray_file_that_appears_does_not_matter(small_tree: Path, out: Path) -> None:
     def progress(doing: str, done: int, total: int) -> None:
         write(small_tree, "train/b/notes.txt")
 
@@ -658,7 +660,7 @@ def test_a_stray_file_that_appears_is_no_matter(small_tree: Path, out: Path) -> 
 
 @pytest.mark.parametrize("overwrite", [False, True])
 @pytest.mark.parametrize("name", ["thesis.tex", ".hidden", "train-00000-of-00001.tar", "folder/x"])
-def test_a_folder_with_other_files_is_refused(
+def test_a_folder_with_other_files_is_rejected(
     small_tree: Path, out: Path, name: str, overwrite: bool
 ) -> None:
     write(out, name, data=b"mine")
@@ -666,10 +668,12 @@ def test_a_folder_with_other_files_is_refused(
     assert f"{out}: holds {name.split('/')[0]} and 0 more, but no dataset" in message
 
 
-def test_a_dataset_is_refused_unless_told(demo_tree: Path, small_tree: Path, out: Path) -> None:
+def test_a_dataset_is_only_replaced_on_request(
+    demo_tree: Path, small_tree: Path, out: Path
+) -> None:
     pack(demo_tree, out, workers=1)
     message = refused(small_tree, out, OutputError)
-    assert "holds a dataset already; --overwrite replaces it" in message
+    assert "already holds a dataset; --overwrite replaces it" in message
 
 
 def test_overwrite_leaves_nothing_of_the_old_dataset(
@@ -682,14 +686,14 @@ def test_overwrite_leaves_nothing_of_the_old_dataset(
 
 
 @pytest.mark.parametrize("exists", [False, True])
-def test_overwrite_of_nothing(small_tree: Path, out: Path, exists: bool) -> None:
+def test_overwrite_without_a_dataset(small_tree: Path, out: Path, exists: bool) -> None:
     if exists:
         out.mkdir()
     pack(small_tree, out, workers=1, overwrite=True, warn=lambda text: None)
     assert len(read_manifest(out).splits) == 2
 
 
-def test_overwrite_where_shards_are_missing(demo_tree: Path, small_tree: Path, out: Path) -> None:
+def test_overwrite_if_shards_are_missing(demo_tree: Path, small_tree: Path, out: Path) -> None:
     pack(demo_tree, out, workers=1)
     (out / "train-00000-of-00001.tar").unlink()
     pack(small_tree, out, workers=1, overwrite=True, warn=lambda text: None)
@@ -699,7 +703,7 @@ def test_overwrite_where_shards_are_missing(demo_tree: Path, small_tree: Path, o
 
 
 @pytest.mark.parametrize("name", ["notes.txt", ".keep", "train-00007-of-00009.tar", "folder/x"])
-def test_overwrite_refuses_what_the_manifest_does_not_name(
+def test_overwrite_rejects_files_that_the_manifest_does_not_name(
     demo_tree: Path, small_tree: Path, out: Path, name: str
 ) -> None:
     pack(demo_tree, out, workers=1)
@@ -709,14 +713,12 @@ def test_overwrite_refuses_what_the_manifest_does_not_name(
 
 
 @pytest.mark.parametrize("data", [b"", b"{}", b"mine", b'{"format": "something else"}'])
-def test_overwrite_refuses_a_manifest_that_is_none(
-    small_tree: Path, out: Path, data: bytes
-) -> None:
+def test_overwrite_rejects_an_invalid_manifest(small_tree: Path, out: Path, data: bytes) -> None:
     write(out, MANIFEST_NAME, data=data)
     assert MANIFEST_NAME in refused(small_tree, out, FormatError, overwrite=True)
 
 
-def test_overwrite_of_a_folder_that_stands_for_a_shard(
+def test_overwrite_rejects_a_folder_with_a_shards_name(
     demo_tree: Path, small_tree: Path, out: Path
 ) -> None:
     pack(demo_tree, out, workers=1)
@@ -735,22 +737,22 @@ def test_the_old_dataset_survives_a_bad_tree(
 
 
 @pytest.mark.parametrize("inside", ["", "shards", "train", "train/a/shards", "x/y"])
-def test_an_output_inside_the_tree_is_refused(small_tree: Path, inside: str) -> None:
-    assert "lies inside the tree" in refused(small_tree, small_tree / inside, OptionError)
+def test_an_output_inside_the_tree_is_rejected(small_tree: Path, inside: str) -> None:
+    assert "is inside the tree" in refused(small_tree, small_tree / inside, OptionError)
 
 
-def test_an_output_that_leads_into_the_tree_is_refused(small_tree: Path, out: Path) -> None:
+def test_an_output_that_links_into_the_tree_is_rejected(small_tree: Path, out: Path) -> None:
     out.symlink_to(small_tree / "train")
-    assert "lies inside the tree" in refused(small_tree, out / "shards", OptionError)
+    assert "is inside the tree" in refused(small_tree, out / "shards", OptionError)
 
 
-def test_a_folder_beside_the_tree_with_its_name_in_front(small_tree: Path) -> None:
+def test_an_output_whose_name_starts_with_the_trees(small_tree: Path) -> None:
     out = small_tree.with_name(small_tree.name + "-shards")
     pack(small_tree, out, workers=1, warn=lambda text: None)
     assert (out / MANIFEST_NAME).exists()
 
 
-def test_a_url_of_no_known_kind_is_refused(small_tree: Path) -> None:
+def test_a_url_with_an_unknown_scheme_is_rejected(small_tree: Path) -> None:
     with pytest.raises(OptionError, match=r"^ftp://host/x: unknown kind of place"):
         pack(small_tree, "ftp://host/x", workers=1)
 
@@ -763,11 +765,11 @@ def test_a_file_where_a_folder_should_be(small_tree: Path, out: Path, deeper: st
     assert out.read_bytes() == b"mine"
 
 
-def test_a_name_that_the_system_refuses(small_tree: Path, out: Path) -> None:
+def test_a_file_name_that_is_too_long(small_tree: Path, out: Path) -> None:
     assert "File name too long" in refused(small_tree, out.with_name("x" * 300), OutputError)
 
 
-def test_a_dangling_link_for_a_folder(small_tree: Path, out: Path) -> None:
+def test_a_broken_link_instead_of_a_folder(small_tree: Path, out: Path) -> None:
     out.symlink_to("nowhere")
     refused(small_tree, out, OutputError)
 
@@ -775,7 +777,7 @@ def test_a_dangling_link_for_a_folder(small_tree: Path, out: Path) -> None:
 # --- Full disks -------------------------------------------------------------------------------
 
 
-def test_a_disk_that_is_too_small_is_told_before_writing(
+def test_a_disk_that_is_too_small_is_rejected_before_writing(
     demo_tree: Path, mount_disk: Callable[[int], Path]
 ) -> None:
     disk = mount_disk(200_000)
@@ -788,7 +790,7 @@ def test_a_disk_that_is_too_small_is_told_before_writing(
 def test_a_disk_that_is_full_while_shards_are_written(
     tmp_path: Path, mount_disk: Callable[[int], Path], workers: int
 ) -> None:
-    """A shard for each image needs more than was reckoned with."""
+    """One shard per image needs more space than the estimate."""
     tree = tmp_path / "tree"
     make_tree(tree, per_class=3, seed=0)
     disk = mount_disk(500_000)
@@ -800,10 +802,10 @@ def test_a_disk_that_is_full_while_shards_are_written(
 def test_a_disk_that_is_full_when_the_manifest_is_written(
     small_tree: Path, mount_disk: Callable[[int], Path]
 ) -> None:
-    """A manifest of which a part fits must not look whole."""
+    """A manifest that fits only in part must not look complete."""
     disk = mount_disk(200 * PAGE)
 
-    def fill(text: str) -> None:  # the last thing that is said before the manifest
+    def fill(text: str) -> None:  # called with the last warning before the manifest
         with open(disk / "filler", "wb", buffering=0) as file:
             file.truncate(0)
             free = os.statvfs(disk).f_bavail
@@ -818,7 +820,7 @@ def test_a_disk_that_is_full_when_the_manifest_is_written(
 
 
 class Stop(BaseException):
-    """Neither an Exception nor anything that the package knows."""
+    """An error that is not an Exception and that the package does not know."""
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, Stop, ZeroDivisionError])
@@ -839,8 +841,8 @@ def test_an_interruption_leaves_nothing(
 
 @pytest.mark.parametrize("when", [0, 7])
 def test_an_interruption_ends_the_workers_first(demo_tree: Path, out: Path, when: int) -> None:
-    """No process writes on behind the back of the one that cleans up."""
-    out.mkdir()  # so that it stays, and what a worker still wrote would be found there
+    """No worker may still write while the main process cleans up."""
+    out.mkdir()  # so that it is kept, and files that a worker still wrote would be found
 
     def progress(doing: str, done: int, total: int) -> None:
         if doing == "pack" and done >= when:
@@ -851,7 +853,7 @@ def test_an_interruption_ends_the_workers_first(demo_tree: Path, out: Path, when
     assert os.listdir(out) == []
 
 
-def test_an_exception_of_the_callers_at_the_last_word(small_tree: Path, out: Path) -> None:
+def test_an_exception_in_warn_leaves_nothing(small_tree: Path, out: Path) -> None:
     def warn(text: str) -> None:
         raise ZeroDivisionError
 
@@ -860,8 +862,8 @@ def test_an_exception_of_the_callers_at_the_last_word(small_tree: Path, out: Pat
     assert list(out.parent.iterdir()) == []
 
 
-def test_files_of_others_survive_a_failure(small_tree: Path, out: Path) -> None:
-    """What appears in the folder meanwhile is not ours to delete."""
+def test_foreign_files_survive_a_failure(small_tree: Path, out: Path) -> None:
+    """Files that others write to the folder in the meantime are not deleted."""
 
     def warn(text: str) -> None:
         write(out, "mine.txt", data=b"mine")
@@ -873,7 +875,7 @@ def test_files_of_others_survive_a_failure(small_tree: Path, out: Path) -> None:
 
 
 @pytest.mark.parametrize("old", [False, True])
-def test_a_killed_process_leaves_nothing_that_looks_whole(
+def test_a_killed_process_leaves_nothing_that_looks_complete(
     demo_tree: Path, small_tree: Path, out: Path, old: bool
 ) -> None:
     if old:
@@ -897,10 +899,10 @@ def test_a_killed_process_leaves_nothing_that_looks_whole(
             Dataset(out)
 
 
-# --- A dataset that is packed again from what it gives ----------------------------------------
+# --- Packing an unpacked dataset again --------------------------------------------------------
 
 
-def test_unpacked_and_packed_again_it_is_the_same(demo_shards: Path, tmp_path: Path) -> None:
+def test_unpacking_and_packing_again_gives_the_same(demo_shards: Path, tmp_path: Path) -> None:
     unpack(demo_shards, tmp_path / "tree")
     for path in [tmp_path / "tree" / INDEX_NAME, *(tmp_path / "tree").rglob("*.cls")]:
         path.unlink()
@@ -908,7 +910,7 @@ def test_unpacked_and_packed_again_it_is_the_same(demo_shards: Path, tmp_path: P
     assert digests(tmp_path / "again") == digests(demo_shards)
 
 
-def test_versions_alone_may_change_the_manifest(demo_tree: Path, demo_shards: Path) -> None:
+def test_only_versions_may_change_the_manifest(demo_tree: Path, demo_shards: Path) -> None:
     manifest = read_manifest(demo_shards)
     assert set(manifest.libraries) >= {"cinic-shards", "numpy", "pillow"}
     other = replace(manifest, libraries={})

@@ -1,4 +1,4 @@
-"""Parts of datasets: what packing the same part of the tree gives, and labels as they were."""
+"""Parts of datasets: the same bytes as from the same part of the tree, with the old labels."""
 
 import os
 import shutil
@@ -42,7 +42,7 @@ KNOWN = ("test", "train", "valid")
 
 
 def silent(text: str) -> None:
-    """No warning is expected to be read."""
+    """Ignore a warning."""
 
 
 def sha256s(manifest: Manifest) -> dict[str, str]:
@@ -55,7 +55,7 @@ def keys_of(place: Any) -> list[str]:
 
 
 def subtree(tree: Path, out: Path, keep: Callable[[str], str | None]) -> Path:
-    """Copies of the files that ``keep`` gives a new key for."""
+    """Copy the files for which ``keep`` returns a new key."""
     for path in tree.glob("*/*/*.png"):
         key = keep(path.relative_to(tree).as_posix().removesuffix(".png"))
         if key is not None:
@@ -83,7 +83,7 @@ SELECTIONS: dict[str, tuple[list[str], dict[str, Any], Callable[[str], str | Non
 
 @pytest.mark.parametrize("encoding", ENCODINGS)
 @pytest.mark.parametrize("name", SELECTIONS)
-def test_the_shards_are_those_of_the_part_of_the_tree(
+def test_the_shards_are_those_of_packing_part_of_the_tree(
     name: str, encoding: str, encoded: dict[str, Path], encoded_tree: Path, tmp_path: Path
 ) -> None:
     splits, options, keep = SELECTIONS[name]
@@ -111,7 +111,7 @@ def test_workers_do_not_matter(encoded: dict[str, Path], tmp_path: Path) -> None
 def test_a_class_without_samples_keeps_its_label(
     encoding: str, encoded: dict[str, Path], tmp_path: Path
 ) -> None:
-    """All shards tell the classes then, so that they can be indexed anew."""
+    """All shards then state the classes, so that the manifest can be rebuilt."""
     parent = Dataset(encoded[encoding])
     subset = Subset(classes=["cat", "truck"])
     found = select(encoded[encoding], tmp_path / "out", subset=subset, workers=1)
@@ -132,7 +132,7 @@ def test_a_class_without_samples_keeps_its_label(
     assert third.classes == found.classes and verify(tmp_path / "third", workers=1).is_whole
 
 
-def test_shards_that_state_other_classes(encoded: dict[str, Path], tmp_path: Path) -> None:
+def test_shards_that_state_different_classes(encoded: dict[str, Path], tmp_path: Path) -> None:
     cats, all_of = tmp_path / "cats", tmp_path / "all"
     select(encoded["png"], cats, splits=["test"], subset=Subset(classes=["cat"]), workers=1)
     select(encoded["png"], all_of, splits=["train"], workers=1)
@@ -145,11 +145,11 @@ def test_shards_that_state_other_classes(encoded: dict[str, Path], tmp_path: Pat
     assert "its classes are" in fault.problem
     for shard in cats.glob("*.tar"):
         shutil.copy(shard, all_of)
-    with pytest.raises(FormatError, match="shards that state several lists of classes, or none"):
+    with pytest.raises(FormatError, match="different lists of classes, or only some"):
         reindex(all_of, workers=1)
 
 
-def test_what_the_manifest_says_of_its_parent(encoded: dict[str, Path], tmp_path: Path) -> None:
+def test_the_manifest_names_its_parent(encoded: dict[str, Path], tmp_path: Path) -> None:
     subset = Subset(
         classes=("cat", "dog"),
         origin="imagenet",
@@ -174,7 +174,7 @@ def test_what_the_manifest_says_of_its_parent(encoded: dict[str, Path], tmp_path
     }  # fmt: skip
 
 
-def test_a_fraction_is_the_loaders(encoded: dict[str, Path], tmp_path: Path) -> None:
+def test_a_fraction_is_the_same_as_in_the_loader(encoded: dict[str, Path], tmp_path: Path) -> None:
     from cinic_shards.read.subset import select as choose
 
     dataset, subset = Dataset(encoded["png"]), Subset(fraction=0.25, fraction_seed=5)
@@ -195,11 +195,11 @@ def test_duplicates_of_another_split_are_left_out(encoded_tree: Path, tmp_path: 
     select(tmp_path / "shards", tmp_path / "out", subset=subset, workers=1)
     lost = set(keys_of(tmp_path / "shards")) - set(keys_of(tmp_path / "out"))
     assert lost == {"train/dog/twin0", "valid/dog/twin1", "train/dog/twin2"}
-    with pytest.raises(OptionError, match="duplicates of test are to be left out of other splits"):
+    with pytest.raises(OptionError, match="exclude_duplicates_of='test': only other splits"):
         select(tmp_path / "shards", tmp_path / "o", splits=["a=test+train"], subset=subset)
 
 
-def test_sidecars_tell_the_new_key(encoded_tree: Path, tmp_path: Path) -> None:
+def test_sidecars_have_the_new_key(encoded_tree: Path, tmp_path: Path) -> None:
     options = PackOptions(sidecars=("cls", "json"), seed=7, shard_size=30)
     pack(encoded_tree, tmp_path / "shards", options, workers=1)
     found = select(tmp_path / "shards", tmp_path / "out", splits=["a=train+valid"], workers=1)
@@ -225,11 +225,11 @@ def test_blocks_of_more_pixels_than_are_held(
     assert sha256s(found) == sha256s(expected)
 
 
-def test_whole_blocks_are_copied(
+def test_complete_blocks_are_copied(
     encoded: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def encode(*arguments: Any) -> bytes:
-        raise AssertionError("encoded anew")
+        raise AssertionError("re-encoded")
 
     monkeypatch.setattr(ZstdEncoding, "encode", encode)
     monkeypatch.setattr(RawEncoding, "encode", encode)
@@ -237,7 +237,7 @@ def test_whole_blocks_are_copied(
         found = select(encoded[encoding], tmp_path / encoding, splits=["test"], workers=1)
         parent = sha256s(Dataset(encoded[encoding]).manifest)
         assert sha256s(found) == {n: d for n, d in parent.items() if n.startswith("test-")}
-        with pytest.raises(AssertionError, match="encoded anew"):
+        with pytest.raises(AssertionError, match="re-encoded"):
             select(encoded[encoding], tmp_path / "x", splits=["x=test"], workers=1)
 
 
@@ -247,13 +247,13 @@ def test_at_urls(encoded: dict[str, Path], tmp_path: Path) -> None:
         convert(encoded[encoding], source, encoding=encoding, workers=1)
         said: list[str] = []
         found = select(source, out, splits=["x=train+valid"], workers=1, warn=said.append)
-        assert len(said) == 1 and "the samples of a shard of x come from many shards" in said[0]
+        assert len(said) == 1 and "each shard of x takes samples from many shards" in said[0]
         local = select(encoded[encoding], tmp_path / encoding, splits=["x=train+valid"], workers=1)
         assert sha256s(found) == sha256s(local)
         assert verify(out, workers=1).is_whole
 
 
-# --- What cannot be ---------------------------------------------------------------------------
+# --- Errors -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -268,7 +268,7 @@ def test_at_urls(encoded: dict[str, Path], tmp_path: Path) -> None:
         (["train", "a=train+test"], [("a", "train test"), ("train", "train")]),
     ],
 )
-def test_splits_that_are_asked_for(texts: list[str], expected: list[tuple[str, str]]) -> None:
+def test_splits_are_parsed(texts: list[str], expected: list[tuple[str, str]]) -> None:
     assert parse_splits(texts, KNOWN) == tuple(
         NewSplit(name, tuple(parts.split())) for name, parts in expected
     )
@@ -280,43 +280,43 @@ def test_splits_that_are_asked_for(texts: list[str], expected: list[tuple[str, s
         (["nope"], "no split 'nope'; there is test, train, valid"),
         (["train+"], "no split ''"),
         (["a="], "no split ''"),
-        (["train+train"], r"split 'train\+train': train is there twice"),
-        (["=train"], "'' cannot be a split's name"),
-        (["../x=train"], "'../x' cannot be a split's name"),
-        (["__x=train"], "'__x' cannot be a split's name"),
+        (["train+train"], r"split 'train\+train': train is named twice"),
+        (["=train"], "'' is not a valid name"),
+        (["../x=train"], "'../x' is not a valid name"),
+        (["__x=train"], "'__x' is not a valid name"),
         (["train", "train=valid"], "there would be two splits 'train'"),
     ],
 )
-def test_splits_that_cannot_be(texts: list[str], problem: str) -> None:
+def test_invalid_splits_are_rejected(texts: list[str], problem: str) -> None:
     with pytest.raises(OptionError, match=problem):
         parse_splits(texts, KNOWN)
 
 
-def test_two_samples_of_one_key(encoded_tree: Path, tmp_path: Path) -> None:
+def test_duplicate_keys_are_rejected(encoded_tree: Path, tmp_path: Path) -> None:
     tree = shutil.copytree(encoded_tree, tmp_path / "tree")
     for path in sorted((tree / "train" / "cat").iterdir())[:7]:
         shutil.copy(path, tree / "valid" / "cat")
     pack(tree, tmp_path / "shards", workers=1)
     with pytest.raises(OptionError, match=r"split train-valid: 7 samples have .*: train/cat/.* and "
-                       r"valid/cat/.*, \.\.\.; keep these splits apart"):  # fmt: skip
+                       r"valid/cat/.*, \.\.\.; do not join these splits"):  # fmt: skip
         select(tmp_path / "shards", tmp_path / "out", splits=["train+valid"], workers=1)
     assert not (tmp_path / "out").exists()
 
 
-def test_nothing_is_left(encoded: dict[str, Path], tmp_path: Path) -> None:
+def test_an_empty_selection_is_rejected(encoded: dict[str, Path], tmp_path: Path) -> None:
     with pytest.raises(OptionError, match="no sample is left by these options"):
         select(encoded["png"], tmp_path / "out", subset=Subset(origin="unknown"), workers=1)
     said: list[str] = []
     subset = Subset(origin="cifar-test")
     found = select(encoded["png"], tmp_path / "out", subset=subset, workers=1, warn=said.append)
-    assert said == ["no sample is left of train, valid: there will be no such split"]
+    assert said == ["no sample is left of train, valid: this split is not written"]
     assert [split.name for split in found.splits] == ["test"]
 
 
-def test_outputs_that_cannot_be(encoded: dict[str, Path], tmp_path: Path) -> None:
-    with pytest.raises(OptionError, match="is the dataset itself"):
+def test_invalid_outputs_are_rejected(encoded: dict[str, Path], tmp_path: Path) -> None:
+    with pytest.raises(OptionError, match="is the input dataset"):
         select(encoded["png"], encoded["png"], workers=1, overwrite=True)
-    with pytest.raises(OptionError, match="a web server can only be read"):
+    with pytest.raises(OptionError, match="a web server cannot be written"):
         select(encoded["png"], "http://127.0.0.1:9/x", workers=1)
     with pytest.raises(StoreError, match="no dataset"):
         select(tmp_path, tmp_path / "out", workers=1)
@@ -330,7 +330,7 @@ def test_outputs_that_cannot_be(encoded: dict[str, Path], tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("encoding", ENCODINGS)
-def test_damage_is_named(encoding: str, encoded: dict[str, Path], tmp_path: Path) -> None:
+def test_damaged_samples_are_named(encoding: str, encoded: dict[str, Path], tmp_path: Path) -> None:
     copy = shutil.copytree(encoded[encoding], tmp_path / "shards")
     path = copy / "train-00001-of-00004.tar"
     data = bytearray(path.read_bytes())
@@ -342,10 +342,10 @@ def test_damage_is_named(encoding: str, encoded: dict[str, Path], tmp_path: Path
         assert not (tmp_path / "out").exists()
 
 
-def test_the_same_command_goes_on(
+def test_the_same_command_resumes(
     encoded: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where it was killed, it goes on; with another choice it does not."""
+    """After a worker was killed; a different selection is rejected."""
     out, subset = tmp_path / "out", Subset(fraction=0.5)
     expected = select(
         encoded["png"], tmp_path / "x", splits=["a=train+valid"], subset=subset, workers=1
@@ -362,7 +362,7 @@ def test_the_same_command_goes_on(
     monkeypatch.setattr(dataset_writer, "write_shard", counted)
     with pytest.raises(OutputError, match="packing did not finish, a worker process died"):
         select(encoded["png"], out, splits=["a=train+valid"], subset=subset, workers=1)
-    with pytest.raises(OutputError, match="a packing job that did not finish began with"):
+    with pytest.raises(OutputError, match="an unfinished packing job was started with"):
         select(encoded["png"], out, splits=["a=train+valid"], workers=1)
     found = select(encoded["png"], out, splits=["a=train+valid"], subset=subset, workers=1)
     assert found.to_bytes() == expected.to_bytes()
@@ -388,7 +388,7 @@ def test_as_a_tree(
     assert (again.num_written, again.num_kept) == (0, 540)
 
 
-def test_one_split_in_two_others(encoded: dict[str, Path], tmp_path: Path) -> None:
+def test_a_split_can_be_in_two_new_splits(encoded: dict[str, Path], tmp_path: Path) -> None:
     splits = ["train", "a=train+test"]
     select_tree(encoded["png"], tmp_path / "tree", splits=splits, workers=2)
     select(encoded["png"], tmp_path / "out", splits=splits, workers=1)
@@ -416,7 +416,7 @@ def test_as_links(encoded: dict[str, Path], encoded_tree: Path, tmp_path: Path) 
 
     links[0].unlink()
     links[0].write_bytes(b"mine")
-    with pytest.raises(OutputError, match=r"holds other files for 1 images: train-valid/.*move"):
+    with pytest.raises(OutputError, match=r"holds different files for 1 images: train-valid/"):
         select_tree(encoded["zstd"], out, splits=splits, symlink_to=tree)
     assert links[0].read_bytes() == b"mine"
     for path in sorted((tree / "train" / "dog").iterdir())[:6]:
@@ -431,7 +431,7 @@ def test_links_do_not_leave_the_folder(encoded: dict[str, Path], tmp_path: Path)
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "test").symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(OutputError, match="a link, which may lead elsewhere"):
+    with pytest.raises(OutputError, match="a symbolic link, expected a folder"):
         select_tree(encoded["png"], tmp_path / "out", splits=["test"], symlink_to=tmp_path / "tree")
     assert not list((tmp_path / "elsewhere").iterdir())
 
@@ -462,4 +462,4 @@ def test_the_command(
     status, _, err = part(shards, tmp_path / "e", "--split", "nope")
     assert status == 2 and err == "error: no split 'nope'; there is test, train, valid\n"
     status, _, err = part(shards, tmp_path / "d")
-    assert status == 1 and "holds a dataset already; --overwrite replaces it" in err
+    assert status == 1 and "already holds a dataset; --overwrite replaces it" in err

@@ -1,4 +1,4 @@
-"""Whole jobs on URLs: the same bytes as in a folder, whatever they were stopped by."""
+"""Complete jobs on URLs: the same bytes as in a folder, also after any interruption."""
 
 import hashlib
 import os
@@ -33,7 +33,7 @@ OPTIONS = PackOptions(shard_size=40)
 
 
 def digests(place: str | Path | Store) -> dict[str, str]:
-    """SHA-256 of every file of a store."""
+    """Return name -> SHA-256 of every file of a store."""
     store = open_store(place)
     return {
         name: hashlib.sha256(store.map(name, store.size(name)).data).hexdigest()
@@ -44,7 +44,7 @@ def digests(place: str | Path | Store) -> dict[str, str]:
 
 @pytest.fixture
 def place() -> str:
-    """A URL of this process."""
+    """A URL of a store in this process's memory."""
     return f"memory://{uuid4()}/a/cinic"
 
 
@@ -105,8 +105,8 @@ def test_convert(packed: str, demo_shards: Path, tmp_path: Path, encoding: str) 
         assert digests(place) == expected
 
 
-def test_convert_to_itself_is_refused(packed: str) -> None:
-    with pytest.raises(OptionError, match="is the dataset itself"):
+def test_convert_to_itself_is_rejected(packed: str) -> None:
+    with pytest.raises(OptionError, match="is the input dataset"):
         convert(packed, f"{packed}/", encoding="raw", workers=1)
 
 
@@ -114,15 +114,15 @@ def test_reindex(packed: str) -> None:
     store = open_store(packed)
     before = digests(packed)
     store.delete("manifest.json")
-    with pytest.raises(StoreError, match="cinic-shard reindex makes it anew"):
+    with pytest.raises(StoreError, match="cinic-shard reindex rebuilds it"):
         Dataset(packed)
     reindex(packed, workers=1)
     assert digests(packed).keys() == before.keys() and verify(packed, workers=1).is_whole
 
 
-def test_what_is_there_is_not_written_over(packed: str, demo_tree: Path) -> None:
+def test_existing_files_are_not_overwritten(packed: str, demo_tree: Path) -> None:
     before = digests(packed)
-    with pytest.raises(OutputError, match=f"^{packed}: holds a dataset already; --overwrite"):
+    with pytest.raises(OutputError, match=f"^{packed}: already holds a dataset; --overwrite"):
         pack(demo_tree, packed, OPTIONS, workers=1)
     with open_store(packed).create("other") as file:
         file.write(b"x")
@@ -138,7 +138,7 @@ def test_overwrite(packed: str, demo_tree: Path, tmp_path: Path) -> None:
     assert digests(packed) == digests(tmp_path / "local")
 
 
-def test_a_tree_that_cannot_be_packed_leaves_what_was_there(packed: str, tmp_path: Path) -> None:
+def test_a_bad_tree_leaves_the_output_as_it_was(packed: str, tmp_path: Path) -> None:
     before = digests(packed)
     write(tmp_path / "bad", *(f"train/a/{number}.png" for number in range(50)))
     path = tmp_path / "bad" / "train" / "a" / "7.png"
@@ -152,11 +152,11 @@ def test_a_tree_that_cannot_be_packed_leaves_what_was_there(packed: str, tmp_pat
 
 
 class Stopped(BaseException):
-    """As if the process ended: nothing is cleaned up."""
+    """Stands for the end of the process: nothing is cleaned up."""
 
 
 def stop_in(owner: object, method: str, when: Callable[[tuple[object, ...]], bool]):  # type: ignore[no-untyped-def]
-    """A method that stops the job where ``when`` says of its arguments, before it does anything."""
+    """Make a method that raises Stopped instead of its work if ``when`` accepts its arguments."""
     original = getattr(owner, method)
 
     def stopping(*args: object, **options: object) -> object:
@@ -184,7 +184,7 @@ MOMENTS: dict[str, tuple[str, Callable[[tuple[object, ...]], bool]]] = {
 
 @pytest.mark.parametrize("old", ["no older dataset", "an older dataset"])
 @pytest.mark.parametrize("moment", MOMENTS)
-def test_the_same_command_goes_on(
+def test_the_same_command_resumes(
     place: str,
     demo_tree: Path,
     demo_shards: Path,
@@ -200,11 +200,11 @@ def test_the_same_command_goes_on(
     with monkeypatch.context() as patch:
         method, when = MOMENTS[moment]
         patch.setattr(type(store), method, stop_in(type(store), method, when))
-        if method in ("create", "take"):  # nothing is taken back, as where the process was killed
+        if method in ("create", "take"):  # nothing is undone, as if the process was killed
             patch.setattr(Journal, "remove", lambda journal: None)
         with pytest.raises(Stopped):
             pack(demo_tree, place, OPTIONS, workers=1, overwrite=overwrite)
-    try:  # a dataset that looks whole is whole: the old or the new one
+    try:  # if there is a manifest, the dataset is complete: the old or the new one
         read_manifest(store)
         assert digests(place) in (before, digests(demo_shards))
     except StoreError as error:
@@ -215,7 +215,7 @@ def test_the_same_command_goes_on(
     assert store.folder(PACKING_FOLDER).names() == []
 
 
-# On a real server, by the command line.
+# The command line, with a real server
 
 
 @pytest.mark.real
@@ -270,7 +270,7 @@ def start_packing(
 
 @pytest.fixture(scope="module")
 def usual_seconds(seaweedfs: S3Server, demo_tree: Path) -> float:
-    """What the command takes on this machine where nothing ends it."""
+    """Seconds that the command takes on this machine if nothing interrupts it."""
     start = time.monotonic()
     place = f"s3://{seaweedfs.bucket}/{uuid4()}/cinic"
     assert start_packing(seaweedfs, demo_tree, place, 2).wait() == 0

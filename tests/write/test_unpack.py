@@ -1,4 +1,4 @@
-"""Unpacking: the same files come back, only those that are asked for, and nowhere else."""
+"""Unpacking restores the same files, only the wanted ones, and only inside the output."""
 
 import os
 import shutil
@@ -16,7 +16,7 @@ from tests.support.indexes import rewrite_index, with_key
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_the_tree_comes_back(
+def test_the_tree_is_restored(
     demo_tree: Path, demo_shards: Path, tmp_path: Path, workers: int
 ) -> None:
     seen: list[tuple[str, int, int]] = []
@@ -52,7 +52,7 @@ PARTS: dict[str, tuple[dict[str, list[str]], Callable[[str], bool]]] = {
 
 
 @pytest.mark.parametrize("part", PARTS)
-def test_a_part_of_it(demo_tree: Path, demo_shards: Path, tmp_path: Path, part: str) -> None:
+def test_a_part_is_restored(demo_tree: Path, demo_shards: Path, tmp_path: Path, part: str) -> None:
     options, is_wanted = PARTS[part]
     unpack(demo_shards, tmp_path / "out", workers=1, **options)  # type: ignore[arg-type]
     expected = {path: data for path, data in files_of(demo_tree).items() if is_wanted(path)}
@@ -60,9 +60,7 @@ def test_a_part_of_it(demo_tree: Path, demo_shards: Path, tmp_path: Path, part: 
     assert files_of(tmp_path / "out") == expected
 
 
-def test_it_goes_on_where_it_was_stopped(
-    demo_tree: Path, demo_shards: Path, tmp_path: Path
-) -> None:
+def test_the_same_call_resumes(demo_tree: Path, demo_shards: Path, tmp_path: Path) -> None:
     unpack(demo_shards, tmp_path / "out", workers=1)
     for path in list((tmp_path / "out" / "train").rglob("*.png"))[::3]:
         path.unlink()
@@ -80,32 +78,32 @@ def test_other_files_are_left_alone(demo_tree: Path, demo_shards: Path, tmp_path
     assert files_of(out) == {**files_of(demo_tree), "mine.txt": b"mine"}
 
 
-def test_a_file_with_other_bytes_is_never_replaced(
+def test_a_file_with_different_content_is_never_replaced(
     demo_tree: Path, demo_shards: Path, tmp_path: Path
 ) -> None:
     path = tmp_path / "out" / next(iter(files_of(demo_tree)))
     path.parent.mkdir(parents=True)
     path.write_bytes(b"mine")
-    with pytest.raises(FormatError, match=f"{path} is there with other bytes; move it away"):
+    with pytest.raises(FormatError, match=f"{path} exists with different content; move it"):
         unpack(demo_shards, tmp_path / "out", workers=1)
     assert path.read_bytes() == b"mine"
     assert len(files_of(tmp_path / "out")) == 270
 
 
 @pytest.mark.parametrize("link", ["train", "train/cat", "_unpacking"])
-def test_a_link_leads_nowhere(demo_shards: Path, tmp_path: Path, link: str) -> None:
+def test_links_are_not_followed(demo_shards: Path, tmp_path: Path, link: str) -> None:
     out, elsewhere = tmp_path / "out", tmp_path / "elsewhere"
     elsewhere.mkdir()
     (elsewhere / "mine").write_bytes(b"mine")
     (out / link).parent.mkdir(parents=True)
     (out / link).symlink_to(elsewhere)
-    with pytest.raises(OutputError, match="a link, which may lead elsewhere"):
+    with pytest.raises(OutputError, match="a symbolic link, expected a folder"):
         unpack(demo_shards, out, workers=1)
     assert os.listdir(elsewhere) == ["mine"]
 
 
 @pytest.mark.parametrize("key", ["train/../x", "../x/y", "/tmp/x/y", "train/a/../../x", "x"])
-def test_a_key_leads_nowhere(demo_shards: Path, tmp_path: Path, key: str) -> None:
+def test_keys_do_not_lead_outside_the_output(demo_shards: Path, tmp_path: Path, key: str) -> None:
     shards = Path(shutil.copytree(demo_shards, tmp_path / "shards"))
     rewrite_index(shards, with_key(3, key))
     with pytest.raises(FormatError, match="1 samples could not be unpacked"):
@@ -134,7 +132,7 @@ def test_a_damaged_sample_is_named_and_the_others_written(
         ({"workers": 0}, OptionError),
     ],
 )
-def test_what_is_not_there(
+def test_unknown_names_are_rejected(
     demo_shards: Path, tmp_path: Path, options: dict[str, object], error: type[CinicShardsError]
 ) -> None:
     with pytest.raises(error):
@@ -142,7 +140,7 @@ def test_what_is_not_there(
     assert not (tmp_path / "out").exists()
 
 
-def test_no_dataset(tmp_path: Path) -> None:
+def test_a_missing_dataset_is_rejected(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="no dataset"):
         unpack(tmp_path / "nothing", tmp_path / "out")
     assert not (tmp_path / "out").exists()

@@ -1,4 +1,4 @@
-"""Executors, and what a packing job leaves when its processes are killed or interrupted."""
+"""Executors, and packing jobs whose processes are killed or interrupted."""
 
 import os
 import signal
@@ -26,7 +26,7 @@ def test_usable_cores_are_those_of_the_affinity_mask() -> None:
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_jobs_run_and_their_errors_come_back(workers: int) -> None:
+def test_jobs_run_and_their_errors_are_raised(workers: int) -> None:
     with make_executor(workers) as executor:
         assert executor.submit(abs, -3).result() == 3
         assert list(executor.map(abs, [-1, -2])) == [1, 2]
@@ -45,7 +45,7 @@ def test_a_killed_worker_breaks_its_executor() -> None:
 
 
 def children(pid: int) -> list[int]:
-    """The worker processes that a process has started by now."""
+    """Return the worker processes that a process has started so far."""
     listed = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
     lines = {int(child): Path(f"/proc/{child}/cmdline").read_bytes() for child in listed}
     return [child for child, line in lines.items() if b"spawn_main" in line]
@@ -75,7 +75,7 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (interrupt_all, True, 130, "nothing was packed"),
     ],
 )
-def test_packing_that_is_ended_leaves_nothing(
+def test_an_interrupted_packing_leaves_nothing(
     tree: Path,
     tmp_path: Path,
     end: Callable[[subprocess.Popen[str]], None],
@@ -83,7 +83,7 @@ def test_packing_that_is_ended_leaves_nothing(
     status: int,
     message: str,
 ) -> None:
-    """Where its workers have just been started, or have begun on shards."""
+    """Interrupted just after its workers were started, or while they write shards."""
     out = tmp_path / "out"
     process = subprocess.Popen(
         [COMMAND, "pack", tree, out, "--workers", "2", "--shard-size", "10"],
@@ -101,8 +101,8 @@ def test_packing_that_is_ended_leaves_nothing(
     assert not out.exists()
 
 
-def test_a_process_that_is_killed_while_the_pool_ends_does_not_hold_it_up() -> None:
-    """The one that is killed may hold the lock of the queue at which the other one waits."""
+def test_a_process_that_is_killed_while_the_pool_ends_does_not_block_it() -> None:
+    """The killed process may hold the lock of the queue that the other process waits for."""
     script = """
         import os, signal, threading, time
         from cinic_shards.jobs import make_executor, run_jobs

@@ -33,7 +33,7 @@ def use(file: Path) -> list[str]:
                 for i, label in enumerate(images["class"])
                 if label == len(data["classes"]) - 1
             ]
-            if not page.text("#status").startswith(f"{len(wanted):,} of the sample"):
+            if not page.text("#status").startswith(f"{len(wanted):,} images of the sample"):
                 problems.append(f"{width}: {len(wanted)} expected, {page.text('#status')!r}")
             page.find("#grid button").click()
             if page.text("#details-key") != wanted[0]:

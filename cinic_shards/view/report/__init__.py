@@ -1,8 +1,8 @@
-"""One page about a dataset, in one HTML file that needs no network.
+"""A report about a dataset, in one HTML file that needs no network.
 
-``content`` reads the dataset, ``charts`` and ``sprites`` make pictures of it, ``texts`` and
-``pictures`` what each section says, and ``page`` renders that by the templates: ``page.html``, with
-``style.css`` and ``script.js``, and one for each section.
+``content`` reads the dataset, ``charts`` and ``sprites`` prepare charts and images, ``texts`` and
+``pictures`` prepare the values of each section, and ``page`` renders them with the templates:
+``page.html``, with ``style.css`` and ``script.js``, and a template for each section.
 """
 
 from pathlib import Path
@@ -29,22 +29,22 @@ def write_report(
     """Write a page about a dataset: counts, samples, statistics, duplicates, integrity, a browser.
 
     Args:
-        path: where the dataset lies; a folder, a URL or an open store.
-        out: the HTML file, which replaces one that is there when the page is whole.
-        sample: about so many images can be browsed; most of the page's bytes are theirs.
-        seed: of the choice of samples.
-        title: the dataset's name; by default CINIC-10's, or its folder's.
-        quick: check digests and indexes alone, where otherwise every byte and image is checked.
-        workers: processes, and threads; by default the cores that this process may use.
+        path: the dataset's folder, URL or open store.
+        out: the HTML file; an existing one is replaced when the page is complete.
+        sample: approximate number of images to browse, which make up most of the page's size.
+        seed: seed of the choice of samples.
+        title: name of the dataset; by default CINIC-10 or the name of its folder.
+        quick: check only digests and indexes instead of every byte and image.
+        workers: number of processes and threads; by default the cores that this process may use.
         progress: see ``jobs.Progress``.
 
     Returns:
-        What the page says.
+        The page's content.
 
     Raises:
-        OptionError: an option cannot be.
+        OptionError: an option is invalid.
         StoreError, FormatError: there is no dataset, or its manifest or an index is damaged.
-            Damaged images are on the page.
+            Damaged images raise nothing: the page lists them.
         OutputError: ``out`` cannot be written.
     """
     store = store_of_file(out)

@@ -1,4 +1,4 @@
-"""A dataset -> what its report says, every image read once to check it, and once to count it."""
+"""Gather a report's content: each image is read once to check it, and once to count it."""
 
 import itertools
 from collections import Counter
@@ -26,11 +26,11 @@ from cinic_shards.view.report.sprites import Sheets, make_sheets, make_tile
 from cinic_shards.view.stats import Histograms, ValueCounter
 
 MAX_DUPLICATES_SHOWN = 12
-"""Groups."""
+"""Groups of duplicates shown."""
 MAX_OF_A_GROUP = 4
-"""Images."""
+"""Images shown of a group."""
 MONTAGE_IMAGES = 27
-"""Of each class; a narrow window shows fewer."""
+"""Images of each class; a narrow window shows fewer."""
 MAX_MONTAGE_CLASSES = 40
 
 _NO_TILE = Image.new("RGB", (1, 1), (128, 128, 128))
@@ -38,27 +38,27 @@ _NO_TILE = Image.new("RGB", (1, 1), (128, 128, 128))
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """What a report says."""
+    """The content of a report."""
 
     location: str
     manifest: Manifest
     summary: dict[str, Any]
-    """``Dataset.summary``."""
+    """The result of ``Dataset.summary``."""
     columns: Columns
-    """Of all samples."""
+    """Columns of all samples."""
     verification: Verification
     is_quick: bool
-    """Whether digests and indexes alone were checked."""
+    """True if only digests and indexes were checked."""
     unreadable: tuple[DecodeError, ...]
-    """Images that are in no picture and histogram."""
+    """Damaged images, which are in no picture and no histogram."""
     histograms: Histograms
     duplicates: Duplicates
     shown_duplicates: tuple[tuple[int, ...], ...]
-    """Of each group that is shown, the rows of its images."""
+    """The rows of the images of each group that is shown."""
     sample: Sample
     seed: int
     order: NDArray[np.int64]
-    """The sample's rows as the page shows them, mixed by chance."""
+    """The sample's rows in the random order in which the page shows them, shape (n,)."""
     tile_of: dict[int, int]
     """Row -> number of its tile."""
     sheets: Sheets
@@ -73,7 +73,7 @@ def gather(
     workers: int | None,
     progress: Progress,
 ) -> Content:
-    """Read a dataset: see ``report.write_report``."""
+    """Read a dataset for its report; see ``report.write_report``."""
     workers = number_of_workers(workers)
     sample, seed = whole("sample", sample, 1), whole("seed", seed)
     dataset = Dataset(path)
@@ -88,7 +88,7 @@ def gather(
     groups = _groups_to_show(duplicates, columns)
     shown = dict.fromkeys(itertools.chain(order.tolist(), *groups))
     tile_of = {row: number for number, row in enumerate(shown)}
-    histograms, unreadable, sheets = _look(reader, tile_of, workers, progress)
+    histograms, unreadable, sheets = _read_images(reader, tile_of, workers, progress)
     return Content(
         location=str(dataset.store),
         manifest=dataset.manifest,
@@ -108,15 +108,15 @@ def gather(
     )
 
 
-def _look(
+def _read_images(
     reader: SplitReader, tile_of: dict[int, int], workers: int, progress: Progress
 ) -> tuple[Histograms, list[DecodeError], Sheets]:
-    """Decode every image: count its values, and keep those that have a tile."""
+    """Decode every image, count its pixel values, and keep it if it has a tile."""
     tiles = [_NO_TILE] * len(tile_of)
     reduced: list[int] = []
     counter = ValueCounter(reader)
 
-    def look(images: Images) -> NDArray[np.int64]:
+    def read(images: Images) -> NDArray[np.int64]:
         for row, pixels in zip(images.rows.tolist(), images.pixels, strict=True):
             if row in tile_of:
                 tiles[tile_of[row]], is_exact = make_tile(pixels)
@@ -128,7 +128,7 @@ def _look(
     counts = map_images(
         reader,
         np.arange(len(reader)),
-        look,
+        read,
         doing="read",
         workers=workers,
         errors=errors,
@@ -141,20 +141,20 @@ def _look(
 
 
 def _groups_to_show(duplicates: Duplicates, columns: Columns) -> tuple[tuple[int, ...], ...]:
-    """Of those in several splits or classes first: they matter most."""
+    """Choose groups to show: first those in several splits or classes, which matter most."""
 
-    def places(group: tuple[str, ...]) -> tuple[int, int]:
+    def rank(group: tuple[str, ...]) -> tuple[int, int]:
         splits, classes = zip(*(key.split("/")[:2] for key in group), strict=True)
         return -len(set(splits)), -len(set(classes))
 
-    groups = sorted(duplicates.groups, key=places)[:MAX_DUPLICATES_SHOWN]
-    of_shown = {key for group in groups for key in group[:MAX_OF_A_GROUP]}
-    row_of = {key: row for row, key in enumerate(columns.keys.tolist()) if key in of_shown}
+    groups = sorted(duplicates.groups, key=rank)[:MAX_DUPLICATES_SHOWN]
+    shown = {key for group in groups for key in group[:MAX_OF_A_GROUP]}
+    row_of = {key: row for row, key in enumerate(columns.keys.tolist()) if key in shown}
     return tuple(tuple(row_of[key] for key in group[:MAX_OF_A_GROUP]) for group in groups)
 
 
 def montage_rows(content: Content, origins: tuple[str, ...] | None) -> dict[str, list[int]]:
-    """Class -> some of its rows in the sample, of these origins alone; none without a row."""
+    """Return class -> some of its rows in the sample, only of these origins; no empty class."""
     columns, rows = content.columns, content.sample.rows
     if origins is not None:
         rows = rows[np.isin(columns.origin[rows], origins)]
@@ -167,6 +167,6 @@ def montage_rows(content: Content, origins: tuple[str, ...] | None) -> dict[str,
 
 
 def cells(columns: Columns) -> Counter[tuple[str, int, str, str]]:
-    """(split, label, origin, synset) -> images: what every count on the page is a sum of."""
-    of_each = (columns.split, columns.labels, columns.origin, columns.synset)
-    return Counter(zip(*(column.tolist() for column in of_each), strict=True))
+    """Count images by (split, label, origin, synset); all counts on the page are sums of these."""
+    used = (columns.split, columns.labels, columns.origin, columns.synset)
+    return Counter(zip(*(column.tolist() for column in used), strict=True))

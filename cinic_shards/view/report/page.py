@@ -1,4 +1,4 @@
-"""What a report says -> one HTML file that needs no other, and that may load none."""
+"""Render a report as one HTML file, which loads no other file."""
 
 import base64
 import hashlib
@@ -17,7 +17,7 @@ from cinic_shards.view.report.sprites import COLUMNS, TILES
 from cinic_shards.view.report.texts import ORIGIN_TITLES
 
 _SIDES = {"strip": 32, "grid": 64, "dialog": 256}
-"""How large a tile is drawn where, in pixels, or as a smaller whole multiple of its side."""
+"""Largest side of a drawn tile in pixels, by where it is; drawn at an integer multiple."""
 _SPLIT_ORDER = ("train", "valid", "test")
 _SECTIONS = {
     "dataset": "The dataset",
@@ -28,7 +28,7 @@ _SECTIONS = {
     "integrity": "Integrity",
     "browser": "Browse",
 }
-"""Title of each, in the page's order; each has a template of its name."""
+"""Template -> title of each section, in the page's order."""
 
 TEMPLATES = jinja2.Environment(
     loader=jinja2.PackageLoader("cinic_shards.view.report", "."),
@@ -37,15 +37,15 @@ TEMPLATES = jinja2.Environment(
     trim_blocks=True,
     lstrip_blocks=True,
 )
-"""Every text that comes in is escaped: names and keys are a stranger's."""
+"""All inserted text is escaped: names and keys are untrusted."""
 TEMPLATES.globals |= {"tiles_per_sheet": TILES, "tiles_per_row": COLUMNS}
 TEMPLATES.filters["thousands"] = "{:,}".format
 TEMPLATES.policies["json.dumps_kwargs"] = {"separators": (",", ":")}
 
 
 def make_page(content: Content, *, title: str | None = None) -> str:
-    """The page's HTML."""
-    splits = sorted((split.name for split in content.manifest.splits), key=_place_of_split)
+    """Return the page's HTML."""
+    splits = sorted((split.name for split in content.manifest.splits), key=_split_rank)
     script = _asset("script.js")
     return TEMPLATES.get_template("page.html").render(
         script_digest=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
@@ -69,7 +69,7 @@ def make_page(content: Content, *, title: str | None = None) -> str:
     )
 
 
-def _place_of_split(name: str) -> tuple[int, str]:
+def _split_rank(name: str) -> tuple[int, str]:
     return (_SPLIT_ORDER.index(name) if name in _SPLIT_ORDER else len(_SPLIT_ORDER)), name
 
 
@@ -84,7 +84,7 @@ def _asset(name: str) -> str:
 
 
 def _data(content: Content, splits: Sequence[str]) -> dict[str, Any]:
-    """What the browser of images works on; names are told once, and numbered."""
+    """Return the data for the image browser; names are listed once, and referred to by number."""
     columns, rows = content.columns, content.order
     of_all: Counter[tuple[str, int, str, str]] = cells(columns)
     origins = _in_order(origin for _, _, origin, _ in of_all)

@@ -1,4 +1,4 @@
-"""What the sections of a report show that hold images and charts; their templates say how."""
+"""Values for the templates of the report's sections with images and charts."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -19,12 +19,12 @@ CIFAR10 = ("cifar10-train", "cifar10-test")
 
 
 def samples(content: Content) -> dict[str, Any]:
-    """Montages: CIFAR-10's images alone, and all."""
+    """Return the montages: one of CIFAR-10's images only, if there are others, and one of all."""
     origins = set(content.columns.origin.tolist())
     is_mixed = bool(origins & set(CIFAR10) and origins - set(CIFAR10))
-    montages: dict[str, tuple[str, ...] | None] = {"Of each class, by chance": None}
+    montages: dict[str, tuple[str, ...] | None] = {"Random images of each class": None}
     if is_mixed:
-        montages = {"CIFAR-10's images alone": CIFAR10, "The whole dataset": None}
+        montages = {"Only images from CIFAR-10": CIFAR10, "All images": None}
     return {
         "montages": {
             title: {
@@ -40,7 +40,7 @@ def samples(content: Content) -> dict[str, Any]:
 
 
 def _series(content: Content) -> list[Series]:
-    """CIFAR-10's part and ImageNet's as the paper has them; else whatever there is."""
+    """Return histograms of CIFAR-10's and ImageNet's images, as in the paper, and of the rest."""
     found = content.histograms
     groups = {"CIFAR-10": CIFAR10, "ImageNet": ("imagenet",), "Unknown origin": ("unknown",)}
     if set(found) == {"unknown"}:
@@ -53,7 +53,7 @@ def _series(content: Content) -> list[Series]:
 
 
 def intensities(content: Content, splits: Sequence[str]) -> dict[str, Any]:
-    """Histograms, and the means and deviations in figures."""
+    """Return the histograms, and a table of means and standard deviations."""
     series = _series(content)
     if not series:
         return {"charts": []}
@@ -76,7 +76,7 @@ def intensities(content: Content, splits: Sequence[str]) -> dict[str, Any]:
 
 
 def _cut_bins(series: Sequence[Series], highest: float) -> str:
-    """The shares of black and white, where they are higher than the scale."""
+    """Describe the shares of black and white if they exceed the scale; else empty."""
     found = []
     for value in (0, 255):
         shares = np.array([one.shares[:, value] for one in series])
@@ -90,16 +90,16 @@ def _cut_bins(series: Sequence[Series], highest: float) -> str:
 
 
 def duplicates(content: Content, splits: Sequence[str]) -> dict[str, Any]:
-    """How many there are and where; some of them, side by side."""
+    """Return the number of duplicates by class and split, and some groups to show."""
     groups = content.duplicates.groups
     counts = content.duplicates.counts
     several = counts.pop("other class", {})
-    there = {place for row in counts.values() for place in row}
-    where = [*(name for name in splits if name in there), *sorted(there.difference(splits))]
+    found = {name for row in counts.values() for name in row}
+    header = [*(name for name in splits if name in found), *sorted(found.difference(splits))]
     named = [
         *counts.items(),
-        ("all", {place: sum(row.get(place, 0) for row in counts.values()) for place in where}),
-        *([("of them in several classes", several)] if several else []),
+        ("all", {name: sum(row.get(name, 0) for row in counts.values()) for name in header}),
+        *([("of these, in several classes", several)] if several else []),
     ]
     sizes = {group[0]: len(group) for group in groups}
     shown = []
@@ -113,16 +113,16 @@ def duplicates(content: Content, splits: Sequence[str]) -> dict[str, Any]:
         "num_groups": len(groups),
         "num_across": sum(len({key.partition("/")[0] for key in group}) > 1 for group in groups),
         "table": Table(
-            "Images that are there more than once, by the class of the first, and where",
-            ["Class", *where],
-            [[name, *(row.get(place, 0) for place in where)] for name, row in named],
+            "Duplicate images, by the class of the first one and by split",
+            ["Class", *header],
+            [[name, *(row.get(column, 0) for column in header)] for name, row in named],
         ),
         "shown": shown,
     }
 
 
 def browser(content: Content, splits: Sequence[str]) -> dict[str, Any]:
-    """The filters that the browser of images has, and those that would not filter."""
+    """Return the filters of the image browser, and those left out as they would not filter."""
     is_wanted = {
         "split": len(splits) > 1,
         "class": len(content.manifest.classes) > 1,

@@ -1,5 +1,5 @@
 "use strict";
-// The browser of images: filters with counts of the whole dataset, a grid, and a dialog.
+// The image browser: filters with counts of all images, a grid, and a dialog.
 (() => {
   const data = JSON.parse(document.getElementById("data").textContent);
   const FACETS = ["split", "class", "origin", "synset"];
@@ -13,17 +13,17 @@
   const selects = FACETS.map((facet) => document.getElementById(`filter-${facet}`));
   const counted = new Intl.NumberFormat("en-US");
 
-  let matching = []; // images that the filters let through, by number
-  let current = 0; // the place in `matching` that has the focus, or that the dialog shows
+  let matching = []; // numbers of the images that match the filters
+  let current = 0; // position in `matching` of the image that has the focus or is in the dialog
 
-  // What the filters ask for: a code for each facet, -1 for any.
+  // The selected code of each facet, -1 for any.
   const wanted = () => selects.map((select) => (select && select.value !== "" ? Number(select.value) : -1));
 
   function isWanted(codes, wants, except) {
     return FACETS.every((_, i) => i === except || wants[i] < 0 || codes[i] === wants[i]);
   }
 
-  // How many of the dataset's images each option stands for, the other filters as they are.
+  // The number of the dataset's images for each option, with the other filters applied.
   function countOptions(wants, facet) {
     const counts = new Map();
     for (const cell of data.cells) {
@@ -62,7 +62,7 @@
     showMore();
   }
 
-  function tellStatus() {
+  function showStatus() {
     let inDataset = 0;
     const wants = wanted();
     for (const cell of data.cells) {
@@ -73,7 +73,7 @@
     const [found, shown, inAll] = [matching.length, grid.children.length, inDataset].map(counted.format);
     const isPart = grid.children.length < matching.length;
     status.textContent =
-      `${found} of the sample’s images match, ${inAll} of the dataset’s` + (isPart ? `; ${shown} are shown.` : ".");
+      `${found} images of the sample match, ${inAll} of the dataset` + (isPart ? `; ${shown} are shown.` : ".");
   }
 
   function showMore() {
@@ -93,28 +93,28 @@
       buttonAt(0).tabIndex = 0;
     }
     more.hidden = grid.children.length >= matching.length;
-    tellStatus();
+    showStatus();
   }
 
   function paint(element, image) {
-    const place = image % data.tilesPerSheet;
+    const tile = image % data.tilesPerSheet;
     element.className = `tile sheet-${Math.floor(image / data.tilesPerSheet)}`;
-    element.style.setProperty("--x", place % data.tilesPerRow);
-    element.style.setProperty("--y", Math.floor(place / data.tilesPerRow));
+    element.style.setProperty("--x", tile % data.tilesPerRow);
+    element.style.setProperty("--y", Math.floor(tile / data.tilesPerRow));
   }
 
-  const buttonAt = (place) => grid.children[place].firstChild;
+  const buttonAt = (position) => grid.children[position].firstChild;
 
   const nameOf = (facet, image) => NAMES[facet][data.images[facet][image]];
 
   const keyOf = (image) => `${nameOf("split", image)}/${nameOf("class", image)}/${data.images.stem[image]}`;
 
-  // One image of the grid is reached by Tab, the others from there by arrow keys.
-  function moveTo(place, takesFocus) {
+  // Tab reaches one image of the grid; arrow keys move from there to the others.
+  function moveTo(position, takesFocus) {
     if (matching.length === 0) {
       return;
     }
-    const target = Math.max(0, Math.min(place, matching.length - 1));
+    const target = Math.max(0, Math.min(position, matching.length - 1));
     while (target >= grid.children.length) {
       showMore();
     }
@@ -145,14 +145,14 @@
     if (origin.startsWith("cifar10-")) {
       return `CIFAR-10, ${origin.slice("cifar10-".length)} set, image ${number}`;
     }
-    return "unknown: the file name tells none";
+    return "unknown: not in the file name";
   }
 
   function shownAs(image) {
     if (data.images.isUnreadable[image]) {
-      return "not at all: the image is damaged";
+      return "nothing: the image is damaged";
     }
-    return data.isExact ? "every pixel, enlarged" : "smaller than it is";
+    return data.isExact ? "exact pixels, enlarged" : "reduced";
   }
 
   function fillDialog() {
@@ -196,9 +196,9 @@
     const move = MOVES[event.key];
     if (move && !event.altKey && !event.ctrlKey && !event.metaKey) {
       event.preventDefault();
-      const place = move();
-      if (place >= 0 && place < matching.length) {
-        moveTo(place, true);
+      const position = move();
+      if (position >= 0 && position < matching.length) {
+        moveTo(position, true);
       }
     }
   });
@@ -218,7 +218,7 @@
   });
   dialog.addEventListener("click", (event) => {
     if (event.target === dialog) {
-      dialog.close(); // a click beside it
+      dialog.close(); // a click outside the dialog
     }
   });
   dialog.addEventListener("close", () => moveTo(current, true));
@@ -235,7 +235,7 @@
   form.addEventListener("submit", (event) => event.preventDefault());
   form.addEventListener("reset", () => {
     selects.forEach((select) => select && (select.value = ""));
-    setTimeout(applyFilters); // when the form has put its own values back
+    setTimeout(applyFilters); // after the form has reset its own values
   });
   applyFilters();
 })();

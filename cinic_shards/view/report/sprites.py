@@ -1,4 +1,4 @@
-"""Many small images in few files: sprite sheets, as ``data:`` URIs."""
+"""Sprite sheets: many small images in few ``data:`` URIs."""
 
 import base64
 import io
@@ -12,24 +12,24 @@ from PIL import Image, features
 from cinic_shards.view.montage import fit
 
 COLUMNS = 32
-"""Tiles in a sheet's row."""
+"""Tiles in a row of a sheet."""
 TILES = 512
-"""Tiles in a sheet: with many in one, each costs no header of its own."""
+"""Tiles in a sheet, many because each file has a header."""
 MAX_EXACT_SIDE = 32
-"""Images that are no larger are kept to the pixel."""
+"""Largest side, in pixels, of images that are kept losslessly."""
 REDUCED_SIDE = 48
-"""Larger ones are reduced to this, and compressed with a loss: the page must stay small."""
+"""Side to which larger images are reduced, with lossy compression: the page must stay small."""
 _REDUCED_QUALITY = 80
 
 
 @dataclass(frozen=True, slots=True)
 class Sheets:
-    """N tiles in sheets of ``TILES``; a tile's number gives its place."""
+    """N tiles in sheets of ``TILES`` each, in the order of their numbers."""
 
     side: int
-    """Of the square that each tile has, in pixels; smaller ones are in its middle."""
+    """Side of a tile's square in pixels; smaller tiles are centred in it."""
     is_exact: bool
-    """Whether tiles have their image's pixels."""
+    """True if tiles have exactly the pixels of their images."""
     uris: tuple[str, ...]
     """``data:image/...;base64,...`` of each sheet."""
     num_rows: tuple[int, ...]
@@ -37,18 +37,18 @@ class Sheets:
 
 
 def make_tile(pixels: "np.typing.NDArray[np.uint8]") -> tuple[Image.Image, bool]:
-    """The tile of an image, uint8 (H, W, 3), and whether it is the image to the pixel."""
+    """Return the tile of an image, uint8 (H, W, 3), and True if it has exactly its pixels."""
     is_exact = max(pixels.shape[:2]) <= MAX_EXACT_SIDE
     return fit(pixels, MAX_EXACT_SIDE if is_exact else REDUCED_SIDE), is_exact
 
 
 def make_sheets(tiles: Sequence[Image.Image], *, is_exact: bool, workers: int) -> Sheets:
-    """Sheets of these tiles.
+    """Make the sheets of these tiles.
 
     Args:
-        tiles: in RGB.
-        is_exact: whether to compress without a loss.
-        workers: threads that compress.
+        tiles: RGB images.
+        is_exact: True for lossless compression.
+        workers: number of threads that compress.
     """
     side = max((max(tile.size) for tile in tiles), default=1)
     groups = [tiles[start : start + TILES] for start in range(0, len(tiles), TILES)]
@@ -59,7 +59,7 @@ def make_sheets(tiles: Sequence[Image.Image], *, is_exact: bool, workers: int) -
 
 
 def _sheet(tiles: Sequence[Image.Image], side: int, is_exact: bool) -> str:
-    # Where a tile is smaller than its place, the page shows through.
+    # Around a tile that is smaller than its square, the page shows through.
     mode = "RGB" if all(tile.size == (side, side) for tile in tiles) else "RGBA"
     sheet = Image.new(mode, (COLUMNS * side, -(-len(tiles) // COLUMNS) * side))
     for number, tile in enumerate(tiles):
@@ -67,9 +67,9 @@ def _sheet(tiles: Sequence[Image.Image], side: int, is_exact: bool) -> str:
         sheet.paste(tile, (left + (side - tile.width) // 2, top + (side - tile.height) // 2))
     file = io.BytesIO()
     if not features.check("webp"):
-        kind = "png"
+        subtype = "png"
         sheet.save(file, "PNG", optimize=True)
     else:
-        kind = "webp"
+        subtype = "webp"
         sheet.save(file, "WEBP", lossless=is_exact, quality=_REDUCED_QUALITY, method=4)
-    return f"data:image/{kind};base64,{base64.b64encode(file.getvalue()).decode()}"
+    return f"data:image/{subtype};base64,{base64.b64encode(file.getvalue()).decode()}"

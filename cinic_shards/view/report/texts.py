@@ -1,4 +1,4 @@
-"""What the sections of a report say in words and tables; their templates say how."""
+"""Values for the templates of the report's sections with words and tables."""
 
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -14,26 +14,26 @@ ORIGIN_TITLES = {
 }
 TIMES = "\N{MULTIPLICATION SIGN}"
 _MAX_OPEN_ROWS = 40
-"""Longer tables are folded."""
+"""Tables with more rows are folded."""
 _MAX_FAULTS_SHOWN = 50
 _MAX_SIZES = 10
 
 Cells = Counter[tuple[str, int, str, str]]
-"""See ``content.cells``."""
+"""The result of ``content.cells``."""
 
 
 class Table(NamedTuple):
-    """A table; numbers among its cells get their commas from the template."""
+    """A table; the template formats the numbers among its cells."""
 
     caption: str
     header: Sequence[str]
     rows: Sequence[Sequence[object]]
     num_names: int = 1
-    """The first columns hold names, the others numbers."""
+    """Number of first columns that hold names; the others hold numbers."""
 
 
 def size_text(size: int) -> str:
-    """Bytes, for people to read."""
+    """Return a size in bytes as text with a unit."""
     for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
         if size >= factor:
             return f"{size / factor:,.{2 if size < 100 * factor else 0}f} {unit}"
@@ -41,7 +41,7 @@ def size_text(size: int) -> str:
 
 
 def lead(content: Content, splits: Sequence[str]) -> list[tuple[str, str]]:
-    """The figures under the title, behind their names."""
+    """Return the figures under the title, each after its name."""
     manifest = content.manifest
     size = sum(shard.size for split in manifest.splits for shard in split.shards)
     shape = manifest.image_shape
@@ -55,10 +55,10 @@ def lead(content: Content, splits: Sequence[str]) -> list[tuple[str, str]]:
 
 
 def dataset(content: Content) -> dict[str, Any]:
-    """What it is, and how it was packed."""
+    """Return facts about the dataset and how it was packed."""
     manifest = content.manifest
     facts = {
-        "Place": place_shown(content),
+        "Location": shown_location(content),
         "Licence": manifest.licence,
         "Citation": manifest.citation,
         "Encoding": f"{manifest.encoding}, blocks of {manifest.block_size:,} images; format "
@@ -70,10 +70,10 @@ def dataset(content: Content) -> dict[str, Any]:
     return {"facts": {name: text for name, text in facts.items() if text}}
 
 
-def place_shown(content: Content) -> str:
-    """A URL, or the name of a folder: where in somebody's home it lies is not for the page."""
-    place = content.location
-    return place if "://" in place else place.rstrip("/").rpartition("/")[2] or place
+def shown_location(content: Content) -> str:
+    """Return a URL, or a folder's name without its path, which would reveal private names."""
+    location = content.location
+    return location if "://" in location else location.rstrip("/").rpartition("/")[2] or location
 
 
 def _option(value: object) -> str:
@@ -81,7 +81,7 @@ def _option(value: object) -> str:
 
 
 def counts(content: Content, splits: Sequence[str], of_all: Cells) -> dict[str, Any]:
-    """By split, origin, class and synset; sizes of images where there are several."""
+    """Return tables by split, origin, class and synset, and by image size if there are several."""
     classes = content.manifest.classes
     has_origins = {origin for _, _, origin, _ in of_all} != {"unknown"}
     tables = [_by_split(content, splits)]
@@ -109,7 +109,7 @@ def _by_split(content: Content, splits: Sequence[str]) -> Table:
         size, num_samples = sum(shard.size for shard in shards), sum(one.num_samples for one in of)
         each = f"{size / num_samples:,.0f}"
         rows.append([name, num_samples, len(shards), size_text(size), each])
-    return Table("By split", ["Split", "images", "shards", "size", "bytes an image"], rows)
+    return Table("By split", ["Split", "images", "shards", "size", "bytes per image"], rows)
 
 
 def _cross(
@@ -118,7 +118,7 @@ def _cross(
     splits: Sequence[str],
     name_of: Callable[[tuple[str, int, str, str]], str],
 ) -> Table:
-    """Names by splits."""
+    """Make a table with a row for each name and a column for each split."""
     found: dict[str, Counter[str]] = {}
     for key, count in of_all.items():
         found.setdefault(name_of(key), Counter())[key[0]] += count
@@ -142,7 +142,7 @@ def _by_synset(content: Content, splits: Sequence[str], of_all: Cells) -> Table:
         [synset, ", ".join(sorted(classes[synset])), *(of[split] for split in splits), of.total()]
         for synset, of in sorted(found.items())
     ]
-    return Table("By synset of ImageNet", ["Synset", "class", *splits, "all"], rows, num_names=2)
+    return Table("By ImageNet synset", ["Synset", "class", *splits, "all"], rows, num_names=2)
 
 
 def _by_image_size(content: Content) -> Table:
@@ -157,18 +157,18 @@ def _by_image_size(content: Content) -> Table:
 
 
 def verdict(content: Content) -> dict[str, Any]:
-    """The result of checking, in a word and with its class in ``style.css``."""
+    """Return the result of the check as a text, and its class in ``style.css``."""
     found = content.verification
     if found.is_whole:
-        what = "digests checked" if content.is_quick else "every byte checked"
-        return {"state": "good", "text": f"Whole: {what}", "num_faults": 0}
+        extent = "digests checked" if content.is_quick else "every byte checked"
+        return {"state": "good", "text": f"Intact: {extent}", "num_faults": 0}
     number = len(found.faults) + found.num_more_faults
     text = f"Damaged: {number:,} fault{'s' if number != 1 else ''}"
     return {"state": "bad", "text": text, "num_faults": number}
 
 
 def integrity(content: Content) -> dict[str, Any]:
-    """The shards; what ``verify`` found is in ``content``."""
+    """Return the table of shards; the result of ``verify`` is in ``content``."""
     rows = [
         [shard.name, shard.num_samples, shard.size, shard.sha256]
         for split in content.manifest.splits

@@ -1,1 +1,1 @@
-"""What a shard is made from: files, a packed shard, or samples of several."""
+"""Inputs of a shard: image files, a packed shard, or samples of several shards."""

@@ -1,4 +1,4 @@
-"""What a shard is made from: N samples in packing order."""
+"""The input of a shard: N samples in packing order."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
@@ -13,11 +13,11 @@ from cinic_shards.format.provenance import Provenance, parse_stem
 
 
 class ShardInput(ABC):
-    """What a job carries to the process that makes its shard, and what is opened there."""
+    """A picklable description of samples, which a job carries to the process that opens them."""
 
     @abstractmethod
     def open(self) -> "Samples":
-        """The samples, ready to be read.
+        """Open the samples for reading.
 
         Raises:
             StoreError, FormatError: they cannot be read.
@@ -25,48 +25,61 @@ class ShardInput(ABC):
 
 
 class Samples(ABC):
-    """N samples in packing order; what is wrong is reported by row among those asked for."""
+    """N samples in packing order.
+
+    Methods that read a range return its problems as a dict: position in the range -> text.
+    """
 
     @property
     @abstractmethod
     def keys(self) -> list[str]:
-        """``split/class/stem`` of each."""
+        """``split/class/stem`` of each sample."""
 
     @property
     @abstractmethod
     def labels(self) -> NDArray[np.int32]:
-        """Class indices, shape (N,)."""
+        """Class of each sample, shape (N,)."""
 
     @cached_property
     def provenances(self) -> list[Provenance]:
-        """The origin of each."""
+        """Origin, synset and number of each sample, from its key."""
         return [parse_stem(key.rpartition("/")[2]) for key in self.keys]
 
     @abstractmethod
     def location(self, row: int) -> str:
-        """What to call a sample in a message."""
+        """Return a sample's location, for messages."""
 
     @abstractmethod
     def chunks(self) -> Iterator[tuple[int, int]]:
-        """Ranges of rows to work on at once."""
+        """Yield ranges of rows, (start, stop), to read one at a time."""
 
     @abstractmethod
     def png_sizes(self, start: int, stop: int) -> NDArray[np.int64]:
-        """Bytes of the PNGs of a range."""
+        """Return the sizes of a range's PNGs in bytes, shape (stop - start,)."""
 
     @abstractmethod
     def read_pngs(
         self, start: int, stop: int, buffer: NDArray[np.uint8], starts: NDArray[np.int64]
     ) -> dict[int, str]:
-        """Put the PNGs of a range to their places in a buffer; gives what was wrong, by row."""
+        """Copy the PNGs of a range into a buffer.
+
+        Args:
+            start: first row.
+            stop: end of the range; that of the last call of ``png_sizes``.
+            buffer: uint8, one-dimensional; overwritten at ``starts``.
+            starts: offset of each PNG in the buffer, shape (stop - start,).
+
+        Returns:
+            Problems by position in the range.
+        """
 
     def read_images(
         self, start: int, stop: int, out: NDArray[np.uint8], meter: ImageMeter
     ) -> tuple[NDArray[np.uint8], dict[int, str]]:
-        """Decode a range into ``out`` uint8 (N, H, W, 3), and measure it.
+        """Decode a range of n samples into ``out``, uint8 (n, H, W, 3), and measure it.
 
         Returns:
-            Pixel hashes, uint8, shape (N, 16); and what was wrong, by row.
+            Pixel hashes, uint8 (n, 16), and problems by position in the range.
         """
         sizes = self.png_sizes(start, stop)
         starts = np.cumsum(sizes) - sizes
@@ -77,9 +90,9 @@ class Samples(ABC):
         return hashes, bad | unread
 
     def block_payload(self, start: int, stop: int, encoding: Encoding) -> bytes | None:
-        """The payload of a block of this range, if just that exists already."""
+        """Return the payload of a block of exactly this range; None if it must be encoded."""
         return None
 
     def pixel_problems(self, hashes: NDArray[np.uint8]) -> dict[int, str]:
-        """What is wrong where pixels with these hashes, uint8 (N, 16), are not the samples'."""
+        """Compare pixel hashes, uint8 (N, 16), with known ones; return problems by row."""
         return {}

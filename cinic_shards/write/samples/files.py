@@ -1,4 +1,4 @@
-"""Samples that are image files, wherever these lie: records of a tree."""
+"""Samples from image files: the records of a tree."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,16 +14,17 @@ from cinic_shards.write.samples.base import Samples, ShardInput
 
 @dataclass(frozen=True, slots=True)
 class FileInput(ShardInput):
-    """Image files."""
+    """Image files as the input of a shard."""
 
     records: Records
+    """The records in packing order."""
 
     def open(self) -> "FileSamples":
         return FileSamples(self.records)
 
 
 class FileSamples(Samples):
-    """Image files, read as they are wanted."""
+    """Image files, read on demand."""
 
     def __init__(self, records: Records) -> None:
         self._records = records

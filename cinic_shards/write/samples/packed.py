@@ -1,4 +1,4 @@
-"""Samples of a packed dataset, from one shard of it or from several, in any order."""
+"""Samples of a packed dataset, from one shard or from several, in any order."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -27,30 +27,30 @@ from cinic_shards.write.samples.base import Samples, ShardInput
 
 _HINT = "fetch the file again"
 _HELD_BYTES = 2**26
-"""Pixels that are decoded from blocks at once: each block is decoded once for them."""
+"""Bytes of pixels that are decoded from blocks at once, each block only once."""
 _CHUNK_SAMPLES = 256
 
 
 @dataclass(frozen=True, slots=True)
 class PackedInput(ShardInput):
-    """N samples of a dataset, which become those of a split that may have another name."""
+    """N samples of a dataset as the input of a shard, whose split may have a different name."""
 
     store: Store
-    """The dataset's."""
+    """The dataset's store."""
     classes: tuple[str, ...]
     """The dataset's class names, in the order of their labels."""
     image_shape: tuple[int, int, int] | None
-    """(H, W, 3) of all its images; None where they may differ."""
+    """(H, W, 3) of all its images; None if they may differ."""
     split: str
     """The new split's name."""
     shards: tuple[tuple[str, ShardInfo], ...]
-    """The shards that any of the samples is in, and the split of each."""
+    """The shards that hold the samples, each after the name of its split."""
     shard: NDArray[np.int64]
     """The position in ``shards`` of each sample's shard, shape (N,)."""
     row: NDArray[np.int64]
     """The row in that shard of each sample, shape (N,)."""
     copies_blocks: bool
-    """Whether a block whose samples stay together is copied instead of encoded again."""
+    """Copy blocks whose samples stay together, instead of re-encoding them."""
 
     def open(self) -> "PackedSamples":
         shards = [
@@ -68,10 +68,11 @@ class OpenShard:
 
     info: ShardInfo
     memory: NDArray[np.uint8]
+    """The shard's bytes, shape (size,)."""
     index: Index
 
     def payload(self, number: int) -> NDArray[np.uint8]:
-        """The bytes of one payload."""
+        """Return the bytes of one payload, uint8 (n,), without a copy."""
         start = int(self.index.offset[number])
         return self.memory[start : start + int(self.index.length[number])]
 
@@ -83,14 +84,14 @@ def _open_checked(
     classes: tuple[str, ...],
     image_shape: tuple[int, int, int] | None,
 ) -> OpenShard:
-    """A shard whose keys and labels are those of its dataset."""
+    """Open a shard, and check that its keys, labels and image shape fit its dataset."""
     memory, index = open_shard(store, info, len(classes))
     if not len(index):
-        raise FormatError(info.name, "it holds no sample, expected at least one")
+        raise FormatError(info.name, "it holds no samples, expected at least one")
     if image_shape is not None and index.image_shape != image_shape:
         raise FormatError(
             info.name,
-            f"its index says that images are {index.image_shape}, the manifest "
+            f"its index says that the image shape is {index.image_shape}, the manifest says "
             f"{image_shape}; fetch the files again",
         )
     for row, (key, label) in enumerate(zip(index.keys, index.label.tolist(), strict=True)):
@@ -106,11 +107,11 @@ def _open_checked(
 
 
 class PackedSamples(Samples):
-    """Samples of open shards that have one encoding; each is checked against its index.
+    """Samples of open shards with the same encoding; each sample is checked against its index.
 
     Args:
-        split: the name that their split gets.
-        shards: where they are.
+        split: name of the samples' new split.
+        shards: the shards that hold the samples.
         shard: the position in ``shards`` of each sample's shard, shape (N,).
         row: the row in that shard of each sample, shape (N,).
         copies_blocks: see ``PackedInput``.
@@ -134,20 +135,20 @@ class PackedSamples(Samples):
         self._keys = [f"{split}/{s.index.keys[r].partition('/')[2]}" for s, r in self._picked]
         self._labels = self._column("label")
         self._held = (0, 0)
-        """The range whose images are decoded."""
+        """The range of rows whose images are in ``_images``."""
         self._images = np.empty(0, np.uint8)
         self._problems: dict[int, str] = {}
-        """What is wrong with images of that range, by row of all."""
+        """Problems with these images, by row."""
         self._pngs: dict[tuple[int, int], list[bytes]] = {}
-        """The PNGs of the range that was asked for last, where they are made of blocks."""
+        """The PNGs of the last range, if they are made from blocks."""
 
     def _column(self, name: str) -> NDArray[Any]:
-        """A column of the indexes, of these samples."""
+        """Return an index column's values for these samples."""
         columns = [getattr(shard.index, name) for shard in self._shards]
         out = np.empty((len(self._row), *columns[0].shape[1:]), columns[0].dtype)
         for number, column in enumerate(columns):
-            here = self._shard == number
-            out[here] = column[self._row[here]]
+            in_shard = self._shard == number
+            out[in_shard] = column[self._row[in_shard]]
         return out
 
     @property
@@ -212,7 +213,7 @@ class PackedSamples(Samples):
         return _with_hint(crc_problems(payloads, self._crc32[start:stop]))
 
     def png_files(self, start: int, stop: int) -> tuple[list[bytes], dict[int, str]]:
-        """The PNGs of a range, pixels checked too; and what is wrong, by row of the range."""
+        """Return the PNGs of a range, pixels checked, and problems by position in the range."""
         sizes = self.png_sizes(start, stop)
         starts = np.cumsum(sizes) - sizes
         buffer = np.zeros(int(sizes.sum()), np.uint8)
@@ -222,10 +223,10 @@ class PackedSamples(Samples):
             wrong = hash_problems(hashes, self._pixel_hash[start:stop])
             problems = _with_hint(wrong) | problems
         view = buffer.data
-        places = zip(starts.tolist(), sizes.tolist(), strict=True)
-        return [bytes(view[at : at + size]) for at, size in places], problems
+        ranges = zip(starts.tolist(), sizes.tolist(), strict=True)
+        return [bytes(view[at : at + size]) for at, size in ranges], problems
 
-    # As pixels, out of blocks
+    # As pixels, from blocks
 
     def read_images(
         self, start: int, stop: int, out: NDArray[np.uint8], meter: ImageMeter
@@ -239,7 +240,7 @@ class PackedSamples(Samples):
         return hashes, problems
 
     def _decoded(self, start: int, stop: int) -> tuple[NDArray[np.uint8], dict[int, str]]:
-        """The images of a range, and what is wrong with their blocks, by row of the range."""
+        """Return the images of a range, and problems with their blocks by position in it."""
         if not self._held[0] <= start <= stop <= self._held[1]:
             self._hold(start, stop)
         first = self._held[0]
@@ -249,7 +250,7 @@ class PackedSamples(Samples):
         return self._images[start - first : stop - first], problems
 
     def _hold(self, start: int, stop: int) -> None:
-        """Decode from a row on, as many as memory takes."""
+        """Decode the images from row ``start`` on, up to ``_HELD_BYTES``, at least to ``stop``."""
         shape = self._shards[0].index.image_shape
         assert shape is not None
         stop = max(stop, min(len(self._keys), start + _HELD_BYTES // int(np.prod(shape))))
@@ -270,9 +271,9 @@ class PackedSamples(Samples):
                         )
 
     def _take(self, shard: OpenShard, rows: NDArray[np.int64], positions: NDArray[np.int64]) -> str:
-        """Decode rows of one block to their positions; gives what is wrong with the block.
+        """Decode rows of one block to their positions; return a problem with the block, or "".
 
-        Its CRC-32 is not compared: every image's pixels are.
+        The block's CRC-32 is not compared, because every image's pixel hash is.
         """
         index = shard.index
         assert index.image_shape is not None
