@@ -290,7 +290,7 @@ class _Download:
         if self.at and self.note and self.at < self.note["size"]:
             answer = self.web.open(self.at)
             if answer is None:
-                self._begin_again("the server does not support range requests")
+                self._begin_again("the server cannot continue from this byte")
             elif (answer.version, answer.size) != (self.note["version"], self.note["size"]):
                 self._begin_again("the file has changed on the server")
             else:
