@@ -157,7 +157,7 @@ def find_images(
         problems += _lines(name, unlike, "duplicated with different pixels or classes")
         if is_same.any():
             same = [columns.keys[row] for row in rows[again[is_same] + 1].tolist()]
-            for text in _lines(name, same, "duplicated with the same content; the first of each is used"):
+            for text in _lines(name, same, "duplicated with the same content; the first is used"):
                 warn(f"{dataset.store}: {text}")
         is_first = np.append(True, np.diff(numbers) != 0)[: len(rows)]
         found[name] = FoundSet(rows[is_first], labels[is_first])
