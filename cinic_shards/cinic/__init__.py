@@ -1,1 +1,1 @@
-"""CINIC-10 itself: how it is fetched, built from its sources, and taken apart again."""
+"""CINIC-10 itself: fetch it, build it from its sources, restore CIFAR-10 from it."""

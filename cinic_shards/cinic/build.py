@@ -1,7 +1,8 @@
-"""CIFAR-10 and ImageNet's synset tars -> CINIC-10, by the construction that its authors publish.
+"""Build CINIC-10 from CIFAR-10 and ImageNet's synset tars, by its authors' published rules.
 
-Their text is https://github.com/BayesWatch/cinic-10#construction. Which photos they drew is chance
-of theirs: the draw here is another one, unless the list of their contributors is replayed.
+The rules are at https://github.com/BayesWatch/cinic-10#construction. The authors drew photos at
+random, and their draw cannot be repeated: this one is different, unless it replays their list of
+contributors.
 """
 
 import os
@@ -27,7 +28,7 @@ from cinic_shards.cinic.sink import (
     ImageSink,
     check_space,
     open_tar,
-    open_workshop,
+    open_work_folder,
 )
 from cinic_shards.errors import OutputError
 from cinic_shards.format.provenance import parse_stem
@@ -49,58 +50,61 @@ def build_tree(
     progress: Progress = lambda doing, done, total: None,
     warn: Callable[[str], None] = warnings.warn,
 ) -> Built:
-    """Build CINIC-10 as a tree ``out/<split>/<class>/*.png``.
+    """Build CINIC-10 as a tree of 32x32 RGB PNGs, ``out/<split>/<class>/*.png``.
 
-    The same sources and options give the same bytes, whatever ``workers`` is.
+    The same sources and options give the same bytes, for any number of ``workers``.
 
     Args:
         cifar: CIFAR-10, ``cifar-10-python.tar.gz``.
         imagenet: a folder of ImageNet's synset tars, ``n########.tar``.
         out: a folder that is empty or does not exist.
         options: see ``BuildOptions``.
-        workers: processes; by default the cores that this process may use.
+        workers: number of processes; by default the number of cores that this process may use.
         progress: see ``jobs.Progress``.
-        warn: called with each kind of thing that was left out.
+        warn: called with one text for each category of things left out.
+
+    Returns:
+        What was built, and what was left out.
 
     Raises:
-        OptionError: an option cannot be.
-        SourcesError, FormatError, StoreError: the sources fall short or cannot be read; lists every
-            problem. Nothing is left behind.
-        OutputError: ``out`` cannot be written, or holds files.
+        OptionError: ``workers`` is invalid.
+        SourcesError, FormatError, StoreError: the sources are insufficient or cannot be read; lists
+            every problem. Nothing is left behind.
+        OutputError: ``out`` cannot be written, or is not empty.
     """
     options = options or BuildOptions()
-    place = Path(os.path.realpath(out))
-    is_there = place.is_dir()
-    if os.path.lexists(place) and not (is_there and set(os.listdir(place)) <= {_WORKSHOP}):
-        raise OutputError(f"{out}: is there already; give an empty or a new folder")
-    # A folder that is there may be a disk of its own.
-    workshop = place / _WORKSHOP if is_there else place.with_name(place.name + _WORKSHOP)
-    check_space(workshop.parent, _num_images(options) * FILE_BYTES)
-    with _open_workshop(workshop, workers) as executor:
-        tree = workshop / TREE
+    target = Path(os.path.realpath(out))
+    is_folder = target.is_dir()
+    if os.path.lexists(target) and not (is_folder and set(os.listdir(target)) <= {_BUILDING}):
+        raise OutputError(f"{out}: already exists; give an empty or a new folder")
+    # An existing folder may be a mount point: nothing could be renamed into it from outside.
+    work = target / _BUILDING if is_folder else target.with_name(target.name + _BUILDING)
+    check_space(work.parent, _num_images(options) * FILE_BYTES)
+    with _open_work_folder(work, workers) as executor:
+        tree = work / TREE
         for split in SPLITS:
             for name in CLASSES:
                 (tree / split / name).mkdir(parents=True)
         sink = ImageSink(str(tree), None)
         built = _build(Path(cifar), Path(imagenet), sink, options, executor, progress, warn)
-        if is_there:
-            _move_splits(tree, place)
+        if is_folder:
+            _move_splits(tree, target)
         else:
-            os.replace(tree, place)
+            os.replace(tree, target)
     return built
 
 
-_WORKSHOP = ".building"
-"""After the name of what is built, or in it."""
+_BUILDING = ".building"
+"""The work folder: a suffix of the output's name, or a folder inside the output."""
 
 
-def _move_splits(tree: Path, place: Path) -> None:
+def _move_splits(tree: Path, target: Path) -> None:
     try:
         for split in SPLITS:
-            os.replace(tree / split, place / split)
+            os.replace(tree / split, target / split)
     except BaseException:
         for split in SPLITS:
-            shutil.rmtree(place / split, ignore_errors=True)
+            shutil.rmtree(target / split, ignore_errors=True)
         raise
 
 
@@ -117,20 +121,23 @@ def build_shards(
     progress: Progress = lambda doing, done, total: None,
     warn: Callable[[str], None] = warnings.warn,
 ) -> Built:
-    """Build CINIC-10 as shards: those that ``pack`` makes of ``build_tree``'s tree.
+    """Build CINIC-10 as shards: the same files as ``pack`` makes from ``build_tree``'s tree.
 
     Args:
         cifar: see ``build_tree``.
         imagenet: see ``build_tree``.
-        out: a folder, a URL or an open store; empty, or not there yet.
+        out: a folder, a URL or an open store; empty or new, unless ``overwrite``.
         options: see ``BuildOptions``.
         pack_options: see ``PackOptions``.
-        scratch: a folder for one temporary file of all PNGs; by default it lies beside ``out``, or
-            with the system's temporary files where ``out`` is on a server.
-        workers: processes; by default the cores that this process may use.
+        scratch: a folder for one temporary file of all PNGs; by default the folder that holds
+            ``out``, or the system's temporary folder if ``out`` is on a server.
+        workers: number of processes; by default the number of cores that this process may use.
         overwrite: replace the dataset that ``out`` holds (the files that its manifest names).
         progress: see ``jobs.Progress``.
-        warn: called with each kind of thing that was left out.
+        warn: called with one text for each category of things left out.
+
+    Returns:
+        What was built, and what was left out; with the shards' manifest.
 
     Raises:
         OptionError, SourcesError, FormatError, StoreError, OutputError: see ``build_tree``.
@@ -138,17 +145,17 @@ def build_shards(
     options = options or BuildOptions()
     store = open_store(out)
     check_output(store, overwrite)
-    place = Path(os.path.realpath(str(store))) if store.is_local else None
-    if scratch is None and place is None:
+    target = Path(os.path.realpath(str(store))) if store.is_local else None
+    if scratch is None and target is None:
         scratch = tempfile.gettempdir()
-    name = place.name if place else str(store).rpartition("/")[2]
-    beside = (place.parent if place else Path()) if scratch is None else Path(scratch)
+    name = target.name if target else str(store).rpartition("/")[2]
+    beside = (target.parent if target else Path()) if scratch is None else Path(scratch)
     num_images = _num_images(options)
-    # The shards take about as much again, where they go to the same disk.
+    # On the same disk, the shards take about as much space as the PNGs.
     check_space(beside, (2 if scratch is None else 1) * num_images * FILE_BYTES)
-    workshop = beside.absolute() / (name + _WORKSHOP)
-    with _open_workshop(workshop, workers) as executor:
-        tar = workshop / TAR
+    work = beside.absolute() / (name + _BUILDING)
+    with _open_work_folder(work, workers) as executor:
+        tar = work / TAR
         with open_tar(tar) as sink:
             built = _build(Path(cifar), Path(imagenet), sink, options, executor, progress, warn)
         built.manifest = pack(
@@ -164,19 +171,19 @@ def build_shards(
 
 
 @contextmanager
-def _open_workshop(workshop: Path, workers: int | None) -> Iterator[Executor]:
-    """Make a folder to build in, and processes to work in it; both end with the context."""
+def _open_work_folder(work: Path, workers: int | None) -> Iterator[Executor]:
+    """Make a folder to build in and start worker processes; both end with the context."""
     try:
         with (
-            LocalStore(workshop).undone_on_error(),
-            open_workshop(workshop),
+            LocalStore(work).undone_on_error(),
+            open_work_folder(work),
             open_executor(None, workers) as executor,
         ):
             yield executor
     except BrokenExecutor as error:
         raise OutputError(
-            f"{workshop}: building did not finish, a worker process died: it was killed, or memory "
-            "ran out (try fewer workers), or the program that calls this does so outside "
+            f"{work}: building did not finish because a worker process died: it was killed, or "
+            "memory ran out (try fewer workers), or your program calls this outside "
             "'if __name__ == \"__main__\":'"
         ) from error
 
@@ -194,10 +201,10 @@ def _build(
     progress: Progress,
     warn: Callable[[str], None],
 ) -> Built:
-    """Write every image."""
+    """Write every image to the sink."""
     built = Built()
     shares = Shares(options.per_class)
-    source = read_cifar10(cifar)  # first: what is wrong with it is soon told
+    source = read_cifar10(cifar)  # first: reading it is quick, so its errors come early
     rows = None if options.contributors is None else read_contributors(options.contributors)
     tars = list_tars(imagenet, rows, built, executor, progress)
     if rows is None:
@@ -218,7 +225,7 @@ def _build(
 
 
 def _count(keys: Sequence[str], built: Built) -> None:
-    """Note how many images of what kind there are, and which photos are in two classes."""
+    """Count images by split, class and origin, and find the photos that are in two classes."""
     classes: dict[str, set[str]] = defaultdict(set)
     counts: Counter[tuple[str, str, str]] = Counter()
     for key in keys:

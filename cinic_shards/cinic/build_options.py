@@ -1,4 +1,4 @@
-"""What is to be built, and what a build did and left out."""
+"""Options of a build, and its result."""
 
 import os
 from collections.abc import Iterator
@@ -18,77 +18,82 @@ _MAX_WARNED = 5
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BuildOptions:
-    """What determines the images that are built, beside the sources."""
+    """The options that, with the sources, determine the images that are built.
+
+    Raises:
+        OptionError: ``per_class`` or ``seed`` is out of range.
+    """
 
     per_class: int = FULL_SIZE
-    """Images of a class in a split: two ninths of them CIFAR-10's, the others photos."""
+    """Images of each class in each split, 1 to 9,000: two ninths from CIFAR-10, the rest photos."""
     seed: int = 0
-    """Of the draw."""
+    """Seed of the draw, 0 to 2**53 - 1."""
     contributors: str | os.PathLike[str] | None = None
-    """The list of a published CINIC-10's photos: those and no others, where they were."""
+    """List of a published CINIC-10's photos: use these photos only, in the splits and classes that
+    it states."""
     allow_missing: bool = False
-    """Go on with what there is where a class has too few photos, a tar is damaged, or a contributor
-    is in no source."""
+    """Build with what there is if a class has too few photos, a tar is damaged, or a contributor is
+    in no source."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.per_class <= FULL_SIZE:
             raise OptionError(
-                f"{self.per_class} images of a class in a split: expected 1 to {FULL_SIZE:,}, of "
-                "which CIFAR-10's are two ninths"
+                f"{self.per_class} images of a class in a split: expected 1 to {FULL_SIZE:,}, "
+                "two ninths of them from CIFAR-10"
             )
         if not 0 <= self.seed <= fmt.MAX_INTEGER:
-            raise OptionError(f"seed {self.seed}: expected a number from 0 to 2**53 - 1")
+            raise OptionError(f"seed {self.seed}: expected an integer from 0 to 2**53 - 1")
 
 
 @dataclass(slots=True)
 class Built:
-    """What was built, and everything that a user should know of it; nothing is left out silently.
+    """The result of a build, with everything that was left out.
 
-    Texts begin with what they speak of: a tar, a member, a class, a row.
+    Each text begins with its subject: a tar, a member, a class or a row.
     """
 
     num_images: int = 0
     counts: dict[str, dict[str, dict[str, int]]] = field(default_factory=dict)
-    """Split -> class -> ``cifar10-train``, ``cifar10-test`` or ``imagenet`` -> images."""
+    """Split -> class -> ``cifar10-train``, ``cifar10-test`` or ``imagenet`` -> number of images."""
     missing_tars: list[str] = field(default_factory=list)
-    """Synsets of the classes whose tar is not there."""
+    """Synsets of the classes that have no tar."""
     empty_tars: list[str] = field(default_factory=list)
     """Tars of 0 bytes."""
     unusable_tars: list[str] = field(default_factory=list)
-    """Other tars that hold no photo or are damaged."""
+    """Other tars that hold no photo or are damaged, and why."""
     left_out_members: list[str] = field(default_factory=list)
-    """Members of tars that are no photos."""
+    """Members of tars that are not photos, and why."""
     failed_photos: list[str] = field(default_factory=list)
-    """Photos that were drawn and cannot be decoded."""
+    """Drawn photos that cannot be decoded, and why."""
     other_formats: list[str] = field(default_factory=list)
-    """Photos whose file is no JPEG, but could be decoded."""
+    """Decoded photos that are not JPEGs, and their format."""
     in_two_classes: list[str] = field(default_factory=list)
-    """Photos that are in two classes, because their synset is."""
+    """Photos that are in two classes because their synset is."""
     short_classes: list[str] = field(default_factory=list)
-    """Classes with fewer photos than were asked for."""
+    """Classes with fewer photos than requested."""
     missing_rows: list[str] = field(default_factory=list)
-    """Contributors that no source has."""
+    """Contributors that are in no source."""
     manifest: Manifest | None = None
-    """Of the shards, where shards were made."""
+    """The shards' manifest; None if a tree was built."""
 
     def warnings(self) -> Iterator[str]:
-        """What a user should know, a line for each kind, with the first few of each."""
+        """Yield a line for each non-empty category: its count and first five items."""
         for label, found in (
             ("synsets without a tar", self.missing_tars),
             ("tars of 0 bytes, left out", self.empty_tars),
-            ("tars that cannot be used, left out", self.unusable_tars),
-            ("members of tars that are no photos, left out", self.left_out_members),
+            ("unusable tars, left out", self.unusable_tars),
+            ("members of tars that are not photos, left out", self.left_out_members),
             ("photos that cannot be decoded", self.failed_photos),
-            ("photos that are no JPEGs", self.other_formats),
-            ("photos in two classes, as their synset is", self.in_two_classes),
-            ("classes with fewer photos than asked for", self.short_classes),
-            ("contributors that no source has", self.missing_rows),
+            ("photos that are not JPEGs", self.other_formats),
+            ("photos in two classes, because their synset is", self.in_two_classes),
+            ("classes with fewer photos than requested", self.short_classes),
+            ("contributors that are in no source", self.missing_rows),
         ):
             if found:
                 yield f"{len(found):,} {label}: {some(found, _MAX_WARNED)}"
 
     def as_json(self) -> dict[str, Any]:
-        """All of it, and what the pixels depend on beside the sources."""
+        """Return all fields but the manifest, and the versions of the libraries used."""
         found = {one.name: getattr(self, one.name) for one in fields(self)}
         del found["manifest"]
         libraries = {"cinic-shards": __version__, "pillow": PIL.__version__}

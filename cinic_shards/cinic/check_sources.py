@@ -1,4 +1,4 @@
-"""What the sources hold, and whether it is enough for what is asked."""
+"""List what the sources hold, and check that it is enough for a build."""
 
 import os
 from collections.abc import Sequence
@@ -25,23 +25,35 @@ def list_tars(
     executor: Executor,
     progress: Progress,
 ) -> dict[str, SynsetTar]:
-    """Synset -> its tar, of those that are wanted and there."""
+    """List the photos in the tars of all synsets that the build uses.
+
+    Args:
+        imagenet: folder of the tars.
+        rows: the contributors to replay; None for all synsets of CINIC-10.
+        built: gets missing, empty and unusable tars and the members that were left out.
+        executor: runs one job a tar.
+        progress: called with ``list`` and the number of photos found.
+
+    Returns:
+        Synset -> its tar, for each tar that holds a photo.
+
+    Raises:
+        SourcesError: the folder cannot be read, or holds none of the tars.
+    """
     if rows is None:
         wanted = sorted({synset for names in synsets_by_class().values() for synset in names})
     else:
         wanted = sorted({row.synset for row in rows})
     try:
-        there = set(os.listdir(imagenet))
+        names = set(os.listdir(imagenet))
     except OSError as error:
         raise SourcesError(str(imagenet), [str(error.strerror)], _HINT) from error
-    built.missing_tars = [synset for synset in wanted if f"{synset}.tar" not in there]
+    built.missing_tars = [synset for synset in wanted if f"{synset}.tar" not in names]
     if len(built.missing_tars) == len(wanted):
-        problem = (
-            f"holds none of {len(wanted):,} synset tars that are wanted, such as {wanted[0]}.tar"
-        )
+        problem = f"holds none of the {len(wanted):,} synset tars needed, such as {wanted[0]}.tar"
         raise SourcesError(str(imagenet), [problem], _HINT)
     tally = Tally(progress, "list")
-    paths = [str(imagenet.absolute() / f"{name}.tar") for name in wanted if f"{name}.tar" in there]
+    paths = [str(imagenet.absolute() / f"{name}.tar") for name in wanted if f"{name}.tar" in names]
     tars = run_jobs(executor, list_photos, paths, done=lambda tar: tally.add(len(tar)))
     built.empty_tars = [f"{tar.synset}.tar" for tar in tars if tar.is_empty]
     built.unusable_tars = [f"{tar.synset}.tar: {tar.problem}" for tar in tars if tar.problem]
@@ -56,10 +68,10 @@ def check_enough(
     options: BuildOptions,
     built: Built,
 ) -> None:
-    """Refuse before anything is decoded where a class has too few photos, or a tar is damaged.
+    """Check, before anything is decoded, that no class is short of photos and no tar is damaged.
 
     Raises:
-        SourcesError: names all of them.
+        SourcesError: lists all such classes and tars; never with ``options.allow_missing``.
     """
     needed = len(SPLITS) * shares.photos
     missing = {*built.missing_tars, *(name.removesuffix(".tar") for name in built.empty_tars)}
@@ -68,30 +80,29 @@ def check_enough(
         if len(draw) < needed:
             text = f"{draw.name}: {len(draw):,} of {needed:,} photos"
             absent = [name for name in synsets_by_class()[draw.name] if name in missing]
-            short.append(
-                text + (f"; no tar, or an empty one, of {' '.join(absent)}" if absent else "")
-            )
+            short.append(text + (f"; tars missing or empty: {' '.join(absent)}" if absent else ""))
     problems = [*built.unusable_tars, *short]
     if options.allow_missing or not problems:
         return
-    hints = ["fetch the damaged tars again"] if built.unusable_tars else []
+    hints = ["download the damaged tars again"] if built.unusable_tars else []
     if short:
         least = min(len(draw) for draw in draws)
         fits = [n for n in range(1, options.per_class) if len(SPLITS) * Shares(n).photos <= least]
-        hints.append(f"--per-class {fits[-1]} would do" if fits else "more photos are needed")
-    hints.append("or --allow-missing goes on with what there is")
+        hints.append(f"use --per-class {fits[-1]}" if fits else "more photos are needed")
+    hints.append("or use --allow-missing to build with what there is")
     raise SourcesError(str(imagenet), problems, "; ".join(hints))
 
 
 def find_contributors(
     rows: Sequence[Contributor], tars: dict[str, SynsetTar], options: BuildOptions, built: Built
 ) -> list[Pick]:
-    """The photos of a list.
+    """Find the photos of a list of contributors; those in no tar go to ``built.missing_rows``.
 
     Raises:
-        SourcesError: some are in no tar, or are of another dataset.
+        SourcesError: some are in no tar and ``options.allow_missing`` is not set; or a split or
+            class is not CINIC-10's.
     """
-    _check_places(rows, options)
+    _check_names(rows, options)
     picks = []
     for row in rows:
         tar = tars.get(row.synset)
@@ -105,15 +116,15 @@ def find_contributors(
     return picks
 
 
-def _check_places(rows: Sequence[Contributor], options: BuildOptions) -> None:
+def _check_names(rows: Sequence[Contributor], options: BuildOptions) -> None:
     problems = []
     for row in rows:
-        kinds = ("cinic_set", row.split, SPLITS), ("class", row.class_name, CLASSES)
-        for kind, found, known in kinds:
+        columns = ("cinic_set", row.split, SPLITS), ("class", row.class_name, CLASSES)
+        for column, found, known in columns:
             if found not in known:
-                place = f"{row.synset}_{row.number}"
+                stem = f"{row.synset}_{row.number}"
                 expected = f"expected one of {', '.join(known)}"
-                problems.append(f"{place}: {kind} is {fmt.shown(found)}, {expected}")
+                problems.append(f"{stem}: {column} is {fmt.shown(found)}, {expected}")
     if problems:
         listed = problems[:20] + [f"and {len(problems) - 20:,} more"] * (len(problems) > 20)
         raise SourcesError(str(options.contributors), listed, "give a list of CINIC-10's photos")
@@ -127,8 +138,11 @@ def _no_source(options: BuildOptions, built: Built, num_rows: int) -> SourcesErr
     tars = [
         *built.unusable_tars,
         *(f"{name}: 0 bytes" for name in built.empty_tars),
-        *(f"{synset}.tar: not there" for synset in built.missing_tars),
+        *(f"{synset}.tar: missing" for synset in built.missing_tars),
     ]
-    lacking = f" ({some(tars)})" if tars else ""
-    hint = f"fetch the tars that lack them{lacking}; or --allow-missing does without"
+    unusable = f" ({some(tars)})" if tars else ""
+    hint = (
+        f"download the tars that should hold them{unusable}; or use --allow-missing to leave these "
+        "photos out"
+    )
     return SourcesError(str(options.contributors), [problem], hint)

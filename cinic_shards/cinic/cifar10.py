@@ -1,6 +1,6 @@
 """CIFAR-10 as its authors publish it: seven pickles in a tar.
 
-https://www.cs.toronto.edu/~kriz/cifar.html says what is in them.
+They are described at https://www.cs.toronto.edu/~kriz/cifar.html.
 """
 
 import gzip
@@ -24,7 +24,7 @@ from cinic_shards.format import shown
 from cinic_shards.store import LocalStore
 
 FOLDER = "cifar-10-batches-py"
-"""Of the files, in the archive and where torchvision looks for them."""
+"""Folder of the files, in the archive and where torchvision looks for them."""
 META = "batches.meta"
 TRAIN_BATCHES = tuple(f"data_batch_{number}" for number in range(1, 6))
 TEST_BATCHES = ("test_batch",)
@@ -37,7 +37,7 @@ CLASSES = (
 """Class names in the order of their labels, as ``batches.meta`` has them."""
 
 _MAX_ARCHIVE_BYTES = 2**29
-"""Of the archive's content: a few bytes of gzip can hold any number."""
+"""Bound on the unpacked size of an archive: a few bytes of gzip can expand to any size."""
 _HINT = "get cifar-10-python.tar.gz from https://www.cs.toronto.edu/~kriz/cifar.html again"
 
 
@@ -46,9 +46,9 @@ class CifarSet:
     """The train set or the test set, in its original order."""
 
     images: NDArray[np.uint8]
-    """Shape (50000, 32, 32, 3) or (10000, 32, 32, 3), RGB."""
+    """uint8, shape (50000, 32, 32, 3) or (10000, 32, 32, 3), RGB."""
     labels: NDArray[np.int64]
-    """A place in ``Cifar10.label_names`` each, shape (50000,) or (10000,)."""
+    """Positions in ``Cifar10.label_names``, shape (50000,) or (10000,)."""
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -61,16 +61,16 @@ class Cifar10:
     train: CifarSet
     test: CifarSet
     label_names: tuple[str, ...]
-    """The ten class names; a label is a place here."""
+    """The ten class names; a label is a position in this tuple."""
 
     @property
     def sets(self) -> dict[str, CifarSet]:
-        """Both sets by the names that CINIC-10's file names have."""
+        """Both sets by name: ``train`` and ``test``, as in CINIC-10's file names."""
         return {"train": self.train, "test": self.test}
 
 
 def set_sizes() -> dict[str, int]:
-    """Images in each set."""
+    """Return the number of images in each set."""
     return {"train": len(TRAIN_BATCHES) * BATCH_SIZE, "test": len(TEST_BATCHES) * BATCH_SIZE}
 
 
@@ -78,13 +78,12 @@ def read_cifar10(path: str | os.PathLike[str]) -> Cifar10:
     """Read CIFAR-10's Python version, and check all of it.
 
     Args:
-        path: ``cifar-10-python.tar.gz``, or the folder ``cifar-10-batches-py`` out of it. Neither
-            need be trusted: nothing in it is executed, and memory is bounded.
+        path: ``cifar-10-python.tar.gz``, or the folder ``cifar-10-batches-py`` extracted from it.
+            Both may be untrusted: nothing in them is executed, and memory is bounded.
 
     Raises:
         StoreError: it cannot be read.
-        FormatError: it is not CIFAR-10, is truncated or holds something else; tells everything
-            that is wrong with it.
+        FormatError: it is truncated or is not CIFAR-10; lists every problem.
     """
     path = Path(path)
     names = (*TRAIN_BATCHES, *TEST_BATCHES, META)
@@ -92,7 +91,7 @@ def read_cifar10(path: str | os.PathLike[str]) -> Cifar10:
     problems = dict.fromkeys(names, "missing")
     for name, data in _read_files(path):
         if name in names:
-            problems[name] = "there twice" if name in parsed else ""
+            problems[name] = "duplicate" if name in parsed else ""
             try:
                 content = _with_texts(name, read_pickle(data))
                 parsed[name] = (_label_names if name == META else _batch)(name, content)
@@ -120,7 +119,7 @@ def _joined(batches: Sequence[CifarSet]) -> CifarSet:
 
 
 def _read_files(path: Path) -> Iterator[tuple[str, bytes]]:
-    """Name and content of each file in an archive or a folder."""
+    """Yield name and content of each file in an archive or a folder."""
     try:
         if path.is_dir():
             yield from _read_folder(path)
@@ -132,7 +131,7 @@ def _read_files(path: Path) -> Iterator[tuple[str, bytes]]:
             with tarfile.open(fileobj=_Bounded(content), mode="r|") as archive:
                 yield from _read_members(path, archive)
     except (tarfile.TarError, EOFError, gzip.BadGzipFile, zlib.error, ValueError) as error:
-        raise FormatError(str(path), f"not a whole tar archive ({error}); {_HINT}") from error
+        raise FormatError(str(path), f"not a complete tar archive ({error}); {_HINT}") from error
     except OSError as error:
         raise StoreError(str(path), error.strerror or str(error)) from error
 
@@ -156,12 +155,12 @@ def _read_members(path: Path, archive: tarfile.TarFile) -> Iterator[tuple[str, b
                 f"{MAX_PICKLE_BYTES:,}; {_HINT}",
             )
         file = archive.extractfile(member)
-        assert file is not None  # of an ordinary file
+        assert file is not None  # it is an ordinary file
         yield name, file.read()
 
 
 class _Bounded(io.RawIOBase):
-    """A stream that may not hold more than an archive's bytes."""
+    """A stream that raises after ``_MAX_ARCHIVE_BYTES``."""
 
     def __init__(self, stream: BinaryIO | gzip.GzipFile) -> None:
         super().__init__()
@@ -169,7 +168,7 @@ class _Bounded(io.RawIOBase):
         self._left = _MAX_ARCHIVE_BYTES
 
     def read(self, size: int = -1) -> bytes:
-        """The next bytes."""
+        """Read the next bytes."""
         data = self._stream.read(min(size, self._left + 1) if size >= 0 else self._left + 1)
         self._left -= len(data)
         if self._left < 0:
@@ -177,27 +176,27 @@ class _Bounded(io.RawIOBase):
         return data
 
 
-# What must be in them
+# Contents
 
 
 def _with_texts(name: str, content: Any) -> dict[str, Any]:
-    """A dictionary whose keys are texts, as Python 3 has them."""
+    """Convert a dictionary's keys to str, as Python 3 has them."""
     if not isinstance(content, dict):
         raise FormatError(name, f"holds {type(content).__name__}, expected a dictionary")
     return {_text(key): value for key, value in content.items()}
 
 
 def _text(value: Any) -> str:
-    """A text, of Python 2's too; empty for anything else."""
+    """Convert a str of Python 2 or 3 to str; anything else to an empty one."""
     if isinstance(value, bytes):
         return value.decode("latin-1")
     return value if isinstance(value, str) else ""
 
 
 def _brief(value: Any) -> str:
-    """For a message. A container that holds itself many times over would take for ever.
+    """Show a value in a message: a container only by its type, as nested ones can be endless.
 
-    Nor can Python print a number of thousands of digits.
+    An integer of thousands of digits, too: Python cannot print it.
     """
     is_short = isinstance(value, int) and value.bit_length() <= 64
     if is_short or isinstance(value, bytes | str | float | None):
@@ -223,17 +222,17 @@ def _batch(name: str, content: dict[str, Any]) -> CifarSet:
 
 
 def _bytes_of(name: str, array: Any, shape: tuple[int, int]) -> NDArray[np.uint8]:
-    """An array of uint8 of this shape."""
+    """Check an array's dtype, shape and size, and return it as uint8."""
     if not isinstance(array, PickledArray):
-        raise FormatError(name, "data is no array")
+        raise FormatError(name, "data is not an array")
     if _text(array.dtype) not in ("u1", "|u1", "uint8"):
-        raise FormatError(name, "data is not of uint8")
+        raise FormatError(name, "data is not uint8")
     size = shape[0] * shape[1]
     if array.shape != shape:
         stated = "x".join(map(_brief, array.shape))
-        raise FormatError(name, f"data is of shape {stated[:100]}, expected {shape[0]}x{shape[1]}")
+        raise FormatError(name, f"data has shape {stated[:100]}, expected {shape[0]}x{shape[1]}")
     if len(array.data) != size:
-        raise FormatError(name, f"data has {len(array.data):,} bytes, its shape {size:,}")
+        raise FormatError(name, f"data has {len(array.data):,} bytes, expected {size:,}")
     pixels = np.frombuffer(array.data, np.uint8)
     return pixels.reshape(shape, order="F" if array.is_fortran else "C")
 
@@ -250,10 +249,13 @@ def _label_names(name: str, content: dict[str, Any]) -> tuple[str, ...]:
 
 
 def write_npz(cifar: Cifar10, target: Path) -> None:
-    """Write a file of the arrays ``x_train``, ``y_train``, ``x_test``, ``y_test``, ``label_names``.
+    """Write an ``.npz`` file.
+
+    Its arrays are ``x_train`` and ``x_test`` (uint8, shape (N, 32, 32, 3)), ``y_train`` and
+    ``y_test`` (int64, shape (N,)), and ``label_names`` (shape (10,)).
 
     Raises:
-        OutputError: it cannot be written; nothing is left of it.
+        OutputError: it cannot be written; no partial file is left.
     """
     with _made(target.parent), LocalStore(target.parent).create(target.name) as file:
         np.savez(
@@ -267,15 +269,15 @@ def write_npz(cifar: Cifar10, target: Path) -> None:
 
 
 def write_batches(cifar: Cifar10, target: Path) -> None:
-    """Write the folder of the archive; it appears when all of it is there.
+    """Write the archive's folder ``cifar-10-batches-py``; it appears when it is complete.
 
     Raises:
-        OutputError: it cannot be written; nothing is left of it.
+        OutputError: it cannot be written; no partial folder is left.
     """
     partial = target.with_name(f"{target.name}.partial")
     with _made(target.parent):
         try:
-            shutil.rmtree(partial, ignore_errors=True)  # of a process that was killed
+            shutil.rmtree(partial, ignore_errors=True)  # left by a process that was killed
             partial.mkdir()
             for name, content in _contents(cifar):
                 (partial / name).write_bytes(write_pickle(content))
@@ -286,12 +288,12 @@ def write_batches(cifar: Cifar10, target: Path) -> None:
 
 
 def _contents(cifar: Cifar10) -> Iterator[tuple[str, dict[bytes, Any]]]:
-    """Name and content of each file, with the fields of the published ones.
+    """Yield name and content of each file, with the fields of the published ones.
 
-    These name each image's file of the collection that it was chosen from; what CINIC-10 calls it
-    stands there instead.
+    The published ``filenames`` are those of the collection that the images were chosen from, and
+    are not in CINIC-10: these are CINIC-10's file names instead.
     """
-    for kind, set_name, names in (
+    for title, set_name, names in (
         ("training", "train", TRAIN_BATCHES),
         ("testing", "test", TEST_BATCHES),
     ):
@@ -303,7 +305,7 @@ def _contents(cifar: Cifar10) -> Iterator[tuple[str, dict[bytes, Any]]]:
             yield (
                 name,
                 {
-                    b"batch_label": f"{kind} batch {number + 1} of {len(names)}".encode(),
+                    b"batch_label": f"{title} batch {number + 1} of {len(names)}".encode(),
                     b"labels": one.labels[start:stop].tolist(),
                     b"data": planes.reshape(size, -1),
                     b"filenames": [
@@ -323,7 +325,7 @@ def _contents(cifar: Cifar10) -> Iterator[tuple[str, dict[bytes, Any]]]:
 
 @contextmanager
 def _made(folder: Path) -> Iterator[None]:
-    """A folder that goes again where an error ends this, if it was not there before."""
+    """Make a folder; if an error ends the context, delete it again if it is new."""
     try:
         with LocalStore(folder).undone_on_error():
             folder.mkdir(parents=True, exist_ok=True)

@@ -1,6 +1,6 @@
-"""Which ImageNet images CINIC-10 is made of: the list ``imagenet-contributors.csv``.
+"""The list of the ImageNet images in a CINIC-10, ``imagenet-contributors.csv``.
 
-Its form is that of the authors' notebook ``list-imagenet-contributors``
+The format is that of the authors' notebook ``list-imagenet-contributors``
 (https://github.com/BayesWatch/cinic-10): the header ``synset, image_num, cinic_set, class``, and
 rows such as ``n02691156, 10025, train, airplane``.
 """
@@ -34,15 +34,15 @@ class Contributor(NamedTuple):
     synset: str
     """Such as ``n02691156``."""
     number: int
-    """Of the image in its synset."""
+    """The image's number in its synset."""
     split: str
     class_name: str
 
 
 def list_contributors(path: StoreLike) -> list[Contributor]:
-    """Every ImageNet image of a dataset; only indexes are read.
+    """List every ImageNet image of a dataset; only indexes are read.
 
-    They are sorted by split (train, valid, test, then others by name), class, synset and number.
+    The list is sorted by split (train, valid, test, then others by name), class, synset and number.
 
     Raises:
         StoreError, FormatError: the dataset cannot be read, or is damaged.
@@ -52,11 +52,11 @@ def list_contributors(path: StoreLike) -> list[Contributor]:
     columns = Columns.read(store, manifest, manifest.splits)
     rows = np.flatnonzero(columns.origin == "imagenet")
     names = sorted({split.name for split in manifest.splits} - set(_SETS))
-    place_of = {name: position for position, name in enumerate((*_SETS, *names))}
+    position_of = {name: position for position, name in enumerate((*_SETS, *names))}
     for split in manifest.splits:
         for name in {name for shard in split.shards for name in shard.classes}:
             if problem := fmt.key_problem(f"{split.name}/{name}/x", split.name):
-                raise FormatError(str(store), f"a class {fmt.shown(name)}: {problem}")
+                raise FormatError(str(store), f"class {fmt.shown(name)}: {problem}")
     found = [
         Contributor(synset, number, split, manifest.classes[label])
         for synset, number, split, label in zip(
@@ -67,26 +67,26 @@ def list_contributors(path: StoreLike) -> list[Contributor]:
             strict=True,
         )
     ]
-    found.sort(key=lambda one: (place_of[one.split], one.class_name, one.synset, one.number))
+    found.sort(key=lambda one: (position_of[one.split], one.class_name, one.synset, one.number))
     return found
 
 
 def write_contributors(contributors: list[Contributor], file: TextIO) -> None:
-    """Write the list, lines ending with a line feed alone."""
+    """Write the list; lines end with a line feed only."""
     file.write(", ".join(HEADER) + "\n")
     for one in contributors:
         file.write(", ".join((one.synset, str(one.number), *map(_quoted, one[2:]))) + "\n")
 
 
 def save_contributors(contributors: list[Contributor], path: str | os.PathLike[str]) -> None:
-    """Write the list to a file, which is replaced when all of it is written.
+    """Write the list to a file; an existing file is replaced when all of it is written.
 
     Raises:
         OutputError: it cannot be written.
     """
     path = Path(path)
     if not path.parent.is_dir():
-        raise OutputError(f"{path.parent}: no such folder; make it, or write elsewhere")
+        raise OutputError(f"{path.parent}: no such folder; create it, or write elsewhere")
     text = io.StringIO()
     write_contributors(contributors, text)
     with LocalStore(path.parent).create(path.name) as file:
@@ -94,18 +94,18 @@ def save_contributors(contributors: list[Contributor], path: str | os.PathLike[s
 
 
 def _quoted(name: str) -> str:
-    """A class's name may be any text."""
+    """Quote a class's name if it needs quotes; it may be any text."""
     if name == name.strip() and not set(name) & set(',"'):
         return name
     return '"' + name.replace('"', '""') + '"'
 
 
 def read_contributors(path: str | os.PathLike[str]) -> list[Contributor]:
-    """Read a list, in the order of its lines. Spaces around values and empty lines do not matter.
+    """Read a list, in the order of its lines; spaces around values and empty lines are ignored.
 
     Raises:
         StoreError: it cannot be read.
-        FormatError: it is no such list; tells the number of each bad line.
+        FormatError: it is not such a list; names each bad line by its number.
     """
     path = Path(path)
     try:
@@ -115,9 +115,9 @@ def read_contributors(path: str | os.PathLike[str]) -> list[Contributor]:
     except OSError as error:
         raise StoreError(str(path), f"{error.strerror}") from error
     except UnicodeDecodeError as error:
-        raise FormatError(str(path), f"not a text in UTF-8 ({error.reason})") from error
+        raise FormatError(str(path), f"not UTF-8 text ({error.reason})") from error
     except csv.Error as error:
-        raise FormatError(str(path), f"not a table of values and commas ({error})") from error
+        raise FormatError(str(path), f"not comma-separated values ({error})") from error
 
 
 def _parsed(path: Path, rows: Any) -> Iterator[Contributor]:
@@ -144,7 +144,7 @@ def _parsed(path: Path, rows: Any) -> Iterator[Contributor]:
 
 
 def _contributor(values: list[str]) -> Contributor | str:
-    """A line's image, or what is wrong with it."""
+    """Parse a line; return the image, or what is wrong with the line."""
     if len(values) != len(HEADER):
         return f"{len(values)} values, expected {', '.join(HEADER)}"
     synset, number, split, class_name = values

@@ -1,7 +1,7 @@
-"""Which image goes to which split: CIFAR-10's and ImageNet's, drawn by seed.
+"""Draw images from CIFAR-10 and ImageNet for each split, by seed.
 
-What is drawn is sorted by a keyed hash of its name, as samples are in packing: the draw depends on
-the seed and the names alone, not on a listing's order or on any library's random stream.
+Images are sorted by a keyed hash of their names, as in packing. So the draw depends on the seed and
+the names only, not on the order of a listing or any library's random numbers.
 """
 
 from collections.abc import Sequence
@@ -26,35 +26,35 @@ FULL_SIZE = 9_000
 
 @dataclass(frozen=True, slots=True)
 class Shares:
-    """How the images of one class in one split divide."""
+    """Number of images by origin, in each class of each split."""
 
     per_class: int
-    """All of them."""
+    """Images of one class in one split."""
 
     @property
     def cifar(self) -> int:
-        """From CIFAR-10: two ninths, rounded down; 2,000 at full size, which is all of it."""
+        """Images from CIFAR-10: two ninths, rounded down. All of CIFAR-10 at full size: 2,000."""
         return self.per_class * 2 // 9
 
     @property
     def cifar_test_in_test(self) -> int:
-        """Of the new test set's, from CIFAR-10's test set: half, rounded down."""
+        """Images from CIFAR-10's test set in the test split: half of ``cifar``, rounded down."""
         return self.cifar // 2
 
     @property
     def photos(self) -> int:
-        """From ImageNet."""
+        """Images from ImageNet."""
         return self.per_class - self.cifar
 
 
 @dataclass(frozen=True, slots=True)
 class CifarImage:
-    """One image of CIFAR-10 in its new place."""
+    """One image of CIFAR-10, and its key in CINIC-10."""
 
     cifar_set: str
     """``train`` or ``test``."""
     index: int
-    """In that set."""
+    """Position in that set."""
     key: str
     """``split/class/stem``."""
 
@@ -62,14 +62,14 @@ class CifarImage:
 def draw_cifar10(source: Cifar10, shares: Shares, seed: int) -> list[CifarImage]:
     """Deal CIFAR-10's images to the splits.
 
-    Of each class, the new test set gets ``cifar_test_in_test`` images of CIFAR-10's test set (at
-    full size the whole of it) and fills up from its train set; the new train and valid sets get
-    theirs from what is left of the train set.
+    Each class of the test split gets ``cifar_test_in_test`` images from CIFAR-10's test set (all of
+    it at full size), and the rest from its train set. The train and valid splits get theirs from
+    what is left of the train set.
 
     Args:
         source: CIFAR-10.
-        shares: how many.
-        seed: of the draw.
+        shares: the number of images.
+        seed: seed of the draw.
 
     Raises:
         SourcesError: a class has too few images.
@@ -92,33 +92,33 @@ def draw_cifar10(source: Cifar10, shares: Shares, seed: int) -> list[CifarImage]
             drawn[cifar_set] = rows[draw_order(names, seed)].tolist()
             if len(rows) < needed:
                 found = f"{len(rows):,} of {class_name}"
-                problems.append(f"its {cifar_set} set has {found}, needed are {needed:,}")
+                problems.append(f"its {cifar_set} set has {found}, expected at least {needed:,}")
         for cifar_set, split, start, count in parts:
             images += [
                 CifarImage(cifar_set, row, f"{split}/{class_name}/cifar10-{cifar_set}-{row}")
                 for row in drawn[cifar_set][start : start + count]
             ]
     if problems:
-        raise SourcesError("CIFAR-10", problems, "give all of it, or a smaller --per-class")
+        raise SourcesError("CIFAR-10", problems, "give all of it, or use a smaller --per-class")
     return images
 
 
 def draw_order(names: Sequence[str], seed: int) -> NDArray[np.int64]:
-    """Rows of the names in the order in which they are drawn, shape (N,)."""
+    """Return the positions of N names in the order in which they are drawn, shape (N,)."""
     return packing_order([f"draw/{name}" for name in names], seed)
 
 
 def split_of_slot(slot: int) -> str:
-    """The split that the photo drawn at this position goes to: each gets every third one."""
+    """Return the split of the photo drawn at this position: each gets every third photo."""
     return SPLITS[slot % len(SPLITS)]
 
 
 class Pick(NamedTuple):
-    """A photo, and the image that it becomes."""
+    """A photo, and its key in CINIC-10."""
 
     tar: SynsetTar
     row: int
-    """In the tar."""
+    """Position among the tar's photos."""
     key: str
     """``split/class/stem``."""
 
@@ -140,7 +140,7 @@ class PhotoDraw:
         return len(self._order)
 
     def next(self, split: str) -> Pick | None:
-        """The next photo, for a split; None where there is no more."""
+        """Take the next photo, for a split; None if there is none left."""
         if self._num_drawn == len(self):
             return None
         at = self._order[self._num_drawn]

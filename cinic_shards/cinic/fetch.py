@@ -1,4 +1,4 @@
-"""CINIC-10.tar.gz from its publisher: a download that goes on where it was cut off."""
+"""Download CINIC-10.tar.gz from its publisher; an interrupted download resumes."""
 
 import errno
 import hashlib
@@ -19,34 +19,35 @@ from cinic_shards.jobs import Progress
 from cinic_shards.store import Answer, WebFile, lock_file
 
 URL = "https://datashare.is.ed.ac.uk/bitstream/handle/10283/3192/CINIC-10.tar.gz"
-"""Of the publisher, the University of Edinburgh: https://doi.org/10.7488/ds/2448."""
+"""The archive at its publisher, the University of Edinburgh: https://doi.org/10.7488/ds/2448."""
 MD5 = "6ee4d0c996905fe93221de577967a372"
-"""Of CINIC-10.tar.gz as loaders of others record it; the publisher states none."""
+"""MD5 of CINIC-10.tar.gz, from other projects' loaders; the publisher states none."""
 
 PART = ".part"
-"""Ends the name of a file that is not whole."""
+"""Suffix of an unfinished file."""
 _NOTE = ".part.json"
-_ASIDE = ".unexpected"
+_REJECTED = ".unexpected"
 WAIT_SECONDS = (1.0, 2.0, 4.0, 8.0, 16.0)
-"""Before each new try; after as many that brought nothing new it is an error."""
-_MIN_NEWS_BYTES = 2**16
-"""What a try must bring to count for something."""
+"""Waits before each retry; after this many retries without progress, ``fetch`` raises."""
+_MIN_PROGRESS_BYTES = 2**16
+"""New bytes that a try must receive to count as progress."""
 
 _DIGESTS = {32: "md5", 64: "sha256"}
-"""Letters of a digest in hexadecimal -> its kind."""
+"""Hexadecimal digits of a digest -> its algorithm."""
 
 
 @dataclass(frozen=True, slots=True)
 class Fetched:
-    """What ``fetch`` has done."""
+    """The result of ``fetch``."""
 
     path: Path
-    """The file, whole."""
+    """The complete file."""
     size: int
+    """Its bytes."""
     num_received: int
-    """Bytes that came over the network now; 0 where the file was there already."""
+    """Bytes received by this call; 0 if the file existed already."""
     digest: str
-    """What it was checked by: ``md5:`` or ``sha256:`` and its digest."""
+    """Digest that it was checked by: ``md5:`` or ``sha256:`` and hexadecimal digits."""
 
 
 def fetch(
@@ -57,57 +58,61 @@ def fetch(
     progress: Progress = lambda doing, done, total: None,
     warn: Callable[[str], None] = warnings.warn,
 ) -> Fetched:
-    """Download an archive, or go on with a download, and check its hash.
+    """Download an archive, or resume its download, and check its hash.
 
-    What has come lies in ``<out>.part`` until all of it is there and its hash is right.
+    The file is ``<out>.part`` until it is complete and its hash is verified.
 
     Args:
-        out: the file; or an existing folder for it.
-        url: where the archive is.
-        accept_hash: the MD5 or SHA-256 that it must have, in hexadecimal; by default ``MD5``.
-        progress: called with what is being done, and bytes: how many, and of how many.
-        warn: called with what a user should know.
+        out: the file to write, or an existing folder for it.
+        url: URL of the archive.
+        accept_hash: expected MD5 or SHA-256 in hexadecimal, with or without the prefix ``md5:`` or
+            ``sha256:``; by default ``MD5``.
+        progress: called with ``fetch`` or ``check``, the number of bytes done, and of all bytes.
+        warn: called with each warning, such as a retry.
 
     Raises:
-        OptionError: an option cannot be.
-        OutputError: it cannot be written; or another process fetches it; or another file is there.
-        StoreError: it cannot be fetched, the same call goes on; or its hash is another one.
+        OptionError: ``accept_hash`` is not a digest, or ``url`` names no file.
+        OutputError: it cannot be written, another process is fetching it, or a different file
+            exists under its name.
+        StoreError: it cannot be downloaded (the same call resumes), or its hash is different.
     """
-    kind, expected = _expected(accept_hash)
+    algorithm, expected = _expected(accept_hash)
     name = os.path.basename(unquote(urlsplit(url).path))
     path = Path(out)
     if path.is_dir():
         if not name:
-            raise OptionError(f"{url}: names no file; give a file to write to")
+            raise OptionError(f"{url}: the URL names no file; give the file to write")
         path = path / name
     web = WebFile(url)
     try:
         if path.exists():
-            return _found(path, kind, expected, progress)
+            return _found(path, algorithm, expected, progress)
         with _hold_part(path) as file:
             if path.exists():  # another process has just finished it
-                return _found(path, kind, expected, progress)
+                return _found(path, algorithm, expected, progress)
             download = _Download(web, path, file, progress, warn)
-            if not download.take_aside(kind, expected):
+            if not download.take_rejected(algorithm, expected):
                 download.run()
-                _check(path, file.name, kind, expected, url, progress)
+                _check(path, file.name, algorithm, expected, url, progress)
             os.fsync(file.fileno())
             os.replace(file.name, path)
             _part(path, _NOTE).unlink(missing_ok=True)
-            return Fetched(path, path.stat().st_size, download.num_received, f"{kind}:{expected}")
+            return Fetched(
+                path, path.stat().st_size, download.num_received, f"{algorithm}:{expected}"
+            )
     except OSError as error:
         raise OutputError(f"{path}: {error.strerror}{_hint(error)}") from error
 
 
 def _expected(accept_hash: str | None) -> tuple[str, str]:
-    """Kind and digest of what is fetched."""
+    """Return algorithm and digest that the file must have."""
     digest = (accept_hash or MD5).lower().rpartition(":")[2]
-    kind = _DIGESTS.get(len(digest))
-    if kind is None or set(digest) - set("0123456789abcdef"):
+    algorithm = _DIGESTS.get(len(digest))
+    if algorithm is None or set(digest) - set("0123456789abcdef"):
         raise OptionError(
-            f"hash {accept_hash!r}: expected an MD5 of 32 hexadecimal digits, or a SHA-256 of 64"
+            f"hash {accept_hash!r}: expected an MD5 (32 hexadecimal digits) or a SHA-256 (64)"
         )
-    return kind, digest
+    return algorithm, digest
 
 
 def _part(path: Path, suffix: str) -> Path:
@@ -116,13 +121,13 @@ def _part(path: Path, suffix: str) -> Path:
 
 def _hint(error: OSError) -> str:
     if error.errno == errno.ENOSPC:
-        return "; free some space and run the same command: it goes on"
+        return "; free some space and run the same command again to resume"
     return ""
 
 
-def _digest(path: str | Path, kind: str, progress: Progress) -> str:
-    """A file's digest, in hexadecimal."""
-    digest = hashlib.new(kind, usedforsecurity=False)
+def _digest(path: str | Path, algorithm: str, progress: Progress) -> str:
+    """Compute a file's digest, in hexadecimal."""
+    digest = hashlib.new(algorithm, usedforsecurity=False)
     total, done = os.path.getsize(path), 0
     with open(path, "rb") as file:
         while data := file.read(2**20):
@@ -132,26 +137,26 @@ def _digest(path: str | Path, kind: str, progress: Progress) -> str:
     return digest.hexdigest()
 
 
-def _found(path: Path, kind: str, expected: str, progress: Progress) -> Fetched:
-    """A file that is there already, if it is the right one."""
+def _found(path: Path, algorithm: str, expected: str, progress: Progress) -> Fetched:
+    """Check a file that exists already."""
     if not path.is_file():
-        raise OutputError(f"{path}: not a file; give another place")
-    found = _digest(path, kind, progress)
+        raise OutputError(f"{path}: not a file; give a different path")
+    found = _digest(path, algorithm, progress)
     if found != expected:
         raise OutputError(
-            f"{path}: is there already, and its {_title(kind)} is {found}, expected {expected}; "
-            "remove it or name another file"
+            f"{path}: already exists, and its {_title(algorithm)} is {found}, expected {expected}; "
+            "remove it, or give a different path"
         )
-    return Fetched(path, path.stat().st_size, 0, f"{kind}:{expected}")
+    return Fetched(path, path.stat().st_size, 0, f"{algorithm}:{expected}")
 
 
-def _title(kind: str) -> str:
-    return {"md5": "MD5", "sha256": "SHA-256"}[kind]
+def _title(algorithm: str) -> str:
+    return {"md5": "MD5", "sha256": "SHA-256"}[algorithm]
 
 
 @contextmanager
 def _hold_part(path: Path) -> Iterator[BinaryIO]:
-    """Open the part to append to, which one process at a time can hold; nothing is not kept."""
+    """Open the part for appending, locked against other processes; delete it if it stays empty."""
     part = _part(path, PART)
     with _lock_part(path, part) as file:
         try:
@@ -171,30 +176,31 @@ def _lock_part(path: Path, part: Path) -> BinaryIO:
         with suppress(FileNotFoundError):
             if os.path.samestat(os.fstat(file.fileno()), os.stat(part)):
                 return file
-        file.close()  # the process that had it has renamed it
+        file.close()  # the process that held the lock has renamed the file
 
 
-def _check(path: Path, part: str, kind: str, expected: str, url: str, progress: Progress) -> None:
-    """Refuse a download that has another hash, and put it aside."""
-    found = _digest(part, kind, progress)
+def _check(
+    path: Path, part: str, algorithm: str, expected: str, url: str, progress: Progress
+) -> None:
+    """Check a download's hash; if it is different, keep the file as ``<out>.unexpected``."""
+    found = _digest(part, algorithm, progress)
     if found == expected:
         return
-    aside = _part(path, _ASIDE)
+    rejected = _part(path, _REJECTED)
     with open(part, "rb") as file:
         head = file.read(16)
     size = os.path.getsize(part)
-    os.replace(part, aside)
+    os.replace(part, rejected)
     _part(path, _NOTE).unlink(missing_ok=True)
     raise StoreError(
         url,
-        f"{size:,} bytes that begin with {head!r} and have the {_title(kind)} {found}, "
-        f"expected {expected}; kept as {aside}: if that is what you want, take it by "
-        f"--accept-hash {found}",
+        f"{size:,} bytes that begin with {head!r}: {_title(algorithm)} is {found}, expected "
+        f"{expected}; kept as {rejected}; to accept this file, use --accept-hash {found}",
     )
 
 
 class _Download:
-    """A file that is being fetched."""
+    """A download under way."""
 
     def __init__(
         self,
@@ -212,7 +218,7 @@ class _Download:
         self.at = os.fstat(file.fileno()).st_size
         self.num_received = 0
         self.note = self._read_note()
-        """What the part is of: version and size, as the server told them; empty: not known."""
+        """URL, version and size of the file that the part belongs to; empty if not known."""
 
     def _read_note(self) -> dict[str, Any]:
         with suppress(OSError, ValueError):
@@ -221,53 +227,54 @@ class _Download:
                 return note
         return {}
 
-    def take_aside(self, kind: str, expected: str) -> bool:
-        """Take a download of before that is accepted now."""
-        aside = _part(self.path, _ASIDE)
-        if not aside.is_file() or _digest(aside, kind, self.progress) != expected:
+    def take_rejected(self, algorithm: str, expected: str) -> bool:
+        """Take an earlier download whose hash was rejected, if its hash is expected now."""
+        rejected = _part(self.path, _REJECTED)
+        if not rejected.is_file() or _digest(rejected, algorithm, self.progress) != expected:
             return False
-        os.replace(aside, self.file.name)
+        os.replace(rejected, self.file.name)
         return True
 
     def run(self) -> None:
-        """Fetch what is missing.
+        """Download the missing bytes, with retries.
 
         Raises:
-            StoreError: it did not come.
+            StoreError: the retries made no progress, or the server has no such file.
         """
-        num_vain, farthest = 0, self.at
-        while not self.is_whole():
+        num_failed, farthest = 0, self.at
+        while not self.is_complete():
             try:
-                self._go_on()
+                self._request()
             except MissingError:
                 raise
             except StoreError as error:
-                # What comes again from the begin, from a server without ranges, is no news.
-                num_vain = 0 if self.at - farthest >= _MIN_NEWS_BYTES else num_vain + 1
+                # A server without ranges sends the same bytes again: they are no progress.
+                is_progress = self.at - farthest >= _MIN_PROGRESS_BYTES
+                num_failed = 0 if is_progress else num_failed + 1
                 farthest = max(farthest, self.at)
-                if num_vain > len(WAIT_SECONDS):
+                if num_failed > len(WAIT_SECONDS):
                     raise StoreError(
                         error.location,
-                        f"{error.reason}; {num_vain} tries brought nothing new. {self.at:,} "
-                        "bytes are there: the same command goes on",
+                        f"{error.reason}; {num_failed} tries made no progress; {self.at:,} bytes "
+                        "are kept; run the same command again to resume",
                     ) from error
-                seconds = WAIT_SECONDS[max(0, num_vain - 1)]
-                self.warn(f"{error}; again in {seconds:.0f} s, from byte {self.at:,} on")
+                seconds = WAIT_SECONDS[max(0, num_failed - 1)]
+                self.warn(f"{error}; retrying from byte {self.at:,} in {seconds:.0f} s")
                 time.sleep(seconds)
 
-    def is_whole(self) -> bool:
-        """Whether every byte is there."""
+    def is_complete(self) -> bool:
+        """Return True if every byte has been received."""
         return bool(self.note) and self.at == self.note["size"]
 
-    def _go_on(self) -> None:
-        """One request."""
+    def _request(self) -> None:
+        """Make one request, and write what it returns."""
         answer = self._ask()
         self._check_space(answer.size - self.at)
         self.progress("fetch", self.at, answer.size)
         for chunk in answer.chunks:
             if self.at + len(chunk) > answer.size:
                 raise StoreError(
-                    str(self.web), f"sends more than the {answer.size:,} bytes it told"
+                    str(self.web), f"sends more than the {answer.size:,} bytes it announced"
                 )
             self.file.write(chunk)
             self.at += len(chunk)
@@ -278,18 +285,18 @@ class _Download:
             raise StoreError(str(self.web), "the connection was closed before the end")
 
     def _ask(self) -> Answer:
-        """Ask for the rest, or for all of it where the rest is no use."""
+        """Request the missing bytes, or the entire file if the part cannot be continued."""
         self.file.flush()
         if self.at and self.note and self.at < self.note["size"]:
             answer = self.web.open(self.at)
             if answer is None:
-                self._begin_again("the server does not give the rest alone")
+                self._begin_again("the server cannot continue from this byte")
             elif (answer.version, answer.size) != (self.note["version"], self.note["size"]):
                 self._begin_again("the file has changed on the server")
             else:
                 return answer
         elif self.at:
-            self._begin_again("nothing tells which file it is of")
+            self._begin_again("it is not known which file they belong to")
         answer = self.web.open(0)
         assert answer is not None
         self.note = {"url": str(self.web), "version": answer.version, "size": answer.size}
@@ -297,7 +304,7 @@ class _Download:
         return answer
 
     def _begin_again(self, why: str) -> None:
-        self.warn(f"{self.path}: the {self.at:,} bytes that were there are left: {why}")
+        self.warn(f"{self.path}: discarding the {self.at:,} bytes received so far: {why}")
         self.file.truncate(0)
         self.at = 0
         self.note = {}
@@ -306,6 +313,6 @@ class _Download:
         free = shutil.disk_usage(self.path.parent).free
         if free < needed:
             raise OutputError(
-                f"{self.path}: {free / 1e6:,.1f} MB free, {needed / 1e6:,.1f} MB are to come; free "
-                "some and run the same command, or give another place"
+                f"{self.path}: {free / 1e6:,.1f} MB free, {needed / 1e6:,.1f} MB needed; free some "
+                "space and run the same command again, or give a different path"
             )

@@ -1,6 +1,6 @@
-"""ImageNet's synset tars: which photos they hold; and a photo -> the 32x32 pixels of CINIC-10.
+"""ImageNet's synset tars: list their photos, read them, and shrink them to CINIC-10's 32x32 pixels.
 
-A synset's photos lie in ``n########.tar`` as ``n########_<number>.JPEG``.
+A synset's photos are in ``n########.tar`` as ``n########_<number>.JPEG``.
 """
 
 import io
@@ -20,57 +20,60 @@ from PIL import Image
 
 from cinic_shards.errors import StoreError
 
-# No leading zero: the number names the PNG, and two names must not be one.
+# No leading zero: the number becomes the PNG's name, and two members must not get the same name.
 _MEMBER = re.compile(r"(n[0-9]{8})_(0|[1-9][0-9]{0,17})\.jpe?g", re.ASCII | re.IGNORECASE)
 
 IMAGE_SIZE = 32
 """Pixels a side of CINIC-10's images."""
 
 MAX_PHOTO_BYTES = 2**27
-"""Of one photo's file: it is read whole."""
+"""Bound on a photo's file, which is read into memory."""
 
 _SHOWN = 200
-"""Letters of a member's name, which may have millions."""
+"""Letters shown of a member's name, which may have millions."""
 
 _FORMATS = ("JPEG", "PNG", "GIF", "BMP")
-"""What a member's content may be: a few of ImageNet's files named .JPEG are something else."""
+"""Formats that are decoded: a few of ImageNet's files named .JPEG are something else."""
 _JPEGS = ("JPEG", "MPO")
-"""What Pillow calls a JPEG: the second one holds several pictures, of which the first counts."""
+"""Pillow's names for JPEGs. An MPO holds several pictures; the first one is used."""
 
 
 @dataclass(frozen=True, slots=True)
 class SynsetTar:
-    """What one synset's tar holds: N photos, as columns in the order of their numbers."""
+    """The N photos of one synset's tar, as columns in the order of their numbers."""
 
     synset: str
     path: str
     numbers: NDArray[np.int64]
     """Each photo's number, shape (N,), ascending."""
     offsets: NDArray[np.int64]
-    """Where each photo's file begins in the tar, shape (N,)."""
+    """Each photo's byte offset in the tar, shape (N,)."""
     sizes: NDArray[np.int64]
-    """Each photo's bytes, shape (N,)."""
+    """Each photo's size in bytes, shape (N,)."""
     left_out: tuple[str, ...] = ()
-    """Each member that is no photo of the synset, and why."""
+    """Each member that is not a photo of the synset, and why."""
     is_empty: bool = False
-    """The file has 0 bytes, as some of the authors' downloads had."""
+    """True if the file has 0 bytes, as some of the authors' downloads had."""
     problem: str = ""
-    """Why the tar cannot be used; then it has no row."""
+    """Why the tar cannot be used; N is then 0. Empty if it can."""
 
     def __len__(self) -> int:
         return len(self.numbers)
 
     def row_of(self, number: int) -> int | None:
-        """The row of a photo; None where the tar does not hold it."""
+        """Return the row of a photo; None if the tar does not hold it."""
         row = int(np.searchsorted(self.numbers, number))
         return row if row < len(self) and self.numbers[row] == number else None
 
 
 def list_photos(path: str) -> SynsetTar:
-    """Find a synset tar's photos by its headers; no photo is read. Runs in any process.
+    """List a synset tar's photos from its headers; no photo is read. Runs in any process.
 
     Args:
-        path: of ``n########.tar``, uncompressed.
+        path: ``n########.tar``, uncompressed.
+
+    Returns:
+        Its photos; for a tar that cannot be used, no photos and the problem.
     """
     synset = os.path.basename(path)[: -len(".tar")]
     try:
@@ -85,32 +88,32 @@ def list_photos(path: str) -> SynsetTar:
             for member in archive:
                 number, reason = _look_at(member, synset)
                 if number in members:
-                    reason = "the second photo of that number"
+                    reason = "a duplicate of its number"
                 if reason:
                     left_out.append(f"{member.name[:_SHOWN]}: {reason}")
                 elif number >= 0:
                     members[number] = (member.offset_data, member.size)
-            # What is no header ends an archive for tarfile, as its end would.
+            # tarfile takes an invalid header for the archive's end.
             file.seek(archive.offset)
             if file.read(tarfile.BLOCKSIZE) != tarfile.NUL * tarfile.BLOCKSIZE:
                 return _unusable(
                     synset, path,
-                    f"damaged or truncated at byte {archive.offset:,} of {state.st_size:,}, where "
-                    "neither a member nor the archive's end is; fetch it again",
+                    f"damaged or truncated at byte {archive.offset:,} of {state.st_size:,}: "
+                    "expected a member or the archive's end; download it again",
                 )  # fmt: skip
     except tarfile.TarError as error:
-        return _unusable(synset, path, f"not a whole tar file ({error}); fetch it again")
+        return _unusable(synset, path, f"not a complete tar file ({error}); download it again")
     except OSError as error:
         return _unusable(synset, path, f"cannot be read: {error.strerror or error}")
     except (ValueError, OverflowError, MemoryError, RecursionError) as error:  # hostile headers
-        return _unusable(synset, path, f"not a readable tar file ({error}); fetch it again")
+        return _unusable(synset, path, f"not a readable tar file ({error}); download it again")
     if not members:
         expected = f"expected {synset}_<number>.JPEG"
         found = f"; it holds {left_out[0]}" if left_out else ""
-        return _unusable(synset, path, f"no photo in it, {expected}{found}")
+        return _unusable(synset, path, f"holds no photo, {expected}{found}")
     numbers = np.array(sorted(members), np.int64)
-    places = np.array([members[number] for number in numbers.tolist()], np.int64)
-    return SynsetTar(synset, path, numbers, places[:, 0], places[:, 1], tuple(left_out))
+    ranges = np.array([members[number] for number in numbers.tolist()], np.int64)
+    return SynsetTar(synset, path, numbers, ranges[:, 0], ranges[:, 1], tuple(left_out))
 
 
 def _unusable(synset: str, path: str, problem: str, *, is_empty: bool = False) -> SynsetTar:
@@ -119,7 +122,7 @@ def _unusable(synset: str, path: str, problem: str, *, is_empty: bool = False) -
 
 
 def _look_at(member: tarfile.TarInfo, synset: str) -> tuple[int, str]:
-    """A member's photo number, and why it is none; a folder is -1 without a reason."""
+    """Return a member's photo number and ""; or -1 and why it is not a photo ("" for a folder)."""
     if member.isdir():
         return -1, ""
     match = _MEMBER.fullmatch(member.name.rpartition("/")[2])
@@ -134,7 +137,12 @@ def _look_at(member: tarfile.TarInfo, synset: str) -> tuple[int, str]:
 
 
 def read_photos(path: str, offsets: NDArray[np.int64], sizes: NDArray[np.int64]) -> Iterator[bytes]:
-    """The files of these photos.
+    """Yield the files of the given photos.
+
+    Args:
+        path: the tar.
+        offsets: their byte offsets in it, shape (N,).
+        sizes: their bytes, shape (N,).
 
     Raises:
         StoreError: the tar cannot be read, or has changed since it was listed.
@@ -145,29 +153,29 @@ def read_photos(path: str, offsets: NDArray[np.int64], sizes: NDArray[np.int64])
                 file.seek(offset)
                 data = file.read(size)
                 if len(data) != size:
-                    raise StoreError(str(path), "it has changed since it was listed; run again")
+                    raise StoreError(str(path), "has changed since it was listed; run again")
                 yield data
     except OSError as error:
         raise StoreError(str(path), f"{error.strerror}") from error
 
 
 def shrink_photo(data: bytes) -> tuple[NDArray[np.uint8] | None, str]:
-    """A photo's pixels as CINIC-10 has them: the whole of it, RGB, box-filtered to 32x32.
+    """Decode a photo, convert it to RGB, and shrink it to 32x32 with a box filter.
 
-    As the authors did it, by the tool of Imagenet32x32
-    (https://github.com/PatrykChrabaszcz/Imagenet32_Scripts): grey, CMYK and palettes become RGB
-    by Pillow's ``convert``, nothing is cropped, and the orientation that EXIF states is left.
+    This is what the authors did, with the tool of Imagenet32x32
+    (https://github.com/PatrykChrabaszcz/Imagenet32_Scripts): Pillow's ``convert`` makes RGB from
+    grey, CMYK and palettes, nothing is cropped, and the EXIF orientation is ignored.
 
     Returns:
-        uint8 (32, 32, 3), and what the file is where it is no JPEG; or None, and why it cannot be
-        decoded.
+        Pixels, uint8, shape (32, 32, 3), and the file's format if it is not a JPEG (else ""); or
+        None and why it cannot be decoded.
     """
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of odd EXIF data, which does not matter here
+            warnings.simplefilter("ignore")  # about odd EXIF data, which is not used
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(io.BytesIO(data), formats=_FORMATS) as photo:
-                kind = photo.format or ""
+                found = photo.format or ""
                 image = photo if photo.mode == "RGB" else photo.convert("RGB")
                 small = image.resize((IMAGE_SIZE, IMAGE_SIZE), Image.Resampling.BOX)
     except (
@@ -175,7 +183,9 @@ def shrink_photo(data: bytes) -> tuple[NDArray[np.uint8] | None, str]:
         AttributeError, MemoryError, struct.error, zlib.error, Image.DecompressionBombError,
         Image.DecompressionBombWarning,
     ) as error:  # fmt: skip
-        # Pillow's message ends with an object's address in memory: it would differ at every run.
+        # Pillow's message ends with an address in memory, which differs between runs.
         reason = re.sub(r" <_io.BytesIO object at .*?>", "", str(error))
         return None, f"cannot be decoded: {reason or type(error).__name__}"
-    return np.asarray(small), "" if kind in _JPEGS else f"a {kind}, no JPEG; decoded as such"
+    return np.asarray(
+        small
+    ), "" if found in _JPEGS else f"a {found}, not a JPEG; decoded as {found}"

@@ -1,7 +1,7 @@
-"""Pickles of plain objects: read without running anything of theirs, and written as Python 2 did.
+"""Pickles of plain objects: read without executing them, and written as Python 2 did.
 
-A pickle is a program that may call anything. Here it can take only the steps that build lists,
-dictionaries, numbers, texts and arrays, and the few names that such a pickle needs stand for
+A pickle is a program that may call anything. This reader accepts only the opcodes that build lists,
+dictionaries, numbers, strings and arrays. The few names that such a pickle needs stand for
 functions of this file; nothing that it names is imported.
 """
 
@@ -18,24 +18,24 @@ from cinic_shards.errors import FormatError
 from cinic_shards.format import shown
 
 MAX_PICKLE_BYTES = 2**26
-"""A batch of CIFAR-10 is 31 MB as it is published, 46 MB where Python 3 has written it."""
+"""A batch of CIFAR-10 has 31 MB as published, and 46 MB if Python 3 has written it."""
 _MAX_STEPS = 1_000_000
-"""A batch takes about five an image, with its file names."""
+"""A batch needs about five opcodes for each of its 10,000 images, with their file names."""
 
 
 @dataclass(slots=True)
 class PickledArray:
-    """A numpy array as a pickle describes it; only ``data`` has been checked, to be bytes."""
+    """A numpy array as a pickle describes it; only that ``data`` is bytes has been checked."""
 
     shape: tuple[Any, ...] = ()
     dtype: Any = None
     """The name that numpy's dtype is called with, such as ``u1``."""
     is_fortran: bool = False
-    """Whether columns, not rows, follow one another."""
+    """True if ``data`` is in column-major order."""
     data: bytes = b""
 
     def set_state(self, state: tuple[Any, ...]) -> None:
-        """Take what ``ndarray.__setstate__`` is given."""
+        """Take the argument of ``ndarray.__setstate__``."""
         _, shape, dtype, is_fortran, data = state
         self.shape = _expect(shape, tuple)
         self.dtype = _expect(dtype, _Dtype).name
@@ -54,11 +54,11 @@ def read_pickle(data: bytes) -> Any:
     """Read a pickle of plain objects; nothing that it names is imported or called.
 
     Returns:
-        Dictionaries, lists, tuples, numbers, texts (bytes where Python 2 wrote them), and a
-        ``PickledArray`` for each array. All take a few times the memory of ``data`` at most.
+        Dictionaries, lists, tuples, numbers, strings (bytes if Python 2 wrote them), and a
+        ``PickledArray`` for each array; at most a few times the memory of ``data``.
 
     Raises:
-        FormatError: it is not a pickle, is truncated, or does anything else.
+        FormatError: it is not a pickle, is truncated, is too large, or does more than hold data.
     """
     if len(data) > MAX_PICKLE_BYTES:
         raise FormatError("pickle", f"more than {MAX_PICKLE_BYTES:,} bytes")
@@ -77,15 +77,15 @@ def read_pickle(data: bytes) -> Any:
         ) from error
 
 
-def _expect(value: Any, kind: type) -> Any:
-    if not isinstance(value, kind):
-        raise TypeError(f"{type(value).__name__} where {kind.__name__} is expected")
+def _expect(value: Any, expected: type) -> Any:
+    if not isinstance(value, expected):
+        raise TypeError(f"found {type(value).__name__}, expected {expected.__name__}")
     return value
 
 
 _BASE: Any = pickle._Unpickler
-"""Python's own reader, as it is written in Python. The one in C allocates whatever a length or a
-place in the memo asks for, hashes any key, and has no way to refuse a step."""
+"""Python's own unpickler, the implementation in Python. The one in C allocates whatever a length or
+a memo position asks for, hashes any key, and cannot reject an opcode."""
 
 _STAND_INS: dict[str, Any] = {
     "__builtin__.bytes": lambda: b"",
@@ -98,7 +98,7 @@ _STAND_INS: dict[str, Any] = {
 
 
 class _Unpickler(_BASE):  # type: ignore[misc]
-    """Python's own, with a bound on its steps, names and sizes."""
+    """Python's own unpickler, with a bound on opcodes, names and sizes."""
 
     def __init__(self, data: bytes) -> None:
         super().__init__(io.BytesIO(data), encoding="bytes")
@@ -113,19 +113,18 @@ class _Unpickler(_BASE):  # type: ignore[misc]
             return _STAND_INS[full_name]
         raise FormatError(
             "pickle",
-            f"a pickle that needs {shown(full_name)}: expected plain data and numpy arrays; "
-            "nothing was run",
+            f"needs {shown(full_name)}, expected plain data and numpy arrays; nothing was executed",
         )
 
     def _encode(self, text: str, encoding: str) -> bytes:
-        """How protocol 2 writes bytes: as a text, each as one of its own."""
+        """Decode bytes as protocol 2 writes them: as a string, in latin-1."""
         self.bytes_to_encode -= len(_expect(text, str))
         if self.bytes_to_encode < 0 or encoding not in ("latin1", "latin-1"):
-            raise ValueError("bytes as no pickler writes them")
+            raise ValueError("bytes that no pickler writes")
         return text.encode("latin-1")
 
     def build(self) -> None:
-        # Python's own would set attributes of anything, a function too.
+        # Python's own method would set attributes of any object, even of a function.
         state = self.stack.pop()
         if isinstance(self.stack[-1], PickledArray):
             self.stack[-1].set_state(state)
@@ -133,35 +132,33 @@ class _Unpickler(_BASE):  # type: ignore[misc]
             _expect(self.stack[-1], _Dtype)
 
     def put(self) -> None:
-        place = int(self.readline())
-        if not 0 <= place <= _MAX_STEPS:  # many large numbers can have the same hash
-            raise ValueError("a place in the memo that no pickler takes")
-        self.memo[place] = self.stack[-1]
+        position = int(self.readline())
+        if not 0 <= position <= _MAX_STEPS:  # many large integers can have the same hash
+            raise ValueError("invalid memo position")
+        self.memo[position] = self.stack[-1]
 
 
 class _Steps(dict[int, Callable[[Any], None]]):
-    """The steps that a pickle may take, by their opcode, and how many."""
+    """The opcodes that a pickle may use, and a bound on how many."""
 
     num_taken = 0
 
     def __getitem__(self, opcode: int) -> Callable[[Any], None]:
         self.num_taken += 1
         if self.num_taken > _MAX_STEPS:
-            raise FormatError("pickle", f"more than {_MAX_STEPS:,} steps")
+            raise FormatError("pickle", f"more than {_MAX_STEPS:,} opcodes")
         return super().__getitem__(opcode)
 
     def __missing__(self, opcode: int) -> Any:
-        raise FormatError(
-            "pickle", f"a pickle that does more than hold data (step {chr(opcode)!r})"
-        )
+        raise FormatError("pickle", f"does more than hold data (opcode {chr(opcode)!r})")
 
 
 def _text_keys(opcode: bytes, keys: slice) -> Callable[[Any], None]:
-    """A step that adds to a dictionary, after a look at the keys on the stack."""
+    """Make an opcode's function that checks the keys on the stack, then adds to a dictionary."""
 
     def step(reader: Any) -> None:
         if not all(isinstance(key, str | bytes) for key in reader.stack[keys]):
-            raise TypeError("a key of a dictionary that is no text")  # may take for ever to hash
+            raise TypeError("a dictionary key is not a string")  # hashing it may never end
         _BASE.dispatch[opcode[0]](reader)
 
     return step
@@ -187,11 +184,11 @@ _STEPS = {
 
 
 def write_pickle(value: Any) -> bytes:
-    """A pickle of dictionaries, lists, numbers, bytes and C-contiguous arrays of uint8.
+    """Pickle dictionaries, lists, integers, bytes and C-contiguous arrays of uint8.
 
-    It is what Python 2 would write by protocol 2, whose texts are byte strings: Python 3 reads them
-    as texts or as bytes, whichever the reader's ``encoding`` asks for. Its own pickles of bytes are
-    bytes for ever. Any release of numpy reads the arrays.
+    The result is what Python 2 would write with protocol 2. Its strings are byte strings, which
+    Python 3 reads as str or bytes, as the reader's ``encoding`` says; bytes that Python 3 pickles
+    can be read as bytes only. Any release of numpy reads the arrays.
     """
     return b"\x80\x02" + b"".join(_steps(value)) + b"."
 

@@ -1,4 +1,4 @@
-"""Both parts of CINIC-10 -> PNGs, by workers."""
+"""Write both parts of CINIC-10, CIFAR-10's images and ImageNet's photos, as PNGs by workers."""
 
 from collections import Counter, defaultdict
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ from cinic_shards.errors import SourcesError, some
 from cinic_shards.jobs import Progress, Tally, run_jobs
 
 _PHOTOS_A_JOB = 64
-"""About a third of a second: so long Ctrl-C waits."""
+"""About a third of a second: Ctrl-C waits for the jobs under way."""
 _PIXELS_A_JOB = 500
 
 
@@ -33,7 +33,11 @@ def write_cifar10(
     executor: Executor,
     progress: Progress,
 ) -> list[str]:
-    """Write CIFAR-10's part; its keys."""
+    """Write CIFAR-10's part; return its keys.
+
+    Raises:
+        SourcesError: a class has too few images.
+    """
     drawn = draw_cifar10(source, shares, seed)
     keys = {(image.cifar_set, image.index): image.key for image in drawn}
     jobs = []
@@ -54,7 +58,7 @@ def write_cifar10(
 
 
 class PhotoWriter:
-    """Writes photos, and notes what was wrong with them."""
+    """Writes photos, and records in ``built`` what was wrong with them."""
 
     def __init__(
         self, sink: ImageSink, built: Built, executor: Executor, progress: Progress
@@ -66,7 +70,15 @@ class PhotoWriter:
         self._num_written = 0
 
     def write(self, picks: Sequence[Pick], total: int) -> set[str]:
-        """Write photos; the keys of those that cannot be decoded."""
+        """Write photos; return the keys of those that cannot be decoded.
+
+        Args:
+            picks: the photos.
+            total: number of photos of the build, for ``progress``.
+
+        Raises:
+            StoreError: a tar cannot be read.
+        """
         of_tar: dict[str, list[Pick]] = defaultdict(list)
         for pick in picks:
             of_tar[pick.tar.path].append(pick)
@@ -88,8 +100,8 @@ class PhotoWriter:
             (self.built.failed_photos, failed),
             (self.built.other_formats, notes),
         ):
-            told = {f"{key.rpartition('/')[2]}.JPEG: {why}" for key, why in found.items()}
-            kept[:] = sorted({*kept, *told})
+            lines = {f"{key.rpartition('/')[2]}.JPEG: {why}" for key, why in found.items()}
+            kept[:] = sorted({*kept, *lines})
         return set(failed)
 
     def _job(self, picks: Sequence[Pick]) -> PhotosJob:
@@ -102,11 +114,16 @@ class PhotoWriter:
 def draw_photos(
     draws: Sequence[PhotoDraw], shares: Shares, writer: PhotoWriter, options: BuildOptions
 ) -> list[str]:
-    """Draw and write ImageNet's part; its keys.
+    """Draw and write ImageNet's part; return its keys.
 
-    A class's slots are dealt to the splits in turn and filled in the order of the draw. Photos that
-    cannot be decoded give their slots to the next ones of the draw, once all slots have been tried:
-    so it does not matter which worker was the first.
+    A class's slots are dealt to the splits in turn and filled in the order of the draw. Once all
+    slots have been tried, those whose photo cannot be decoded get the next photos of the draw: the
+    result does not depend on which worker was first.
+
+    Raises:
+        SourcesError: a class has too few photos that can be decoded; never with
+            ``options.allow_missing``.
+        StoreError: a tar cannot be read.
     """
     needed = len(SPLITS) * shares.photos
     total = sum(min(needed, len(draw)) for draw in draws)
@@ -129,18 +146,23 @@ def draw_photos(
     if short and not options.allow_missing:
         all_failed = writer.built.failed_photos
         short.append(f"{len(all_failed):,} photos cannot be decoded: {some(all_failed)}")
-        hint = "a smaller --per-class would do; or --allow-missing goes on with what there is"
+        hint = "use a smaller --per-class, or --allow-missing to build with what there is"
         raise SourcesError("ImageNet", short, hint)
     writer.built.short_classes = short
     return keys
 
 
 def replay_photos(picks: Sequence[Pick], writer: PhotoWriter, options: BuildOptions) -> list[str]:
-    """Write the photos of a list; their keys."""
+    """Write the photos of a list; return their keys.
+
+    Raises:
+        SourcesError: some cannot be decoded; never with ``options.allow_missing``.
+        StoreError: a tar cannot be read.
+    """
     failed = writer.write(picks, len(picks))
     if failed and not options.allow_missing:
         photos = f"{len(failed):,} of its photos cannot be decoded"
         problem = f"{photos}: {some(writer.built.failed_photos)}"
-        hint = "fetch the tars again; or --allow-missing does without"
+        hint = "download the tars again, or use --allow-missing to leave these photos out"
         raise SourcesError(str(options.contributors), [problem], hint)
     return [pick.key for pick in picks if pick.key not in failed]

@@ -1,4 +1,4 @@
-"""CIFAR-10 out of a packed CINIC-10: all 60,000 images, in their original order."""
+"""Restore CIFAR-10 from a packed CINIC-10: all 60,000 images, in their original order."""
 
 import os
 import warnings
@@ -34,13 +34,13 @@ FORMATS = ("batches", "npz")
 
 @dataclass(frozen=True, slots=True)
 class Restored:
-    """What ``restore_cifar10`` did."""
+    """The result of ``restore_cifar10``."""
 
     num_images: int
     written: Path | None
-    """The folder or file; None where none was asked for."""
+    """The folder or file; None if nothing was to be written."""
     is_checked: bool
-    """Whether every image and label was compared with the archive's, and found equal."""
+    """True if all images and labels were compared with the archive's; they are equal."""
 
 
 def restore_cifar10(
@@ -56,25 +56,26 @@ def restore_cifar10(
     """Write CIFAR-10 as its authors publish it, or prove that a dataset holds it.
 
     Args:
-        path: where a dataset lies that holds all of CIFAR-10, in whatever splits.
-        out: where to write it; None only to check.
-        format: ``batches``: the folder ``cifar-10-batches-py`` in ``out``; ``npz``: a file of the
-            arrays ``x_train``, ``y_train``, ``x_test``, ``y_test`` and ``label_names``. By default
-            ``npz`` where ``out`` ends with it.
+        path: a dataset (a folder, a URL or an open store) with all of CIFAR-10, in any splits.
+        out: the folder or file to write; None only to check.
+        format: ``batches``: the folder ``cifar-10-batches-py`` in ``out``, or ``out`` itself if it
+            has this name; ``npz``: the file ``out``, see ``write_npz``. By default ``npz`` if
+            ``out`` ends with ``.npz``, else ``batches``.
         check: ``cifar-10-python.tar.gz``: compare every image and label with it before writing.
-        workers: threads; by default the cores that this process may use.
+        workers: number of threads; by default the number of cores that this process may use.
         progress: see ``jobs.Progress``.
-        warn: called with each thing that a user should know.
+        warn: called with each warning, such as duplicate images.
 
     Raises:
-        OptionError: an option cannot be.
+        OptionError: ``format`` is unknown or does not fit ``out``; or ``out`` and ``check`` are
+            both None.
         StoreError: the dataset or the archive cannot be read.
-        FormatError: an image is missing, or there with several contents; or the archive is not
-            CIFAR-10, or another one.
-        OutputError: ``out`` cannot be written, or is there. Nothing is left half-made.
+        FormatError: an image is missing, or exists with different contents; or the archive is not
+            CIFAR-10, or its content is different.
+        OutputError: ``out`` cannot be written, or exists. No partial output is left.
     """
     if out is None and check is None:
-        raise OptionError("give a place to write to, or an archive to check against")
+        raise OptionError("give a path to write to, or an archive to check against")
     target = None if out is None else _target(Path(out), format)
     dataset = Dataset(path)
     reader = dataset.split(dataset.split_names)
@@ -82,7 +83,7 @@ def restore_cifar10(
     other = None if check is None else read_cifar10(check)
     cifar = _decode(str(dataset.store), reader, found, workers, progress)
     if other is not None:
-        _refuse_another(cifar, other, place=str(dataset.store), archive=str(check))
+        _check_equal(cifar, other, location=str(dataset.store), archive=str(check))
     if target is not None:
         write = write_batches if target.name == FOLDER else write_npz
         write(cifar, target)
@@ -90,17 +91,17 @@ def restore_cifar10(
 
 
 def _target(out: Path, format: str | None) -> Path:  # noqa: A002
-    """The file or folder to write."""
+    """Return the file or folder to write."""
     is_npz = out.name.endswith(".npz")
     if format not in (None, *FORMATS):
         raise OptionError(f"format {format!r}: expected one of {', '.join(FORMATS)}")
     if format == "batches" and is_npz:
-        raise OptionError(f"{out}: batches are a folder; give another name, or --format npz")
+        raise OptionError(f"{out}: batches are a folder; give a different name, or --format npz")
     if format == "npz" and out.name == FOLDER:
-        raise OptionError(f"{out}: is what the folder of batches is called; give another name")
+        raise OptionError(f"{out}: is the name of the folder of batches; give a different name")
     target = out if is_npz or format == "npz" or out.name == FOLDER else out / FOLDER
     if os.path.lexists(target):
-        raise OutputError(f"{target}: is there already; remove it, or write elsewhere")
+        raise OutputError(f"{target}: already exists; remove it, or write elsewhere")
     return target
 
 
@@ -109,21 +110,26 @@ def _target(out: Path, format: str | None) -> Path:  # noqa: A002
 
 @dataclass(frozen=True, slots=True)
 class FoundSet:
-    """Where a set's images are; N of them, in their original order."""
+    """The N images of a set in a dataset, in their original order."""
 
     rows: NDArray[np.int64]
     """Rows of the reader, shape (N,)."""
     labels: NDArray[np.int64]
-    """CIFAR-10's labels, shape (N,)."""
+    """CIFAR-10's labels, 0 to 9, shape (N,)."""
 
 
 def find_images(
     dataset: Dataset, columns: Columns, warn: Callable[[str], None]
 ) -> dict[str, FoundSet]:
-    """Where each image of CIFAR-10 is, and its label, by set.
+    """Find the rows and labels of CIFAR-10's images, by set (``train`` and ``test``).
+
+    Args:
+        dataset: the dataset.
+        columns: the columns of all its splits.
+        warn: called with duplicates that are identical; the first one is used.
 
     Raises:
-        FormatError: images are missing, or there twice and not alike; tells which, of both sets.
+        FormatError: images are missing, or duplicates are different; lists them for both sets.
     """
     classes = dataset.manifest.classes
     cifar_label = np.array([CLASSES.index(c) if c in CLASSES else -1 for c in classes], np.int64)
@@ -134,11 +140,11 @@ def find_images(
         rows = rows[np.argsort(columns.number[rows], kind="stable")]
         numbers, labels = columns.number[rows], cifar_label[columns.labels[rows]]
         others = [columns.keys[row] for row in rows[labels < 0].tolist()]
-        problems += _told(name, others, "of a class that CIFAR-10 does not have")
+        problems += _lines(name, others, "in a class that CIFAR-10 does not have")
         strange = [columns.keys[row] for row in rows[(numbers < 0) | (numbers >= size)].tolist()]
-        problems += _told(name, strange, f"with a number that is not below {size:,}")
+        problems += _lines(name, strange, f"with a number outside 0 to {size - 1:,}")
         missing = np.setdiff1d(np.arange(size), numbers).tolist()
-        problems += _told(name, missing, "missing", f" of {size:,}")
+        problems += _lines(name, missing, "missing", f" of {size:,}")
 
         again = np.flatnonzero(np.diff(numbers) == 0)
         is_same = (labels[again] == labels[again + 1]) & (
@@ -148,21 +154,23 @@ def find_images(
             f"{columns.keys[rows[at]]} and {columns.keys[rows[at + 1]]}"
             for at in again[~is_same].tolist()
         ]
-        problems += _told(name, unlike, "there twice, with other pixels or another class")
+        problems += _lines(name, unlike, "duplicated with different pixels or classes")
         if is_same.any():
             same = [columns.keys[row] for row in rows[again[is_same] + 1].tolist()]
-            for text in _told(name, same, "there twice, alike: one of each is taken"):
+            for text in _lines(name, same, "duplicated with the same content; the first is used"):
                 warn(f"{dataset.store}: {text}")
         is_first = np.append(True, np.diff(numbers) != 0)[: len(rows)]
         found[name] = FoundSet(rows[is_first], labels[is_first])
     if problems:
         listed = "".join(f"\n  {problem}" for problem in problems)
-        raise FormatError(str(dataset.store), f"not all of CIFAR-10; nothing was written{listed}")
+        raise FormatError(
+            str(dataset.store), f"does not hold all of CIFAR-10; nothing was written{listed}"
+        )
     return found
 
 
-def _told(name: str, items: list[Any], what: str, of: str = "") -> Iterator[str]:
-    """A line for each kind of problem: how many, and the first of them."""
+def _lines(name: str, items: list[Any], what: str, of: str = "") -> Iterator[str]:
+    """Yield a line with the number of items and the first of them, if there are any."""
     if items:
         yield f"{name}: {_count(len(items), of)} {what}: {few(items)}"
 
@@ -175,15 +183,15 @@ def _count(number: int, of: str = "") -> str:
 
 
 def _decode(
-    place: str,
+    location: str,
     reader: SplitReader,
     found: dict[str, FoundSet],
     workers: int | None,
     progress: Progress,
 ) -> Cifar10:
-    """Decode what was found: of PNGs only these, of blocks those that hold any."""
+    """Decode the images that were found; of a dataset of blocks, the blocks that hold any."""
     rows = np.concatenate([one.rows for one in found.values()])
-    order = np.argsort(rows)  # that of the shards
+    order = np.argsort(rows)  # the order of the shards
     rising = rows[order]
     out = np.empty((len(rows), *IMAGE_SHAPE), np.uint8)
     others: list[str] = []
@@ -198,9 +206,9 @@ def _decode(
     try:
         map_images(reader, rising, keep, doing="read", workers=workers, progress=progress)
     except FormatError as error:
-        raise FormatError(place, f"nothing was written: {error.reason}") from error
-    if problems := list(_told("CIFAR-10", sorted(others), "of another size than 32x32")):
-        raise FormatError(place, f"{problems[0]}; nothing was written")
+        raise FormatError(location, f"nothing was written: {error.reason}") from error
+    if problems := list(_lines("CIFAR-10", sorted(others), "not of size 32x32")):
+        raise FormatError(location, f"{problems[0]}; nothing was written")
     end_of_train = len(found["train"].rows)
     return Cifar10(
         train=CifarSet(out[:end_of_train], found["train"].labels),
@@ -209,17 +217,17 @@ def _decode(
     )
 
 
-def _refuse_another(cifar: Cifar10, other: Cifar10, *, place: str, archive: str) -> None:
+def _check_equal(cifar: Cifar10, other: Cifar10, *, location: str, archive: str) -> None:
     problems: list[str] = []
     for name, one in cifar.sets.items():
         two = other.sets[name]
         is_same = (one.images.reshape(len(one), -1) == two.images.reshape(len(one), -1)).all(axis=1)
-        problems += _told(name, np.flatnonzero(~is_same).tolist(), "with other pixels")
+        problems += _lines(name, np.flatnonzero(~is_same).tolist(), "with different pixels")
         unlike = [
-            f"{row} ({CLASSES[one.labels[row]]}, there {CLASSES[two.labels[row]]})"
+            f"{row} ({CLASSES[one.labels[row]]}, in the archive {CLASSES[two.labels[row]]})"
             for row in np.flatnonzero(one.labels != two.labels).tolist()
         ]
-        problems += _told(name, unlike, "with another label")
+        problems += _lines(name, unlike, "with a different label")
     if problems:
         listed = "".join(f"\n  {problem}" for problem in problems)
-        raise FormatError(place, f"not what {archive} holds; nothing was written{listed}")
+        raise FormatError(location, f"differs from {archive}; nothing was written{listed}")

@@ -1,6 +1,6 @@
-"""PNGs by workers -> files of a tree, or one tar of them; and the folder they lie in for a while.
+"""Write PNGs as files of a tree or members of one tar, in a work folder.
 
-Nothing of a tree is seen under its name until all of it is there.
+A tree gets its final name when it is complete.
 """
 
 import errno
@@ -22,26 +22,26 @@ from cinic_shards.errors import OutputError
 from cinic_shards.store import lock_file
 
 FILE_BYTES = 4096
-"""What a PNG of 32x32 takes on most disks: a block. In a tar it is less."""
+"""Space of a 32x32 PNG on most disks: a block. In a tar it takes less."""
 
 TREE = "tree"
 TAR = "images.tar"
 _LOCK = "lock"
-"""What lies in the folder that is built in."""
+"""Content of the work folder."""
 
 
 @dataclass(frozen=True, slots=True)
 class PixelsJob:
-    """Images that are written as they are."""
+    """Images to be written as they are."""
 
     root: str | None
-    """The folder of the tree; None where they are to be members of a tar."""
+    """The folder of the tree; None to make members of a tar."""
     images: NDArray[np.uint8]
     """uint8, shape (N, 32, 32, 3)."""
     rows: tuple[int, ...]
-    """Those of them to write."""
+    """Positions of the images to write."""
     keys: tuple[str, ...]
-    """Of each row: ``split/class/stem``."""
+    """Their keys, ``split/class/stem``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,30 +49,38 @@ class PhotosJob:
     """Photos of one synset's tar, to be decoded, shrunk and written."""
 
     root: str | None
-    """The folder of the tree; None where they are to be members of a tar."""
+    """The folder of the tree; None to make members of a tar."""
     path: str
-    """Of the synset's tar."""
+    """The synset's tar."""
     offsets: NDArray[np.int64]
+    """Each photo's byte offset in the tar, shape (N,)."""
     sizes: NDArray[np.int64]
+    """Each photo's size in bytes, shape (N,)."""
     keys: tuple[str, ...]
-    """Of each photo: ``split/class/stem``."""
+    """Each photo's key, ``split/class/stem``."""
 
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """What a job did."""
+    """The result of a job."""
 
     keys: tuple[str, ...]
-    """Of the job."""
+    """The job's keys."""
     failed: dict[str, str] = field(default_factory=dict)
-    """Key -> why it could not be written; the others were."""
+    """Key -> why the image could not be written; all others were written."""
     notes: dict[str, str] = field(default_factory=dict)
-    """Key -> what to know of it."""
+    """Key -> a remark on a written image, such as its photo's format."""
     members: list[bytes] = field(default_factory=list)
-    """For a tar; taken out when they are there, or all would stay in memory."""
+    """Members for the tar; cleared when they are written, or all would stay in memory."""
 
     def put(self, root: str | None, key: str, pixels: NDArray[np.uint8]) -> None:
-        """Write one image."""
+        """Write one image: a file of the tree, or a member of the tar.
+
+        Args:
+            root: the folder of the tree, or None.
+            key: ``split/class/stem``.
+            pixels: uint8, shape (32, 32, 3).
+        """
         png = encode_png(pixels)
         if root is None:
             self.members.append(fmt.one_member(f"{key}.png", png))
@@ -90,7 +98,7 @@ def write_pixels(job: PixelsJob) -> Written:
 
 
 def write_photos(job: PhotosJob) -> Written:
-    """Write what can be decoded. Runs in any process.
+    """Decode, shrink and write photos. Runs in any process.
 
     Raises:
         StoreError: the tar cannot be read.
@@ -108,7 +116,7 @@ def write_photos(job: PhotosJob) -> Written:
 
 
 class ImageSink:
-    """Where images go: files of a tree, or members of one tar."""
+    """The output for images: files of a tree, or members of one tar."""
 
     def __init__(self, root: str | None, tar: BinaryIO | None) -> None:
         self.root = root
@@ -116,7 +124,7 @@ class ImageSink:
         self._tar = tar
 
     def take(self, written: Written) -> None:
-        """Write the members that a job gave, and forget them."""
+        """Write the members that a job returned, and clear them."""
         if self._tar is not None:
             self._tar.writelines(written.members)
             written.members.clear()
@@ -124,10 +132,10 @@ class ImageSink:
 
 @contextmanager
 def open_tar(path: Path) -> Iterator[ImageSink]:
-    """A sink of all images in one tar, which is whole when the context ends.
+    """Open a sink that writes one tar, which is complete when the context ends.
 
-    Its date is always the same, 1970: where packing was killed, the same command goes on with the
-    finished shards, of a tar that is as large and as old.
+    The file's modification time is always 1970: after a killed run, packing keeps the finished
+    shards only if the rebuilt tar has the same size and time.
     """
     with open(path, "xb") as file:
         yield ImageSink(None, file)
@@ -136,66 +144,66 @@ def open_tar(path: Path) -> Iterator[ImageSink]:
 
 
 @contextmanager
-def open_workshop(place: Path) -> Iterator[Path]:
-    """A folder to build in, which goes with all that is in it when the context ends.
+def open_work_folder(work: Path) -> Iterator[Path]:
+    """Make a folder to build in; it is deleted, with its content, when the context ends.
 
-    One that a killed process left is made anew; one that is in use, or is not ours, is refused.
+    A folder that a killed process left is cleared and used again.
 
     Args:
-        place: what to call the workshop.
+        work: the folder.
 
     Raises:
-        OutputError: it cannot be made.
+        OutputError: it cannot be made, another process is using it, or it holds other files.
     """
     lock = None
     try:
-        if os.path.lexists(place) and not _is_ours(place):
-            raise OutputError(f"{place}: is needed to build in, but holds something; move it away")
-        place.mkdir(parents=True, exist_ok=True)
-        lock = lock_file(place / _LOCK)
+        if os.path.lexists(work) and not _is_ours(work):
+            raise OutputError(f"{work}: needed as a work folder, but holds other files; move them")
+        work.mkdir(parents=True, exist_ok=True)
+        lock = lock_file(work / _LOCK)
         if lock is None:
-            raise OutputError(f"{place}: another process is building there")
-        _clear(place)
-        yield place
+            raise OutputError(f"{work}: another process is building there")
+        _clear(work)
+        yield work
     except OSError as error:
         hint = "; free some space or build elsewhere" if error.errno == errno.ENOSPC else ""
-        raise OutputError(f"{error.filename or place}: {error.strerror}{hint}") from error
+        raise OutputError(f"{error.filename or work}: {error.strerror}{hint}") from error
     finally:
         if lock is not None:
             with suppress(OSError):
-                _clear(place)
-                shutil.rmtree(place)
+                _clear(work)
+                shutil.rmtree(work)
             lock.close()
 
 
-def _is_ours(place: Path) -> bool:
-    if place.is_symlink() or not place.is_dir():
+def _is_ours(work: Path) -> bool:
+    if work.is_symlink() or not work.is_dir():
         return False
-    names = set(os.listdir(place))
+    names = set(os.listdir(work))
     return not names or _LOCK in names <= {_LOCK, TREE, TAR}
 
 
-def _clear(workshop: Path) -> None:
-    """Delete all but the lock: where this is stopped, it still says whose folder that is."""
-    if (workshop / TREE).exists():
-        shutil.rmtree(workshop / TREE)
-    (workshop / TAR).unlink(missing_ok=True)
+def _clear(work: Path) -> None:
+    """Delete all but the lock: if this is interrupted, the lock still shows whose folder it is."""
+    if (work / TREE).exists():
+        shutil.rmtree(work / TREE)
+    (work / TAR).unlink(missing_ok=True)
 
 
 def check_space(folder: Path, needed: int) -> None:
-    """Refuse before writing what cannot fit.
+    """Check, before anything is written, that the disk has enough space.
 
     Args:
-        folder: where it goes; it, or one above it, is there.
-        needed: about so many bytes.
+        folder: the output's folder; it need not exist yet.
+        needed: about how many bytes the output takes.
 
     Raises:
         OutputError: less than that is free.
     """
-    there = next(one for one in (folder, *folder.parents) if one.is_dir())
-    free = shutil.disk_usage(there).free
+    existing = next(one for one in (folder, *folder.parents) if one.is_dir())
+    free = shutil.disk_usage(existing).free
     if free < needed:
         raise OutputError(
-            f"{there}: {free / 1e6:,.0f} MB free, about {needed / 1e6:,.0f} MB are needed; free "
+            f"{existing}: {free / 1e6:,.0f} MB free, about {needed / 1e6:,.0f} MB needed; free "
             "some space or build elsewhere"
         )

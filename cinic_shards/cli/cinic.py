@@ -1,4 +1,4 @@
-"""The commands for CINIC-10 itself: fetch it, build it, give CIFAR-10 back, list its photos."""
+"""The commands for CINIC-10 itself: fetch it, build it, restore CIFAR-10, list its photos."""
 
 import json
 import sys
@@ -30,58 +30,55 @@ from cinic_shards.errors import OptionError
 if TYPE_CHECKING:
     from cinic_shards.cinic.build_options import Built
 
-Cifar = Annotated[Path, typer.Option(help="CIFAR-10's Python version: `cifar-10-python.tar.gz`.")]
-ImageNet = Annotated[Path, typer.Option(help="Folder of ImageNet's synset tars: `n########.tar`.")]
+Cifar = Annotated[Path, typer.Option(help="CIFAR-10's Python version, `cifar-10-python.tar.gz`.")]
+ImageNet = Annotated[Path, typer.Option(help="Folder of ImageNet's synset tars, `n########.tar`.")]
 PerClass = Annotated[
     int | None,
     typer.Option(
-        help="Images of a class in a split; default: 9000, CINIC-10's own. Two ninths of them are "
-        "CIFAR-10's, the others photos."
+        help="Images of each class in each split, two ninths of them from CIFAR-10 and the rest "
+        "photos; default: 9000, as in CINIC-10."
     ),
 ]
 Contributors = Annotated[
     Path | None,
     typer.Option(
-        help="`imagenet-contributors.csv` of a published CINIC-10: take its photos, each to its "
-        "split and class, and draw none."
+        help="`imagenet-contributors.csv` of a published CINIC-10: use its photos, in its splits "
+        "and classes; default: draw photos by `--seed`."
     ),
 ]
 AllowMissing = Annotated[
     bool,
     typer.Option(
         "--allow-missing",
-        help="Go on with what there is where photos, tars or contributors are missing.",
+        help="Build with what there is if photos, tars or contributors are missing; default: fail.",
     ),
 ]
 Scratch = Annotated[
     Path | None,
     typer.Option(
-        help="Folder for a temporary file of all PNGs that shards are packed from, 0.9 GB; "
-        "default: beside OUT."
+        help="Folder for a temporary file of all PNGs, 0.9 GB; default: the folder that holds OUT, "
+        "or TMPDIR if OUT is a URL."
     ),
 ]
 
 
 def fetch(
-    out: Annotated[
-        Path, typer.Argument(help="File to write, or a folder for it; default: this folder.")
-    ] = Path("."),
+    out: Annotated[Path, typer.Argument(help="File to write, or a folder for it.")] = Path("."),
     url: Annotated[
-        str | None, typer.Option(help="Where the archive is; default: its publisher.")
+        str | None, typer.Option(help="URL of the archive; default: its publisher's.")
     ] = None,
     accept_hash: Annotated[
         str | None,
         typer.Option(
-            help="MD5 or SHA-256 that the file must have; default: the MD5 that other loaders "
-            "record (the publisher states none).",
+            help="Expected MD5 or SHA-256 of the file; default: the MD5 that other projects record "
+            "(the publisher states none).",
         ),
     ] = None,
     quiet: Quiet = False,
 ) -> None:
-    """Download CINIC-10.tar.gz from its publisher, and check it.
+    """Download CINIC-10.tar.gz from its publisher, and check its hash.
 
-    If it was cut off or interrupted, run the same command again to resume. `pack` takes the archive
-    as it is.
+    If it was interrupted, run the same command again to resume. `pack` reads the archive as it is.
 
     **Examples**
 
@@ -91,7 +88,7 @@ def fetch(
     """
     from cinic_shards.cinic import fetch as fetcher
 
-    stopped = "fetching did not finish; the same command goes on"
+    stopped = "fetching did not finish; run the same command again to resume"
     with working(stopped, quiet=quiet, unit="bytes") as work:
         done = fetcher.fetch(
             out,
@@ -101,7 +98,7 @@ def fetch(
             warn=warn_unless(quiet),
         )
     if not quiet:
-        what = "fetched" if done.num_received else "was whole already"
+        what = "downloaded" if done.num_received else "already complete"
         out_console.print(
             printable(
                 f"{done.path}: {what}, {done.size:,} bytes, {done.digest}\n"
@@ -112,7 +109,7 @@ def fetch(
 
 def build(
     out: Annotated[
-        str, typer.Argument(help="Folder or URL for the shards, or with `--tree` for the tree.")
+        str, typer.Argument(help="Folder or URL for the shards, or folder for the `--tree`.")
     ],
     cifar: Cifar,
     imagenet: ImageNet,
@@ -121,30 +118,31 @@ def build(
     contributors: Contributors = None,
     allow_missing: AllowMissing = False,
     tree: Annotated[
-        bool, typer.Option("--tree", help="Write PNGs, `<split>/<class>/*.png`, and no shards.")
+        bool, typer.Option("--tree", help="Write PNGs, `<split>/<class>/*.png`, instead of shards.")
     ] = False,
     encoding: Encoding = None,
     shard_size: ShardSize = None,
     block_size: BlockSize = None,
     packing_seed: Annotated[
-        int | None, typer.Option(help="Seed of the packing order: `pack`'s `--seed`.")
+        int | None, typer.Option(help="Seed of the packing order; default: 0.")
     ] = None,
     sidecars: Sidecars = None,
     scratch: Scratch = None,
     workers: Workers = None,
     overwrite: Overwrite = False,
     as_json: Annotated[
-        bool, typer.Option("--json", help="Print all counts, and all that was left out, as JSON.")
+        bool, typer.Option("--json", help="Print all counts, and everything left out, as JSON.")
     ] = False,
     quiet: Quiet = False,
 ) -> None:
-    """Build CINIC-10 from CIFAR-10 and ImageNet, by its authors' construction.
+    """Build CINIC-10 from CIFAR-10 and ImageNet, by its authors' rules.
 
-    Of each class, 21,000 photos are drawn by seed, box-filtered to 32x32 and dealt to the splits;
-    CIFAR-10's test set goes to the new test set, its train set to all three. The same sources and
-    options give the same bytes, with any number of workers. The draw is not the published one,
-    unless `--contributors` gives that. What is left out is reported: empty tars, photos that cannot
-    be decoded.
+    For each class, 21,000 photos are drawn by seed, box-filtered to 32x32 and divided among the
+    splits. CIFAR-10's test set goes to the test split, its train set to all three splits. The draw
+    is not the published one; use `--contributors` to repeat that.
+
+    The same sources and options give the same bytes, with any number of workers. Everything left
+    out is reported, such as empty tars and photos that cannot be decoded.
 
     **Examples**
 
@@ -171,7 +169,7 @@ def build(
         sidecars=parse_sidecars(sidecars),
     )
     if tree and (packing or scratch or overwrite):
-        raise OptionError("--tree writes no shards: leave out the options of packing")
+        raise OptionError("--tree writes no shards; leave out the packing options")
     warnings: list[str] = []
     with working("nothing was built", quiet=quiet) as work:
         how: dict[str, Any] = {"workers": workers, "progress": work.update, "warn": warnings.append}
@@ -201,28 +199,31 @@ def restore_cifar10(
     out: Annotated[
         Path | None,
         typer.Argument(
-            help="Folder to make `cifar-10-batches-py` in, or a file `.npz`; leave it out to "
-            "`--check` alone."
+            help="Folder to write `cifar-10-batches-py` in, or an `.npz` file; leave it out to "
+            "`--check` only."
         ),
     ] = None,
     format: Annotated[  # noqa: A002
         Literal["batches", "npz"] | None,
-        typer.Option(help="Default: `npz` where OUT ends with it, else `batches`."),
+        typer.Option(
+            help="`batches`: the published pickles; `npz`: one file of arrays; default: `npz` if "
+            "OUT ends with `.npz`, else `batches`."
+        ),
     ] = None,
     check: Annotated[
         Path | None,
         typer.Option(
             metavar="ARCHIVE",
-            help="`cifar-10-python.tar.gz`: compare every image and label with it.",
+            help="`cifar-10-python.tar.gz` to compare every image and label with; default: none.",
         ),
     ] = None,
     workers: Threads = None,
     quiet: Quiet = False,
 ) -> None:
-    """Give CIFAR-10 back: its 60,000 images in their original order, as its authors publish it.
+    """Restore CIFAR-10: its 60,000 images in their original order, as its authors publish it.
 
-    They may be in any splits, in any encoding. Where one is missing, it is named and nothing is
-    written. The archive is read without executing anything that it holds.
+    The images may be in any splits and any encoding. If any is missing, it is named and nothing is
+    written. The archive is read without executing its pickles.
 
     **Examples**
 
@@ -257,10 +258,10 @@ def contributors(
     ] = None,
     quiet: Quiet = False,
 ) -> None:
-    """List the ImageNet images that a dataset has: `synset, image_num, cinic_set, class`.
+    """List the ImageNet images of a dataset: `synset, image_num, cinic_set, class`.
 
-    In the form of the authors' imagenet-contributors.csv; sorted by set (train, valid, test),
-    class, synset and number. Only indexes are read.
+    The format is that of the authors' imagenet-contributors.csv, sorted by set (train, valid,
+    test), class, synset and number. Only indexes are read.
 
     **Examples**
 

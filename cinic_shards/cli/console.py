@@ -1,4 +1,4 @@
-"""The command's frame: its options in common, how it prints, and how a mistake ends it."""
+"""The frame of all commands: common options, printing, and the exit after a user's mistake."""
 
 import sys
 from collections.abc import Callable, Iterator
@@ -24,68 +24,77 @@ app = typer.Typer(
     add_completion=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-# Paths and class names are printed as they are, and on one line; a table in a file or a pipe is not
+# Paths and class names are printed unchanged and on one line; a table in a file or a pipe is not
 # cut to a terminal's width.
-_AS_IT_IS: dict[str, Any] = {
+_UNCHANGED: dict[str, Any] = {
     "highlight": False,
     "markup": False,
     "emoji": False,
     "soft_wrap": True,
 }
-out_console = Console(width=None if sys.stdout.isatty() else 200, **_AS_IT_IS)
-err_console = Console(stderr=True, **_AS_IT_IS)
+out_console = Console(width=None if sys.stdout.isatty() else 200, **_UNCHANGED)
+err_console = Console(stderr=True, **_UNCHANGED)
 
 EncodingName = Literal["png", "zstd", "raw"]
 
-Shards = Annotated[str, typer.Argument(help="Folder or URL that `pack` wrote to.")]
+Shards = Annotated[str, typer.Argument(help="Folder or URL of a packed dataset.")]
 Encoding = Annotated[
     EncodingName | None,
     typer.Option(
-        help="`png` (default): the files as they are; `zstd`: blocks of pixels, the smallest, for "
-        "object storage; `raw`: blocks as they lie in memory, the fastest from a disk."
+        help="`png`: the files unchanged; `zstd`: compressed blocks of pixels, the smallest, for "
+        "object storage; `raw`: uncompressed blocks, the fastest from a local disk; default: `png`."
     ),
 ]
 ShardSize = Annotated[
     int | None, typer.Option(help="Samples in a shard; default: 10 blocks, 10240.")
 ]
 BlockSize = Annotated[
-    int | None, typer.Option(help="Samples that are decoded and mixed together; default: 1024.")
+    int | None,
+    typer.Option(help="Samples in a block, which are decoded and mixed together; default: 1024."),
 ]
 Sidecars = Annotated[
     str | None,
-    typer.Option(help="Members beside each PNG: `cls` (default), `cls,json`, `json`, `none`."),
+    typer.Option(
+        help="Files stored with each PNG: `cls`, `json`, `cls,json` or `none`; default: `cls`."
+    ),
 ]
-Classes = Annotated[list[str] | None, typer.Option("--class", help="Only this class; repeatable.")]
+Classes = Annotated[
+    list[str] | None, typer.Option("--class", help="Only this class; repeatable; default: all.")
+]
 Origins = Annotated[
     list[str] | None,
     typer.Option(
         "--origin",
-        help="Only this origin: `cifar`, `cifar-train`, `cifar-test`, `imagenet`, `unknown`; "
-        "repeatable.",
+        help="Only this origin: `cifar`, `cifar-train`, `cifar-test`, `imagenet` or `unknown`; "
+        "repeatable; default: all.",
     ),
 ]
 Threads = Annotated[
     int | None,
-    typer.Option("--workers", help="Threads that decode; default: the cores this process may use."),
+    typer.Option("--workers", help="Number of threads; default: the cores this process may use."),
 ]
 Workers = Annotated[
-    int | None, typer.Option(help="Processes; default: the cores this process may use.")
+    int | None,
+    typer.Option(help="Number of processes; default: the cores this process may use."),
 ]
 WhereToRun = Annotated[
     str | None,
     typer.Option(
         "--executor",
-        help="Where to work: `process:N` (as `--workers N`), or a dask cluster, "
-        "`dask://host:port`, whose workers find the same files under the same names.",
+        help="`process:N` (same as `--workers N`), or a dask cluster, `dask://host:port`, whose "
+        "workers see the same files under the same paths; default: processes.",
     ),
 ]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the dataset that OUT holds.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the dataset in OUT.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print only errors.")]
 
 
 def main() -> None:
-    """Run the command; a user's mistake ends it with one message and no traceback."""
+    """Run the command; a user's mistake ends it with one message, without a traceback.
+
+    The exit status is 2 for a usage error, and 1 for any other failure.
+    """
     try:
         app(prog_name="cinic-shard")
     except CinicShardsError as error:
@@ -112,7 +121,7 @@ def _main(
 
 
 def printable(text: str) -> str:
-    """Names come from strangers: what would steer a terminal is shown as an escape sequence."""
+    """Replace control characters with escape sequences: names are untrusted."""
     return "".join(
         letter if letter.isprintable() or letter == "\n" else ascii(letter)[1:-1] for letter in text
     )
@@ -124,17 +133,17 @@ def warn(text: str) -> None:
 
 
 def warn_unless(quiet: bool) -> Callable[[str], None]:
-    """What prints a warning, or nothing."""
+    """Return a function that prints a warning, or does nothing if ``quiet``."""
     return (lambda text: None) if quiet else warn
 
 
 def given(**options: Any) -> dict[str, Any]:
-    """The options that the user gave: each default is the library's."""
+    """Return the options that the user gave; the library owns the defaults of the others."""
     return {name: value for name, value in options.items() if value is not None}
 
 
 def parse_sidecars(text: str | None) -> tuple[str, ...] | None:
-    """The option ``--sidecars``."""
+    """Parse the option ``--sidecars``."""
     if text is None:
         return None
     return () if text == "none" else tuple(text.split(","))
@@ -142,12 +151,12 @@ def parse_sidecars(text: str | None) -> tuple[str, ...] | None:
 
 @contextmanager
 def working(stopped: str, *, quiet: bool, unit: str = "images") -> Iterator[ProgressReport]:
-    """Report the progress of a command's work; Ctrl-C ends it with one line.
+    """Report the progress of a command; Ctrl-C ends it with one line and exit status 130.
 
     Args:
-        stopped: what that line says where the exception has no note.
+        stopped: text of that line, unless the exception has a note.
         quiet: report nothing.
-        unit: of what is counted.
+        unit: name of what is counted.
     """
     try:
         with ProgressReport(err_console, quiet=quiet, unit=unit) as report:
@@ -159,7 +168,7 @@ def working(stopped: str, *, quiet: bool, unit: str = "images") -> Iterator[Prog
 
 
 def print_written(manifest: "Manifest", seconds: float, out: str) -> None:
-    """Print what shards were written, and how fast."""
+    """Print the number of images and shards written, their size and the speed."""
     shards = [shard for split in manifest.splits for shard in split.shards]
     size = sum(shard.size for shard in shards)
     out_console.print(
@@ -169,13 +178,13 @@ def print_written(manifest: "Manifest", seconds: float, out: str) -> None:
 
 
 def print_unpacked(done: "Unpacked", what: str, seconds: float, out: object) -> None:
-    """Print how many files of a tree were written, and how many were kept."""
-    kept = f", {done.num_kept:,} were there already" if done.num_kept else ""
+    """Print how many files of a tree were written, and how many existed already."""
+    kept = f", {done.num_kept:,} existed already" if done.num_kept else ""
     out_console.print(printable(f"{done.num_written:,} {what}{kept}, {seconds:.1f} s: {out}"))
 
 
 def print_table(header: list[str], rows: list[list[str]]) -> None:
-    """Print a table."""
+    """Print a table, without cutting it to the terminal's width."""
     table = Table(box=None)
     for name in header:
         table.add_column(printable(name), no_wrap=True)

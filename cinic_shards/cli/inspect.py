@@ -1,4 +1,4 @@
-"""The commands that look into a dataset: what it holds, whether it is whole, how it looks."""
+"""The commands that inspect a dataset: its content, its integrity, its images."""
 
 import json
 from pathlib import Path
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from cinic_shards.view.stats import Counts, Stats
 
 Split = Annotated[
-    str | None, typer.Option(help="Only this split, or several as `train+valid`; default: all.")
+    str | None, typer.Option(help="Only this split, or several, as `train+valid`; default: all.")
 ]
 
 
@@ -36,10 +36,13 @@ def info(
     shards: Shards,
     duplicates: Annotated[
         bool,
-        typer.Option("--duplicates", help="Images with the same pixels, within and across splits."),
+        typer.Option(
+            "--duplicates",
+            help="Count images with the same pixels instead, within and across splits.",
+        ),
     ] = False,
     as_json: Annotated[
-        bool, typer.Option("--json", help="Print JSON; of duplicates, their keys too.")
+        bool, typer.Option("--json", help="Print JSON; with `--duplicates`, their keys too.")
     ] = False,
 ) -> None:
     """Show what a dataset holds: shards, and counts by split, class and origin.
@@ -73,9 +76,9 @@ def info(
         ("mean", [_floats(split["mean"]) for split in splits.values()]),
         ("std", [_floats(split["std"]) for split in splits.values()]),
     ]
-    for kind, label in (("origins", "origin"), ("classes", "class")):
-        for name in dict.fromkeys(key for split in splits.values() for key in split[kind]):
-            counts = [f"{split[kind].get(name, 0):,}" for split in splits.values()]
+    for field, label in (("origins", "origin"), ("classes", "class")):
+        for name in dict.fromkeys(key for split in splits.values() for key in split[field]):
+            counts = [f"{split[field].get(name, 0):,}" for split in splits.values()]
             rows.append((f"{label}: {name}", counts))
     print_table(["", *splits], [[label, *cells] for label, cells in rows])
 
@@ -85,18 +88,24 @@ def _print_duplicates(found: "Duplicates", as_json: bool) -> None:
     if as_json:
         _print_json({"counts": counts, "groups": found.groups})
         return
-    out_console.print(f"{len(found.groups):,} images are there more than once")
-    where = sorted({place for row in counts.values() for place in row})
-    total = {place: sum(row.get(place, 0) for row in counts.values()) for place in where}
+    _print_num_duplicates(found)
+    columns = sorted({column for row in counts.values() for column in row})
+    total = {column: sum(row.get(column, 0) for row in counts.values()) for column in columns}
     if found.groups:
-        # An image under two classes is in the row of its first one; "other class" counts it again.
-        for place in where:
-            total[place] -= counts.get("other class", {}).get(place, 0)
+        # An image in two classes is in the row of its first class; "other class" counts it again.
+        for column in columns:
+            total[column] -= counts.get("other class", {}).get(column, 0)
         rows = {**counts, "all": total}
         print_table(
-            ["class", *where],
-            [[name, *(f"{row.get(place, 0):,}" for place in where)] for name, row in rows.items()],
+            ["class", *columns],
+            [[name, *(f"{row.get(one, 0):,}" for one in columns)] for name, row in rows.items()],
         )
+
+
+def _print_num_duplicates(found: "Duplicates") -> None:
+    num_groups = len(found.groups)
+    images = "image has" if num_groups == 1 else "images have"
+    out_console.print(f"{num_groups:,} {images} duplicates")
 
 
 def _print_json(content: dict[str, Any]) -> None:
@@ -110,13 +119,14 @@ def _floats(values: list[float]) -> str:
 def verify(
     shards: Shards,
     quick: Annotated[
-        bool, typer.Option("--quick", help="Sizes, SHA-256 and indexes alone; decode no image.")
+        bool,
+        typer.Option("--quick", help="Check sizes, SHA-256 and indexes only; decode no image."),
     ] = False,
     against: Annotated[
         Path | None,
         typer.Option(
-            help="A tree, or an archive of one, to compare with: byte for byte, blocks by their "
-            "pixels.",
+            help="Tree of PNGs, or an archive of one, to compare with: PNGs byte for byte, blocks "
+            "by their pixels; default: none.",
             metavar="TREE",
         ),
     ] = None,
@@ -124,7 +134,9 @@ def verify(
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Check every byte of a dataset, and list every fault. Exit status 1 if there is any.
+    """Check every byte of a dataset, and list every fault.
+
+    The exit status is 1 if there is any fault.
 
     **Examples**
 
@@ -146,11 +158,11 @@ def verify(
             strays = ", ".join(found.strays[:5]) + (", ..." if len(found.strays) > 5 else "")
             warn(f"not part of the dataset: {strays}")
         if found.is_whole and not quiet:
-            like = f", like {against}" if against else ""
+            like = f", same as {against}" if against else ""
             what = "digests and indexes" if quick else "every byte and image"
             out_console.print(
                 printable(
-                    f"whole{like}: {what} of {found.num_samples:,} samples in {found.num_shards} "
+                    f"intact{like}: {what} of {found.num_samples:,} samples in {found.num_shards} "
                     f"shards, {work.seconds:.1f} s"
                 )
             )
@@ -176,9 +188,11 @@ def reindex(
     workers: Workers = None,
     quiet: Quiet = False,
 ) -> None:
-    """Rebuild a lost or damaged manifest from the shards, each of which is checked.
+    """Rebuild a lost or damaged manifest from the shards; every shard is checked.
 
-    **Example:** `cinic-shard reindex ./shards`
+    **Examples**
+
+    `cinic-shard reindex ./shards`
     """
     from cinic_shards.check import reindex as checker
 
@@ -195,17 +209,18 @@ def stats(
     origin: Origins = None,
     histograms: Annotated[
         bool,
-        typer.Option("--histograms", help="Count the pixels' values, by origin and channel."),
+        typer.Option("--histograms", help="Count the pixel values, by origin and channel."),
     ] = False,
     workers: Threads = None,
     as_json: Annotated[
-        bool, typer.Option("--json", help="Print JSON; with synsets and histograms.")
+        bool, typer.Option("--json", help="Print JSON, with synsets and histograms.")
     ] = False,
     quiet: Quiet = False,
 ) -> None:
-    """Channel means and deviations, exactly; counts by split, class and origin; duplicates.
+    """Print exact channel means and standard deviations, counts and the number of duplicates.
 
-    Of whole splits they are in the manifest; a part by class or origin is decoded.
+    Counts are by split, class and origin. For entire splits, means and deviations are in the
+    manifest; for a class or an origin, the images are decoded.
 
     **Examples**
 
@@ -250,7 +265,7 @@ def _print_stats(found: "Stats") -> None:
     print_table(["", *splits, *(["all"] if len(splits) > 1 else [])], table)
     if found.synsets:
         out_console.print(f"{len(found.synsets):,} synsets: --json lists them")
-    out_console.print(f"{len(found.duplicates.groups):,} images are there more than once")
+    _print_num_duplicates(found.duplicates)
 
 
 def _exact(values: tuple[float, float, float]) -> str:
@@ -268,16 +283,16 @@ def _count_row(label: str, counts: dict[str, int], splits: list[str]) -> list[st
 
 def show(
     shards: Shards,
-    out: Annotated[Path, typer.Option("--output", "-o", help="The PNG to write.")],
+    out: Annotated[Path, typer.Option("--output", "-o", help="PNG to write.")],
     split: Split = None,
     class_name: Classes = None,
     origin: Origins = None,
-    per_class: Annotated[int, typer.Option(min=1, help="Samples a class.")] = 16,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the choice.")] = 0,
+    per_class: Annotated[int, typer.Option(min=1, help="Samples of each class.")] = 16,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the random choice.")] = 0,
     workers: Threads = None,
     quiet: Quiet = False,
 ) -> None:
-    """Write a montage: a PNG with a row of samples, chosen by chance, for each class.
+    """Write a montage: a PNG with a row of random samples for each class.
 
     **Examples**
 
@@ -305,27 +320,28 @@ def show(
 
 def report(
     shards: Shards,
-    out: Annotated[Path, typer.Option("--output", "-o", help="The HTML file to write.")],
+    out: Annotated[Path, typer.Option("--output", "-o", help="HTML file to write.")],
     sample: Annotated[
-        int, typer.Option(min=1, help="About so many images can be browsed on the page.")
+        int, typer.Option(min=1, help="Approximate number of images to browse on the page.")
     ] = 4000,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the choice.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the random choice.")] = 0,
     title: Annotated[
-        str | None, typer.Option(help="The dataset's name; default: CINIC-10, or the folder's.")
+        str | None,
+        typer.Option(help="Name of the dataset; default: CINIC-10, or the folder's name."),
     ] = None,
     quick: Annotated[
         bool,
         typer.Option(
-            "--quick", help="For its integrity, check digests and indexes alone: see `verify`."
+            "--quick", help="Verify sizes, SHA-256 and indexes only, as `verify --quick`."
         ),
     ] = False,
     workers: Threads = None,
     quiet: Quiet = False,
 ) -> None:
-    """Write one page about a dataset: counts, samples, statistics, duplicates, images to browse.
+    """Write a report on a dataset: counts, samples, statistics, duplicates, images to browse.
 
-    An HTML file that needs no other and no network. It says what `verify` finds, too; a dataset
-    with faults gets its page, and exit status 0.
+    The report is one HTML file that needs no other file and no network. It includes the result of
+    `verify`; the exit status is 0 even if there are faults.
 
     **Examples**
 

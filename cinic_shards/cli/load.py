@@ -1,4 +1,4 @@
-"""The commands for the loader: compare it with ImageFolder, compile its kernels."""
+"""The commands for the loader: compare it with ImageFolder, and compile its kernels."""
 
 import json
 import time
@@ -12,21 +12,27 @@ from cinic_shards.cli.console import AsJson, err_console, out_console, print_tab
 
 def bench(
     tree: Annotated[Path, typer.Argument(help="Folder of `<split>/<class>/*.png`.")],
-    shards: Annotated[Path, typer.Argument(help="The shards packed from it.")],
+    shards: Annotated[Path, typer.Argument(help="Folder of the shards packed from it.")],
     split: Annotated[str, typer.Option(help="Split to read.")] = "train",
-    batch_size: Annotated[int, typer.Option(min=1, help="Samples a batch.")] = 512,
-    epochs: Annotated[int, typer.Option(min=1, help="Epochs that count; one more warms up.")] = 3,
+    batch_size: Annotated[int, typer.Option(min=1, help="Samples in a batch.")] = 512,
+    epochs: Annotated[
+        int, typer.Option(min=1, help="Epochs to measure, after one to warm up.")
+    ] = 3,
     normalize: Annotated[
-        bool, typer.Option("--normalize", help="float32 normalised images instead of uint8.")
+        bool, typer.Option("--normalize", help="Make normalised float32 images instead of uint8.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Compare torchvision's ImageFolder with the loader, on this machine and the same images.
+    """Compare the speed of the loader and torchvision's ImageFolder, on the same images.
 
-    Shuffled epochs from a warm page cache, the contenders in turn; ImageFolder with 0, 2 and 4
-    workers. Needs torchvision: `pip install 'cinic-shards[bench]'`.
+    Both read shuffled epochs from a warm page cache, in turn; ImageFolder with 0, 2 and 4 workers.
+    Needs torchvision: `pip install 'cinic-shards[bench]'`.
 
-    **Example:** `cinic-shard bench ./cinic ./shards`
+    **Examples**
+
+    `cinic-shard bench ./cinic ./shards`
+
+    `cinic-shard bench ./cinic ./shards --normalize --json`
     """
     from cinic_shards.loader import bench as benchmark
 
@@ -57,7 +63,7 @@ def bench(
         print(json.dumps(rows, indent=1))
         return
     print_table(
-        ["", "setting", "images/s", "min", "max", "against best ImageFolder"],
+        ["", "setting", "images/s", "min", "max", "relative to best ImageFolder"],
         [
             [
                 result.name,
@@ -73,13 +79,17 @@ def bench(
 
 
 def warmup() -> None:
-    """Compile every kernel now, so that no job waits for it: in an image, a container, a node.
+    """Compile all kernels now, so that no job waits for it; for container images and new nodes.
 
-    Compiled kernels are kept beside the package, or in NUMBA_CACHE_DIR.
+    Compiled kernels are cached in the package's folder, or in NUMBA_CACHE_DIR.
+
+    **Examples**
+
+    `cinic-shard warmup`
     """
     from cinic_shards.loader.warmup import warm_up
 
     start = time.perf_counter()
     with err_console.status("compiling the kernels"):
         warm_up()
-    out_console.print(f"every kernel is compiled, {time.perf_counter() - start:.1f} s")
+    out_console.print(f"all kernels compiled, {time.perf_counter() - start:.1f} s")

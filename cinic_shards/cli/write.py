@@ -35,7 +35,7 @@ def pack(
         Path,
         typer.Argument(
             help="Folder of `<split>/<class>/*.png`, or a `.tar`, `.tar.gz`, `.tar.xz`, `.tar.bz2` "
-            "or `.zip` of one."
+            "or `.zip` of such a folder."
         ),
     ],
     out: Out,
@@ -49,13 +49,14 @@ def pack(
     overwrite: Overwrite = False,
     quiet: Quiet = False,
 ) -> None:
-    """Pack a tree of PNGs into tar shards: every byte and name kept, or every pixel and name.
+    """Pack a tree of PNGs into tar shards.
 
-    The same tree and options give the same bytes, with any number of workers. If it was
-    interrupted, run the same command again to resume.
+    With `png`, names and bytes of all files are kept; with `zstd` and `raw`, names and pixels. The
+    same tree and options give the same bytes, with any number of workers. If it was interrupted,
+    run the same command again to resume.
 
-    An archive is not unpacked: what is compressed in it takes one temporary file while it is
-    packed, beside the shards (or in TMPDIR, where they go to a URL).
+    An archive is not unpacked. A compressed one needs a temporary file for its content, beside the
+    shards (or in TMPDIR if OUT is a URL).
 
     **Examples**
 
@@ -98,23 +99,32 @@ def pack(
 def convert(
     shards: Shards,
     out: Out,
-    encoding: Annotated[EncodingName, typer.Option(help="See `pack`.")],
+    encoding: Annotated[EncodingName, typer.Option(help="New encoding; see `pack`.")],
     block_size: Annotated[
-        int | None, typer.Option(help="Samples in a block; default: as it is.")
+        int | None, typer.Option(help="Samples in a block; default: as in the dataset.")
     ] = None,
-    sidecars: Annotated[str | None, typer.Option(help="For `png`: see `pack`.")] = None,
+    sidecars: Annotated[
+        str | None,
+        typer.Option(
+            help="Files stored with each PNG, for `png` only: `cls`, `json`, `cls,json` or `none`; "
+            "default: `cls`."
+        ),
+    ] = None,
     workers: Workers = None,
     executor: WhereToRun = None,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
 ) -> None:
-    """Write a dataset in another encoding, without the tree: the same samples and order.
+    """Convert a dataset to a different encoding, with the same samples in the same order.
 
-    From `png` the shards are those that packing the tree would give. To `png` from blocks the files
-    are re-encoded, with the same pixels. If it was interrupted, run the same command again to
-    resume.
+    From `png`, the shards are the same as packed from the tree. From blocks to `png`, the files are
+    re-encoded, with the same pixels. If it was interrupted, run the same command again to resume.
 
-    **Example:** `cinic-shard convert ./shards ./shards-raw --encoding raw`
+    **Examples**
+
+    `cinic-shard convert ./shards ./shards-raw --encoding raw`
+
+    `cinic-shard convert ./shards s3://bucket/cinic --encoding zstd`
     """
     from cinic_shards.write import convert as writer
 
@@ -138,15 +148,18 @@ def convert(
 def unpack(
     shards: Shards,
     out: Annotated[Path, typer.Argument(help="Folder for the tree of PNGs.")],
-    split: Annotated[list[str] | None, typer.Option(help="Only this split; repeatable.")] = None,
+    split: Annotated[
+        list[str] | None, typer.Option(help="Only this split; repeatable; default: all.")
+    ] = None,
     class_name: Classes = None,
     origin: Origins = None,
     workers: Workers = None,
     quiet: Quiet = False,
 ) -> None:
-    """Write the PNGs back: byte for byte, or re-encoded from blocks with the same pixels.
+    """Write a dataset's PNGs back as a tree.
 
-    If it was interrupted, run the same command again to resume.
+    From `png` the files are the same byte for byte; from blocks they are re-encoded, with the same
+    pixels. If it was interrupted, run the same command again to resume.
 
     **Examples**
 
@@ -156,7 +169,8 @@ def unpack(
     """
     from cinic_shards.write import unpack as writer
 
-    with working("unpacking did not finish; the same command goes on", quiet=quiet) as work:
+    stopped = "unpacking did not finish; run the same command again to resume"
+    with working(stopped, quiet=quiet) as work:
         done = writer.unpack(
             shards,
             out,
@@ -172,12 +186,13 @@ def unpack(
 
 def select(
     shards: Shards,
-    out: Annotated[str, typer.Argument(help="Folder or URL for the shards, or folder of a tree.")],
+    out: Annotated[str, typer.Argument(help="Folder or URL for the shards, or folder for a tree.")],
     split: Annotated[
         list[str] | None,
         typer.Option(
-            help="`train`: as it is; `train+valid`: joined, as `train-valid`; `all=train+valid`: "
-            "joined, as `all`. Repeatable, or with commas; default: every split."
+            help="`train`: this split; `train+valid`: joined, named `train-valid`; "
+            "`all=train+valid`: joined, named `all`; repeatable, or with commas; default: every "
+            "split."
         ),
     ] = None,
     class_name: Classes = None,
@@ -186,27 +201,32 @@ def select(
         str | None,
         typer.Option(
             metavar="SPLIT",
-            help="Drop images of other splits whose pixels also occur in SPLIT.",
+            help="Drop images of other splits whose pixels also occur in SPLIT; default: none.",
         ),
     ] = None,
     fraction: Annotated[
-        float, typer.Option(help="Part of each class of each split to keep; above 0, at most 1.")
+        float, typer.Option(help="Part of each class of each split to keep, above 0 and up to 1.")
     ] = 1.0,
     fraction_seed: Annotated[int, typer.Option(help="Seed for `--fraction`.")] = 0,
-    tree: Annotated[bool, typer.Option("--tree", help="Write PNG files, not shards.")] = False,
+    tree: Annotated[
+        bool, typer.Option("--tree", help="Write PNG files instead of shards.")
+    ] = False,
     symlink_to: Annotated[
         Path | None,
-        typer.Option(metavar="TREE", help="Make links into the whole tree, not shards."),
+        typer.Option(
+            metavar="TREE",
+            help="Write symbolic links to the files of this complete tree, instead of shards.",
+        ),
     ] = None,
     workers: Workers = None,
     executor: WhereToRun = None,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
 ) -> None:
-    """Write part of a dataset, or splits of it joined, as a dataset of its own or as a tree.
+    """Write part of a dataset, or joined splits, as a new dataset or as a tree.
 
-    The encoding stays, and the labels, also where a class is left without an image. If it was
-    interrupted, run the same command again to resume.
+    Encoding and labels stay the same, even if a class has no image left. If it was interrupted, run
+    the same command again to resume.
 
     **Examples**
 
@@ -267,7 +287,8 @@ def _select_tree(
 ) -> None:
     from cinic_shards.write import select as writer
 
-    with working("the same command goes on", quiet=quiet) as work:
+    stopped = "selecting did not finish; run the same command again to resume"
+    with working(stopped, quiet=quiet) as work:
         done = writer.select_tree(
             shards,
             out,

@@ -1,7 +1,7 @@
-"""What is done to the pixels of a batch: in one pass on the CPU, or batched on a device.
+"""Augment and normalise the pixels of a batch: in one pass on the CPU, or batched on a device.
 
-Chance is keyed by (seed, epoch, sample id): a sample is cropped alike on any number of ranks and
-threads, on the CPU and on a device, and after a resume.
+Random numbers are keyed by (seed, epoch, sample id): a sample is augmented in the same way on any
+number of ranks and threads, on the CPU and on a device, and after a resume.
 """
 
 import hashlib
@@ -24,7 +24,7 @@ CINIC10_STATISTICS: Statistics = (
     (0.47889522, 0.47227842, 0.43047404),
     (0.24205776, 0.23828046, 0.25874835),
 )
-"""As CINIC-10's authors publish them (https://github.com/BayesWatch/cinic-10)."""
+"""CINIC-10's, as its authors publish them (https://github.com/BayesWatch/cinic-10)."""
 
 PublishedStatistics = Literal["cinic10"]
 Normalize = bool | PublishedStatistics | Statistics
@@ -33,35 +33,41 @@ DtypeName = Literal["uint8", "float32", "float16", "bfloat16"]
 _DTYPES: dict[str, torch.dtype] = {name: getattr(torch, name) for name in get_args(DtypeName)}
 _AUGMENT_VERSION = 1
 _FROM_0_TO_1: Statistics = (0, 0, 0), (1, 1, 1)
-"""What leaves values on the scale 0 to 1."""
+"""Statistics that leave values on the scale 0 to 1."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Augment:
-    """Random crop, flip and cutout, then normalising, as one step.
+    """Random crop, flip and cutout, then normalisation, in one step.
 
-    As torchvision's ``RandomCrop(size, padding)``, ``RandomHorizontalFlip``, ``ToTensor`` and
-    ``Normalize`` in this order.
+    Without ``cutout`` it does what torchvision's ``RandomCrop(size, padding)``,
+    ``RandomHorizontalFlip``, ``ToTensor`` and ``Normalize`` do, in this order.
+
+    Raises:
+        OptionError: a value is out of range or unknown, or uint8 is to be normalised.
     """
 
     crop_padding: int = 4
-    """Black pixels on each side before the image is cropped to its old size; 0 for no crop."""
+    """Pixels of black padding on each side, before a random crop to the image's size; 0 to 1024, 0
+    for no crop."""
     flip: bool = True
     """Flip left and right with probability 1/2."""
     cutout: int = 0
-    """Side of a square of the mean colour at a random place, cut at the border; 0 for none."""
+    """Side in pixels of a square of the mean colour at a random position, clipped at the border; 0
+    for none."""
     normalize: Normalize | None = None
-    """Subtract the mean and divide by the deviation: by default unless ``dtype`` is uint8. True
-    takes the dataset's, ``"cinic10"`` those that CINIC-10's authors publish, a pair is (mean, std)
-    on the scale 0 to 1; False gives floats from 0 to 1."""
+    """Subtract the mean and divide by the standard deviation; by default unless ``dtype`` is uint8.
+    True uses the dataset's statistics, ``"cinic10"`` those that CINIC-10's authors publish, and a
+    pair (mean, std) is on the scale 0 to 1, with three channels each; False gives floats from 0 to
+    1."""
     dtype: DtypeName | torch.dtype = "float32"
-    """``float32``, ``float16``, ``bfloat16`` or ``uint8``."""
+    """Type of the images: ``float32``, ``float16``, ``bfloat16`` or ``uint8``."""
 
     def __post_init__(self) -> None:
         if type(self.crop_padding) is not int or not 0 <= self.crop_padding <= 1024:
-            raise OptionError(f"crop_padding={self.crop_padding}: expected 0 to 1024 pixels")
+            raise OptionError(f"crop_padding={self.crop_padding}: expected 0 to 1024, in pixels")
         if type(self.cutout) is not int or self.cutout < 0:
-            raise OptionError(f"cutout={self.cutout}: expected the side of a square in pixels")
+            raise OptionError(f"cutout={self.cutout}: expected a square's side in pixels, or 0")
         published = get_args(PublishedStatistics)
         if isinstance(self.normalize, str) and self.normalize not in published:
             raise OptionError(f"normalize={self.normalize!r}: the only name is {published[0]!r}")
@@ -70,25 +76,31 @@ class Augment:
 
     @property
     def torch_dtype(self) -> torch.dtype:
-        """``dtype`` as torch's."""
+        """``dtype`` as a torch dtype."""
         name = str(self.dtype).removeprefix("torch.")
         one_of("dtype", name, DtypeName)
         return _DTYPES[name]
 
 
 PLAIN = Augment(crop_padding=0, flip=False, dtype="uint8")
-"""uint8 images as they are."""
+"""Leave uint8 images as they are."""
 
 
 def value_table(statistics: Statistics | None, dtype: torch.dtype) -> torch.Tensor | None:
-    """What each channel's 256 values become: shape (3, 256); None where uint8 stays.
+    """Return the table that maps each channel's 256 values to normalised ones.
 
-    ``(value / 255 - mean) / std`` in double precision, rounded once. A device looks values up in
-    it; a CPU too, or computes the same (``value_line``): they agree to the bit.
+    An entry is ``(value / 255 - mean) / std`` in double precision, rounded once. A device looks
+    values up in it; so does a CPU, or it computes the same bits with ``value_line``.
 
     Args:
-        statistics: None for mean 0 and deviation 1.
-        dtype: of the values.
+        statistics: None for mean 0 and standard deviation 1.
+        dtype: type of the table.
+
+    Returns:
+        Shape (3, 256); None if ``dtype`` is uint8.
+
+    Raises:
+        OptionError: ``statistics`` are not three channels with deviations above 0.
     """
     if dtype == torch.uint8:
         return None
@@ -96,24 +108,24 @@ def value_table(statistics: Statistics | None, dtype: torch.dtype) -> torch.Tens
     if means.shape != (3,) or stds.shape != (3,) or not (stds > 0).all():
         raise OptionError(
             f"mean {means.tolist()} and std {stds.tolist()}: expected three channels each, and "
-            "deviations above 0"
+            "standard deviations above 0"
         )
     values = (np.arange(256) / 255 - means[:, None]) / stds[:, None]
     return torch.from_numpy(values).to(dtype)
 
 
 def value_line(statistics: Statistics | None, table: torch.Tensor) -> NDArray[np.float64] | None:
-    """A scale and an offset of each channel that say what the table says: shape (2, 3).
+    """Return a scale and an offset for each channel that give the same values as a table.
 
-    ``value * scale + offset`` in double precision, rounded once, is each of its values to the bit.
-    That is true of nearly all means and deviations, for double precision has 29 bits to spare.
+    ``value * scale + offset`` in double precision, rounded once, equals the table to the bit. That
+    holds for nearly all statistics: double precision has 29 bits to spare.
 
     Args:
-        statistics: what the table was made of.
+        statistics: those that the table was made from.
         table: from ``value_table``.
 
     Returns:
-        None where a bit differs, or where the table is not float32.
+        float64, shape (2, 3); None if any bit differs, or if the table is not float32.
     """
     if table.dtype != torch.float32:
         return None
@@ -125,14 +137,17 @@ def value_line(statistics: Statistics | None, table: torch.Tensor) -> NDArray[np
 
 
 class Transform:
-    """An ``Augment`` for one dataset, one seed and one place.
+    """An ``Augment`` for one dataset, seed and device.
 
     Args:
-        augment: what to do.
+        augment: the options.
         measured: the dataset's statistics.
         image_shape: (H, W, 3).
-        seed: of all chance.
-        device: where ``on_device`` runs; None for none.
+        seed: seed of all random numbers.
+        device: the device of ``on_device``; None if it is not used.
+
+    Raises:
+        OptionError: the statistics are not three channels with deviations above 0.
     """
 
     def __init__(
@@ -164,10 +179,10 @@ class Transform:
             f"crop_padding {augment.crop_padding}, flip {augment.flip}, cutout {augment.cutout}, "
             f"{str(self.dtype).removeprefix('torch.')}{values}"
         )
-        """All that the pixels depend on."""
+        """Everything that the pixels depend on; part of a loader's state."""
         mean = np.asarray((statistics or measured)[0], np.float64)
         self._fill = np.clip(np.rint(255 * mean), 0, 255).astype(np.uint8)
-        # Numba has no half types: a value's bits are looked up.
+        # Numba has no 16-bit floats: the kernel looks up a value's bits.
         self._table = None if table is None else _bits(table).numpy()
         line = None if table is None else value_line(statistics, table)
         self._line = None if line is None else np.tile(line, self._width)
@@ -176,16 +191,20 @@ class Transform:
 
     @property
     def moves_pixels(self) -> bool:
-        """Whether anything but the values changes."""
+        """True if crop, flip or cutout is on."""
         return self.augment.crop_padding > 0 or self.augment.flip or self.augment.cutout > 0
 
     @property
     def is_plain(self) -> bool:
-        """Whether nothing changes at all."""
+        """True if images stay as they are."""
         return self._table is None and not self.moves_pixels
 
     def draw(self, ids: NDArray[np.int64], epoch: int) -> NDArray[np.int64]:
-        """What chance does to these samples in an epoch: ``kernels.draw_augmentations``."""
+        """Draw the random numbers of N samples in an epoch.
+
+        Returns:
+            int64, shape (N, 5), see ``kernels.draw_augmentations``.
+        """
         if not self.moves_pixels:
             return np.zeros((len(ids), 5), np.int64)
         text = f"cinic-shards augment {_AUGMENT_VERSION} seed {self._seed} epoch {epoch}"
@@ -200,12 +219,12 @@ class Transform:
     def on_cpu(
         self, addresses: NDArray[np.int64], draws: NDArray[np.int64], out: torch.Tensor
     ) -> None:
-        """Make a batch of the images at these addresses in one pass.
+        """Make a batch from the images at the given addresses, in one pass.
 
         Args:
-            addresses: of N uint8 images (H, W, 3).
-            draws: from ``draw``.
-            out: of ``dtype``, shape (N, H, W, 3), contiguous; overwritten.
+            addresses: addresses of N uint8 images of shape (H, W, 3); shape (N,).
+            draws: from ``draw``, shape (N, 5).
+            out: type ``dtype``, shape (N, H, W, 3), contiguous; overwritten.
         """
         kernels.augment_images(
             addresses,
@@ -221,15 +240,15 @@ class Transform:
     def on_device(
         self, images: torch.Tensor, rows: torch.Tensor, draws: torch.Tensor
     ) -> torch.Tensor:
-        """``on_cpu`` as batched torch operations, where ``images`` lie.
+        """Do the same as ``on_cpu`` with batched torch operations, on the device of ``images``.
 
         Args:
             images: uint8, shape (M, H, W, 3).
-            rows: int64, shape (N,), which of them make the batch.
-            draws: from ``draw``, on the same device.
+            rows: positions of the batch's images in ``images``, int64, shape (N,).
+            draws: from ``draw``, shape (N, 5), on the same device.
 
         Returns:
-            ``dtype``, shape (N, H, W, 3).
+            Type ``dtype``, shape (N, H, W, 3).
         """
         if self.moves_pixels:
             batch = self._move_pixels(images, rows, draws)
@@ -264,5 +283,5 @@ class Transform:
 
 
 def _bits(values: torch.Tensor) -> torch.Tensor:
-    """Half types as integers of 16 bits, other types as they are."""
+    """View 16-bit floats as integers; return other types as they are."""
     return values.view(torch.uint16) if values.dtype.itemsize == 2 else values

@@ -1,4 +1,4 @@
-"""Places of the plan -> finished batches, on the CPU or on a device."""
+"""Make finished batches from the plan's steps, on the CPU or on a device."""
 
 import itertools
 from collections.abc import Iterator, Sequence
@@ -28,18 +28,17 @@ class Batch:
     """N samples; unpacks as ``images, labels``."""
 
     images: torch.Tensor
-    """uint8, or the float type that was asked for; shape (N, 3, H, W), in channels-last memory
-    order."""
+    """uint8, or the requested float type; shape (N, 3, H, W), in channels-last memory order."""
     labels: torch.Tensor
     """int64, shape (N,)."""
     indices: torch.Tensor
     """The samples' ids in the dataset, int64, shape (N,), on the CPU."""
     valid: torch.Tensor
-    """bool, shape (N,): False for what fills a batch up with ``tail="pad"``; it does not count."""
+    """bool, shape (N,); False for the padding of ``tail="pad"``, which must not count."""
     loss_scale: float
-    """What a mean loss over this batch's valid samples is multiplied by, so that its mean over all
-    ranks is that over the whole global batch: 1 where the ranks' parts are equal. 0 where none of
-    its samples counts. A damaged sample that was skipped still counts in the global batch."""
+    """Factor for a mean loss over this batch's valid samples: with it, the mean over all ranks is
+    the mean over the entire global batch. 1 if all ranks' parts are equal, 0 if no sample is valid.
+    A damaged sample that was skipped still counts in the global batch."""
 
     def __iter__(self) -> Iterator[torch.Tensor]:
         return iter((self.images, self.labels))
@@ -48,7 +47,7 @@ class Batch:
         return self.labels.size(0)  # len() of a tensor takes a microsecond
 
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> "Batch":
-        """The batch on a device; ``indices`` stay on the CPU."""
+        """Return the batch on a device; ``indices`` stay on the CPU."""
         images, labels, valid = (
             tensor.to(device, non_blocking=non_blocking)
             for tensor in (self.images, self.labels, self.valid)
@@ -56,7 +55,7 @@ class Batch:
         return replace(self, images=images, labels=labels, valid=valid)
 
     def pin_memory(self) -> "Batch":
-        """The batch in pinned memory: what a DataLoader's ``pin_memory=True`` asks for."""
+        """Return the batch in pinned memory; a DataLoader's ``pin_memory=True`` calls this."""
         images, labels, valid = (
             tensor.pin_memory() for tensor in (self.images, self.labels, self.valid)
         )
@@ -65,13 +64,14 @@ class Batch:
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """A batch on its way to a device: what is still to be done there."""
+    """The CPU's part of a batch that a device will finish."""
 
     images: torch.Tensor | None
-    """uint8, shape (N, H, W, 3); None where the device holds the dataset."""
-    places: torch.Tensor
-    """In ``images``, or in what the device holds."""
+    """uint8, shape (N, H, W, 3); None if the device holds the selection's pixels."""
+    positions: torch.Tensor
+    """The samples' positions in ``images``, or in what the device holds; int64, shape (N,)."""
     draws: torch.Tensor
+    """From ``Transform.draw``, shape (N, 5)."""
     labels: torch.Tensor
     indices: torch.Tensor
     valid: torch.Tensor
@@ -82,11 +82,14 @@ class BatchMaker:
     """Makes the batches of one loader.
 
     Args:
-        reader: of the split.
-        selection: what the plan's places are among the reader's rows.
-        transform: what is done to the pixels.
-        device: where batches go; None to leave them where they are decoded.
+        reader: reads the split.
+        selection: maps the plan's rows to the reader's rows.
+        transform: augments and normalises.
+        device: the device that batches are moved to; None to leave them on the CPU.
         on_error: ``skip`` to leave damaged samples out instead of raising.
+
+    Raises:
+        OptionError: ``on_error`` is unknown.
     """
 
     def __init__(
@@ -106,19 +109,23 @@ class BatchMaker:
         self._image_shape = reader.image_shape
         self._buffers = BufferPool(pinned=device is not None and device.type == "cuda")
         self.skipped: dict[int, str] = {}
-        """Id of each sample that was left out -> what is wrong with it."""
+        """Id of each sample that was skipped -> what is wrong with it."""
         self._resident: torch.Tensor | None = None
         """The selection's pixels on the device, uint8 (n, H, W, 3), after ``fill_device``."""
         self._resident_errors: dict[int, DecodeError] = {}
-        """By place."""
+        """Position in the selection -> why the sample is damaged."""
 
     @property
     def image_bytes(self) -> int:
-        """Of an image in a finished batch."""
+        """Bytes of one image in a finished batch."""
         return int(np.prod(self._image_shape)) * self._transform.dtype.itemsize
 
     def on_cpu(self, source: EpochSource, steps: Sequence[Step]) -> list[Batch]:
-        """Finished batches, side by side in one piece of memory. Runs in any thread."""
+        """Make finished batches, side by side in one piece of memory. Runs in any thread.
+
+        Raises:
+            DecodeError: a sample is damaged, and they are not skipped.
+        """
         transform, epoch = self._transform, steps[0].plan.epoch
         rows = np.concatenate([step.rows for step in steps])
         fetched, good = self._fetch(source, rows)
@@ -133,21 +140,25 @@ class BatchMaker:
                 gather_images(fetched.addresses, images.numpy())
             else:
                 transform.on_cpu(fetched.addresses, transform.draw(ids, epoch), images)
-        whole = (
+        joined = (
             images.permute(0, 3, 1, 2),
             torch.from_numpy(self._reader.labels[rows]),
             torch.from_numpy(ids),
             torch.from_numpy(valid),
         )
-        columns = [tensor.split_with_sizes(sizes) for tensor in whole]
+        columns = [tensor.split_with_sizes(sizes) for tensor in joined]
         return list(map(Batch, *columns, scales))
 
     def for_device(self, source: EpochSource, steps: Sequence[Step]) -> list[Work]:
-        """The CPU's part of batches for a device. Runs in any thread."""
+        """Do the CPU's part of batches for a device. Runs in any thread.
+
+        Raises:
+            DecodeError: a sample is damaged, and they are not skipped.
+        """
         return [self._work(source, step) for step in steps]
 
     def _work(self, source: EpochSource, step: Step) -> Work:
-        places, rows = step.places, step.rows
+        positions, rows = step.positions, step.rows
         images: torch.Tensor | None = None
         if self._resident is None:
             fetched, good = self._fetch(source, rows)
@@ -159,18 +170,18 @@ class BatchMaker:
                 gather_images(fetched.addresses, images.numpy())
         else:
             errors = [
-                DecodeError(position, error.reason, error.location)
-                for position, place in enumerate(places.tolist() if self._resident_errors else ())
-                if (error := self._resident_errors.get(place))
+                DecodeError(i, error.reason, error.location)
+                for i, position in enumerate(positions.tolist() if self._resident_errors else ())
+                if (error := self._resident_errors.get(position))
             ]
             good = self._without(errors, rows) if errors else None
         _, valid, scales = self._counts([step], good)
         if good is not None:
-            places, rows = places[good], rows[good]
+            positions, rows = positions[good], rows[good]
         ids = self._reader.ids(rows)
         return Work(
             images=images,
-            places=torch.from_numpy(np.arange(len(ids)) if images is not None else places),
+            positions=torch.from_numpy(np.arange(len(ids)) if images is not None else positions),
             draws=torch.from_numpy(self._transform.draw(ids, step.plan.epoch)),
             labels=torch.from_numpy(self._reader.labels[rows]),
             indices=torch.from_numpy(ids),
@@ -181,15 +192,15 @@ class BatchMaker:
     def _counts(
         self, steps: Sequence[Step], good: NDArray[np.int64] | None
     ) -> tuple[list[int], NDArray[np.bool_], list[float]]:
-        """Each step's samples; which of all of them count; and each step's ``loss_scale``.
+        """Return each step's size, the mask of valid samples of all steps, and ``loss_scale``.
 
-        ``good`` are the positions of those that are not damaged, where some are.
+        ``good`` are the positions of the intact samples; None if no sample is damaged.
         """
-        sizes = [len(step.places) for step in steps]
+        sizes = [len(step.positions) for step in steps]
         valid = np.ones(sum(sizes), np.bool_)
         counts = [step.plan.num_valid(step.number) for step in steps]
         num_valid = [mine for mine, _ in counts]
-        if num_valid != sizes:  # padded, which only the last step is
+        if num_valid != sizes:  # only the last step can be padded
             valid[len(valid) - sizes[-1] + num_valid[-1] :] = False
         if good is not None:
             ends = np.searchsorted(good, [0, *itertools.accumulate(sizes)])
@@ -205,7 +216,11 @@ class BatchMaker:
     def _fetch(
         self, source: EpochSource, rows: NDArray[np.int64]
     ) -> tuple[Fetched, NDArray[np.int64] | None]:
-        """The pixels of these rows but for damaged ones; then the positions of the others, too."""
+        """Fetch pixels without the damaged rows; and the intact rows' positions, if any is damaged.
+
+        Raises:
+            DecodeError: a row is damaged, and they are not skipped.
+        """
         fetched = source.fetch(rows, self._buffers)
         if not fetched.errors:
             return fetched, None
@@ -216,7 +231,7 @@ class BatchMaker:
         return Fetched(addresses_in(images), images, []), good
 
     def _without(self, errors: list[DecodeError], rows: NDArray[np.int64]) -> NDArray[np.int64]:
-        """The positions of rows that are not damaged; or raise what is wrong with the first."""
+        """Return the positions of intact rows, or raise the first error if none are skipped."""
         if not self._skips_damaged:
             raise errors[0]
         bad = [error.position for error in errors]
@@ -225,11 +240,15 @@ class BatchMaker:
         return np.setdiff1d(np.arange(len(rows)), bad)
 
     def fill_device(self, threads: ThreadPoolExecutor) -> None:
-        """Decode the selection to the device, once for all epochs."""
+        """Decode the selection to the device, once for all epochs.
+
+        Raises:
+            DecodeError: a sample is damaged, and they are not skipped.
+        """
         if self._resident is not None:
             return
         starts = self._reader.block_starts.tolist()
-        places = self._selection.block_starts.tolist()
+        resident_starts = self._selection.block_starts.tolist()
         resident = torch.empty(
             (len(self._selection), *self._image_shape), dtype=torch.uint8, device=self._device
         )
@@ -239,12 +258,12 @@ class BatchMaker:
             start, stop = starts[block : block + 2]
             images = np.empty((stop - start, *self._image_shape), np.uint8)
             errors = {error.position: error for error in self._reader.read_block(block, images)}
-            first, end = places[number : number + 2]
+            first, end = resident_starts[number : number + 2]
             chosen = self._selection.rows_at(np.arange(first, end)) - start
             resident[first:end].copy_(torch.from_numpy(images[chosen]))
             return {
-                first + place: errors[position]
-                for place, position in enumerate(chosen.tolist() if errors else ())
+                first + i: errors[position]
+                for i, position in enumerate(chosen.tolist() if errors else ())
                 if position in errors
             }
 
@@ -255,7 +274,7 @@ class BatchMaker:
         self._resident = resident
 
     def finish(self, work: Work) -> Batch:
-        """Copy what a batch is made of to the device, and make it there."""
+        """Copy the CPU's part to the device, and make the batch there."""
         assert self._device is not None
         pinned = self._buffers.pinned
 
@@ -269,9 +288,9 @@ class BatchMaker:
             assert work.images is not None
             images = move(work.images)
             if not transform.is_plain:
-                images = transform.on_device(images, move(work.places), move(work.draws))
+                images = transform.on_device(images, move(work.positions), move(work.draws))
         else:
-            images = transform.on_device(self._resident, move(work.places), move(work.draws))
+            images = transform.on_device(self._resident, move(work.positions), move(work.draws))
         return Batch(
             images.permute(0, 3, 1, 2), move(work.labels), work.indices, move(work.valid),
             work.loss_scale,

@@ -1,6 +1,6 @@
-"""The pixels of whole blocks: decoded ahead of their first use, kept until their last one.
+"""Read pixels block by block: decoded before their first use, and kept until their last one.
 
-Or, in a cache, for good. Blocks of shards that are not local are fetched in the same way.
+In a cache they stay. Blocks of remote shards are fetched in the same way.
 """
 
 from collections import defaultdict
@@ -20,33 +20,35 @@ from cinic_shards.read.split import SplitReader
 from cinic_shards.read.subset import Selection
 
 IMAGES_AT_ONCE = 4096
-"""Images that are gathered at once: to hand a thread its work takes as long as a few hundred."""
+"""Images in a thread's job: starting a job takes as long as gathering a few hundred."""
 
 FETCHES_AT_ONCE = 16
-"""Blocks that are fetched ahead from elsewhere; each is a request, and is decoded as it comes."""
+"""Blocks of remote shards that are fetched ahead at once; each is one request."""
 
 
 @dataclass(frozen=True, slots=True)
 class BlockCounts:
-    """The blocks that an epoch has come to. Lists, for threads add to them."""
+    """The blocks that an epoch has used. Lists, because several threads append to them."""
 
     decoded: list[int] = field(default_factory=list)
+    """Numbers of the blocks that were decoded."""
     from_cache: list[int] = field(default_factory=list)
+    """Numbers of the blocks that the cache held."""
 
 
 class BlockSource:
-    """Decoded blocks.
+    """The decoded blocks of a split.
 
     Args:
-        reader: of the split.
-        cache: where they stay, as far as there is room.
+        reader: reads the split.
+        cache: keeps decoded blocks, as many as fit.
     """
 
     def __init__(self, reader: SplitReader, cache: BlockCache) -> None:
         self._reader = reader
         self._cache = cache
         self._free: list[NDArray[np.uint8]] = []
-        """Memory for blocks that outlives an epoch: new memory costs many page faults."""
+        """Memory of released blocks, used again in later epochs: new memory costs page faults."""
 
     @property
     def takes_any_row(self) -> bool:
@@ -55,11 +57,15 @@ class BlockSource:
     def open_epoch(
         self, plan: EpochPlan, selection: Selection, threads: ThreadPoolExecutor
     ) -> "BlockEpoch":
-        """Blocks that are decoded by ``threads`` in the order in which an epoch needs them."""
+        """Open the blocks of an epoch; ``threads`` decode them in the order of their first use."""
         return BlockEpoch(self._reader, self._cache, plan, selection, threads, self._free)
 
     def read(self, rows: NDArray[np.int64], out: NDArray[np.uint8]) -> list[DecodeError]:
-        """Copy the images of these rows; if a block is damaged, its errors."""
+        """Copy the images of N rows to ``out``, uint8, shape (N, H, W, 3).
+
+        Returns:
+            The errors of the first damaged block; none if all are intact.
+        """
         blocks = self._reader.blocks_of(rows)
         for block in np.unique(blocks).tolist():
             start, stop = self._reader.block_starts[block : block + 2].tolist()
@@ -67,7 +73,7 @@ class BlockSource:
             if images is not None:
                 self._cache.load(block)
                 errors = self._cache.errors(block)
-            else:  # no room for it
+            else:  # the cache has no room for it
                 images = np.empty((stop - start, *self._reader.image_shape), np.uint8)
                 errors = self._reader.read_block(block, images)
             if errors:
@@ -81,12 +87,12 @@ class BlockEpoch:
     """The decoded blocks of one epoch.
 
     Args:
-        reader: of the split.
-        cache: of decoded blocks; one without room if none are to stay.
-        plan: the epoch's.
-        selection: maps the plan's places to the reader's rows.
-        threads: where blocks are decoded.
-        free: memory for blocks that outlives the epoch.
+        reader: reads the split.
+        cache: keeps decoded blocks; it has no room if none are to stay.
+        plan: the epoch's plan.
+        selection: maps the plan's rows to the reader's rows.
+        threads: decode the blocks.
+        free: memory of released blocks; it outlives the epoch.
     """
 
     def __init__(
@@ -120,17 +126,17 @@ class BlockEpoch:
         self._addresses = np.zeros(reader.num_blocks, np.int64)
         self._decoding: dict[int, Future[NDArray[np.uint8]]] = {}
         self._last_used: defaultdict[int, list[int]] = defaultdict(list)
-        """Step -> the blocks that nobody needs after it."""
+        """Step -> the blocks that no later step needs."""
         self._free = free
         self._errors = cache.all_errors()
         self._failure: Exception | None = None
         """Why a block could not be fetched."""
 
     def want(self, step: Step) -> None:
-        """Begin to decode the blocks of a step."""
+        """Start to decode the blocks of a step."""
         if self._is_complete:
             return
-        # In the order "window" those of a block stand together.
+        # In the order "window" the rows of a block are next to each other.
         blocks = self._reader.blocks_of(step.rows)
         begins = np.flatnonzero(blocks[1:] != blocks[:-1]) + 1
         for block in {*blocks[:1].tolist(), *blocks[begins].tolist()}:
@@ -140,9 +146,9 @@ class BlockEpoch:
                     self._last_used[int(self._last_steps[block])].append(block)
 
     def _get(self, block: int) -> NDArray[np.uint8]:
-        """A block's images; after one that could not be fetched, its error, which ends the epoch.
+        """Return a block's images, or raise the epoch's first failure.
 
-        To ask a dead server for what waits behind it would only take time.
+        After a failure nothing more is requested: a dead server would only take time.
         """
         if self._failure is not None:
             raise self._failure
@@ -168,7 +174,7 @@ class BlockEpoch:
         return images
 
     def _memory(self, num_images: int) -> NDArray[np.uint8]:
-        """Memory of a released block, or new memory."""
+        """Take the memory of a released block, or new memory."""
         try:
             memory = self._free.pop()
         except IndexError:
@@ -177,7 +183,7 @@ class BlockEpoch:
         return memory[:num_images]
 
     def fetch(self, rows: NDArray[np.int64], buffers: BufferPool) -> Fetched:
-        """The addresses of rows that are wanted; waits for those that are not decoded yet."""
+        """Return the addresses of wanted rows; wait for those that are not decoded yet."""
         if self._is_complete:
             addresses = self._cache.addresses(rows)
         else:
@@ -192,7 +198,7 @@ class BlockEpoch:
 
     def _damaged(self, rows: NDArray[np.int64]) -> list[DecodeError]:
         blocks = set(self._reader.blocks_of(rows).tolist())
-        # A copy: other threads may be adding to it.
+        # A copy, because other threads may add to it.
         with_errors = {b: e for b, e in list(self._errors.items()) if b in blocks}
         by_row = {
             int(self._reader.block_starts[block]) + error.position: error
@@ -206,23 +212,23 @@ class BlockEpoch:
         ]
 
     def release(self, step: int) -> None:
-        """Let every block go that no step after this one needs."""
-        while self._num_released <= step:  # steps between may be another process's
+        """Release every block that no step after this one needs."""
+        while self._num_released <= step:  # steps in between may be another process's
             for block in self._last_used.pop(self._num_released, ()):
                 self._addresses[block] = 0
-                self._let_go(self._decoding.pop(block).result())
+                self._release_memory(self._decoding.pop(block).result())
             self._num_released += 1
 
-    def _let_go(self, images: NDArray[np.uint8]) -> None:
+    def _release_memory(self, images: NDArray[np.uint8]) -> None:
         assert images.base is not None
         self._free.append(images.base)
 
     def close(self) -> None:
-        """Let every block go that is not in the cache."""
+        """Release every block that is not in the cache."""
         if self._fetching:
             self._fetching.shutdown(wait=True, cancel_futures=True)
         for block in [block for blocks in self._last_used.values() for block in blocks]:
             decoded = self._decoding[block]
             if decoded.done() and not decoded.cancelled() and not decoded.exception():
-                self._let_go(decoded.result())
+                self._release_memory(decoded.result())
         self._last_used.clear()

@@ -1,7 +1,7 @@
-"""Decoded blocks that stay: in this process's memory, or in a file that a node's processes share.
+"""Caches of decoded blocks: in this process's memory, or in a file that a node's processes share.
 
-Either holds the first blocks of a split, as many as fit, at the places of their rows. It changes
-where pixels come from and never the order.
+Both hold the first blocks of a split, as many as fit, at the offsets of their rows. A cache changes
+where pixels come from, never the order.
 """
 
 import hashlib
@@ -32,22 +32,22 @@ CACHE_BYTES_VARIABLE = "CINIC_SHARDS_CACHE_BYTES"
 
 @dataclass(frozen=True, slots=True)
 class Cache:
-    """Where decoded pixels stay after an epoch, and how many of them.
+    """Options of the cache that keeps decoded pixels after an epoch.
 
     Raises:
-        OptionError: an option cannot be, or does not go with this kind.
+        OptionError: an option is invalid, or does not fit ``kind``.
     """
 
     kind: CacheKind
-    """``none``; ``ram``, in this process; ``disk``, in a file that all processes of this machine
-    share; ``device``, on the device, where batches are then gathered and augmented."""
+    """``none``; ``ram``: in this process; ``disk``: in a file that all processes of this machine
+    share; ``device``: on the device, where batches are then gathered and augmented."""
     _: KW_ONLY
     max_bytes: int | None = None
-    """Bytes of pixels to keep, with ``ram`` and ``disk``; by default what
-    $CINIC_SHARDS_CACHE_BYTES says, else the whole split."""
+    """Bytes of pixels to keep, with ``ram`` and ``disk``; by default $CINIC_SHARDS_CACHE_BYTES, or
+    the entire split if that is not set."""
     folder: str | os.PathLike[str] | None = None
-    """Where the file of ``disk`` lies; by default in $CINIC_SHARDS_CACHE_DIR, else in the user's
-    folder for caches."""
+    """Folder of the file, with ``disk``; by default $CINIC_SHARDS_CACHE_DIR, or the user's cache
+    folder if that is not set."""
 
     def __post_init__(self) -> None:
         one_of("cache", self.kind, CacheKind)
@@ -60,7 +60,7 @@ class Cache:
 
 
 def as_cache(cache: CacheKind | Cache) -> Cache:
-    """The option ``cache``: a ``Cache``, or its kind alone."""
+    """Return the option ``cache``, a ``Cache`` or its kind only, as a ``Cache``."""
     return cache if isinstance(cache, Cache) else Cache(cache)
 
 
@@ -70,7 +70,10 @@ class BlockCache:
     Args:
         reader: reads the blocks.
         max_bytes: bytes of pixels to keep; None for all.
-        needed: the blocks that will be asked for, rising, at least one.
+        needed: numbers of the blocks that will be requested, ascending, at least one.
+
+    Raises:
+        OptionError: the pixels do not fit into this machine's memory.
     """
 
     def __init__(
@@ -81,7 +84,7 @@ class BlockCache:
         self._needed = needed
         self.image_bytes = int(np.prod(reader.image_shape))
         self.num_blocks = self._count_blocks(max_bytes)
-        """There is room for those of the split's first so many blocks that are needed."""
+        """There is room for the needed ones among this many first blocks of the split."""
         self.memory = self._take_memory((int(self._starts[self.num_blocks]), *reader.image_shape))
         """Their pixels, uint8, shape (rows, H, W, 3)."""
         self._is_ready = np.zeros(self.num_blocks, np.bool_)
@@ -96,7 +99,7 @@ class BlockCache:
         return int(np.searchsorted(np.cumsum(taken), max_bytes, side="right"))
 
     def _take_memory(self, shape: tuple[int, ...]) -> NDArray[np.uint8]:
-        kept = self._needed[self._needed < self.num_blocks]  # no other page is ever touched
+        kept = self._needed[self._needed < self.num_blocks]  # no other page is touched
         size = int(np.diff(self._starts)[kept].sum()) * self.image_bytes
         if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
             physical = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
@@ -109,26 +112,26 @@ class BlockCache:
 
     @property
     def holds_all(self) -> bool:
-        """Whether there is room for every block that is needed."""
+        """True if there is room for every needed block."""
         return bool((self._needed < self.num_blocks).all())
 
     @property
     def is_complete(self) -> bool:
-        """Whether every block that is needed is there, and can be read at ``addresses``."""
+        """True if every needed block is decoded, and can be read at ``addresses``."""
         return self.holds_all and bool(self._is_ready[self._needed].all())
 
     def addresses(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Where these rows' pixels are, or will be."""
+        """Return the addresses of N rows' pixels, decoded or not: int64, shape (N,)."""
         return self.memory.ctypes.data + rows * self.image_bytes
 
     def images(self, block: int) -> NDArray[np.uint8] | None:
-        """A block's place, or None where there is no room for it."""
+        """Return a block's memory, uint8, shape (rows, H, W, 3); None if there is no room."""
         if block >= self.num_blocks:
             return None
         return self.memory[self._starts[block] : self._starts[block + 1]]
 
     def load(self, block: int) -> bool:
-        """Decode a block to its place, unless its pixels are there; whether it was decoded."""
+        """Decode a block unless the cache holds it; return True if it was decoded now."""
         if self._is_ready[block]:
             return False
         was_decoded = self._fill(block)
@@ -143,27 +146,30 @@ class BlockCache:
         return True
 
     def errors(self, block: int) -> list[DecodeError]:
-        """What is damaged in a block that is there."""
+        """Return the errors of a loaded block."""
         return self._errors.get(block, [])
 
     def all_errors(self) -> dict[int, list[DecodeError]]:
-        """What is damaged in each block that is there, where anything is."""
+        """Return block -> its errors, for all loaded blocks with any."""
         return dict(self._errors)
 
 
 class DiskCache(BlockCache):
-    """Decoded blocks in one memory-mapped file of a node, filled by whoever comes first.
+    """Decoded blocks in one memory-mapped file of a node, filled by the first process to need them.
 
-    Beside the pixels lies a state of 8 bytes a block: 1 and the CRC-32 of its pixels once it is
-    whole, both little-endian. A process compares them when it first meets the block: what a crash
-    left half written is decoded again. Whoever fills a block holds a lock, which ends with the
-    process.
+    The file ``state`` holds 8 bytes a block: 1 if the block is complete, and the CRC-32 of its
+    pixels, both little-endian uint32. A process checks the CRC-32 when it first uses a block, so a
+    block that a crash left half-written is decoded again. A process that fills a block holds a
+    lock, which ends with the process.
 
     Args:
         reader: reads the blocks.
         max_bytes: bytes of pixels to keep; None for all.
-        needed: the blocks that will be asked for, rising, at least one.
-        folder: where the file lies; of this split of this dataset.
+        needed: numbers of the blocks that will be requested, ascending, at least one.
+        folder: folder of the files; used for one split of one dataset only.
+
+    Raises:
+        OptionError: the folder cannot be written, or its disk has too little space.
     """
 
     def __init__(
@@ -177,7 +183,7 @@ class DiskCache(BlockCache):
         super().__init__(reader, max_bytes, needed)
 
     def _count_blocks(self, max_bytes: int | None) -> int:
-        # The file has a place for every block before the last one, needed here or not.
+        # The file has room for every block before the last one, needed here or not.
         ends = self._starts[1:] * self.image_bytes
         return len(ends) if max_bytes is None else int(np.searchsorted(ends, max_bytes, "right"))
 
@@ -195,7 +201,7 @@ class DiskCache(BlockCache):
                     f"to another disk (${CACHE_BYTES_VARIABLE} and ${CACHE_DIR_VARIABLE} do the "
                     "same)"
                 )
-            # A file of its own: who closes a file that is locked lets go of it.
+            # A separate file, because closing any descriptor of a locked file drops the lock.
             self._locks = os.open(self._folder / "locks", os.O_RDWR | os.O_CREAT, 0o644)
             weakref.finalize(self, os.close, self._locks)
             with (
@@ -215,27 +221,28 @@ class DiskCache(BlockCache):
         except OSError as error:
             raise OptionError(
                 f"cache='disk': {self._folder}: {error.strerror}; set folder of the Cache to "
-                "one that can be written"
+                "a writable folder"
             ) from error
 
     def _fill(self, block: int) -> bool:
         images = self.images(block)
         assert images is not None
         with lock_byte(self._locks, block):
-            is_whole, crc32 = self._state[block].tolist()
-            if is_whole == 1 and checksum(images) == crc32:
+            is_complete, crc32 = self._state[block].tolist()
+            if is_complete == 1 and checksum(images) == crc32:
                 return False
             super()._fill(block)
-            if not self.errors(block):  # a damaged block is never whole: each process reports it
+            # A damaged block never counts as complete, so each process reports it.
+            if not self.errors(block):
                 self._state[block, 1] = checksum(images)
                 self._state[block, 0] = 1
             return True
 
 
 def _reserve(descriptor: int, length: int) -> None:
-    """Make a file so long, and take its space now where the system can.
+    """Make a file ``length`` bytes long, and reserve its space if the system can.
 
-    A disk that is full later would end a process that writes to a map of the file.
+    If the disk filled up later, a process that writes to a map of the file would be killed.
     """
     if hasattr(os, "posix_fallocate"):
         os.posix_fallocate(descriptor, 0, length)
@@ -246,16 +253,17 @@ def _reserve(descriptor: int, length: int) -> None:
 def open_cache(
     cache: Cache, manifest: Manifest, reader: SplitReader, needed: NDArray[np.int64]
 ) -> BlockCache:
-    """The blocks that stay decoded: without room for any if the kind is ``none``.
+    """Open a cache for the blocks of a split; with the kind ``none`` it has no room for any.
 
     Args:
-        cache: where, and how many.
-        manifest: the dataset's.
+        cache: the options.
+        manifest: the dataset's manifest.
         reader: reads the blocks.
-        needed: the blocks that will be asked for, rising, at least one.
+        needed: numbers of the blocks that will be requested, ascending, at least one.
 
     Raises:
-        OptionError: there is no room, or the folder cannot be written.
+        OptionError: there is too little memory or disk space, the folder cannot be written, or
+            $CINIC_SHARDS_CACHE_BYTES is not an integer.
     """
     limit = _limit_of(cache)
     if cache.kind == "disk" and limit != 0:
@@ -264,7 +272,7 @@ def open_cache(
 
 
 def _limit_of(cache: Cache) -> int | None:
-    """Bytes of pixels to keep; None for all."""
+    """Return the bytes of pixels to keep; None for all."""
     if cache.kind not in get_args(HostCacheKind):
         return 0
     text = os.environ.get(CACHE_BYTES_VARIABLE)
@@ -273,12 +281,14 @@ def _limit_of(cache: Cache) -> int | None:
     try:
         max_bytes = int(text)
     except ValueError as error:
-        raise OptionError(f"${CACHE_BYTES_VARIABLE} is {text!r}, expected bytes") from error
+        raise OptionError(
+            f"${CACHE_BYTES_VARIABLE} is {text!r}, expected a number of bytes"
+        ) from error
     return whole(f"${CACHE_BYTES_VARIABLE}", max_bytes)
 
 
 def _folder_of(cache: Cache, manifest: Manifest, reader: SplitReader) -> Path:
-    """Where a reader's decoded blocks lie: named for the indexes, which state each pixel hash."""
+    """Return the folder of a reader's blocks, named by its indexes, which hold each pixel hash."""
     root = cache.folder or os.environ.get(CACHE_DIR_VARIABLE)
     if root is None:
         root = user_cache_path("cinic-shards", appauthor=False)

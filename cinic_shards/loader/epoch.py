@@ -1,4 +1,4 @@
-"""One epoch on its way: threads make batches ahead of their use, and what that takes is counted."""
+"""Run an epoch: threads make batches ahead of their use, and time and work are counted."""
 
 import sys
 import threading
@@ -20,51 +20,52 @@ from cinic_shards.loader.step import Step
 T = TypeVar("T")
 
 _SHOW_SECONDS = 0.2
-"""Between two changes of the progress bar."""
+"""Seconds between two updates of the progress bar."""
 
 
 @dataclass(frozen=True, slots=True)
 class LoaderStats:
-    """What an epoch has taken so far.
+    """Statistics of an epoch so far.
 
-    Where ``waiting_share`` is near 0 the model is the bottleneck, near 1 it is the loader.
+    If ``waiting_share`` is near 0, the model is the bottleneck; if it is near 1, the loader is.
     """
 
     epoch: int
     step: int
-    """The next one."""
+    """The next step."""
     images: int
-    """Given to the consumer."""
+    """Images that the consumer has received."""
     seconds: float
-    """Since the epoch began."""
+    """Time since the epoch began, or its duration once it is over."""
     waiting_seconds: float
-    """Of these, how long the consumer has waited for batches."""
+    """Part of ``seconds`` in which the consumer waited for batches."""
     bytes_read: int
-    """Of payloads, by this process. Where few samples of each block are selected it is many times
-    what they take alone: then write them to a dataset of their own."""
+    """Bytes of payloads that this process has read. If few samples of each block are selected, this
+    is many times the size of these samples: then write them to a separate dataset."""
     blocks_decoded: int
+    """Blocks decoded, of ``zstd``, of remote shards, or of any encoding with a cache."""
     blocks_from_cache: int
-    """Of ``zstd``, and of any encoding with a cache."""
+    """Blocks that the cache held."""
     batches_ready: int
-    """That wait for the consumer."""
+    """Finished batches that the consumer has not taken yet."""
 
     @property
     def images_per_second(self) -> float:
-        """Over the whole of ``seconds``."""
+        """Mean rate over ``seconds``."""
         return self.images / self.seconds if self.seconds else 0.0
 
     @property
     def waiting_share(self) -> float:
-        """How much of its time the consumer has waited."""
+        """Share of ``seconds`` in which the consumer waited, 0 to 1."""
         return self.waiting_seconds / self.seconds if self.seconds else 0.0
 
 
 @dataclass(slots=True)
 class Counters:
-    """What an epoch has taken so far."""
+    """Counters behind ``LoaderStats``."""
 
     bytes_before: int
-    """Of payloads, read before this epoch."""
+    """Bytes of payloads read before this epoch."""
     images: int = 0
     waiting_seconds: float = 0.0
     start: float = field(default_factory=time.perf_counter)
@@ -73,12 +74,12 @@ class Counters:
 
     @property
     def seconds(self) -> float:
-        """Since the epoch began, or as long as it ran."""
+        """Time since the epoch began, or its duration once it is over."""
         return (self.end or time.perf_counter()) - self.start
 
 
 class Queue:
-    """Work that threads do, each piece giving a list of results; first in, first out."""
+    """A first-in, first-out queue of jobs, each with a list of results."""
 
     def __init__(self) -> None:
         self._futures: deque[Future[list[Any]]] = deque()
@@ -87,50 +88,50 @@ class Queue:
         return len(self._futures)
 
     def put(self, future: Future[list[Any]]) -> None:
-        """Add a piece of work."""
+        """Add a job."""
         self._futures.append(future)
 
     def take(self) -> list[Any]:
-        """The results of the first piece, when it is done."""
+        """Wait for the first job, and return its results."""
         return self._futures.popleft().result()
 
     def num_ready(self) -> int:
-        """How many results wait to be taken."""
+        """Count the results that are ready to be taken."""
         done = [future for future in list(self._futures) if future.done()]
         ready = [future for future in done if not (future.cancelled() or future.exception())]
         return sum(len(future.result()) for future in ready)
 
     def clear(self) -> None:
-        """Let go of all work."""
+        """Drop all jobs."""
         self._futures.clear()
 
 
 class Epoch:
-    """One iteration of a loader: how far it is, and whether it is over.
+    """Progress of one iteration of a loader.
 
-    The loader keeps it, so it keeps nothing of an abandoned iteration alive.
+    The loader keeps it, so it must not keep an abandoned iteration's memory alive.
 
     Args:
-        number: which epoch.
-        step: the first one that the consumer will get.
-        stride: what ``step`` grows by: as many processes share the steps.
-        bytes_before: of payloads, read before it.
+        number: the epoch.
+        step: the first step that the consumer gets.
+        stride: number of processes that share the steps: ``step`` grows by it.
+        bytes_before: bytes of payloads read before this epoch.
     """
 
     def __init__(self, number: int, step: int, stride: int, bytes_before: int) -> None:
         self.number = number
         self.step = step
-        """The next one that the consumer will get."""
+        """The next step that the consumer gets."""
         self._stride = stride
         self.is_open = True
-        """Until the epoch is at its end, or abandoned."""
+        """False once the epoch has ended or was abandoned."""
         self.is_finished = False
-        """Whether the consumer has got all of it."""
+        """True once the consumer has received every batch."""
         self.counters = Counters(bytes_before)
         self.queue = Queue()
 
     def follow(self, batches: Generator[Batch, None, None]) -> Generator[Batch, None, None]:
-        """These batches, as they are taken."""
+        """Yield the batches, and count them and the time that the consumer waits for them."""
         counters = self.counters
         asked = counters.start = time.perf_counter()
         with closing(batches):
@@ -143,13 +144,17 @@ class Epoch:
         self.is_finished = True
 
     def close(self) -> None:
-        """The epoch is over."""
+        """Mark the epoch as over."""
         self.queue.clear()
         self.counters.end = time.perf_counter()
         self.is_open = False
 
     def stats(self, bytes_read: int) -> LoaderStats:
-        """What it has come to; ``bytes_read`` is counted from where ``bytes_before`` is."""
+        """Return the statistics.
+
+        Args:
+            bytes_read: bytes of payloads read so far, in all epochs.
+        """
         counters = self.counters
         return LoaderStats(
             epoch=self.number,
@@ -165,10 +170,10 @@ class Epoch:
 
 
 class Threads:
-    """A pool of threads for each epoch, one after the other.
+    """Makes a pool of threads for each epoch.
 
-    Freeing a thread's object runs lines of Python, and a Ctrl-C that comes in one of these is lost.
-    So a pool whose epoch is over is let go by a thread of the next one: signals do not come there.
+    Freeing a thread object runs Python code, and a Ctrl-C during that code is lost. So a pool whose
+    epoch is over is freed by a thread of the next pool, where no signal handler runs.
     """
 
     def __init__(self, count: int) -> None:
@@ -176,16 +181,16 @@ class Threads:
         self._ended: list[ThreadPoolExecutor] = []
 
     def new_pool(self) -> ThreadPoolExecutor:
-        """A pool for one epoch, none of its threads begun."""
+        """Make a pool for one epoch; none of its threads is started."""
         return ThreadPoolExecutor(self.count, thread_name_prefix="cinic-shards")
 
     def free_ended(self, pool: ThreadPoolExecutor) -> None:
-        """Let go of the pools before this one."""
+        """Free the pools before this one, in one of its threads."""
         if self._ended:
             pool.submit(self._ended.clear)
 
     def end(self, pool: ThreadPoolExecutor, *, wait: bool) -> None:
-        """Give up what is not under way, and wait for what is."""
+        """Cancel the jobs that have not started; with ``wait``, wait for the others."""
         pool.shutdown(wait=wait, cancel_futures=True)
         self._ended.append(pool)
 
@@ -201,17 +206,17 @@ def run(
     *,
     most_images: int,
 ) -> Generator[T, None, None]:
-    """What ``make`` makes of each step, in order, a bounded number of them under way.
+    """Yield what ``make`` returns for each step, in order, with a bounded number under way.
 
     Args:
-        plan: the epoch's.
-        steps: those to make.
-        step_at: a step by its number.
-        threads: where they are made.
-        open_source: where the pixels come from, given the threads.
-        make: makes some steps; called in a thread.
-        epoch: it is closed at the end.
-        most_images: of steps that a thread makes at once, where a step is small.
+        plan: the epoch's plan.
+        steps: numbers of the steps to make.
+        step_at: returns a step by its number.
+        threads: makes the pool of threads.
+        open_source: opens the source of pixels, with the pool.
+        make: makes the batches of some steps; called in a thread.
+        epoch: closed at the end.
+        most_images: bound on the images in a thread's job, if steps are small.
     """
     queue = epoch.queue
     pool = threads.new_pool()
@@ -222,7 +227,7 @@ def run(
         threads.free_ended(pool)
         source = open_source(pool)
         epoch.counters.blocks = source.blocks
-        # Where a step is a matter of microseconds, to hand it to a thread costs as much.
+        # Small steps go to a thread together: starting a job costs as much as such a step.
         images_at_once = min(source.images_at_once, most_images)
         at_once = max(1, images_at_once * plan.world_size // plan.global_batch_size)
         limit = 2 * threads.count if at_once == 1 else threads.count
@@ -238,8 +243,8 @@ def run(
             begun = [wanted.popleft() for _ in range(count)]
             queue.put(pool.submit(make, source, begun))
             num_begun += count
-            # More by and by, for the first batch is waited for; and fewer at the end, where one
-            # thread would have nothing to do while another makes many.
+            # Few steps in the first jobs, because the consumer waits for the first batch; and few
+            # in the last ones, or some threads would be idle while another makes many.
             count = min(2 * count, at_once, (len(steps) - num_begun) // (2 * threads.count))
             count = max(1, count)
             if len(queue) > limit:
@@ -248,10 +253,10 @@ def run(
                     yield result
         while queue:
             yield from queue.take()
-    finally:  # reached by break, by an exception and by Ctrl-C, too
-        # Where the interpreter ends, or the garbage collector closes a forgotten iterator in
-        # whatever thread it runs, perhaps one of these, or one that these wait for to compile a
-        # kernel: nobody may wait there.
+    finally:  # also after a break, an exception or Ctrl-C
+        # Never wait at the interpreter's exit, or when the garbage collector closes a forgotten
+        # iterator: it may run in one of these threads, or in a thread that they wait for to compile
+        # a kernel.
         if not is_finalizing():
             epoch.close()
             may_wait = threading.get_ident() == consumer and not is_compiling()
@@ -263,8 +268,8 @@ def run(
 def shown(
     batches: Generator[Batch, None, None], plan: EpochPlan, steps: range
 ) -> Generator[Batch, None, None]:
-    """These batches, with a progress bar."""
-    from cinic_shards.progress import ProgressReport  # which loads rich
+    """Yield the batches, and show a progress bar on standard error."""
+    from cinic_shards.progress import ProgressReport  # here, because it loads rich
 
     size = plan.global_batch_size
 

@@ -1,4 +1,4 @@
-"""Plan + source + augmentation -> batches, prefetched by threads."""
+"""The ``ShardLoader``: batches of a plan, from a source of pixels, prefetched by threads."""
 
 import warnings
 from collections.abc import Callable, Generator, Iterator, Mapping
@@ -30,16 +30,16 @@ from cinic_shards.store import StoreLike
 BatchTransform = Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
 _STATE_VERSION = 1
 _MOST_BYTES = 3 * 2**23
-"""Of batches that a thread makes at once."""
+"""Bound on the batches that a thread makes in one job, in bytes."""
 
 
 class ShardLoader:
-    """Batches of one split or of several, decoded by threads ahead of their use.
+    """Batches of one or several splits, decoded by threads ahead of their use.
 
-    Each iteration is an epoch, and the next one has another order; ``set_epoch`` chooses one. It
-    begins when its first batch is asked for: an iterator that is never used does not count.
-    A batch stays valid for as long as anything refers to it. ``state_dict`` tells the place of the
-    batch to come, and a loader of the same options goes on from there, on any number of ranks.
+    Each iteration is one epoch, and each epoch has a different order; ``set_epoch`` chooses the
+    epoch. An epoch begins with the request for its first batch: an iterator that is never used does
+    not count. A batch stays valid while anything refers to it. ``state_dict`` returns the position
+    of the next batch; a loader with the same options resumes there, on any number of ranks.
 
     Example:
         >>> loader = ShardLoader("shards", split="train", batch_size=512, augment=Augment())
@@ -74,48 +74,51 @@ class ShardLoader:
         """Open a dataset.
 
         Args:
-            path: a folder or URL that ``cinic-shard pack`` wrote to, or a ``Store``.
+            path: a dataset that ``cinic-shard pack`` wrote: a folder, a URL or a ``Store``.
             split: the split to read, or several, as in ``train+valid``.
-            batch_size: samples a batch, on each rank; 512 where no size is given.
-            global_batch_size: samples a batch over all ranks, in place of ``batch_size``: it keeps
-                the order when the number of ranks changes. Where they do not divide it, parts
-                differ by one: multiply a mean loss by ``batch.loss_scale``.
-            shuffle: visit the samples in a random order, another one each epoch.
-            seed: of that order, and of augmentation.
+            batch_size: samples a batch on each rank; 512 if no size is given.
+            global_batch_size: samples a batch over all ranks, instead of ``batch_size``: the order
+                then stays the same when the number of ranks changes. If it is not a multiple of
+                this number, the ranks' parts differ by one: multiply a mean loss by
+                ``batch.loss_scale``.
+            shuffle: visit the samples in a random order, a different one in each epoch.
+            seed: seed of the order and the augmentation.
             workers: decoding threads; by default the usable cores divided by LOCAL_WORLD_SIZE.
-            device: where batches go; by default they stay where they are decoded, on the CPU.
+            device: move batches to this device; by default they stay on the CPU.
             normalize: float32 images: True subtracts the dataset's mean and divides by its
-                deviation (of the split ``train`` where there is one, else of this split);
-                ``"cinic10"`` takes CINIC-10's published ones, a pair is (mean, std) on the scale
-                0 to 1.
-            augment: random crop, flip and cutout, and normalising, in one pass; replaces
+                standard deviation (of the split ``train`` if there is one, else of this split);
+                ``"cinic10"`` uses CINIC-10's published statistics; a pair is (mean, std) on the
+                scale 0 to 1. False leaves uint8.
+            augment: random crop, flip and cutout, and normalisation, in one pass; replaces
                 ``normalize``.
-            batch_transform: your own, called with (images, labels) of each batch in order, behind
-                ``augment``, where the batches are consumed; gives both back.
-            subset: which samples of the split; by default all. Packing has mixed the splits: a
-                small part of one still reads each of its blocks (``stats`` reports it).
+            batch_transform: a function called with (images, labels) of each batch, in order, after
+                ``augment`` and in the consumer's thread; returns both.
+            subset: the samples to visit; by default all. Packing mixes a split, so a small subset
+                still reads every block that holds one of its samples (see ``stats``).
             order: how ``shuffle`` mixes: ``window`` permutes blocks, and the samples of some dozen
-                of them at a time (docs/order.md); ``full`` permutes the whole split.
+                blocks at a time (docs/order.md); ``full`` permutes the entire split.
             cache: keep decoded pixels after an epoch: ``ram`` in this process, ``disk`` in a file
                 that all processes of this machine share, ``device`` on the device, where batches
-                are then gathered and augmented; or a ``Cache``, which also says how many of them
-                and in which folder. It never changes the order.
-            tail: what becomes of a last batch that is not full: ``drop`` (default with shuffle),
-                ``short`` (default without), or ``pad``: every rank has the same number of batches,
-                none of them empty, and ``batch.valid`` tells what counts.
+                are then gathered and augmented; or a ``Cache``, which also sets a number of bytes
+                and a folder. It never changes the order.
+            tail: what to do with a last batch that is not full: ``drop`` it (default with
+                shuffle), keep it ``short`` (default without), or ``pad``: then every rank has the
+                same number of batches, none of them empty, and ``batch.valid`` is False for the
+                padding.
             check: compare the CRC-32 of what is read with the index: the ``first`` time, in every
                 epoch (``always``), or never (``off``).
-            on_error: what a damaged sample does: ``raise`` a DecodeError that names it, or
-                ``skip``: its batch is shorter, ``skipped`` tells which and why, and an epoch with
-                any ends with a warning. The number of batches stays as it is.
+            on_error: what to do with a damaged sample: ``raise`` a DecodeError that names it, or
+                ``skip`` it: its batch is shorter, ``skipped`` names the sample and the reason, and
+                the epoch ends with a warning. The number of batches does not change.
             progress: show a bar on standard error, on rank 0.
-            rank: this process among ``world_size``; by default as torch.distributed says where
-                it is initialised, else torchrun's RANK and WORLD_SIZE, else alone.
-            world_size: see ``rank``.
+            rank: rank of this process, below ``world_size``; by default from torch.distributed if
+                it is initialised, else torchrun's RANK, else 0.
+            world_size: number of processes; by default from torch.distributed, torchrun's
+                WORLD_SIZE, or 1. Give both or none.
 
         Raises:
-            OptionError: an option cannot be.
-            StoreError: a file cannot be read or has another size than the manifest says.
+            OptionError: an option is invalid, or options contradict each other.
+            StoreError: a file cannot be read, or its size differs from the manifest.
             FormatError: a file is damaged, or the split has images of several sizes.
         """
         self.workers = default_threads() if workers is None else whole("workers", workers, 1)
@@ -143,19 +146,19 @@ class ShardLoader:
         self.epoch = 0
         """The epoch that the next iteration runs."""
         self._first_step = 0
-        """Where it begins."""
+        """The step at which it begins."""
         self._running: Epoch | None = None
         """The last iteration."""
         if len(self) == 0:
             raise OptionError(
                 f"split {split}: {len(self._selection):,} samples, fewer than the "
-                f"{self.global_batch_size:,} of a batch on all ranks; choose a smaller one, or "
+                f"{self.global_batch_size:,} of a batch on all ranks; choose a smaller batch, or "
                 "tail='short' or 'pad'"
             )
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """Class names; a label is a place here, as in torchvision's ImageFolder."""
+        """Class names; a label is a position in this tuple, as in torchvision's ImageFolder."""
         return self.dataset.manifest.classes
 
     @property
@@ -166,22 +169,25 @@ class ShardLoader:
 
     @property
     def num_samples(self) -> int:
-        """Samples that were chosen, on all ranks; a tail that is dropped counts."""
+        """Number of selected samples on all ranks, including a tail that is dropped."""
         return len(self._selection)
 
     @property
     def skipped(self) -> dict[int, str]:
-        """Id of each sample that was skipped so far -> what is wrong with it."""
+        """Id of each sample skipped so far -> what is wrong with it."""
         return dict(self._maker.skipped)
 
     def __len__(self) -> int:
-        """Batches an epoch, the same on every rank."""
+        """Return the number of batches in an epoch, the same on every rank."""
         return len(self._plan())
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch of the next iteration.
 
-        It begins at its first batch, or where a state of this very epoch was loaded, there.
+        It begins at its first batch, or at the step of a state of the same epoch that was loaded.
+
+        Raises:
+            OptionError: ``epoch`` is not an integer of at least 0.
         """
         epoch = whole("epoch", epoch)
         if epoch != self.epoch:
@@ -194,9 +200,9 @@ class ShardLoader:
         return self.iterate_share(0, 1)
 
     def iterate_share(self, number: int, count: int) -> Generator[Batch, None, None]:
-        """Every ``count``-th batch of the epoch, from that of step ``number`` on.
+        """Yield every ``count``-th batch of the epoch, starting with step ``number``.
 
-        For several processes that share the work of one rank.
+        Several processes can share the work of one rank in this way.
         """
         plan = self._plan()
         first = self._first_step + (number - self._first_step) % count
@@ -206,7 +212,7 @@ class ShardLoader:
         yield from epoch.follow(self._batches(plan, range(first, len(plan), count), epoch))
 
     def _batches(self, plan: EpochPlan, steps: range, epoch: Epoch) -> Generator[Batch, None, None]:
-        """The batches of these steps, the user's transform applied."""
+        """Yield the batches of these steps, with the user's transform applied."""
         maker = self._maker
         step_at = partial(Step, plan, self._selection)
 
@@ -239,11 +245,12 @@ class ShardLoader:
         if skipped := self.skipped:
             first = next(iter(skipped.values()))
             warnings.warn(
-                f"{len(skipped):,} damaged samples were skipped so far; {first}", stacklevel=3
+                f"{len(skipped):,} damaged samples skipped so far; the first one: {first}",
+                stacklevel=3,
             )
 
     def stats(self) -> LoaderStats:
-        """What the current epoch, or else the last one, has taken so far."""
+        """Return statistics of the current epoch, or of the last one if none is running."""
         bytes_read = self._reader.bytes_read
         running = self._running or Epoch(self.epoch, self._first_step, 1, bytes_read)
         return running.stats(bytes_read)
@@ -251,22 +258,26 @@ class ShardLoader:
     # State
 
     def state_dict(self) -> dict[str, Any]:
-        """The place of the batch to come, and what it depends on: for a checkpoint.
+        """Return the position of the next batch and all that it depends on, for a checkpoint.
 
-        Batches that are made ahead do not count. Take it in the loop, behind the step of the batch.
-        Where an epoch was left by ``break`` it tells where, until ``set_epoch`` or a new iteration,
-        which runs the epoch behind it: ``load_state_dict`` goes back.
+        Prefetched batches do not count. Call it in the loop, after the training step of a batch.
+        After a ``break`` the state is the position of the break, until ``set_epoch`` or a new
+        iteration, which runs the next epoch; ``load_state_dict`` returns to the position.
+
+        Returns:
+            A dictionary of strings and integers, which JSON can hold.
         """
         running = self._running
         if running is None or running.is_finished:
             return self._conditions() | {"epoch": self.epoch, "step": self._first_step}
-        step = min(running.step, len(self))  # a share's next step may lie behind the end
+        step = min(running.step, len(self))  # a share's next step may be past the end
         return self._conditions() | {"epoch": running.number, "step": step}
 
     def share_state(self) -> dict[str, Any]:
-        """``state_dict`` of one of several shares: they end at different times.
+        """Return ``state_dict`` of one of several shares.
 
-        So at the end of a share it tells the end of the epoch, not the beginning of the next one.
+        Shares end at different times. So after a share's end the state is the end of the epoch, not
+        the beginning of the next one.
         """
         running = self._running
         if running is not None and running.is_finished:
@@ -274,15 +285,16 @@ class ShardLoader:
         return self.state_dict()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Begin the next iteration at the place that a state tells.
+        """Begin the next iteration at the position of a state.
 
         Raises:
-            OptionError: it is of another dataset, subset, order, seed, augmentation or global
-                batch, or no state at all; says all that differs. The loader stays as it was.
+            OptionError: the state is from a loader with a different dataset, subset, order, seed,
+                augmentation or global batch size, or is not a state; lists all differences. The
+                loader does not change.
         """
         own = self._conditions()
         if missing := [name for name in (*own, "epoch", "step") if name not in state]:
-            raise OptionError(f"not the state of a loader: it has no {missing[0]!r}")
+            raise OptionError(f"not a loader's state: {missing[0]!r} is missing")
         different = [
             f"{name} is {state[name]!r} in the state and {value!r} here"
             for name, value in own.items()
@@ -290,8 +302,8 @@ class ShardLoader:
         ]
         if different:
             raise OptionError(
-                f"the state is another loader's: {'; '.join(different)}. Make the loader as it "
-                "was, or begin an epoch anew with set_epoch"
+                f"the state is from a different loader: {'; '.join(different)}; make the loader "
+                "with the state's options, or start an epoch with set_epoch"
             )
         epoch, step = whole("epoch", state["epoch"]), whole("step", state["step"])
         if step > len(self):
@@ -299,7 +311,7 @@ class ShardLoader:
         self.epoch, self._first_step, self._running = epoch, step, None
 
     def _conditions(self) -> dict[str, Any]:
-        """All that the batches of an epoch depend on."""
+        """Return everything that the batches of an epoch depend on."""
         samples, blocks = self._digests
         return {
             "version": _STATE_VERSION,
@@ -319,7 +331,7 @@ class ShardLoader:
     def _digests(self) -> tuple[str, str]:
         return self._selection.digests(self._reader)
 
-    # Its parts
+    # Parts
 
     def _plan(self) -> EpochPlan:
         return EpochPlan(
@@ -337,7 +349,7 @@ class ShardLoader:
 
     def _make_transform(self, augment: Augment | None, normalize: Normalize) -> Transform:
         if augment is not None and normalize is not False:
-            raise OptionError("give normalize to Augment, or to the loader without augment")
+            raise OptionError("give normalize to Augment, or to a loader without augment")
         if augment is None:
             augment = PLAIN
             if normalize is not False:
@@ -356,9 +368,9 @@ class ShardLoader:
         pixels = open_pixels(reader, self.dataset.manifest, self.cache, blocks)
         if self.shuffle and self.order == "full" and not pixels.takes_any_row:
             raise OptionError(
-                f"order='full' would read a whole block, of the encoding {reader.encoding}, for "
-                "nearly every sample: use order='window', or a cache='ram', 'disk' or 'device' "
-                "that holds the whole split"
+                f"order='full' would decode an entire {reader.encoding} block for nearly every "
+                "sample; use order='window', or cache='ram', 'disk' or 'device' with room for the "
+                "entire split"
             )
         return pixels
 
@@ -371,7 +383,7 @@ def _global_batch_size(
     batch_size: int | None, global_batch_size: int | None, world_size: int
 ) -> int:
     if batch_size is not None and global_batch_size is not None:
-        raise OptionError("give batch_size, which is each rank's, or global_batch_size, not both")
+        raise OptionError("give batch_size (of each rank) or global_batch_size, not both")
     if global_batch_size is not None:
         return whole("global_batch_size", global_batch_size, world_size)
     return (512 if batch_size is None else whole("batch_size", batch_size, 1)) * world_size

@@ -1,4 +1,4 @@
-"""Memory for batches, which stays theirs for as long as anything refers to it."""
+"""Memory for batches, reused once nothing refers to it; and copies to a device ahead of use."""
 
 import weakref
 from collections.abc import Callable, Generator
@@ -13,16 +13,16 @@ from cinic_shards.errors import OptionError
 
 
 class _Lease(weakref.ref["NDArray[Any]"]):
-    """Tells when nothing refers any more to a batch that lay in ``buffer``."""
+    """A weak reference that dies when nothing refers to a batch in ``buffer`` any more."""
 
     __slots__ = ("buffer",)
     buffer: NDArray[Any]
 
 
 class BufferPool:
-    """Memory for batches, used again once nothing refers to the batch that lay in it.
+    """Memory for batches, reused once nothing refers to the batch in it.
 
-    New memory costs a page fault every 4 KiB: as long as a third of the decoding of its pixels.
+    New memory costs a page fault every 4 KiB, which takes a third as long as decoding its pixels.
     """
 
     def __init__(self, *, pinned: bool) -> None:
@@ -31,8 +31,12 @@ class BufferPool:
         self._leases: dict[int, _Lease] = {}
 
     def take(self, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
-        """A tensor of this shape, its content undefined."""
-        if self.pinned:  # torch keeps and reuses pinned memory itself, when its copies are done
+        """Return a tensor of this shape with undefined content.
+
+        Raises:
+            OptionError: it does not fit into memory.
+        """
+        if self.pinned:  # torch itself reuses pinned memory, once its copies are done
             return torch.empty(shape, dtype=dtype, pin_memory=True)
         size = int(np.prod(shape)) * dtype.itemsize
         if size == 0:
@@ -51,8 +55,8 @@ class BufferPool:
         else:
             buffer = lease.buffer
             del self._leases[id(lease)]
-        # Every tensor on this memory keeps this view alive, whatever is made of the batch. The end
-        # of a lease runs no line of Python: a Ctrl-C that came in one would be lost.
+        # Every tensor on this memory keeps this view alive, whatever is made from the batch. The
+        # end of a lease runs no Python code: a Ctrl-C during it would be lost.
         view = buffer[:]
         lease = _Lease(view, ended.append)
         lease.buffer = buffer
@@ -74,14 +78,14 @@ def copy_ahead(
 ) -> Generator[_T, None, None]:
     """Move each batch to ``device`` while the one before it is in use.
 
-    On a CUDA device the copies run on a stream of their own: from pinned memory they overlap with
-    the consumer's kernels. Elsewhere the same steps run without streams.
+    On a CUDA device the copies run on a separate stream: from pinned memory they overlap with the
+    consumer's kernels. Other devices have no streams, and each batch is moved when it is requested.
 
     Args:
         batches: CPU batches.
-        move: starts the copy of one batch, and whatever is computed on the device from it.
-        tensors: the device tensors of a moved batch.
-        device: where batches go.
+        move: starts the copy of one batch, and what is computed from it on the device.
+        tensors: returns the device tensors of a moved batch.
+        device: the device to move to.
     """
     if device.type != "cuda":
         with closing(batches):

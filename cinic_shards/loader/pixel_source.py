@@ -1,12 +1,12 @@
-"""Where the pixels of batches come from, as addresses that a kernel reads.
+"""Sources of the pixels of batches, as addresses that a kernel reads.
 
 ``png``
-    Each row is decoded when it is wanted.
+    Each row is decoded when it is needed.
 ``raw``
-    The rows lie in the shards as they are.
-``zstd``, any encoding with a cache, or from a URL
-    Blocks are decoded ahead of their first use, and kept until their last one in the epoch or, in a
-    cache, for good. Where the shards are not local they are fetched in the same way.
+    The rows are mapped from the shards as they are.
+``zstd``, any encoding with a cache, or remote shards
+    Blocks are fetched and decoded before their first use, and kept until their last one in the
+    epoch or, in a cache, for later epochs.
 """
 
 from concurrent.futures import ThreadPoolExecutor
@@ -32,27 +32,28 @@ class EpochSource(Protocol):
     """The pixels of one epoch. ``want`` and ``release`` are called in the order of the steps."""
 
     images_at_once: int
-    """So many are worth a thread's time: a step of fewer goes together with those after it."""
+    """Images that make a job worth a thread's time: smaller steps are joined with the next ones."""
     steps_ahead: int
-    """How many steps before its use a step should be wanted."""
+    """Number of steps before its use that a step should be wanted."""
     blocks: BlockCounts
+    """The blocks used so far."""
 
     def want(self, step: Step) -> None:
-        """Begin to get a step's rows."""
+        """Start to get a step's rows."""
 
     def fetch(self, rows: NDArray[np.int64], buffers: BufferPool) -> Fetched:
-        """The pixels of rows whose steps are wanted. Called from any thread.
+        """Return the pixels of rows whose steps are wanted. Called from any thread.
 
         Args:
-            rows: the reader's.
+            rows: the reader's rows, shape (N,).
             buffers: memory for images, if they are decoded now.
         """
 
     def release(self, step: int) -> None:
-        """A step is done, and so are those before it."""
+        """Release what only this step and earlier ones need: they are done."""
 
     def close(self) -> None:
-        """The epoch is over; no thread works for it any more."""
+        """Release everything: the epoch is over, and no thread works for it any more."""
 
 
 class PixelSource(Protocol):
@@ -60,18 +61,19 @@ class PixelSource(Protocol):
 
     @property
     def takes_any_row(self) -> bool:
-        """Whether rows in any order cost no more than rows in the order of their blocks."""
+        """True if rows in any order cost no more than rows in the order of their blocks."""
 
     def open_epoch(
         self, plan: EpochPlan, selection: Selection, threads: ThreadPoolExecutor
     ) -> EpochSource:
-        """The pixels of an epoch, which ``threads`` may decode ahead of their use."""
+        """Open the pixels of an epoch, which ``threads`` may decode ahead of their use."""
 
     def read(self, rows: NDArray[np.int64], out: NDArray[np.uint8]) -> list[DecodeError]:
-        """Copy the images of these rows to ``out``, uint8 (len(rows), H, W, 3).
+        """Copy the images of N rows to ``out``, uint8, shape (N, H, W, 3).
 
         Returns:
-            What is damaged in what was decoded for them. If anything is, ``out`` means nothing.
+            An error for each damaged image among those decoded. If there is any, the content of
+            ``out`` is undefined.
         """
 
 
@@ -83,15 +85,15 @@ def open_pixels(
     *,
     row_by_row: bool = False,
 ) -> PixelSource:
-    """Decide where the pixels of a split come from. Nothing else does.
+    """Open the source of a split's pixels; the choice is made here only.
 
     Args:
-        reader: of the split.
-        manifest: the dataset's.
-        cache: where decoded blocks stay. With ``device`` the device holds the pixels, and this
-            source is not asked for any.
-        needed: the blocks that will be asked for, rising, at least one.
-        row_by_row: rows come by themselves: to decode a block for one pays only if it must be.
+        reader: reads the split.
+        manifest: the dataset's manifest.
+        cache: the cache's options. With ``device`` the device holds the pixels, and this source is
+            not used.
+        needed: numbers of the blocks that will be requested, ascending, at least one.
+        row_by_row: rows are requested one by one, so single rows are decoded if the encoding can.
 
     Raises:
         OptionError: there is no room for the cache, or its folder cannot be written.
@@ -104,12 +106,12 @@ def open_pixels(
 
 
 class _DirectSource:
-    """Rows that are read when they are fetched: for all epochs alike, and nothing ahead."""
+    """Rows that are read when they are fetched; the same object serves all epochs."""
 
     takes_any_row = True
     steps_ahead = 0
     blocks = BlockCounts()
-    """None, ever."""
+    """Always empty."""
 
     def __init__(self, reader: SplitReader) -> None:
         self._reader = reader
@@ -120,13 +122,13 @@ class _DirectSource:
         return self
 
     def want(self, step: Step) -> None:
-        """Nothing is done ahead."""
+        """Do nothing: rows are not read ahead."""
 
     def release(self, step: int) -> None:
-        """Nothing is held."""
+        """Do nothing: no memory is held."""
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Do nothing: no memory is held."""
 
 
 class RowSource(_DirectSource):
@@ -144,7 +146,7 @@ class RowSource(_DirectSource):
 
 
 class MappedSource(_DirectSource):
-    """The rows of ``raw`` shards, where they lie."""
+    """Rows of ``raw`` shards, mapped into memory."""
 
     images_at_once = IMAGES_AT_ONCE
 

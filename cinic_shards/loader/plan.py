@@ -1,22 +1,22 @@
-"""Which sample at which step on which rank: pure integers, and the only randomness.
+"""The order of an epoch: which rows each rank visits at each step, as pure integers.
 
-One *global* sequence of rows per (seed, epoch) is defined without reference to ranks, workers or
-where the data lies. Step s is positions [s G, (s + 1) G) of it, G the global batch; rank r of W
-takes [n r // W, n (r + 1) // W) of a step's n positions. There are two shuffled orders:
+One *global* sequence of rows per (seed, epoch) is defined independently of ranks, workers and
+where the data is. Step s is positions [s G, (s + 1) G) of it, with the global batch size G; rank r
+of W takes [n r // W, n (r + 1) // W) of a step's n positions. There are two shuffled orders:
 
 ``full``
     A keyed permutation of all rows.
 
 ``window``
-    Blocks in a keyed random order, the rows of each permuted among themselves, make one sequence.
-    It is cut into L *lanes* of equal length, and position p is the (p // L)-th row of lane p mod L:
-    a batch takes a few rows of each lane, so it mixes L random blocks, and a reader holds about L
-    of them. Even lanes are read forwards, odd ones backwards: where one lane ends, the next one
-    ends too, so that both use the block that they share at the same time, and it is read once.
-    Within a batch, rows are in the order of their lanes: a rank reads its own lanes alone.
+    Blocks in a keyed random order, with the rows of each block permuted, make one sequence. It is
+    cut into L *lanes* of equal length, and position p is the (p // L)-th row of lane p mod L. So a
+    batch takes a few rows of each lane and mixes L random blocks, and a reader holds about L blocks
+    at a time. Even lanes are read forwards, odd ones backwards: two neighbours both begin, or both
+    end, at the block that they share, so it is read once. Within a batch, rows are in the order of
+    their lanes, so a rank reads only its own lanes.
 
-Every position is computed: nothing here is as long as the epoch, and only ``window`` holds three
-numbers a block.
+Rows are computed, not stored: no array here is as long as the epoch, and ``window`` holds three
+integers a block.
 """
 
 from dataclasses import dataclass, field
@@ -43,27 +43,31 @@ _MIN_LANES = 64
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EpochPlan:
-    """One epoch's order over ``num_samples`` rows, as one rank sees it."""
+    """One epoch's order of ``num_samples`` rows, for one rank.
+
+    Raises:
+        OptionError: a size, rank, seed, epoch or ``block_starts`` is invalid.
+    """
 
     num_samples: int
-    """Rows to visit, each once."""
+    """Number of rows to visit, each once."""
     global_batch_size: int
-    """Samples a step over all ranks."""
+    """Samples in a step over all ranks."""
     seed: int = 0
     epoch: int = 0
     shuffle: bool = True
-    """False visits the rows as they are stored."""
+    """False visits the rows in the order in which they are stored."""
     order: Order = "full"
     """How ``shuffle`` mixes: ``window`` or ``full``."""
     block_starts: NDArray[np.int64] | None = field(default=None, repr=False, compare=False)
     """First row of each of B blocks, then ``num_samples``: shape (B + 1,). ``window`` needs it."""
     tail: Tail = "drop"
-    """What becomes of a last step that is not full: ``drop``, ``short`` to keep it as it is, or
-    ``pad`` to fill each rank's part up with rows that do not count."""
+    """Treatment of a last step that is not full: ``drop`` it, keep it ``short``, or ``pad`` each
+    rank's part with rows that do not count."""
     rank: int = 0
     world_size: int = 1
     num_lanes: int = field(init=False, default=0)
-    """L of the order ``window``; a function of blocks and G alone."""
+    """L of the order ``window``; it depends on the number of blocks and G only."""
     _keys: NDArray[np.uint64] = field(init=False, repr=False, compare=False)
     _blocks: "_Blocks | None" = field(init=False, default=None, repr=False, compare=False)
 
@@ -71,11 +75,19 @@ class EpochPlan:
         one_of("order", self.order, Order)
         one_of("tail", self.tail, Tail)
         if self.num_samples < 0 or self.global_batch_size < 1 or self.world_size < 1:
-            raise OptionError("sizes must be positive")
+            raise OptionError(
+                f"num_samples={self.num_samples}, global_batch_size={self.global_batch_size}, "
+                f"world_size={self.world_size}: expected at least 0, 1 and 1"
+            )
         if not 0 <= self.rank < self.world_size:
-            raise OptionError(f"rank {self.rank} is not below world size {self.world_size}")
+            raise OptionError(
+                f"rank={self.rank}: expected 0 to {self.world_size - 1}, with world_size="
+                f"{self.world_size}"
+            )
         if not (0 <= self.seed < 2**64 and 0 <= self.epoch < 2**64):
-            raise OptionError("seed and epoch must be from 0 to 2**64 - 1")
+            raise OptionError(
+                f"seed={self.seed}, epoch={self.epoch}: expected integers from 0 to 2**64 - 1"
+            )
         if not (self.shuffle and self.order == "window"):
             object.__setattr__(self, "_keys", round_keys("full", self.seed, self.epoch))
             return
@@ -88,20 +100,23 @@ class EpochPlan:
         object.__setattr__(self, "_blocks", blocks)
 
     def __len__(self) -> int:
-        """Steps of the epoch, the same on every rank."""
+        """Return the number of steps in the epoch, the same on every rank."""
         full, rest = divmod(self.num_samples, self.global_batch_size)
         return full + (1 if rest and self.tail != "drop" else 0)
 
     def num_valid(self, step: int) -> tuple[int, int]:
-        """How many samples of a step count: on this rank, and on all together."""
+        """Return how many samples of a step count: on this rank, and on all ranks together."""
         start, stop = self.positions(step)
         first = step * self.global_batch_size
         return stop - start, min(self.global_batch_size, self.num_samples - first)
 
     def positions(self, step: int) -> tuple[int, int]:
-        """Start and stop of this rank's part of a step in the global sequence.
+        """Return start and stop of this rank's part of a step in the global sequence.
 
-        In the order ``window`` that part is of the step's positions in the order of their lanes.
+        In the order ``window``, the step's positions are sorted by lane before they are divided.
+
+        Raises:
+            IndexError: the epoch has no such step.
         """
         if not 0 <= step < len(self):
             raise IndexError(f"step {step} of {len(self)}")
@@ -111,10 +126,13 @@ class EpochPlan:
         return start + first, start + stop
 
     def rows(self, step: int) -> NDArray[np.int64]:
-        """The rows of this rank's part of a step, int64, in batch order.
+        """Return the rows of this rank's part of a step, int64, shape (N,), in batch order.
 
-        With ``tail="pad"`` the rows behind the first ``num_valid(step)[0]`` do not count: they are
-        those again, or where the rank has none, the first one of the step.
+        With ``tail="pad"``, rows after the first ``num_valid(step)[0]`` do not count: they repeat
+        those, or the step's first row if this rank has none.
+
+        Raises:
+            IndexError: the epoch has no such step.
         """
         start, stop = self.positions(step)
         rows = self._rows_at(step, start, stop)
@@ -146,9 +164,9 @@ class EpochPlan:
         return out
 
     def last_steps(self) -> NDArray[np.int64]:
-        """The last step that any rank reads each block for: int64, shape (B,).
+        """Return the last step in which any rank needs each block: int64, shape (B,).
 
-        Beyond it nobody needs the block in this epoch. Needs ``block_starts``.
+        It needs ``block_starts``.
         """
         starts = self.block_starts
         assert starts is not None
@@ -165,19 +183,19 @@ class EpochPlan:
 
 
 def part_of(count: int, rank: int, world_size: int) -> tuple[int, int]:
-    """Start and stop of a rank's part of so many samples: parts differ by one at most."""
+    """Return start and stop of a rank's part of ``count`` samples; parts differ by at most one."""
     return count * rank // world_size, count * (rank + 1) // world_size
 
 
 class _Blocks(NamedTuple):
-    """The B blocks of the order ``window``, as kernels read them."""
+    """The B blocks of the order ``window``, as arrays for kernels."""
 
     starts: NDArray[np.int64]
-    """First row of each, then the number of rows: shape (B + 1,)."""
+    """First row of each block, then the number of rows: shape (B + 1,)."""
     order: NDArray[np.int64]
-    """A permutation of range(B)."""
+    """A permutation of range(B), shape (B,)."""
     sequence_starts: NDArray[np.int64]
-    """Where each block of ``order`` begins in the sequence, then its end."""
+    """Start of each block of ``order`` in the sequence, then its end: shape (B + 1,)."""
 
 
 def _lay_blocks(
@@ -190,7 +208,7 @@ def _lay_blocks(
         or starts[-1] != num_samples
         or (starts[1:] <= starts[:-1]).any()
     ):
-        raise OptionError(f"block_starts {starts}: expected 0, rising, to {num_samples}")
+        raise OptionError(f"block_starts {starts}: expected ascending rows, 0 to {num_samples}")
     order = np.empty(len(starts) - 1, np.int64)
     permute(0, len(order), keys, order)
     sequence_starts = np.concatenate([[0], np.cumsum(np.diff(starts)[order])])
@@ -199,24 +217,24 @@ def _lay_blocks(
 
 @part
 def _lane_start(lane, size, num_lanes):
-    """Where a lane begins in the sequence: the first ``size`` mod L lanes hold one row more."""
+    """Return a lane's start in the sequence; the first ``size`` mod L lanes have one more row."""
     return lane * (size // num_lanes) + min(lane, size % num_lanes)
 
 
 @part
 def _count_before(lane, first, stop, num_lanes):
-    """How many of the positions [first, stop) are of lanes before this one."""
+    """Count the positions in [first, stop) that are in lanes before this one."""
     each, rest = (stop - first) // num_lanes, (stop - first) % num_lanes
-    begin = first % num_lanes  # the rest goes to the lanes from here on, and round to lane 0
+    begin = first % num_lanes  # the rest goes to the lanes from here on, wrapping round to lane 0
     return (
         lane * each + min(max(lane - begin, 0), rest) + min(lane, max(begin + rest - num_lanes, 0))
     )
 
 
 @part
-def _find_block(place, block_starts, order, sequence_starts):
-    """The block at a place of the sequence: its number, place in the sequence, first row, rows."""
-    k = np.searchsorted(sequence_starts, place, side="right") - 1
+def _find_block(position, block_starts, order, sequence_starts):
+    """Find the block at a position of the sequence: its number, start there, first row and rows."""
+    k = np.searchsorted(sequence_starts, position, side="right") - 1
     number = order[k]
     first = block_starts[number]
     return number, sequence_starts[k], first, block_starts[number + 1] - first
@@ -226,10 +244,10 @@ def _find_block(place, block_starts, order, sequence_starts):
 def window_rows(
     first, stop, skip, size, num_lanes, block_starts, order, sequence_starts, keys, out
 ):
-    """The rows of a step's positions [first, stop), in the order of their lanes, into ``out``.
+    """Write the rows of a step's positions [first, stop) to ``out``, in the order of their lanes.
 
-    The first ``skip`` of them are left out; as many follow as ``out``, int64, holds. ``size`` rows
-    are in the sequence; for ``block_starts``, ``order`` and ``sequence_starts`` see ``_Blocks``.
+    The first ``skip`` rows are left out; then ``out``, int64, is filled. The sequence has ``size``
+    rows. For ``block_starts``, ``order`` and ``sequence_starts`` see ``_Blocks``.
     """
     written = 0
     first_lane, above = 0, num_lanes
@@ -240,7 +258,7 @@ def window_rows(
         else:
             above = middle
     skip -= _count_before(first_lane, first, stop, num_lanes)
-    # Divided once: a division takes as long as a row.
+    # Divide once: a division takes as long as a row.
     first_offset, first_rest = first // num_lanes, first % num_lanes
     stop_offset, stop_rest = stop // num_lanes, stop % num_lanes
     each, longer = size // num_lanes, size % num_lanes
@@ -252,15 +270,15 @@ def window_rows(
         end = start + each + (1 if lane < longer else 0)
         begin, num_rows = 0, 0
         while offset < stop_in_lane and written < len(out):
-            place = start + offset if lane % 2 == 0 else end - 1 - offset
-            if not begin <= place < begin + num_rows:
+            position = start + offset if lane % 2 == 0 else end - 1 - offset
+            if not begin <= position < begin + num_rows:
                 number, begin, first_row, num_rows = _find_block(
-                    place, block_starts, order, sequence_starts
+                    position, block_starts, order, sequence_starts
                 )
                 low_bits, low_mask, high_mask = feistel_masks(num_rows)
                 tweak = mix(np.uint64(number) + np.uint64(0x9E3779B97F4A7C15))
             out[written] = first_row + feistel(
-                place - begin, num_rows, low_bits, low_mask, high_mask, keys, tweak
+                position - begin, num_rows, low_bits, low_mask, high_mask, keys, tweak
             )
             written += 1
             offset += 1
@@ -270,7 +288,7 @@ def window_rows(
 
 @kernel
 def _last_positions(size, num_lanes, order, sequence_starts, out):
-    """The last global position that lies in each block, into ``out`` int64 (B,)."""
+    """Write each block's last global position to ``out``, int64, shape (B,)."""
     out[:] = -1
     lane = 0
     for block in range(len(order)):

@@ -1,7 +1,7 @@
-"""The shards as torch Datasets, for a DataLoader where ``ShardLoader`` cannot stand.
+"""The shards as torch Datasets, for code that needs a DataLoader instead of ``ShardLoader``.
 
-``CINIC10`` takes the place of ImageFolder or torchvision's CIFAR10: images one by one, by index.
-``ShardIterable`` gives a ``ShardLoader``'s batches from a DataLoader's worker processes.
+``CINIC10`` replaces ImageFolder or torchvision's CIFAR10: images one by one, by index.
+``ShardIterable`` yields a ``ShardLoader``'s batches from a DataLoader's worker processes.
 """
 
 import multiprocessing
@@ -36,7 +36,7 @@ from cinic_shards.store import StoreLike, has_client, open_store
 T = TypeVar("T")
 
 _MAX_PROCESSES = 1024
-"""Of a DataLoader that shares one ``ShardIterable``."""
+"""Bound on the workers of a DataLoader that share one ``ShardIterable``."""
 
 
 class CINIC10(TorchDataset[tuple[Any, Any]]):
@@ -46,8 +46,9 @@ class CINIC10(TorchDataset[tuple[Any, Any]]):
         >>> train = CINIC10("shards", "train", transform=transforms.ToTensor())
         >>> batches = DataLoader(train, 128, shuffle=True, num_workers=4)
 
-    A DataLoader's batch is decoded at once; the transform still runs image by image, in Python:
-    ``ShardLoader`` is several times faster. It pickles, and opens its files in each process anew.
+    A DataLoader's batch is decoded at once, but the transform runs image by image, in Python:
+    ``ShardLoader`` is several times faster. The dataset can be pickled; each process opens its own
+    files.
     """
 
     def __init__(
@@ -63,13 +64,13 @@ class CINIC10(TorchDataset[tuple[Any, Any]]):
         """Open a dataset.
 
         Args:
-            root: a folder or URL that ``cinic-shard pack`` wrote to.
+            root: a dataset that ``cinic-shard pack`` wrote: a folder, a URL or a ``Store``.
             split: the split to read, or several, as in ``train+valid``.
-            transform: of a PIL image, RGB.
-            target_transform: of a label.
-            subset: which samples of the split; by default all.
-            cache: where a block stays, of ``zstd`` or from a URL, once it is decoded: ``ram`` of
-                each process, or ``disk``, a file that all processes share; or a ``Cache``.
+            transform: called with an RGB PIL image; returns the sample's image.
+            target_transform: called with a label; returns the sample's label.
+            subset: the samples to use; by default all.
+            cache: for ``zstd`` or a URL, keep decoded blocks in each process's memory (``ram``), or
+                in a file that all processes of this machine share (``disk``); or a ``Cache``.
 
         Raises:
             OptionError, StoreError, FormatError: as ``ShardLoader``.
@@ -81,40 +82,45 @@ class CINIC10(TorchDataset[tuple[Any, Any]]):
         self.transform = transform
         self.target_transform = target_transform
         find = partial(_find_samples, root, split, subset or Subset())
-        found = _without_a_client(root, find)
+        found = _read_without_client(root, find)
         self._fingerprint = found.fingerprint
         self._rows = found.rows
         """The reader's row of each sample."""
         self.classes = list(found.classes)
-        """Class names; a label is a place here."""
+        """Class names; a label is a position in this list."""
         self.class_to_idx = {name: label for label, name in enumerate(self.classes)}
         self.targets: list[int] = found.labels.tolist()
         """Every sample's label."""
         self.ids: NDArray[np.int64] = found.ids
-        """Every sample's id in the dataset, shape (N,)."""
+        """Every sample's id in the dataset, int64, shape (N,)."""
         self._opened: tuple[SplitReader, PixelSource] | None = None
 
     def __len__(self) -> int:
         return len(self._rows)
 
     def __getitem__(self, index: int) -> tuple[Any, Any]:
-        """One sample.
+        """Return one sample.
 
         Raises:
             IndexError: there is no such sample.
             DecodeError: it is damaged; names it.
+            StoreError, FormatError: its shard cannot be read, or the dataset has been replaced.
         """
         return self.__getitems__([index])[0]
 
     def __getitems__(self, indices: Sequence[int]) -> list[tuple[Any, Any]]:
-        """Several samples, decoded at once: what a DataLoader asks for."""
-        places = [range(len(self))[operator.index(index)] for index in indices]
-        if not places:
+        """Return several samples, decoded at once; a DataLoader calls this.
+
+        Raises:
+            IndexError, DecodeError, StoreError, FormatError: as for one sample.
+        """
+        positions = [range(len(self))[operator.index(index)] for index in indices]
+        if not positions:
             return []
         samples = []
-        for image, place in zip(self._decode(self._rows[places]), places, strict=True):
+        for image, position in zip(self._decode(self._rows[positions]), positions, strict=True):
             pixels: Any = Image.fromarray(image)
-            label: Any = self.targets[place]
+            label: Any = self.targets[position]
             samples.append((
                 pixels if self.transform is None else self.transform(pixels),
                 label if self.target_transform is None else self.target_transform(label),
@@ -128,8 +134,10 @@ class CINIC10(TorchDataset[tuple[Any, Any]]):
         if self._opened is None:
             dataset = Dataset(self.root)
             if dataset.manifest.fingerprint != self._fingerprint:
-                raise FormatError(str(self.root), "the dataset is another one than it was; make "
-                                  "the CINIC10 anew")  # fmt: skip
+                raise FormatError(
+                    str(self.root),
+                    "the dataset has changed since the CINIC10 was made; make a new CINIC10",
+                )
             reader = dataset.split(self.split)
             blocks = np.arange(reader.num_blocks)
             pixels = open_pixels(reader, dataset.manifest, self._cache, blocks, row_by_row=True)
@@ -137,7 +145,7 @@ class CINIC10(TorchDataset[tuple[Any, Any]]):
         return self._opened
 
     def _decode(self, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
-        """The images of these rows, uint8 (n, H, W, 3)."""
+        """Return the images of N rows, uint8, shape (N, H, W, 3)."""
         reader, pixels = self._open()
         images = np.empty((len(rows), *reader.image_shape), np.uint8)
         if errors := pixels.read(rows, images):
@@ -146,7 +154,7 @@ class CINIC10(TorchDataset[tuple[Any, Any]]):
 
 
 class _Samples(NamedTuple):
-    """What a ``CINIC10`` is made of, each array with one entry a sample."""
+    """The samples of a ``CINIC10``; each array has shape (N,)."""
 
     fingerprint: str
     classes: tuple[str, ...]
@@ -166,10 +174,10 @@ def _find_samples(root: StoreLike, split: str, subset: Subset) -> _Samples:
     )
 
 
-def _without_a_client(root: StoreLike, read: Callable[[], T]) -> T:
-    """What ``read`` gives; by a child, where that leaves this process without a server's client.
+def _read_without_client(root: StoreLike, read: Callable[[], T]) -> T:
+    """Return ``read()``, called in a child process if it would create a server's client here.
 
-    A DataLoader on Linux forks its workers, and after a fork such a client is of no use.
+    A DataLoader on Linux forks its workers, and such a client cannot be used after a fork.
     """
     is_free = sys.platform == "linux" and not has_client()
     if open_store(root).is_local or not is_free or multiprocessing.current_process().daemon:
@@ -177,19 +185,19 @@ def _without_a_client(root: StoreLike, read: Callable[[], T]) -> T:
     context = multiprocessing.get_context("fork")  # spawned, it would need the user's main guard
     receiver, sender = context.Pipe(duplex=False)
 
-    def tell() -> None:
+    def send() -> None:
         try:
             sender.send((read(), None))
         except Exception as error:
             sender.send((None, error))
 
-    child = context.Process(target=tell, daemon=True)
+    child = context.Process(target=send, daemon=True)
     child.start()
     sender.close()
     try:
         result, error = receiver.recv()
     except EOFError:
-        raise StoreError(str(root), "the process that read its indexes was killed") from None
+        raise StoreError(str(root), "the process that read the indexes was killed") from None
     finally:
         child.join()
         receiver.close()
@@ -201,10 +209,10 @@ def _without_a_client(root: StoreLike, read: Callable[[], T]) -> T:
 class ShardIterable(IterableDataset[Batch]):
     """The batches of a ``ShardLoader``, for a DataLoader with ``batch_size=None``.
 
-    Worker w of k makes the batches of the steps s with s mod k = w, so a DataLoader gives them in
-    the order of the loader alone, with any k. Each worker reads most of the blocks: ``ShardLoader``
-    itself, with threads, reads each once. The state is what torchdata's StatefulDataLoader asks
-    for; it goes on with as many workers as there were.
+    Worker w of k makes the batches of the steps s with s mod k = w, so for any k a DataLoader
+    returns them in the same order as the loader itself. Each worker reads most of the blocks;
+    ``ShardLoader``, with threads, reads each block once. torchdata's StatefulDataLoader can save
+    and load the state; it resumes with the same number of workers.
     """
 
     def __init__(
@@ -229,15 +237,15 @@ class ShardIterable(IterableDataset[Batch]):
         rank: int | None = None,
         world_size: int | None = None,
     ) -> None:
-        """Take ``ShardLoader``'s options: it documents them.
+        """Take the options of ``ShardLoader``, which documents them.
 
-        ``workers`` are threads of each process, and ``cache`` may not be ``device``. Rank and world
-        size are found here, not in the workers. Each iteration is an epoch, with
-        ``persistent_workers`` or without; ``set_epoch`` chooses the next one.
+        ``workers`` is the number of threads in each process, and ``cache`` must not be ``device``.
+        Rank and world size are determined here, not in the workers. Each iteration is an epoch,
+        with or without ``persistent_workers``; ``set_epoch`` chooses the next one.
 
         Raises:
-            OptionError: ``cache`` is ``device``, or rank and world size cannot be. What else
-                ``ShardLoader`` raises comes with the first batch, or with ``len``.
+            OptionError: ``cache`` is ``device``, or rank or world size is invalid. Other errors of
+                ``ShardLoader`` are raised with the first batch, or by ``len``.
         """
         cache = as_cache(cache)
         one_of("cache", cache.kind, Literal["none", HostCacheKind])
@@ -264,13 +272,13 @@ class ShardIterable(IterableDataset[Batch]):
             world_size=world_size,
         )
         self._loaders: dict[int, ShardLoader] = {}
-        """Of each process: a copy may have been made by a fork."""
+        """Process id -> loader: after a fork, the child must not use its parent's loader."""
         self._epochs = _SharedEpochs()
         self._loaded_epoch: int | None = None
 
     def __len__(self) -> int:
-        """Batches an epoch."""
-        return len(self._here())
+        """Return the number of batches in an epoch."""
+        return len(self._own_loader())
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch of the next iteration."""
@@ -280,35 +288,35 @@ class ShardIterable(IterableDataset[Batch]):
         info = get_worker_info()
         if info is None:
             return self._iterate_alone()
-        # Not at the first batch: a worker may be stopped before it.
+        # Now, not at the first batch: a worker may be stopped before that.
         epoch = self._epochs.begin(info, self._loaded_epoch)
         self._loaded_epoch = None
-        loader = self._here()
+        loader = self._own_loader()
         loader.set_epoch(epoch)
         return loader.iterate_share(info.id, info.num_workers)
 
     def _iterate_alone(self) -> Iterator[Batch]:
-        loader = self._here()
+        loader = self._own_loader()
         loader.set_epoch(self._epochs.next() if self._loaded_epoch is None else self._loaded_epoch)
         self._loaded_epoch = None
         self._epochs.set_next(loader.epoch + 1)
         yield from loader.iterate_share(0, 1)
 
     def state_dict(self) -> dict[str, Any]:
-        """``ShardLoader.state_dict``, of this worker's batches."""
-        loader = self._here()
+        """Return ``ShardLoader.state_dict`` of this worker's batches."""
+        loader = self._own_loader()
         return loader.state_dict() if get_worker_info() is None else loader.share_state()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """``ShardLoader.load_state_dict``."""
-        self._here().load_state_dict(state)
+        """Load a state; see ``ShardLoader.load_state_dict``."""
+        self._own_loader().load_state_dict(state)
         self._loaded_epoch = whole("epoch", state["epoch"])
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_loaders": {}}
 
-    def _here(self) -> ShardLoader:
-        """This process's loader."""
+    def _own_loader(self) -> ShardLoader:
+        """Return this process's loader; make it on first use."""
         loader = self._loaders.get(os.getpid())
         if loader is None:
             workers = self._workers
@@ -321,16 +329,18 @@ class ShardIterable(IterableDataset[Batch]):
 
 
 class _SharedEpochs:
-    """Which epoch an iteration runs, agreed upon by worker processes without a lock.
+    """The epoch that an iteration runs, agreed upon by worker processes without a lock.
 
-    All workers of one iteration know what no other one has: a DataLoader's seed, and how often its
-    workers, where they persist, have begun. Each notes it, its epoch, and the epoch that it ran
-    before. An iteration runs the epoch behind the last one of all iterations *before* it: those of
-    workers that have not begun it, and of the others what they ran before.
+    An iteration is identified by the DataLoader's seed and the number of iterations that its
+    workers, if they persist, have begun: all its workers know both, and no other iteration has the
+    same. Each worker notes this pair, its epoch, and its epoch before that. An iteration runs the
+    epoch after the latest of all iterations *before* it: the noted epoch of workers that have not
+    begun it, and the earlier epoch of those that have.
     """
 
     def __init__(self) -> None:
-        # A row for each worker: seed, count, epoch, the epoch before; one for the main process.
+        # A row for each worker: seed, count, epoch, the epoch before. The last row is the main
+        # process's.
         self._notes = torch.full((_MAX_PROCESSES + 1, 4), -1, dtype=torch.int64)
         self._notes.share_memory_()
         self._count = 0
@@ -340,7 +350,11 @@ class _SharedEpochs:
         self._notes.share_memory_()  # a copy is no longer shared
 
     def begin(self, info: Any, epoch: int | None) -> int:
-        """Note that a worker begins, with this epoch or the next one; which that is."""
+        """Note that a worker begins the given epoch, or the next one if None; return the epoch.
+
+        Raises:
+            OptionError: the DataLoader has too many workers.
+        """
         if info.num_workers > _MAX_PROCESSES:
             raise OptionError(f"num_workers={info.num_workers}: expected at most {_MAX_PROCESSES}")
         iteration = torch.tensor([info.seed - info.id, self._count])
@@ -349,7 +363,7 @@ class _SharedEpochs:
             notes = self._read()
             has_begun = (notes[:, :2] == iteration).all(1)
             epoch = int(torch.where(has_begun, notes[:, 3], notes[:, 2]).max()) + 1
-        # In this order: what another worker reads in between is right, too.
+        # In this order, because another worker may read the note in between.
         note = self._notes[info.id]
         note[3] = note[2].item()
         note[:2] = iteration
@@ -357,17 +371,17 @@ class _SharedEpochs:
         return epoch
 
     def _read(self) -> torch.Tensor:
-        """The notes at one moment."""
+        """Read the notes as they are at one moment."""
         before = self._notes.clone()
         while not torch.equal(before, notes := self._notes.clone()):
             before = notes
         return notes
 
     def next(self) -> int:
-        """The epoch of the next iteration."""
+        """Return the epoch of the next iteration."""
         return int(self._notes[:, 2].max()) + 1
 
     def set_next(self, epoch: int) -> None:
-        """Choose it."""
+        """Choose the epoch of the next iteration."""
         self._notes.fill_(-1)
         self._notes[_MAX_PROCESSES, 2] = epoch - 1

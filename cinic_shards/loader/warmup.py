@@ -1,4 +1,4 @@
-"""Runs every kernel once on next to nothing, so that it is compiled and kept on disk."""
+"""Run every kernel once on tiny inputs, so that it is compiled and cached on disk."""
 
 from typing import get_args
 
@@ -13,7 +13,7 @@ from cinic_shards.loader.plan import EpochPlan, Order
 
 
 def warm_up() -> None:
-    """Compile every kernel, or load it where that was done before."""
+    """Compile every kernel, or load it if it was compiled before."""
     images = np.zeros((2, 4, 4, 3), np.uint8)
     ImageMeter().add_images(images)
     add_histograms(images, np.zeros(2, np.int64), np.zeros((1, 3, 256), np.int64))

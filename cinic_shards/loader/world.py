@@ -1,4 +1,4 @@
-"""The world: this process's rank among how many, and its share of a machine's cores."""
+"""The world: the rank of this process, the number of processes, and its share of the cores."""
 
 import os
 
@@ -9,29 +9,36 @@ from cinic_shards.options import usable_cores, whole
 
 
 def default_threads() -> int:
-    """Threads for this process: its share of the cores, where torchrun starts several."""
+    """Return this process's share of the usable cores: all of them divided by LOCAL_WORLD_SIZE.
+
+    Raises:
+        OptionError: LOCAL_WORLD_SIZE is not an integer.
+    """
     return max(1, usable_cores() // max(1, _from_environment("LOCAL_WORLD_SIZE", 1)))
 
 
 def _from_environment(name: str, default: int) -> int:
-    """A number that torchrun sets."""
+    """Read an integer that torchrun sets."""
     text = os.environ.get(name)
     if text is None:
         return default
     try:
         return int(text)
     except ValueError as error:
-        raise OptionError(f"${name} is {text!r}, expected a number, as torchrun sets it") from error
+        raise OptionError(
+            f"${name} is {text!r}, expected an integer, as torchrun sets it"
+        ) from error
 
 
 def find_world(rank: int | None, world_size: int | None) -> tuple[int, int]:
-    """Rank and world size: as given, as torch.distributed or torchrun says, or alone.
+    """Return rank and world size: as given, from torch.distributed, from torchrun, or (0, 1).
 
     Raises:
-        OptionError: one is given without the other, or torchrun's variables are no numbers.
+        OptionError: only one is given, ``rank`` is not below ``world_size``, or torchrun's
+            variables are not integers.
     """
     if (rank is None) != (world_size is None):
-        raise OptionError("give both rank and world_size, or none of them")
+        raise OptionError("give both rank and world_size, or neither")
     if rank is not None and world_size is not None:
         world_size = whole("world_size", world_size, 1)
         if (rank := whole("rank", rank)) >= world_size:

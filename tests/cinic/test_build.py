@@ -1,4 +1,4 @@
-"""Building CINIC-10: every rule of its construction, the same bytes always, nothing half-made."""
+"""Building CINIC-10: every rule of its construction, the same bytes always, no partial output."""
 
 import hashlib
 import json
@@ -43,11 +43,11 @@ from tests.support.files import files_of
 
 SHARED = ROOT.parent / "shared"
 BATCH_SIZE = 30
-"""CIFAR-10 in small: 15 images of a class to train, 3 to test."""
+"""A small CIFAR-10: 15 images of each class to train, 3 to test."""
 FULL = 27
-"""Images of a class in a split, where all of that is used: 6, and 21 photos."""
+"""Images of each class in each split if all of that CIFAR-10 is used: 6, and 21 photos."""
 PHOTOS = 70
-"""Of each class: 63 are needed for a split of 27."""
+"""Photos of each class: 63 are needed for splits of 27."""
 
 
 @pytest.fixture(autouse=True)
@@ -57,7 +57,7 @@ def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="session")
 def demo_sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """CIFAR-10 in small, and 70 photos a class; read only."""
+    """A small CIFAR-10, and 70 photos of each class; read only."""
     out = tmp_path_factory.mktemp("demo") / "sources"
     make_sources(out, photos=PHOTOS, batch_size=BATCH_SIZE)
     return out
@@ -65,7 +65,7 @@ def demo_sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def sources(demo_sources: Path, tmp_path: Path) -> Path:
-    """A copy of them, to be changed."""
+    """A copy of the sources, for tests that change them."""
     return shutil.copytree(demo_sources, tmp_path / "sources")
 
 
@@ -93,8 +93,8 @@ def stems_of(tree: Path, split: str, class_name: str = "*", names: str = "*") ->
     return sorted(path.stem for path in tree.glob(f"{split}/{class_name}/{names}.png"))
 
 
-def refused(sources: Path, error: type[CinicShardsError], **options: Any) -> str:
-    """The message with which building fails; nothing is left behind."""
+def build_error(sources: Path, error: type[CinicShardsError], **options: Any) -> str:
+    """Return the message with which building fails; check that nothing is left behind."""
     before = sorted(sources.parent.iterdir())
     with pytest.raises(error) as caught:
         run_build(sources, sources.parent / "new" / "tree", **options)
@@ -118,7 +118,7 @@ def boxed(image: Image.Image) -> Any:
     return np.asarray(image.convert("RGB").resize((32, 32), Image.Resampling.BOX))
 
 
-# --- which synsets ----------------------------------------------------------------------------
+# --- synsets ----------------------------------------------------------------------------------
 
 
 def test_the_table_of_synsets() -> None:
@@ -132,10 +132,10 @@ def test_the_table_of_synsets() -> None:
     assert [synset for synset, count in times.items() if count > 1] == ["n03770679"]
 
 
-def test_the_table_is_the_authors() -> None:
+def test_the_table_is_that_of_the_authors() -> None:
     path = SHARED / "data" / "synsets-to-cifar-10-classes.txt"
     if not path.exists():
-        pytest.skip(f"NOT RUN: the authors' list, {path.name}, is not here")
+        pytest.skip(f"NOT RUN: the authors' list, {path.name}, is missing")
     found: dict[str, set[str]] = {}
     name = ""
     for line in path.read_text().splitlines():
@@ -161,7 +161,7 @@ def test_shares(per_class: int, cifar: int, from_test: int, num_photos: int) -> 
 
 
 def test_the_draw_is_pinned() -> None:
-    """What a seed gives must be the same for good, and everywhere."""
+    """A seed must give the same draw in every release and on every machine."""
     names = [f"truck/n04490091_{number}" for number in range(8)]
     assert draw_order(names, 0).tolist() == [7, 6, 0, 5, 2, 3, 4, 1]
     assert draw_order(names, 1).tolist() == [7, 3, 5, 0, 2, 1, 4, 6]
@@ -188,15 +188,15 @@ def test_cifar10_is_dealt_as_published(demo_sources: Path) -> None:
         assert labels == {class_code}
 
 
-def test_too_little_of_cifar10(demo_sources: Path) -> None:
+def test_cifar10_is_too_small(demo_sources: Path) -> None:
     source = read_cifar10(demo_sources / "cifar-10-python.tar.gz")
     with pytest.raises(SourcesError) as caught:
         draw_cifar10(source, Shares(100), 0)
     assert len(caught.value.problems) == 20
-    assert caught.value.problems[0] == "its train set has 15 of airplane, needed are 55"
+    assert caught.value.problems[0] == "its train set has 15 of airplane, expected at least 55"
 
 
-# --- every rule -------------------------------------------------------------------------------
+# --- rules ------------------------------------------------------------------------------------
 
 
 def test_counts(demo_built: tuple[Path, Built]) -> None:
@@ -216,9 +216,7 @@ def test_counts(demo_built: tuple[Path, Built]) -> None:
             assert built.counts[split][name] == expected
 
 
-def test_every_image_is_what_its_name_says(
-    demo_sources: Path, demo_built: tuple[Path, Built]
-) -> None:
+def test_every_image_matches_its_name(demo_sources: Path, demo_built: tuple[Path, Built]) -> None:
     tree, _ = demo_built
     source = read_cifar10(demo_sources / "cifar-10-python.tar.gz")
     seen = Counter()
@@ -240,7 +238,7 @@ def test_every_image_is_what_its_name_says(
     assert len(seen) == 3 * 10 * FULL and set(seen.values()) == {1}
 
 
-def test_photos_are_those_of_the_draw_dealt_in_turn(
+def test_drawn_photos_are_dealt_to_the_splits_in_turn(
     demo_sources: Path, demo_built: tuple[Path, Built]
 ) -> None:
     tree, _ = demo_built
@@ -252,7 +250,7 @@ def test_photos_are_those_of_the_draw_dealt_in_turn(
             assert stems_of(tree, split, name, "n*") == sorted(drawn[start::3])
 
 
-def test_the_same_bytes_with_any_workers_and_listing(
+def test_the_bytes_do_not_depend_on_workers_or_listing_order(
     demo_sources: Path, demo_built: tuple[Path, Built], tmp_path: Path, listing_order: str
 ) -> None:
     tree, _ = demo_built
@@ -261,7 +259,7 @@ def test_the_same_bytes_with_any_workers_and_listing(
     assert files_of(tmp_path / "again") == files_of(tree)
 
 
-def test_another_seed_is_another_draw(
+def test_a_different_seed_gives_a_different_draw(
     demo_sources: Path, demo_built: tuple[Path, Built], tmp_path: Path
 ) -> None:
     tree, _ = demo_built
@@ -305,11 +303,11 @@ def test_shards_are_those_of_the_tree_packed(
     assert sorted(os.listdir(tmp_path)) == ["built", "packed"]
 
 
-# --- what is left out, and told ---------------------------------------------------------------
+# --- what is left out, and warnings -----------------------------------------------------------
 
 
 def damage(sources: Path, stems: list[str]) -> None:
-    """Truncate these photos where they lie."""
+    """Truncate these photos in their tars."""
     for synset in {stem.partition("_")[0] for stem in stems}:
         path = sources / "synsets" / f"{synset}.tar"
         with tarfile.open(path) as archive:
@@ -326,7 +324,7 @@ def test_photos_that_cannot_be_decoded_give_their_slots_to_the_next(
 ) -> None:
     stems = [f"{synset}_{n + 1}" for synset in sorted(SYNSETS["cat"]) for n in range(35)]
     drawn = [stems[row] for row in draw_order([f"cat/{stem}" for stem in stems], 0)]
-    # Two of those that are drawn, and the first one that takes such a slot.
+    # Two drawn photos, and the first photo that replaces one of them.
     bad = [drawn[4], drawn[30], drawn[63]]
     damage(sources, bad)
     out = tmp_path / "tree"
@@ -343,19 +341,19 @@ def test_photos_that_cannot_be_decoded_give_their_slots_to_the_next(
     }
 
 
-def test_everything_left_out_is_told(sources: Path, tmp_path: Path) -> None:
+def test_everything_left_out_is_reported(sources: Path, tmp_path: Path) -> None:
     synsets = sources / "synsets"
     (synsets / "n02123159.tar").touch()
-    (synsets / "n99999999.tar").write_bytes(b"of no class")
+    (synsets / "n99999999.tar").write_bytes(b"in no class")
     files = {"n02123597_1.JPEG": encode(photo(), "PNG"), "readme.txt": b"hello"}
     add_photos(sources, "n02123597", files)
     stems = [f"{synset}_{n + 1}" for synset in sorted(SYNSETS["dog"]) for n in range(35)]
     drawn = [stems[row] for row in draw_order([f"dog/{stem}" for stem in stems], 0)]
     damage(sources, drawn[:1])
-    told: list[str] = []
+    warnings: list[str] = []
     built = build_tree(
         sources / "cifar-10-python.tar.gz", synsets, tmp_path / "tree",
-        BuildOptions(per_class=FULL), workers=1, warn=told.append,
+        BuildOptions(per_class=FULL), workers=1, warn=warnings.append,
     )  # fmt: skip
     assert built.empty_tars == ["n02123159.tar"]
     assert built.left_out_members == [
@@ -364,12 +362,12 @@ def test_everything_left_out_is_told(sources: Path, tmp_path: Path) -> None:
     assert len(built.missing_tars) == 1359 - 20 - 2
     assert [text.partition(".")[0] for text in built.failed_photos] == drawn[:1]
     assert not built.unusable_tars and not built.short_classes and not built.missing_rows
-    assert any(text.startswith("1,337 synsets without a tar: n01319339, ") for text in told)
-    assert "1 tars of 0 bytes, left out: n02123159.tar" in told
-    assert len(told) == 4 + len(built.other_formats)
+    assert any(text.startswith("1,337 synsets without a tar: n01319339, ") for text in warnings)
+    assert "1 tars of 0 bytes, left out: n02123159.tar" in warnings
+    assert len(warnings) == 4 + len(built.other_formats)
 
 
-def test_a_photo_that_is_no_jpeg_is_told(sources: Path, tmp_path: Path) -> None:
+def test_a_photo_that_is_not_a_jpeg_is_reported(sources: Path, tmp_path: Path) -> None:
     files = {f"n02121808_{number}.JPEG": encode(photo(seed=number), "PNG") for number in range(90)}
     add_photos(sources, "n02121808", files)
     built = run_build(sources, tmp_path / "tree", per_class=FULL)
@@ -377,10 +375,10 @@ def test_a_photo_that_is_no_jpeg_is_told(sources: Path, tmp_path: Path) -> None:
         stem for stem in stems_of(tmp_path / "tree", "*", "cat") if stem.startswith("n02121808")
     ]
     assert len(built.other_formats) == len(found) > 20
-    assert built.other_formats[0].endswith(".JPEG: a PNG, no JPEG; decoded as such")
+    assert built.other_formats[0].endswith(".JPEG: a PNG, not a JPEG; decoded as PNG")
 
 
-def test_a_synset_of_two_classes(sources: Path, tmp_path: Path) -> None:
+def test_a_synset_in_two_classes(sources: Path, tmp_path: Path) -> None:
     for name in ("n02958343", "n02814533", "n04490091", "n03345487"):
         (sources / "synsets" / f"{name}.tar").unlink()
     files = {f"n03770679_{number}.JPEG": encode(photo(seed=number)) for number in range(3)}
@@ -389,31 +387,31 @@ def test_a_synset_of_two_classes(sources: Path, tmp_path: Path) -> None:
     assert built.in_two_classes == [f"n03770679_{n} (automobile and truck)" for n in range(3)]
 
 
-# --- too little -------------------------------------------------------------------------------
+# --- too few photos ---------------------------------------------------------------------------
 
 
 def test_too_few_photos_of_several_classes(sources: Path) -> None:
     for name in (*SYNSETS["cat"], SYNSETS["ship"][0]):
         (sources / "synsets" / f"{name}.tar").unlink()
-    message = refused(sources, SourcesError, per_class=FULL)
+    message = build_error(sources, SourcesError, per_class=FULL)
     lines = message.splitlines()
     assert lines[0].endswith("synsets: 2 problems; nothing was built")
     assert lines[1].startswith(
-        "  cat: 0 of 63 photos; no tar, or an empty one, of n01322898 n01323068 n02120997 "
+        "  cat: 0 of 63 photos; tars missing or empty: n01322898 n01323068 n02120997 "
     )
     assert set(SYNSETS["cat"]) <= set(lines[1].split())
-    assert lines[2].startswith("  ship: 35 of 63 photos; no tar, or an empty one, of ")
+    assert lines[2].startswith("  ship: 35 of 63 photos; tars missing or empty: ")
     assert SYNSETS["ship"][0] in lines[2].split() and SYNSETS["ship"][1] not in lines[2].split()
-    hint = "more photos are needed; or --allow-missing goes on with what there is"
+    hint = "more photos are needed; or use --allow-missing to build with what there is"
     assert lines[3:] == [hint]
 
 
 def test_the_largest_size_that_fits_is_named(sources: Path, tmp_path: Path) -> None:
     (sources / "synsets" / f"{SYNSETS['ship'][0]}.tar").unlink()
-    message = refused(sources, SourcesError, per_class=FULL)
-    assert "; nothing was built; --per-class 14 would do; or --allow-missing goes on" in message
+    message = build_error(sources, SourcesError, per_class=FULL)
+    assert "; nothing was built; use --per-class 14; or use --allow-missing" in message
     run_build(sources, tmp_path / "tree", per_class=14)
-    refused(sources, SourcesError, per_class=15)
+    build_error(sources, SourcesError, per_class=15)
 
 
 def test_too_few_photos_allowed(sources: Path, tmp_path: Path) -> None:
@@ -428,7 +426,7 @@ def test_too_few_photos_allowed(sources: Path, tmp_path: Path) -> None:
 def test_too_many_damaged_photos(sources: Path, tmp_path: Path) -> None:
     stems = [f"{synset}_{n + 1}" for synset in SYNSETS["frog"] for n in range(5)]
     damage(sources, stems)
-    message = refused(sources, SourcesError, per_class=FULL)
+    message = build_error(sources, SourcesError, per_class=FULL)
     assert "frog: 60 of 63 photos" in message
     assert "10 photos cannot be decoded: n01639765_1.JPEG: cannot be decoded: image" in message
     built = run_build(sources, tmp_path / "tree", per_class=FULL, allow_missing=True)
@@ -441,8 +439,8 @@ def test_damaged_tars_are_named_all_at_once(sources: Path, tmp_path: Path) -> No
         path = sources / "synsets" / f"{name}.tar"
         path.write_bytes(path.read_bytes()[:3000])
     for per_class in (1, 9):
-        message = refused(sources, SourcesError, per_class=per_class)
-        assert "n02121808.tar: not a whole tar file (unexpected end of data); fetch it" in message
+        message = build_error(sources, SourcesError, per_class=per_class)
+        assert "n02121808.tar: not a complete tar file (unexpected end of data); downl" in message
         assert "n02123045.tar: " in message
     built = run_build(sources, tmp_path / "tree", per_class=9, allow_missing=True)
     assert len(built.unusable_tars) == 2
@@ -451,38 +449,38 @@ def test_damaged_tars_are_named_all_at_once(sources: Path, tmp_path: Path) -> No
 
 def test_a_folder_without_synsets(sources: Path) -> None:
     shutil.rmtree(sources / "synsets")
-    assert "No such file or directory; nothing was built; give a folder of" in refused(
+    assert "No such file or directory; nothing was built; give a folder of" in build_error(
         sources, SourcesError
     )
     (sources / "synsets").mkdir()
-    message = refused(sources, SourcesError)
+    message = build_error(sources, SourcesError)
     assert message.endswith(
-        "holds none of 1,359 synset tars that are wanted, such as n01319339.tar; nothing was "
+        "holds none of the 1,359 synset tars needed, such as n01319339.tar; nothing was "
         "built; give a folder of ImageNet's synset tars, n########.tar"
     )
     (sources / "synsets").rmdir()
     (sources / "synsets").write_bytes(b"a file")
-    assert "Not a directory" in refused(sources, SourcesError)
+    assert "Not a directory" in build_error(sources, SourcesError)
 
 
-def test_another_archive_in_the_place_of_cifar10(sources: Path) -> None:
+def test_a_wrong_archive_instead_of_cifar10(sources: Path) -> None:
     archive = sources / "cifar-10-python.tar.gz"
     content = archive.read_bytes()
     archive.write_bytes(content[: len(content) // 2])
-    assert "cifar-10-python.tar.gz: not a whole tar archive" in refused(sources, FormatError)
+    assert "cifar-10-python.tar.gz: not a complete tar archive" in build_error(sources, FormatError)
     shutil.copy(sources / "synsets" / "n02121808.tar", archive)
-    assert "not CIFAR-10's Python version" in refused(sources, FormatError)
+    assert "not CIFAR-10's Python version" in build_error(sources, FormatError)
     archive.unlink()
-    assert "No such file or directory" in refused(sources, StoreError)
+    assert "No such file or directory" in build_error(sources, StoreError)
 
 
 @pytest.mark.parametrize("options", [{"per_class": 0}, {"per_class": 9001}, {"seed": -1}])
-def test_options_that_cannot_be(options: dict[str, int]) -> None:
+def test_invalid_options(options: dict[str, int]) -> None:
     with pytest.raises(OptionError):
         BuildOptions(**options)  # type: ignore[arg-type]
 
 
-# --- a published membership -------------------------------------------------------------------
+# --- a published list -------------------------------------------------------------------------
 
 
 def write_contributors(path: Path, rows: list[tuple[str, int, str, str]]) -> Path:
@@ -499,20 +497,20 @@ def contributors_of(tree: Path) -> list[tuple[str, int, str, str]]:
     return rows
 
 
-def test_a_membership_is_replayed(demo_sources: Path, tmp_path: Path) -> None:
+def test_a_list_is_replayed(demo_sources: Path, tmp_path: Path) -> None:
     run_build(demo_sources, tmp_path / "one", per_class=9, seed=5)
     rows = contributors_of(tmp_path / "one")
     path = write_contributors(tmp_path / "list.csv", rows)
     built = run_build(demo_sources, tmp_path / "two", per_class=9, seed=5, contributors=path)
     assert files_of(tmp_path / "two") == files_of(tmp_path / "one")
     assert not built.missing_rows
-    # CIFAR-10's part is not in the list: the seed decides.
+    # CIFAR-10's part is not in the list: it depends on the seed.
     run_build(demo_sources, tmp_path / "three", per_class=9, seed=6, contributors=path)
     assert contributors_of(tmp_path / "three") == rows
     assert stems_of(tmp_path / "three", "train") != stems_of(tmp_path / "one", "train")
 
 
-def test_rows_that_no_source_has(sources: Path, tmp_path: Path) -> None:
+def test_contributors_in_no_source(sources: Path, tmp_path: Path) -> None:
     rows = [
         ("n02121808", 1, "train", "cat"),
         ("n02121808", 36, "valid", "cat"),
@@ -520,51 +518,51 @@ def test_rows_that_no_source_has(sources: Path, tmp_path: Path) -> None:
     ]
     path = write_contributors(tmp_path / "list.csv", rows)
     options: dict[str, Any] = {"per_class": 1, "contributors": path}
-    message = refused(sources, SourcesError, **options)
+    message = build_error(sources, SourcesError, **options)
     assert message == (
         f"{path}: 2 of 3 rows have no photo in any source: n02121808_36, n02123159_7; nothing was "
-        "built; fetch the tars that lack them (n02123159.tar: not there); or --allow-missing does "
-        "without"
+        "built; download the tars that should hold them (n02123159.tar: missing); or use "
+        "--allow-missing to leave these photos out"
     )
     built = run_build(sources, tmp_path / "tree", **options, allow_missing=True)
     assert built.missing_rows == ["n02121808_36", "n02123159_7"]
     assert contributors_of(tmp_path / "tree") == rows[:1]
 
 
-def test_rows_of_another_dataset(sources: Path, tmp_path: Path) -> None:
+def test_contributors_of_a_different_dataset(sources: Path, tmp_path: Path) -> None:
     rows = [("n02121808", 1, "train", "cat"), ("n02121808", 2, "val", "cat")]
     path = write_contributors(tmp_path / "list.csv", [*rows, ("n02121808", 3, "train", "lion")])
-    message = refused(sources, SourcesError, contributors=path, allow_missing=True)
+    message = build_error(sources, SourcesError, contributors=path, allow_missing=True)
     assert message.startswith(f"{path}: 2 problems; nothing was built\n")
     assert "n02121808_2: cinic_set is 'val', expected one of train, valid, test" in message
     assert "n02121808_3: class is 'lion', expected one of airplane, automobile, " in message
 
 
-def test_a_row_whose_photo_cannot_be_decoded(sources: Path, tmp_path: Path) -> None:
+def test_a_contributor_that_cannot_be_decoded(sources: Path, tmp_path: Path) -> None:
     damage(sources, ["n02121808_1"])
     rows = [("n02121808", number, "train", "cat") for number in (1, 2)]
     path = write_contributors(tmp_path / "list.csv", rows)
     options: dict[str, Any] = {"per_class": 1, "contributors": path}
-    message = refused(sources, SourcesError, **options)
+    message = build_error(sources, SourcesError, **options)
     assert "1 of its photos cannot be decoded: n02121808_1.JPEG: cannot be decoded" in message
     built = run_build(sources, tmp_path / "tree", **options, allow_missing=True)
     assert contributors_of(tmp_path / "tree") == rows[1:]
     assert len(built.failed_photos) == 1
 
 
-# --- nothing half-made ------------------------------------------------------------------------
+# --- no partial output ------------------------------------------------------------------------
 
 
-def test_an_output_that_holds_something(sources: Path, tmp_path: Path) -> None:
+def test_an_output_that_is_not_empty(sources: Path, tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.tex").write_text("mine")
-    with pytest.raises(OutputError, match="mine: is there already; give an empty or a new folder"):
+    with pytest.raises(OutputError, match="mine: already exists; give an empty or a new folder"):
         run_build(sources, tmp_path / "mine", per_class=1)
     assert os.listdir(tmp_path / "mine") == ["thesis.tex"]
 
 
 def test_an_empty_folder_is_built_in(sources: Path, mount_disk: Callable[[int], Path]) -> None:
-    """It may be a disk of its own, as it is here: nothing can be moved to it."""
+    """The folder may be a mount point, as it is here: nothing can be renamed into it."""
     disk = mount_disk(12_000_000)
     before = sorted(disk.parent.iterdir())
     run_build(sources, disk, per_class=1)
@@ -573,13 +571,13 @@ def test_an_empty_folder_is_built_in(sources: Path, mount_disk: Callable[[int], 
     assert sorted(disk.parent.iterdir()) == before
 
 
-def test_a_full_disk_is_told_before_anything_is_read(
+def test_a_full_disk_is_reported_before_anything_is_read(
     sources: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     usage = shutil.disk_usage(tmp_path)._replace(free=10**8)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
-    message = refused(sources, OutputError)
-    assert "100 MB free, about 1,106 MB are needed; free some space or build elsewhere" in message
+    message = build_error(sources, OutputError)
+    assert "100 MB free, about 1,106 MB needed; free some space or build elsewhere" in message
 
 
 def test_a_disk_that_fills_up(
@@ -641,7 +639,7 @@ def test_shards_on_a_server_and_a_scratch_folder(sources: Path, tmp_path: Path) 
     assert built.manifest == read_manifest(out)
 
 
-def test_two_at_once_in_one_place(sources: Path, tmp_path: Path) -> None:
+def test_two_processes_build_the_same_output(sources: Path, tmp_path: Path) -> None:
     def again(doing: str, done: int, total: int) -> None:
         with pytest.raises(OutputError, match=r"tree\.building: another process is building there"):
             run_build(sources, tmp_path / "tree", per_class=1)
@@ -653,7 +651,7 @@ def test_two_at_once_in_one_place(sources: Path, tmp_path: Path) -> None:
     assert sorted(os.listdir(tmp_path)) == ["sources", "tree"]
 
 
-def test_what_a_killed_process_left_is_made_anew(sources: Path, tmp_path: Path) -> None:
+def test_the_work_folder_of_a_killed_process_is_cleared(sources: Path, tmp_path: Path) -> None:
     left = tmp_path / "tree.building"
     (left / "tree" / "train").mkdir(parents=True)
     (left / "tree" / "train" / "half.png").write_bytes(b"half")
@@ -664,22 +662,22 @@ def test_what_a_killed_process_left_is_made_anew(sources: Path, tmp_path: Path) 
 
 
 @pytest.mark.parametrize("names", [["thesis.tex"], ["lock", "thesis.tex"]])
-def test_a_folder_that_is_not_ours_is_left_alone(
+def test_a_work_folder_with_other_files_is_rejected(
     sources: Path, tmp_path: Path, names: list[str]
 ) -> None:
     other = tmp_path / "tree.building"
     other.mkdir()
     for name in names:
         (other / name).write_text("mine")
-    with pytest.raises(OutputError, match=r"tree\.building: is needed to build in, but holds some"):
+    with pytest.raises(OutputError, match=r"tree\.building: needed as a work folder, but holds ot"):
         run_build(sources, tmp_path / "tree", per_class=1)
     assert sorted(os.listdir(other)) == names
     assert sorted(os.listdir(tmp_path)) == ["sources", "tree.building"]
 
 
-def test_a_killed_packing_goes_on(sources: Path, tmp_path: Path) -> None:
-    """The tree is made anew, and is the same to the journal: it keeps the finished shards."""
-    places = [
+def test_killed_packing_resumes(sources: Path, tmp_path: Path) -> None:
+    """The rebuilt tar looks the same to the journal, which keeps the finished shards."""
+    paths = [
         str(path)
         for path in (sources / "cifar-10-python.tar.gz", sources / "synsets", tmp_path / "shards")
     ]
@@ -696,7 +694,7 @@ def test_a_killed_packing_goes_on(sources: Path, tmp_path: Path) -> None:
 
         cifar10.BATCH_SIZE = {BATCH_SIZE}
         options = BuildOptions(per_class={FULL}), PackOptions(shard_size=100)
-        build_shards(*{places}, *options, workers=1, progress=progress, warn=print)
+        build_shards(*{paths}, *options, workers=1, progress=progress, warn=print)
     """)
     killed = subprocess.run([sys.executable, "-c", program], stdout=subprocess.DEVNULL)
     assert killed.returncode == 9
@@ -709,7 +707,7 @@ def test_a_killed_packing_goes_on(sources: Path, tmp_path: Path) -> None:
             packed.append((done, total))
 
     options = BuildOptions(per_class=FULL), PackOptions(shard_size=100)
-    build_shards(*places, *options, workers=1, progress=progress, warn=lambda text: None)
+    build_shards(*paths, *options, workers=1, progress=progress, warn=lambda text: None)
     kept = sum(70 if name.endswith("-00002-of-00003.tar") else 100 for name in left)
     assert packed[0] == (kept, 3 * 10 * FULL)
     assert sorted(os.listdir(tmp_path)) == ["shards", "sources"]
@@ -765,7 +763,7 @@ def test_the_command_writes_a_tree_and_json(
     [
         (["--per-class", 27, "--imagenet", "nowhere"], 1, "error: nowhere: No such file"),
         (["--per-class", 100_000], 2, "error: 100000 images of a class in a split: expected 1 to"),
-        (["--tree", "--encoding", "raw"], 2, "error: --tree writes no shards: leave out the opt"),
+        (["--tree", "--encoding", "raw"], 2, "error: --tree writes no shards; leave out the pac"),
         (["--cifar", "nowhere"], 1, "error: nowhere: No such file or directory"),
     ],
 )  # fmt: skip
@@ -785,10 +783,10 @@ def test_a_mistake_gives_one_message(
 
 @pytest.mark.real
 def test_real_sources(tmp_path: Path) -> None:
-    """All of CIFAR-10, and a photograph of each of 142 synsets: the claim holds of them."""
+    """The claim holds for all of CIFAR-10 and a photo of each of 142 synsets."""
     tool = SHARED / "tools" / "make_cinic_tree.py"
     if not tool.exists():
-        pytest.skip(f"NOT RUN: {tool.name}, which makes real sources, is not here")
+        pytest.skip(f"NOT RUN: {tool.name}, which makes real sources, is missing")
     made = tmp_path / "sources"
     subprocess.run([sys.executable, tool, "sources", made], check=True)
     claim = ROOT / "tools" / "claims" / "build.py"

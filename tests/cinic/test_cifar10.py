@@ -1,4 +1,4 @@
-"""Reading CIFAR-10's published pickles: every writer's form of them, and nothing else."""
+"""Reading CIFAR-10's published pickles, as every Python writes them, and nothing else."""
 
 import io
 import pickle
@@ -27,7 +27,7 @@ def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def contents(seed: int = 0) -> dict[str, dict[bytes, Any]]:
-    """What each file holds."""
+    """Content of each file."""
     rng = np.random.default_rng(seed)
     files: dict[str, dict[bytes, Any]] = {
         name: {
@@ -58,7 +58,7 @@ def pickled(files: dict[str, dict[bytes, Any]], protocol: int = 2) -> dict[str, 
 
 
 def python2(content: dict[bytes, Any], module: bytes = b"numpy.core.multiarray") -> bytes:
-    """A pickle as Python 2 and numpy 1 write it: texts are byte strings."""
+    """Pickle as Python 2 and numpy 1 do: strings are byte strings."""
 
     def short(text: bytes) -> bytes:
         return b"U" + bytes([len(text)]) + text
@@ -123,14 +123,14 @@ def test_an_array_in_column_order(tmp_path: Path) -> None:
     assert_read(archive(tmp_path / "x.tar.gz", pickled(files)), files)
 
 
-def test_another_archive(tmp_path: Path) -> None:
+def test_a_different_archive(tmp_path: Path) -> None:
     path = archive(tmp_path / "x.tar.gz", pickled(contents()), "cifar-100-python")
     with pytest.raises(FormatError, match=r"not CIFAR-10's Python version; get .* again") as error:
         read_cifar10(path)
     assert str(error.value).count("missing") == 7
 
 
-def test_everything_wrong_is_told_at_once(tmp_path: Path) -> None:
+def test_all_problems_are_reported_at_once(tmp_path: Path) -> None:
     files = contents()
     files["data_batch_1"][b"labels"][3] = 10
     files["data_batch_2"][b"labels"].pop()
@@ -146,9 +146,9 @@ def test_everything_wrong_is_told_at_once(tmp_path: Path) -> None:
     assert lines == [
         f"  {FOLDER}/data_batch_1: label 3 is 10, expected 0 to 9",
         f"  {FOLDER}/data_batch_2: labels are 19, expected a list of 20",
-        f"  {FOLDER}/data_batch_3: data is of shape 20x3071, expected 20x3072",
-        f"  {FOLDER}/data_batch_4: data is not of uint8",
-        f"  {FOLDER}/data_batch_5: data is no array",
+        f"  {FOLDER}/data_batch_3: data has shape 20x3071, expected 20x3072",
+        f"  {FOLDER}/data_batch_4: data is not uint8",
+        f"  {FOLDER}/data_batch_5: data is not an array",
         f"  {FOLDER}/test_batch: missing",
         f"  {FOLDER}/batches.meta: label_names are ['cat'], expected {', '.join(CLASSES)}",
     ]
@@ -162,17 +162,17 @@ def test_a_label_too_long_to_print(tmp_path: Path) -> None:
 
 
 def test_a_truncated_archive(tmp_path: Path) -> None:
-    whole = archive(tmp_path / "whole.tar.gz", pickled(contents())).read_bytes()
+    data = archive(tmp_path / "x.tar.gz", pickled(contents())).read_bytes()
     cut = tmp_path / "cut.tar.gz"
-    for size in (0, 1, 5, 100, len(whole) // 3, len(whole) - 20):
-        cut.write_bytes(whole[:size])
+    for size in (0, 1, 5, 100, len(data) // 3, len(data) - 20):
+        cut.write_bytes(data[:size])
         with pytest.raises(FormatError, match=r"cut.tar.gz: not .* again"):
             read_cifar10(cut)
 
 
-def test_what_is_no_archive(tmp_path: Path) -> None:
+def test_a_file_that_is_not_an_archive(tmp_path: Path) -> None:
     (tmp_path / "x").write_bytes(b"<html>not found</html>" * 1000)
-    with pytest.raises(FormatError, match="not a whole tar archive"):
+    with pytest.raises(FormatError, match="not a complete tar archive"):
         read_cifar10(tmp_path / "x")
     with pytest.raises(StoreError, match="y: No such file"):
         read_cifar10(tmp_path / "y")
@@ -190,7 +190,7 @@ def test_a_small_archive_of_a_large_file(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 class Call:
-    """Pickles as a call."""
+    """An object whose pickle is a call."""
 
     def __init__(self, *call: Any) -> None:
         self.call = call
@@ -200,7 +200,7 @@ class Call:
 
 
 BOMB = b"(K\0K\0t0" + b"K\0\x85q\0" + b"".join(b"h\0h\0\x86q\0" for _ in range(80))
-"""Leaves a tuple that holds itself 2**80 times: its hash would take for ever."""
+"""Leaves a tuple that holds itself 2**80 times: computing its hash would never end."""
 
 HOSTILE = {
     "a call": pickle.dumps(Call(print, ("run!",))),
@@ -213,8 +213,8 @@ HOSTILE = {
     "a name that is built upon": b"\x80\x02cbuiltins\nprint\n}b.",
     "an extension": b"\x80\x02\x82\x01.",
     "a persistent id": b"Ptest\n.",
-    "a large place in the memo": b"\x80\x02K\x01r\xff\xff\xff\x7f.",
-    "a place that is not there": b"\x80\x02h\x07.",
+    "a large memo position": b"\x80\x02K\x01r\xff\xff\xff\x7f.",
+    "a missing memo position": b"\x80\x02h\x07.",
     "a bomb for a key": b"\x80\x02}" + BOMB + b"K\0s.",
     "a bomb for a label": b"\x80\x02}(U\x06labels](" + BOMB + b"eu.",
     "a number without an end": b"I" + b"9" * 5000 + b"\n.",
@@ -229,18 +229,18 @@ HOSTILE = {
     "an import": b"cthis\ns\n.",
     "a module's attribute": b"\x80\x04\x8c\x05numpy\x8c\x0acore.numpy\x93.",
     "attributes of a function": b"c_codecs\nencode\nN}X\1\0\0\0xK\1s\x86b.",
-    "one text encoded many times": b"c_codecs\nencode\nq\0X\xff\0\0\0"
+    "one string encoded many times": b"c_codecs\nencode\nq\0X\xff\0\0\0"
     + b"a" * 255
     + b"X\6\0\0\0latin1\x86q\1]("
     + b"h\0h\1R" * 100
     + b"e.",
     "a large array": b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n"
     b"(I99999999999\nI9999\ntS'b'\ntR.",
-    "a large array that is called for": b"cnumpy\nndarray\n(I99999999999\ntR.",
+    "a call that makes a large array": b"cnumpy\nndarray\n(I99999999999\ntR.",
     "a large byte array": b"\x80\x05\x96\xff\xff\xff\xff\x7f\0\0\0abc.",
     "a large frame": b"\x80\x04\x95\xff\xff\xff\xff\x7f\0\0\0}.",
-    "a negative place in the memo": b"Np-1\n.",
-    "places in the memo with one hash": b"N"
+    "a negative memo position": b"Np-1\n.",
+    "memo positions with the same hash": b"N"
     + b"".join(b"p%d\n" % (i * (2**61 - 1)) for i in range(30_000)),
 }
 
@@ -265,19 +265,19 @@ def test_a_hostile_pickle_takes_little_memory(name: str) -> None:
         tracemalloc.stop()
 
 
-def test_a_refused_name_is_in_the_message() -> None:
-    with pytest.raises(FormatError, match=r"needs 'builtins\.print': .* nothing was run"):
+def test_a_rejected_name_is_in_the_message() -> None:
+    with pytest.raises(FormatError, match=r"needs 'builtins\.print', .* nothing was executed"):
         read_pickle(HOSTILE["a call"])
 
 
-def test_a_pickle_with_too_many_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_pickle_with_too_many_opcodes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pickles, "_MAX_STEPS", 100)
     assert read_pickle(pickle.dumps(list(range(80)))) == list(range(80))
-    with pytest.raises(FormatError, match="more than 100 steps"):
+    with pytest.raises(FormatError, match="more than 100 opcodes"):
         read_pickle(pickle.dumps(list(range(120))))
 
 
-def test_any_byte_may_be_wrong() -> None:
+def test_any_wrong_byte_is_rejected_or_harmless() -> None:
     data = pickle.dumps(contents()["batches.meta"], 2)
     for at in range(len(data)):
         for value in (0, 0x28, 0x2E, 0x52, 0x62, 0x71, 0x7D, 0x80, 0x95, 0xFF):

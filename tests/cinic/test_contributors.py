@@ -1,4 +1,4 @@
-"""The list of ImageNet's images: as the authors wrote it, and what is wrong with another one."""
+"""The list of ImageNet's images: written and read in the authors' format, and bad lists."""
 
 import io
 from pathlib import Path
@@ -32,7 +32,7 @@ def shards_of(tmp_path: Path, *stems: str, encoding: str = "png") -> Path:
 
 
 @pytest.mark.parametrize("encoding", ["png", "zstd"])
-def test_the_authors_form(encoding: str, tmp_path: Path) -> None:
+def test_the_authors_format(encoding: str, tmp_path: Path) -> None:
     shards = shards_of(
         tmp_path,
         *("test/truck/n04490091_1", "test/airplane/cifar10-test-3", "extra/cat/n02121808_007"),
@@ -63,7 +63,7 @@ def test_written_and_read(demo_shards: Path, tmp_path: Path) -> None:
         save_contributors(found, tmp_path / "none" / "x.csv")
 
 
-def test_a_class_of_any_name(tmp_path: Path) -> None:
+def test_class_names_that_need_quotes(tmp_path: Path) -> None:
     names = ['a, "b"', "été", " c", "d"]
     found = [Contributor("n00000007", row, "train", name) for row, name in enumerate(names)]
     save_contributors(found, tmp_path / "x.csv")
@@ -80,7 +80,7 @@ def test_a_class_of_any_name(tmp_path: Path) -> None:
         "  n02691156 ,\t10025, train , airplane\r\n\r\n , \nn02121808, 0007, test, cat\r\n",
     ],
 )
-def test_spaces_do_not_matter(text: str, tmp_path: Path) -> None:
+def test_spaces_are_ignored(text: str, tmp_path: Path) -> None:
     (tmp_path / "x.csv").write_bytes(text.encode())
     assert read_contributors(tmp_path / "x.csv") == [
         Contributor("n02691156", 10025, "train", "airplane"),
@@ -124,12 +124,12 @@ def test_bad_lines_are_named(tmp_path: Path) -> None:
     [
         (b"", "line 1: '', expected the header synset, image_num, cinic_set, class"),
         (b"a,b\n", "line 1: 'a, b', expected the header"),
-        (HEADER.encode() + b"\xff\xfe", "not a text in UTF-8"),
-        (HEADER.encode() + b'"a', "not a table of values and commas"),
-        (HEADER.encode() + b"a" * 200_000, "not a table of values and commas"),
+        (HEADER.encode() + b"\xff\xfe", "not UTF-8 text"),
+        (HEADER.encode() + b'"a', "not comma-separated values"),
+        (HEADER.encode() + b"a" * 200_000, "not comma-separated values"),
     ],
 )
-def test_what_is_no_list(data: bytes, problem: str, tmp_path: Path) -> None:
+def test_files_that_are_not_a_list(data: bytes, problem: str, tmp_path: Path) -> None:
     (tmp_path / "x.csv").write_bytes(data)
     with pytest.raises(FormatError, match=problem):
         read_contributors(tmp_path / "x.csv")

@@ -1,4 +1,4 @@
-"""Synset tars and their photos: what is taken, and what is told of the rest."""
+"""Synset tars and their photos: which members are used, and why the others are not."""
 
 import io
 import os
@@ -26,7 +26,7 @@ def boxed(image: Image.Image) -> Any:
 
 @pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
 @pytest.mark.parametrize("size", [(500, 375), (33, 64), (20, 10), (1, 1)])
-def test_a_photo_is_shrunk_whole(mode: str, size: tuple[int, int]) -> None:
+def test_a_photo_is_shrunk_without_cropping(mode: str, size: tuple[int, int]) -> None:
     data = encode(photo(*size, mode=mode))
     pixels, note = shrink_photo(data)
     assert note == ""
@@ -36,10 +36,10 @@ def test_a_photo_is_shrunk_whole(mode: str, size: tuple[int, int]) -> None:
 @pytest.mark.parametrize(
     ("kind", "mode"), [("PNG", "RGB"), ("PNG", "P"), ("PNG", "RGBA"), ("GIF", "P"), ("BMP", "RGB")]
 )
-def test_what_is_named_a_jpeg_and_is_another_image(kind: str, mode: str) -> None:
+def test_other_formats_named_jpeg(kind: str, mode: str) -> None:
     image = photo(mode=mode)
     pixels, note = shrink_photo(encode(image, kind))
-    assert note == f"a {kind}, no JPEG; decoded as such"
+    assert note == f"a {kind}, not a JPEG; decoded as {kind}"
     assert np.array_equal(pixels, boxed(image))
 
 
@@ -54,11 +54,11 @@ def test_what_is_named_a_jpeg_and_is_another_image(kind: str, mode: str) -> None
         (encode(photo(), "PNG")[:-400], "truncated"),
     ],
 )  # fmt: skip
-def test_what_is_no_photo(data: bytes, why: str) -> None:
+def test_photos_that_cannot_be_decoded(data: bytes, why: str) -> None:
     pixels, found = shrink_photo(data)
     assert pixels is None
     assert found.startswith("cannot be decoded: ") and why in found
-    assert "0x" not in found  # the same words at every run
+    assert "0x" not in found  # no address: the message is the same in every run
 
 
 def test_a_decompression_bomb() -> None:
@@ -79,7 +79,7 @@ def test_photos_are_listed_in_the_order_of_their_numbers(tmp_path: Path) -> None
     assert [tar.row_of(number) for number in (9, 10, 11, 100, 101)] == [0, 1, None, 2, None]
 
 
-def test_members_that_are_no_photos_are_told(tmp_path: Path) -> None:
+def test_members_that_are_not_photos_are_reported(tmp_path: Path) -> None:
     path = tmp_path / "n02691156.tar"
     data = encode(photo())
     link = tarfile.TarInfo("n02691156_5.JPEG")
@@ -101,7 +101,7 @@ def test_members_that_are_no_photos_are_told(tmp_path: Path) -> None:
     assert tar.numbers.tolist() == [1]
     other = "not named n02691156_<number>.JPEG"
     assert tar.left_out == (
-        "a/n02691156_1.JPEG: the second photo of that number",
+        "a/n02691156_1.JPEG: a duplicate of its number",
         *(f"{name}: {other}" for name in (
             "n02691156_007.JPEG", "n02690373_2.JPEG", "readme.txt", "n02691156_3.png",
             "n02691156_-3.JPEG",
@@ -136,13 +136,13 @@ def test_tars_that_cannot_be_used(tmp_path: Path) -> None:
     assert problem(content[:second]).startswith(f"damaged or truncated at byte {second:,} of")
     assert problem(content[: second + 100]).startswith(f"damaged or truncated at byte {second:,}")
     assert problem(bytes(broken)).startswith(f"damaged or truncated at byte {second:,} of")
-    assert problem(content[: second + 600]).startswith("not a whole tar file (unexpected end")
-    assert problem(content[:300]).startswith("not a whole tar file")
-    assert problem(b"no tar at all" * 100).startswith("not a whole tar file")
-    assert problem(b"\0" * 10240) == "no photo in it, expected n02691156_<number>.JPEG"
+    assert problem(content[: second + 600]).startswith("not a complete tar file (unexpected end")
+    assert problem(content[:300]).startswith("not a complete tar file")
+    assert problem(b"not a tar" * 100).startswith("not a complete tar file")
+    assert problem(b"\0" * 10240) == "holds no photo, expected n02691156_<number>.JPEG"
     write_tar(good, [("n02084071_1.JPEG", data)])
     assert problem(good.read_bytes()) == (
-        "no photo in it, expected n02691156_<number>.JPEG; it holds n02084071_1.JPEG: not named "
+        "holds no photo, expected n02691156_<number>.JPEG; it holds n02084071_1.JPEG: not named "
         "n02691156_<number>.JPEG"
     )
     good.unlink()
@@ -151,23 +151,23 @@ def test_tars_that_cannot_be_used(tmp_path: Path) -> None:
     assert list_photos(str(good)).problem == "not an ordinary file"
 
 
-def test_every_cut_of_a_tar_is_seen(tmp_path: Path) -> None:
+def test_every_truncation_of_a_tar_is_found(tmp_path: Path) -> None:
     path = tmp_path / "n02691156.tar"
     write_tar(path, [(f"n02691156_{number}.JPEG", encode(photo(9, 9))) for number in range(3)])
     content = path.read_bytes()
-    whole = len(list_photos(str(path)))
-    end = max(place for place, byte in enumerate(content) if byte)
+    num_photos = len(list_photos(str(path)))
+    end = max(position for position, byte in enumerate(content) if byte)
     for size in range(1, len(content), 97):
         path.write_bytes(content[:size])
         tar = list_photos(str(path))
         assert (tar.problem != "") == (size < end // 512 * 512 + 1024), size
-        assert len(tar) == (0 if tar.problem else whole)
+        assert len(tar) == (0 if tar.problem else num_photos)
 
 
-def test_a_tar_that_changes_under_our_hands(tmp_path: Path) -> None:
+def test_a_tar_that_changes_after_it_was_listed(tmp_path: Path) -> None:
     path = tmp_path / "n02691156.tar"
     write_tar(path, [("n02691156_1.JPEG", encode(photo()))])
     tar = list_photos(str(path))
     path.write_bytes(b"short")
-    with pytest.raises(StoreError, match=r"n02691156\.tar: it has changed since it was listed"):
+    with pytest.raises(StoreError, match=r"n02691156\.tar: has changed since it was listed"):
         list(read_photos(tar.path, tar.offsets, tar.sizes))

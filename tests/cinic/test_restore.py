@@ -1,4 +1,4 @@
-"""CIFAR-10 out of shards: what torchvision and numpy read back, and what stops it."""
+"""Restoring CIFAR-10 from shards: torchvision and numpy read it back; and its errors."""
 
 import pickle
 import shutil
@@ -50,7 +50,7 @@ def cifar() -> Cifar10:
 
 @pytest.fixture(scope="module")
 def tree(cifar: Cifar10, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """All of its images in splits at random, and some that are not its; read only."""
+    """All of its images in random splits, and some other images; read only."""
     root = tmp_path_factory.mktemp("restore") / "tree"
     rng = np.random.default_rng(1)
     for name, one in cifar.sets.items():
@@ -118,7 +118,7 @@ def test_from_a_url(tree: Path, cifar: Cifar10, tmp_path: Path) -> None:
 
 
 def test_torchvision_reads_it(shards: dict[str, Path], cifar: Cifar10, tmp_path: Path) -> None:
-    """As docs/cinic10.md says; its digests are those of files with other names of images."""
+    """As in docs/cinic10.md; torchvision's digests are those of files with other image names."""
     restore_cifar10(shards["raw"], tmp_path)
     import_torchvision()
     from torchvision.datasets import CIFAR10
@@ -135,7 +135,7 @@ def test_torchvision_reads_it(shards: dict[str, Path], cifar: Cifar10, tmp_path:
 
 
 def test_the_pickles_are_python_2s(shards: dict[str, Path], cifar: Cifar10, tmp_path: Path) -> None:
-    """With either encoding that people load them with, as with the published ones."""
+    """Both encodings that people load the published pickles with work."""
     restore_cifar10(shards["png"], tmp_path / FOLDER)
     with open(tmp_path / FOLDER / "data_batch_2", "rb") as file:
         data = file.read()
@@ -164,14 +164,14 @@ def test_npz(
             assert np.array_equal(found[f"y_{name}"], one.labels)
 
 
-def test_checked_alone(shards: dict[str, Path], cifar: Cifar10, tmp_path: Path) -> None:
+def test_check_without_output(shards: dict[str, Path], cifar: Cifar10, tmp_path: Path) -> None:
     published = archive(cifar, tmp_path / "x.tar.gz")
     assert restore_cifar10(shards["png"], check=published) == Restored(120, None, True)
-    with pytest.raises(OptionError, match="a place to write to, or an archive"):
+    with pytest.raises(OptionError, match="a path to write to, or an archive"):
         restore_cifar10(shards["png"])
 
 
-def test_another_archive(shards: dict[str, Path], cifar: Cifar10, tmp_path: Path) -> None:
+def test_a_different_archive(shards: dict[str, Path], cifar: Cifar10, tmp_path: Path) -> None:
     images, labels = cifar.train.images.copy(), cifar.test.labels.copy()
     images[[3, 50], 31, 31, 2] ^= 1
     labels[7] = (labels[7] + 1) % 10
@@ -183,14 +183,14 @@ def test_another_archive(shards: dict[str, Path], cifar: Cifar10, tmp_path: Path
         restore_cifar10(shards["png"], tmp_path / "out", check=published)
     was, there = CLASSES[cifar.test.labels[7]], CLASSES[labels[7]]
     assert str(error.value).splitlines() == [
-        f"{shards['png']}: not what {published} holds; nothing was written",
-        "  train: 2 images with other pixels: 3, 50",
-        f"  test: 1 image with another label: 7 ({was}, there {there})",
+        f"{shards['png']}: differs from {published}; nothing was written",
+        "  train: 2 images with different pixels: 3, 50",
+        f"  test: 1 image with a different label: 7 ({was}, in the archive {there})",
     ]
     assert not (tmp_path / "out").exists()
 
 
-def test_what_is_missing_is_named(tree: Path, tmp_path: Path) -> None:
+def test_missing_images_are_named(tree: Path, tmp_path: Path) -> None:
     copy = shutil.copytree(tree, tmp_path / "tree")
     for stem in ("cifar-10-train-0", *(f"cifar10-train-{n}" for n in (1, 2, 3, 4, 5, 99))):
         (path,) = copy.glob(f"*/*/{stem}.png")
@@ -201,14 +201,14 @@ def test_what_is_missing_is_named(tree: Path, tmp_path: Path) -> None:
     with pytest.raises(FormatError) as error:
         restore_cifar10(tmp_path / "shards", tmp_path / "out")
     assert str(error.value).splitlines() == [
-        f"{tmp_path / 'shards'}: not all of CIFAR-10; nothing was written",
+        f"{tmp_path / 'shards'}: does not hold all of CIFAR-10; nothing was written",
         "  train: 7 of 100 images missing: 0, 1, 2, 3, 4, ...",
         "  test: 1 of 20 images missing: 19",
     ]
     assert not (tmp_path / "out").exists()
 
 
-def test_images_that_are_there_twice(tree: Path, cifar: Cifar10, tmp_path: Path) -> None:
+def test_duplicate_images(tree: Path, cifar: Cifar10, tmp_path: Path) -> None:
     copy = shutil.copytree(tree, tmp_path / "tree")
     image, name = cifar.train.images[8], CLASSES[cifar.train.labels[8]]
     (first,) = copy.glob("*/*/cifar10-train-8.png")
@@ -217,7 +217,7 @@ def test_images_that_are_there_twice(tree: Path, cifar: Cifar10, tmp_path: Path)
     pack(copy, tmp_path / "alike", workers=1)
     said: list[str] = []
     restore_cifar10(tmp_path / "alike", tmp_path / "out", warn=said.append)
-    assert len(said) == 1 and "train: 1 image there twice, alike: one of each is taken" in said[0]
+    assert len(said) == 1 and "train: 1 image duplicated with the same content; the f" in said[0]
     assert_same(read_cifar10(tmp_path / "out" / FOLDER), cifar)
 
     second.unlink()
@@ -225,16 +225,16 @@ def test_images_that_are_there_twice(tree: Path, cifar: Cifar10, tmp_path: Path)
     other = CLASSES[(cifar.test.labels[3] + 1) % 10]
     save(copy, "valid", other, "cifar-10-test-3", cifar.test.images[3])
     pack(copy, tmp_path / "unlike", workers=1)
-    with pytest.raises(FormatError, match="not all of CIFAR-10") as error:
+    with pytest.raises(FormatError, match="does not hold all of CIFAR-10") as error:
         restore_cifar10(tmp_path / "unlike", tmp_path / "out2")
     _, train, test = str(error.value).splitlines()
-    assert train.startswith("  train: 1 image there twice, with other pixels or another class: ")
+    assert train.startswith("  train: 1 image duplicated with different pixels or classes: ")
     assert f"{split}/{name}/cifar-10-train-8" in train and "/cifar10-train-8" in train
     assert f"valid/{other}/cifar-10-test-3" in test
 
 
-def test_classes_of_ones_own(tree: Path, cifar: Cifar10, tmp_path: Path) -> None:
-    """Labels are found by the classes' names; others than CIFAR-10's may be there beside."""
+def test_additional_classes(tree: Path, cifar: Cifar10, tmp_path: Path) -> None:
+    """Labels are found by the classes' names; the dataset may have additional classes."""
     copy = shutil.copytree(tree, tmp_path / "tree")
     save(copy, "train", "aardvark", "n02084071_1000", cifar.test.images[0])
     pack(copy, tmp_path / "more", workers=1, warn=lambda text: None)
@@ -243,11 +243,11 @@ def test_classes_of_ones_own(tree: Path, cifar: Cifar10, tmp_path: Path) -> None
     (path,) = copy.glob("*/*/cifar10-test-5.png")
     path.rename(copy / "train" / "aardvark" / path.name)
     pack(copy, tmp_path / "strange", workers=1, warn=lambda text: None)
-    with pytest.raises(FormatError, match="test: 1 image of a class that CIFAR-10 does not have: "):
+    with pytest.raises(FormatError, match="test: 1 image in a class that CIFAR-10 does not have: "):
         restore_cifar10(tmp_path / "strange", tmp_path / "out2")
 
 
-def test_images_of_other_sizes_beside(tree: Path, cifar: Cifar10, tmp_path: Path) -> None:
+def test_other_images_may_have_other_sizes(tree: Path, cifar: Cifar10, tmp_path: Path) -> None:
     copy = shutil.copytree(tree, tmp_path / "tree")
     save(copy, "train", "cat", "n02084071_1000", np.zeros((40, 50, 3), np.uint8))
     pack(copy, tmp_path / "shards", workers=1)
@@ -256,7 +256,7 @@ def test_images_of_other_sizes_beside(tree: Path, cifar: Cifar10, tmp_path: Path
     (path,) = copy.glob("*/*/cifar10-test-5.png")
     Image.fromarray(np.zeros((33, 32, 3), np.uint8)).save(path)
     pack(copy, tmp_path / "large", workers=1)
-    with pytest.raises(FormatError, match=r"1 image of another size than 32x32: .*-5 \(33x32\)"):
+    with pytest.raises(FormatError, match=r"1 image not of size 32x32: .*-5 \(33x32\)"):
         restore_cifar10(tmp_path / "large", tmp_path / "out2")
     assert not (tmp_path / "out2").exists()
 
@@ -273,18 +273,18 @@ def test_damage_is_named(encoding: str, shards: dict[str, Path], tmp_path: Path)
     assert not (tmp_path / "out").exists()
 
 
-def test_an_output_that_cannot_be(shards: dict[str, Path], tmp_path: Path) -> None:
+def test_an_output_that_cannot_be_written(shards: dict[str, Path], tmp_path: Path) -> None:
     (tmp_path / FOLDER).mkdir()
     (tmp_path / "x.npz").touch()
     for out in (tmp_path, tmp_path / FOLDER, tmp_path / "x.npz"):
-        with pytest.raises(OutputError, match="is there already; remove it, or write elsewhere"):
+        with pytest.raises(OutputError, match="already exists; remove it, or write elsewhere"):
             restore_cifar10(shards["png"], out)
     with pytest.raises(OutputError, match=r"x.npz.*Not a directory"):
         restore_cifar10(shards["png"], tmp_path / "x.npz" / "deep")
     for out, kind, problem in (
         ("x", "tar", "format 'tar': expected one of batches, npz"),
         ("y.npz", "batches", "batches are a folder"),
-        (FOLDER, "npz", "is what the folder of batches is called"),
+        (FOLDER, "npz", "is the name of the folder of batches"),
     ):
         with pytest.raises(OptionError, match=problem):
             restore_cifar10(shards["png"], tmp_path / "z" / out, format=kind)
@@ -294,7 +294,7 @@ def test_an_output_that_cannot_be(shards: dict[str, Path], tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("out", ["a/b", "a/b.npz"])
-def test_nothing_is_left_half_made(
+def test_an_interrupt_leaves_no_partial_output(
     out: str, shards: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     written: list[bytes] = []
@@ -312,7 +312,7 @@ def test_nothing_is_left_half_made(
     assert not list(tmp_path.iterdir())
     monkeypatch.undo()
     monkeypatch.setattr(cifar10, "BATCH_SIZE", SIZE)
-    leftover = tmp_path / "a" / "b" / f"{FOLDER}.partial"  # of a process that was killed
+    leftover = tmp_path / "a" / "b" / f"{FOLDER}.partial"  # left by a process that was killed
     leftover.mkdir(parents=True)
     (leftover / "data_batch_1").touch()
     restore_cifar10(shards["png"], tmp_path / "a" / "b")
@@ -327,8 +327,10 @@ def test_the_command(shards: dict[str, Path], cifar: Cifar10, tmp_path: Path, ru
     assert out.endswith(f"s: {tmp_path / 'out' / FOLDER}\n")
     assert restore(shards["png"], tmp_path / "x.npz", "-q") == (0, "", "")
     status, out, err = restore(shards["png"], tmp_path / "x.npz")
-    assert (status, out) == (1, "") and err.startswith(f"error: {tmp_path / 'x.npz'}: is there")
+    assert (status, out) == (1, "") and err.startswith(
+        f"error: {tmp_path / 'x.npz'}: already exists"
+    )
     status, _, err = restore(shards["png"])
-    assert status == 2 and err.startswith("error: give a place")
+    assert status == 2 and err.startswith("error: give a path")
     status, _, err = restore(shards["png"], "--check", tmp_path / "none.tar.gz")
     assert status == 1 and err == f"error: {tmp_path / 'none.tar.gz'}: No such file or directory\n"

@@ -1,4 +1,4 @@
-"""The command: exit statuses, one message for a mistake, help with examples, and no torch."""
+"""The command: exit statuses, one message for a mistake, help with examples, no import of torch."""
 
 import json
 import os
@@ -33,7 +33,7 @@ def run_process(*arguments: object, **environment: str) -> Outcome:
 
 
 def is_one_message(outcome: Outcome, status: int) -> bool:
-    """The status, one message on stderr, nothing on stdout, no traceback."""
+    """Return True if there is one message on stderr, nothing on stdout and no traceback."""
     return (
         outcome.status == status
         and outcome.err.startswith("error: ")
@@ -46,7 +46,7 @@ def is_one_message(outcome: Outcome, status: int) -> bool:
 # --- pack -------------------------------------------------------------------------------------
 
 
-def test_pack_in_a_process_of_its_own(demo_tree: Path, tmp_path: Path) -> None:
+def test_pack_in_a_separate_process(demo_tree: Path, tmp_path: Path) -> None:
     out = tmp_path / "shards"
     found = run_process("pack", demo_tree, out)
     assert (found.status, found.err) == (0, "")
@@ -103,7 +103,7 @@ def test_convert(run: Run, demo_tree: Path, demo_shards: Path, tmp_path: Path) -
 def test_warmup(run: Run) -> None:
     found = run("warmup")
     assert found.status == 0
-    assert re.fullmatch(r"every kernel is compiled, \d+\.\d s\n", found.out)
+    assert re.fullmatch(r"all kernels compiled, \d+\.\d s\n", found.out)
 
 
 def test_overwrite(run: Run, demo_tree: Path, tmp_path: Path) -> None:
@@ -124,10 +124,10 @@ def test_quiet(run: Run, demo_tree: Path, tmp_path: Path) -> None:
     assert quiet == Outcome(0, "", "") == run(*arguments, tmp_path / "q", "-q")
 
 
-def test_a_run_of_minutes_prints_a_line_now_and_then(
+def test_a_long_run_prints_lines_of_progress(
     run: Run, demo_tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Not on a terminal there is no bar; with no seconds between lines, each report is one."""
+    """Without a terminal there is no bar; with 0 seconds between lines, each report is a line."""
     monkeypatch.setattr(progress, "_LINE_SECONDS", 0.0)
     found = run("pack", demo_tree, tmp_path / "out", "--workers", "1", "--shard-size", "90")
     assert found.status == 0
@@ -145,8 +145,8 @@ def test_a_long_path_stays_on_its_line(run: Run, demo_tree: Path, tmp_path: Path
 
 
 @pytest.mark.parametrize("name", ["shards[1]", "[bold]", "shards[/b]", ":cat:", "a\\[b]"])
-def test_a_path_is_printed_as_it_is(run: Run, demo_tree: Path, tmp_path: Path, name: str) -> None:
-    """Whatever it means in the library that prints it."""
+def test_a_path_is_printed_unchanged(run: Run, demo_tree: Path, tmp_path: Path, name: str) -> None:
+    """Markup of the printing library in a path has no effect."""
     out = tmp_path / name
     found = run("pack", demo_tree, out, "--workers", "1")
     assert found.status == 0 and found.out.endswith(f": {out}\n")
@@ -205,11 +205,11 @@ def test_a_mistake_gives_one_message(
     manifest.write_bytes(manifest.read_bytes().replace(b'"seed": 0', b'"seed": 1'))
     before = sorted(tmp_path.rglob("*"))
 
-    places = {"tmp": tmp_path, "tree": demo_tree, "shards": demo_shards, "long": "x" * 300}
+    paths = {"tmp": tmp_path, "tree": demo_tree, "shards": demo_shards, "long": "x" * 300}
     status, line, said = MISTAKES[mistake]
-    found = run(*(part.format(**places) for part in line.split()))
+    found = run(*(part.format(**paths) for part in line.split()))
     assert is_one_message(found, status), found
-    assert said.format(**places) in found.err
+    assert said.format(**paths) in found.err
     assert sorted(tmp_path.rglob("*")) == before
 
 
@@ -239,12 +239,12 @@ USAGE = [
 @pytest.mark.parametrize("line, said", USAGE)
 def test_wrong_usage(run: Run, line: str, said: str) -> None:
     found = run(*line.split())
-    text = re.sub(r"[^\w-]+", " ", found.err)  # out of the frame that is drawn around it
+    text = re.sub(r"[^\w-]+", " ", found.err)  # without the frame drawn around it
     assert found.status == 2 and said.lower() in text.lower()
     assert "Traceback" not in found.err and "Usage" in found.err
 
 
-def test_a_mistake_in_a_process_of_its_own(tmp_path: Path) -> None:
+def test_a_mistake_in_a_separate_process(tmp_path: Path) -> None:
     (tmp_path / "tree" / "train" / "a").mkdir(parents=True)
     for name in ("x.png", "y.png", "z.jpg"):
         (tmp_path / "tree" / "train" / "a" / name).touch()
@@ -259,7 +259,7 @@ def test_a_mistake_in_a_process_of_its_own(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
-def test_a_name_that_is_not_utf8_can_be_told(tmp_path: Path) -> None:
+def test_a_name_that_is_not_utf8_is_reported(tmp_path: Path) -> None:
     folder = os.fsencode(tmp_path / "tree" / "train" / "a")
     os.makedirs(folder)
     try:
@@ -314,7 +314,9 @@ def test_info(run: Run, demo_shards: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["[bold]", "[red]cat", ":cat:", "a[b]", "x" * 80])
-def test_info_prints_a_class_as_it_is(run: Run, tmp_path: Path, demo_tree: Path, name: str) -> None:
+def test_info_prints_a_class_unchanged(
+    run: Run, tmp_path: Path, demo_tree: Path, name: str
+) -> None:
     source = sorted((demo_tree / "train" / "cat").iterdir())[0]
     (tmp_path / "tree" / "train" / name).mkdir(parents=True)
     shutil.copy(source, tmp_path / "tree" / "train" / name)
@@ -380,15 +382,15 @@ def damage(shards: Path) -> Path:
     return path
 
 
-def test_a_whole_dataset(run: Run, demo_tree: Path, shards: Path) -> None:
+def test_an_intact_dataset(run: Run, demo_tree: Path, shards: Path) -> None:
     found = run("verify", shards)
     assert (found.status, found.err) == (0, "")
     assert re.fullmatch(
-        r"whole: every byte and image of 270 samples in 9 shards, .* s\n", found.out
+        r"intact: every byte and image of 270 samples in 9 shards, .* s\n", found.out
     )
     assert "digests and indexes of" in run("verify", shards, "--quick").out
     assert run("verify", shards, "--quiet") == Outcome(0, "", "")
-    assert f"whole, like {demo_tree}: " in run("verify", shards, "--against", demo_tree).out
+    assert f"intact, same as {demo_tree}: " in run("verify", shards, "--against", demo_tree).out
 
 
 def test_every_fault_is_a_line(run: Run, shards: Path) -> None:
@@ -405,7 +407,7 @@ def test_every_fault_is_a_line(run: Run, shards: Path) -> None:
     assert content["faults"][1]["sample"] == 0 and content["faults"][1]["offset"] == 512
 
 
-def test_what_is_not_part_of_the_dataset(run: Run, shards: Path) -> None:
+def test_files_that_are_not_part_of_the_dataset(run: Run, shards: Path) -> None:
     (shards / "notes.txt").touch()
     found = run("verify", shards)
     assert found.status == 0 and found.err == "warning: not part of the dataset: notes.txt\n"
@@ -416,7 +418,7 @@ def test_unpack(run: Run, demo_tree: Path, shards: Path, tmp_path: Path) -> None
     assert found.status == 0 and found.out.startswith("270 files written, ")
     assert subprocess.run(["diff", "-r", demo_tree, tmp_path / "out"]).returncode == 0
     again = run("unpack", shards, tmp_path / "out").out
-    assert again.startswith("0 files written, 270 were there already, ")
+    assert again.startswith("0 files written, 270 existed already, ")
     part = run("unpack", shards, tmp_path / "part", "--class", "cat", "--class", "dog")
     assert part.out.startswith("54 files written, ")
     wrong = run("unpack", shards, tmp_path / "part", "--split", "dev")
@@ -434,13 +436,13 @@ def test_reindex(run: Run, shards: Path) -> None:
 
 def test_duplicates(run: Run, demo_tree: Path, shards: Path, tmp_path: Path) -> None:
     found = run("info", shards, "--duplicates")
-    assert (found.status, found.out) == (0, "0 images are there more than once\n")
+    assert (found.status, found.out) == (0, "0 images have duplicates\n")
     tree = Path(shutil.copytree(demo_tree, tmp_path / "tree"))
     for path in sorted(tree.glob("train/*/*.png"))[:3]:
         shutil.copy(path, tree / "test" / "cat" / f"copy_of_{path.name}")
     run("pack", tree, tmp_path / "out", "--quiet")
     lines = run("info", tmp_path / "out", "--duplicates").out.splitlines()
-    assert lines[0] == "3 images are there more than once"
+    assert lines[0] == "3 images have duplicates"
     assert lines[1].split() == ["class", "test", "&", "train"]
     assert lines[-1].split() == ["all", "3"]
     content = json.loads(run("info", tmp_path / "out", "--duplicates", "--json").out)
@@ -473,7 +475,7 @@ print(status, found, file=sys.stderr)
         ("build --help", "torch numba numpy PIL"),
         ("pack {tree} {tmp}/out --workers 1 --quiet", "torch webdataset torchvision"),
         ("info {shards}", "torch numba webdataset torchvision"),
-        # Processes that only hand out jobs.
+        # Processes that only distribute jobs.
         ("pack {tree} {tmp}/out --workers 2 --quiet", "torch numba"),
         ("verify {shards} --against {tree} --workers 2 --quiet", "torch numba"),
         ("unpack {shards} {tmp}/out --workers 2 --quiet", "torch numba"),
@@ -481,18 +483,18 @@ print(status, found, file=sys.stderr)
         ("select {shards} {tmp}/out --class cat --workers 2 --quiet", "torch numba"),
     ],
 )
-def test_what_a_command_does_not_import(
+def test_libraries_that_a_command_does_not_import(
     demo_tree: Path, demo_shards: Path, tmp_path: Path, line: str, unwanted: str
 ) -> None:
-    places = {"tmp": tmp_path, "tree": demo_tree, "shards": demo_shards}
-    arguments = [part.format(**places) for part in line.split()]
+    paths = {"tmp": tmp_path, "tree": demo_tree, "shards": demo_shards}
+    arguments = [part.format(**paths) for part in line.split()]
     script = IMPORTS.format(arguments=arguments, unwanted=unwanted.split())
     result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert result.stderr.splitlines()[-1] == "0 []"
 
 
 def test_workers_do_not_import_torch(demo_tree: Path, tmp_path: Path) -> None:
-    """Where it cannot be imported at all, several processes pack."""
+    """Several processes pack even if torch cannot be imported."""
     (tmp_path / "broken" / "torch").mkdir(parents=True)
     (tmp_path / "broken" / "torch" / "__init__.py").write_text("raise ImportError('no torch')")
     found = run_process(
@@ -521,7 +523,7 @@ def test_a_terminal_gets_a_bar(demo_tree: Path, tmp_path: Path) -> None:
     try:
         while part := os.read(ours, 65536):
             shown += part
-    except OSError:  # how Linux says that the other end is closed
+    except OSError:  # on Linux: the other end is closed
         pass
     os.close(ours)
     out, _ = process.communicate(timeout=60)

@@ -98,7 +98,7 @@ def run(code: str, **environment: str) -> str:
 
 
 def test_numba_is_loaded_when_a_kernel_is_asked_for() -> None:
-    """Which commands do without it: see ``test_what_a_command_does_not_import``."""
+    """Which commands do without it: see ``test_libraries_that_a_command_does_not_import``."""
     assert run("""
     import sys
     import cinic_shards

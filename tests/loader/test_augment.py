@@ -47,7 +47,7 @@ def addresses_of(images: NDArray[np.uint8]) -> NDArray[np.int64]:
 
 
 def moved_as_defined(augment: Augment, draws: NDArray[np.int64]) -> NDArray[np.uint8]:
-    """Crop, flip and cut out step by step, in plain numpy; the mean colour is that of MEAN."""
+    """Crop, flip and cut out step by step, in plain numpy; the mean colour is MEAN's."""
     statistics = {"cinic10": CINIC10_STATISTICS}.get(str(augment.normalize), (MEAN, STD))
     if isinstance(augment.normalize, tuple):
         statistics = augment.normalize
@@ -68,7 +68,7 @@ def moved_as_defined(augment: Augment, draws: NDArray[np.int64]) -> NDArray[np.u
 
 
 @pytest.mark.parametrize("name", AUGMENTS)
-def test_cpu_and_device_are_the_definition_to_the_bit(name: str) -> None:
+def test_cpu_and_device_match_the_definition_to_the_bit(name: str) -> None:
     augment = AUGMENTS[name]
     transform = transform_of(augment)
     draws = transform.draw(IDS, epoch=3)
@@ -104,7 +104,7 @@ def test_the_table_is_the_definition_rounded_once(dtype: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize("statistics", [(MEAN, STD), CINIC10_STATISTICS, None])
-def test_the_line_is_the_table_to_the_bit(statistics: Statistics | None) -> None:
+def test_the_line_matches_the_table_to_the_bit(statistics: Statistics | None) -> None:
     table = value_table(statistics, torch.float32)
     assert table is not None
     line = value_line(statistics, table)
@@ -113,7 +113,7 @@ def test_the_line_is_the_table_to_the_bit(statistics: Statistics | None) -> None
     np.testing.assert_array_equal(values.astype(np.float32), table.numpy())
 
 
-def test_where_a_bit_differs_values_are_looked_up() -> None:
+def test_there_is_no_line_if_a_bit_differs() -> None:
     table = value_table((MEAN, STD), torch.float32)
     assert table is not None
     assert value_line((MEAN, STD), table.to(torch.float16)) is None
@@ -122,7 +122,7 @@ def test_where_a_bit_differs_values_are_looked_up() -> None:
 
 
 @pytest.mark.parametrize("name", ["normalise", "all", "all, own"])
-def test_looked_up_or_computed_is_the_same(name: str) -> None:
+def test_looking_values_up_or_computing_them_is_the_same(name: str) -> None:
     transform = transform_of(AUGMENTS[name])
     draws = transform.draw(IDS, epoch=1)
     batches = torch.empty((2, len(IMAGES), *SHAPE))
@@ -133,7 +133,7 @@ def test_looked_up_or_computed_is_the_same(name: str) -> None:
     assert torch.equal(*batches)
 
 
-def test_within_rounding_of_torchvisions_order_of_operations() -> None:
+def test_values_are_within_rounding_of_torchvisions() -> None:
     table = value_table((MEAN, STD), torch.float32)
     assert table is not None
     values = torch.arange(256, dtype=torch.uint8).to(torch.float32).div(255)
@@ -146,12 +146,12 @@ GOLDEN_DRAWS = [[3, 1, 1, 3, 3], [4, 1, 1, 2, 0], [1, 1, 0, 3, 0], [4, 2, 0, 2, 
 
 
 def test_golden_draws() -> None:
-    """These numbers pin what chance does: a resumed epoch must go on as it began."""
+    """These numbers pin the random draws: a resumed epoch must continue with the same ones."""
     draws = transform_of(Augment(crop_padding=2, cutout=1)).draw(np.arange(4), epoch=0)
     assert draws.tolist() == GOLDEN_DRAWS
 
 
-def test_chance_depends_on_seed_epoch_and_id_alone() -> None:
+def test_draws_depend_on_seed_epoch_and_id_only() -> None:
     transform = transform_of(Augment(cutout=1))
     draws = transform.draw(IDS, epoch=1)
     order = np.random.default_rng(1).permutation(len(IDS))
@@ -160,7 +160,7 @@ def test_chance_depends_on_seed_epoch_and_id_alone() -> None:
     assert not np.array_equal(transform_of(Augment(cutout=1), seed=8).draw(IDS, epoch=1), draws)
 
 
-def test_every_place_is_about_as_frequent() -> None:
+def test_all_positions_are_about_equally_frequent() -> None:
     """90,000 draws: five standard deviations around the expected counts."""
     draws = transform_of(Augment(crop_padding=4, cutout=1)).draw(np.arange(90_000), epoch=0)
     for column, choices in enumerate((9, 9, 2, SHAPE[0], SHAPE[1])):
@@ -183,7 +183,7 @@ def test_every_place_is_about_as_frequent() -> None:
         ({"dtype": "uint8", "normalize": True}, "dtype uint8 cannot be normalised"),
     ],
 )
-def test_options_that_cannot_be(options: dict[str, object], message: str) -> None:
+def test_invalid_options(options: dict[str, object], message: str) -> None:
     with pytest.raises(OptionError, match=message):
         Augment(**options)  # type: ignore[arg-type]
 
@@ -191,6 +191,6 @@ def test_options_that_cannot_be(options: dict[str, object], message: str) -> Non
 @pytest.mark.parametrize(
     ("mean", "std"), [((0.5,), (0.5,)), (MEAN, (0.2, 0.0, 0.2)), (MEAN, (0.2, -1, 0.2))]
 )
-def test_statistics_that_cannot_be(mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+def test_invalid_statistics(mean: tuple[float, ...], std: tuple[float, ...]) -> None:
     with pytest.raises(OptionError, match="three channels each"):
         value_table((mean, std), torch.float32)

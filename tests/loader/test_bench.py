@@ -1,4 +1,4 @@
-"""The benchmark: contenders read the same images, take turns, and are counted honestly."""
+"""The benchmark: contenders read the same images, take turns, and the warm-up does not count."""
 
 import json
 import subprocess
@@ -24,7 +24,7 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("normalize", [False, True])
-def test_imagefolder_delivers_what_the_loader_does(tree: Path, normalize: bool) -> None:
+def test_imagefolder_reads_the_same_images_as_the_loader(tree: Path, normalize: bool) -> None:
     shards = tree.parent / "shards"
     statistics = ((0.5, 0.5, 0.5), (0.25, 0.25, 0.25)) if normalize else None
     theirs = bench.imagefolder(tree, "train", batch_size=90, workers=0, normalize=statistics)
@@ -70,7 +70,7 @@ def test_the_best_setting_counts() -> None:
     ]
 
 
-def test_another_tree_is_refused(tree: Path, tmp_path: Path) -> None:
+def test_a_different_tree_is_rejected(tree: Path, tmp_path: Path) -> None:
     make_tree(tmp_path / "other", per_class=18, seed=0)
     with pytest.raises(OptionError, match=r"180 PNGs, .* has 90 samples"):
         bench.compare(
@@ -101,7 +101,7 @@ def test_the_loader_benchmark_runs(tree: Path, tmp_path: Path) -> None:
 
 
 def run_benchmark(name: str, *options: object) -> list[dict[str, object]]:
-    """A benchmark's JSON lines; tiny, for correctness only."""
+    """Run a benchmark with tiny inputs, and return its JSON lines."""
     script = ROOT / "benchmarks" / f"{name}.py"
     command = [sys.executable, str(script), *map(str, options)]
     done = subprocess.run(command, capture_output=True, check=True)
@@ -115,7 +115,7 @@ def test_the_decoders_benchmark_runs(tmp_path: Path) -> None:
         "bench_decode", "--shards", tmp_path / "shards", "--batches", 1, "--repeats", 1
     )
     names = {line["contender"] for line in lines}
-    assert names >= {"pillow", *(f"cinic-shards, {kind}" for kind in ("png", "zstd", "raw"))}
+    assert names >= {"pillow", *(f"cinic-shards, {name}" for name in ("png", "zstd", "raw"))}
 
 
 def test_the_augmentation_benchmark_runs() -> None:

@@ -1,4 +1,4 @@
-"""Caches change where pixels come from, and nothing else; what fits is decoded once."""
+"""Caches change only where pixels come from; blocks that fit are decoded once."""
 
 import os
 import sys
@@ -20,7 +20,7 @@ from tests.support.processes import start_forked, wait_for
 
 ENCODINGS = ("png", "zstd", "raw")
 NUM_BLOCKS = 7
-"""Of the split train: 90 samples in shards of 40, blocks of 16."""
+"""Blocks of the split train: 90 samples in shards of 40, blocks of 16."""
 
 
 @pytest.fixture(scope="module", params=ENCODINGS)
@@ -30,7 +30,7 @@ def shards(request: pytest.FixtureRequest, packed: dict[str, Path]) -> Path:
 
 @pytest.fixture
 def decoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """The blocks that are decoded, one by one."""
+    """Numbers of the decoded blocks, in order."""
     blocks: list[int] = []
     read_block = SplitReader.read_block
 
@@ -82,7 +82,7 @@ def test_a_second_epoch_decodes_nothing(
 def test_without_a_cache_each_block_is_decoded_once_an_epoch(
     demo_tree: Path, tmp_path: Path, decoded: list[int]
 ) -> None:
-    """As long as the lanes are longer than the blocks, and one rank reads all."""
+    """True if the lanes are longer than the blocks, and one rank reads everything."""
     pack(demo_tree, tmp_path, PackOptions(encoding="zstd", block_size=5), workers=1)
     loader = ShardLoader(tmp_path, batch_size=4, tail="short")
     for _ in range(3):
@@ -101,7 +101,7 @@ def test_a_cache_with_room_for_some_blocks(shards: Path, decoded: list[int]) -> 
         assert set(decoded) == set(range(2, NUM_BLOCKS))  # 32 images of 3,072 bytes fit
 
 
-def test_blocks_that_nobody_needs_are_let_go(demo_tree: Path, tmp_path: Path) -> None:
+def test_blocks_that_no_step_needs_are_released(demo_tree: Path, tmp_path: Path) -> None:
     pack(demo_tree, tmp_path, PackOptions(encoding="zstd", block_size=3), workers=1)
     loader = ShardLoader(tmp_path, batch_size=3, workers=1, shuffle=False)
     made: list[int] = []
@@ -128,7 +128,7 @@ def test_blocks_that_nobody_needs_are_let_go(demo_tree: Path, tmp_path: Path) ->
     assert sum(made) <= 22  # 16 steps ahead, and a few under way
 
 
-def test_another_process_finds_the_blocks_on_disk(
+def test_a_different_process_uses_the_blocks_on_disk(
     shards: Path, tmp_path: Path, decoded: list[int]
 ) -> None:
     def read_all() -> None:
@@ -143,7 +143,7 @@ def test_another_process_finds_the_blocks_on_disk(
     assert decoded == []
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="where caches lie by default on Linux")
+@pytest.mark.skipif(sys.platform != "linux", reason="the default folder on Linux")
 @pytest.mark.parametrize("xdg", ["", "caches"])
 def test_the_default_folder(
     shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, xdg: str
@@ -157,7 +157,7 @@ def test_the_default_folder(
     assert found.name == "train" and len(found.parent.name) == 32
 
 
-def test_what_was_left_half_written_is_decoded_again(
+def test_a_half_written_block_is_decoded_again(
     shards: Path, tmp_path: Path, decoded: list[int]
 ) -> None:
     if "raw" in shards.name:
@@ -175,9 +175,7 @@ def test_what_was_left_half_written_is_decoded_again(
     assert decoded == [1]
 
 
-def test_caches_that_cannot_be(
-    shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_invalid_caches(shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def load(**options: Any) -> ShardLoader:
         return ShardLoader(shards, batch_size=7, **options)
 
@@ -186,10 +184,10 @@ def test_caches_that_cannot_be(
     if "raw" in shards.name:
         return
     (tmp_path / "file").write_bytes(b"")
-    with pytest.raises(OptionError, match=r"cache='disk': .*; set folder of the Cache to one that"):
+    with pytest.raises(OptionError, match=r"cache='disk': .*; set folder of the Cache to a writ"):
         load(cache=Cache("disk", folder=tmp_path / "file"))
     monkeypatch.setenv("CINIC_SHARDS_CACHE_BYTES", "1 GB")
-    with pytest.raises(OptionError, match=r"\$CINIC_SHARDS_CACHE_BYTES is '1 GB', expected bytes"):
+    with pytest.raises(OptionError, match=r"\$CINIC_SHARDS_CACHE_BYTES is '1 GB', expected a num"):
         load(cache="ram")
     monkeypatch.setenv("CINIC_SHARDS_CACHE_BYTES", "-1")
     with pytest.raises(OptionError, match=r"\$CINIC_SHARDS_CACHE_BYTES=-1: expected"):
@@ -207,14 +205,12 @@ def test_caches_that_cannot_be(
         ("ram", {"folder": "x"}, "folder is for disk, not for cache='ram'"),
     ],
 )
-def test_options_of_a_cache_that_cannot_be(
-    kind: Any, options: dict[str, Any], message: str
-) -> None:
+def test_invalid_options_of_a_cache(kind: Any, options: dict[str, Any], message: str) -> None:
     with pytest.raises(OptionError, match=message):
         Cache(kind, **options)
 
 
-def test_the_environment_limits_a_cache_of_which_nothing_else_is_said(
+def test_the_environment_limits_a_cache_without_max_bytes(
     shards: Path, monkeypatch: pytest.MonkeyPatch, decoded: list[int]
 ) -> None:
     if "raw" in shards.name:
@@ -241,13 +237,11 @@ def test_full_order_of_uncached_zstd(shards: Path) -> None:
     if "zstd" not in shards.name:
         ShardLoader(shards, **options)
     if "png" in shards.name:
-        with pytest.raises(OptionError, match="a whole block, of the encoding png, for nearly"):
+        with pytest.raises(OptionError, match="decode an entire png block for nearly"):
             ShardLoader(shards, cache=Cache("ram", max_bytes=1000), **options)
     if "zstd" not in shards.name:
         return
-    with pytest.raises(
-        OptionError, match="order='full' would read a whole block, of the encoding zstd"
-    ):
+    with pytest.raises(OptionError, match="order='full' would decode an entire zstd block"):
         ShardLoader(shards, **options)
     with pytest.raises(OptionError, match="order='full'"):
         ShardLoader(shards, cache=Cache("ram", max_bytes=1000), **options)
@@ -258,7 +252,7 @@ def test_full_order_of_uncached_zstd(shards: Path) -> None:
 def test_processes_that_wait_for_each_other_do_not_deadlock(
     demo_tree: Path, tmp_path: Path
 ) -> None:
-    """Each has threads that hold some blocks and wait for others; the kernel would see a cycle."""
+    """Each has threads that lock some blocks and wait for others; the kernel could see a cycle."""
     pack(demo_tree, tmp_path / "shards", PackOptions(encoding="zstd", block_size=4), workers=1)
     read_block = SplitReader.read_block
 

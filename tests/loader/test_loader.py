@@ -82,7 +82,7 @@ def test_pixels_labels_and_ids(tree: Path, shards: Path, split: str, shuffle: bo
 
 
 @pytest.mark.parametrize("workers", [1, 2, 3, 8])
-def test_any_number_of_threads_gives_the_same_batches(shards: Path, workers: int) -> None:
+def test_any_number_of_threads_makes_the_same_batches(shards: Path, workers: int) -> None:
     expected = list(ShardLoader(shards, batch_size=16, workers=1))
     found = list(ShardLoader(shards, batch_size=16, workers=workers))
     assert len(found) == len(expected) == 11
@@ -112,7 +112,7 @@ def test_length_and_tail(shards: Path) -> None:
     assert sizes == [50, 50, 50, 30]
 
 
-def test_normalized_images_are_the_table_of_the_train_split(shards: Path) -> None:
+def test_images_are_normalized_with_statistics_of_the_train_split(shards: Path) -> None:
     loader = ShardLoader(shards, split="test", batch_size=20, normalize=True)
     plain = ShardLoader(shards, split="test", batch_size=20)
     train = Dataset(shards).split("train").pixels
@@ -132,7 +132,9 @@ def test_given_statistics(shards: Path) -> None:
 
 @pytest.mark.parametrize("normalize", [False, True])
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
-def test_a_device_gives_what_the_cpu_gives(shards: Path, normalize: bool, device: str) -> None:
+def test_a_device_makes_the_same_batches_as_the_cpu(
+    shards: Path, normalize: bool, device: str
+) -> None:
     if device == "cuda" and not torch.cuda.is_available():
         pytest.skip("NOT RUN: this machine has no CUDA device")
     loader = ShardLoader(shards, batch_size=20, normalize=normalize, device=device)
@@ -150,7 +152,7 @@ def test_batches_stay_valid_while_held(shards: Path, normalize: bool) -> None:
     loader = ShardLoader(shards, batch_size=8, normalize=normalize)
     held = list(loader)
     copies = [batch.images.clone() for batch in held]
-    for _ in loader:  # reuses only what nobody holds
+    for _ in loader:  # reuses only memory that nothing refers to
         pass
     assert all(torch.equal(batch.images, copy) for batch, copy in zip(held, copies, strict=True))
     assert len({batch.images.data_ptr() for batch in held}) == len(held)
@@ -171,19 +173,19 @@ def test_any_part_of_a_batch_keeps_its_memory(shards: Path, part: object) -> Non
 
 def test_released_memory_is_used_again(shards: Path) -> None:
     loader = ShardLoader(shards, batch_size=8, workers=1)
-    places = {batch.images.data_ptr() for _ in range(5) for batch in loader}
-    assert len(places) <= 5
+    addresses = {batch.images.data_ptr() for _ in range(5) for batch in loader}
+    assert len(addresses) <= 5
 
 
-def test_ranks_see_the_one_process_batches_in_parts(shards: Path) -> None:
+def test_ranks_get_parts_of_the_batches_of_one_process(shards: Path) -> None:
     alone = ShardLoader(shards, batch_size=24)
     ranks = [ShardLoader(shards, batch_size=8, rank=rank, world_size=3) for rank in range(3)]
-    for whole, *parts in zip(alone, *ranks, strict=True):
-        assert torch.equal(torch.cat([part.indices for part in parts]), whole.indices)
-        assert torch.equal(torch.cat([part.images for part in parts]), whole.images)
+    for batch, *parts in zip(alone, *ranks, strict=True):
+        assert torch.equal(torch.cat([part.indices for part in parts]), batch.indices)
+        assert torch.equal(torch.cat([part.images for part in parts]), batch.images)
 
 
-def test_torchrun_tells_rank_and_threads(shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_torchrun_sets_rank_and_threads(shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in (("RANK", "1"), ("WORLD_SIZE", "2"), ("LOCAL_WORLD_SIZE", "1000")):
         monkeypatch.setenv(name, value)
     loader = ShardLoader(shards, batch_size=8)
@@ -251,7 +253,7 @@ def test_ctrl_c_ends_the_process_at_once(shards: Path) -> None:
 
 
 def test_no_ctrl_c_is_lost(shards: Path) -> None:
-    """Python drops an exception that comes while it frees an object; so none may come there."""
+    """Python drops an exception raised while it frees an object; a Ctrl-C must not come there."""
     script = f"""
         import signal, threading, time
         from cinic_shards import ShardLoader
@@ -301,8 +303,8 @@ def test_a_damaged_image_is_named(tree: Path, tmp_path: Path) -> None:
     with open(path, "r+b") as file:
         file.seek(int(index.offset[7]) + int(index.length[7]) // 2)
         file.write(b"\0\xff\0\xff\0\xff")
-    place = f"train-00001-of-00004.tar: sample 7 \\({index.keys[7]}\\): CRC-32 is "
-    with pytest.raises(DecodeError, match=place):
+    location = f"train-00001-of-00004.tar: sample 7 \\({index.keys[7]}\\): CRC-32 is "
+    with pytest.raises(DecodeError, match=location):
         for _ in ShardLoader(tmp_path / "shards", batch_size=20):
             pass
 
@@ -373,12 +375,12 @@ def test_no_dataset(tmp_path: Path) -> None:
         ({"on_error": "ignore"}, "on_error='ignore': expected one of raise, skip"),
     ],
 )
-def test_options_that_cannot_be(shards: Path, options: dict[str, object], message: str) -> None:
+def test_invalid_options(shards: Path, options: dict[str, object], message: str) -> None:
     with pytest.raises(OptionError, match=message.replace("(", r"\(")):
         ShardLoader(shards, **options)  # type: ignore[arg-type]
 
 
-def test_grey_and_palette_files_come_out_as_pillow_reads_them(tmp_path: Path) -> None:
+def test_grey_and_palette_files_are_decoded_as_pillow_does(tmp_path: Path) -> None:
     from tests.support.odd_pngs import odd_pngs
 
     files = odd_pngs()
@@ -403,7 +405,7 @@ def test_grey_and_palette_files_come_out_as_pillow_reads_them(tmp_path: Path) ->
 
 @pytest.fixture
 def damaged(tree: Path, tmp_path: Path) -> tuple[Path, int, int]:
-    """A dataset with two damaged images of the split train: their rows."""
+    """A dataset with two damaged images in the split train, and their rows."""
     shards = tmp_path / "damaged"
     pack(tree, shards, PackOptions(shard_size=16), workers=1, warn=lambda text: None)
     split = Dataset(shards).split("train")
@@ -412,7 +414,7 @@ def damaged(tree: Path, tmp_path: Path) -> tuple[Path, int, int]:
         path = shards / split.shards[shard].name
         data = bytearray(path.read_bytes())
         index = split._indexes[shard]
-        # The last bit of the IEND chunk's CRC: no decoder looks at it, only the index knows.
+        # The last bit of the IEND chunk's CRC: no decoder checks it, only the index's CRC-32.
         data[int(index.offset[sample] + index.length[sample]) - 1] ^= 1
         path.write_bytes(data)
     return shards, 3, 20
@@ -424,33 +426,33 @@ def rows_of(loader: ShardLoader) -> list[int]:
 
 
 @pytest.mark.parametrize("check", ["first", "always"])
-def test_damage_that_no_decoder_sees_is_an_error(
+def test_damage_that_no_decoder_finds_is_an_error(
     damaged: tuple[Path, int, int], check: str
 ) -> None:
     shards, first, _ = damaged
     loader = ShardLoader(shards, batch_size=8, shuffle=False, check=check)
-    place = re.escape(Dataset(shards).split("train").locate(first))
-    with pytest.raises(DecodeError, match=f"^{place}: CRC-32 is .*, the index says .*; the file"):
+    location = re.escape(Dataset(shards).split("train").locate(first))
+    with pytest.raises(DecodeError, match=f"^{location}: CRC-32 is .*, the index says .*; the f"):
         list(loader)
 
 
-def test_damage_is_delivered_where_nothing_is_checked(damaged: tuple[Path, int, int]) -> None:
+def test_damage_is_not_found_without_checks(damaged: tuple[Path, int, int]) -> None:
     loader = ShardLoader(damaged[0], batch_size=8, shuffle=False, check="off")
     assert rows_of(loader) == list(range(len(loader.dataset.split("train"))))
 
 
 @pytest.mark.parametrize("normalize", [False, True])
 @pytest.mark.parametrize("check", ["first", "always"])
-def test_skipped_samples_are_counted_and_told(
+def test_skipped_samples_are_counted_and_reported(
     damaged: tuple[Path, int, int], check: str, normalize: bool
 ) -> None:
     shards, *bad = damaged
     options = {"batch_size": 8, "shuffle": False, "normalize": normalize}
-    whole = ShardLoader(shards, check="off", **options)  # type: ignore[arg-type]
+    unchecked = ShardLoader(shards, check="off", **options)  # type: ignore[arg-type]
     loader = ShardLoader(shards, check=check, on_error="skip", **options)  # type: ignore[arg-type]
-    expected = list(whole)
-    for _ in range(2):  # in the second epoch, too
-        with pytest.warns(UserWarning, match="2 damaged samples were skipped so far; train-"):
+    expected = list(unchecked)
+    for _ in range(2):  # also in the second epoch
+        with pytest.warns(UserWarning, match="2 damaged samples skipped so far; the first one: tr"):
             batches = list(loader)
         assert [len(batch) for batch in batches] == [7, 8, 7, *(len(b) for b in expected[3:])]
         for batch, other in zip(batches, expected, strict=True):
@@ -460,10 +462,10 @@ def test_skipped_samples_are_counted_and_told(
     first_id = loader.dataset.manifest.split("train").first_id
     assert sorted(loader.skipped) == [first_id + row for row in bad]
     assert all("CRC-32 is" in reason for reason in loader.skipped.values())
-    assert len(loader) == len(whole)
+    assert len(loader) == len(unchecked)
 
 
-def test_a_batch_of_which_nothing_is_left(damaged: tuple[Path, int, int]) -> None:
+def test_a_batch_whose_samples_are_all_skipped(damaged: tuple[Path, int, int]) -> None:
     loader = ShardLoader(damaged[0], batch_size=1, shuffle=False, on_error="skip")
     with pytest.warns(UserWarning, match="2 damaged samples"):
         sizes = [len(batch) for batch in loader]
@@ -471,7 +473,7 @@ def test_a_batch_of_which_nothing_is_left(damaged: tuple[Path, int, int]) -> Non
 
 
 def test_an_image_that_changes_after_its_first_read(tree: Path, tmp_path: Path) -> None:
-    """``first`` trusts the file from then on; ``always`` does not."""
+    """``first`` trusts the file after that; ``always`` does not."""
     shards = tmp_path / "shards"
     pack(tree, shards, workers=1, warn=lambda text: None)
     loaders = [ShardLoader(shards, batch_size=8, check=check) for check in ("first", "always")]
@@ -503,9 +505,9 @@ def test_a_rank_without_samples_gets_an_empty_batch(shards: Path, augment: Augme
 
 
 @pytest.mark.parametrize("name", ["LOCAL_WORLD_SIZE", "RANK", "WORLD_SIZE"])
-def test_an_environment_that_is_not_torchruns(
+def test_invalid_torchrun_variables(
     shards: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     monkeypatch.setenv(name, "two")
-    with pytest.raises(OptionError, match=f"{name} is 'two', expected a number"):
+    with pytest.raises(OptionError, match=f"{name} is 'two', expected an integer"):
         ShardLoader(shards)

@@ -1,4 +1,4 @@
-"""Copying ahead: the same batches in the same order, and the source is closed with the copies."""
+"""Copying ahead: the same batches in the same order; the source is closed with the copies."""
 
 from collections.abc import Iterator
 

@@ -1,4 +1,4 @@
-"""The order: a permutation for every size, the same on every machine, shared out by rank."""
+"""The order: a permutation for every size, the same on every machine, divided among ranks."""
 
 import time
 import tracemalloc
@@ -72,7 +72,7 @@ def test_all_ranks_together_visit_every_row_once(
     np.testing.assert_array_equal(np.sort(np.concatenate(rows)), np.arange(num_samples))
 
 
-def test_seeds_and_epochs_give_other_orders() -> None:
+def test_seeds_and_epochs_give_different_orders() -> None:
     orders = {
         tuple(epoch_rows(100, 100, seed=seed, epoch=epoch))
         for seed in range(5)
@@ -91,7 +91,7 @@ def test_every_order_of_few_rows_is_about_as_frequent() -> None:
     assert sum((count - 200) ** 2 / 200 for count in counts.values()) < 55
 
 
-def test_neighbours_are_torn_apart_as_by_a_true_permutation() -> None:
+def test_neighbours_are_separated_as_by_a_true_permutation() -> None:
     rows = epoch_rows(90_000, 90_000, seed=5)
     true = np.random.default_rng(0).permutation(90_000)
     distance, true_distance = (np.abs(np.diff(order)).mean() for order in (rows, true))
@@ -167,7 +167,7 @@ def test_pad_gives_every_rank_equal_steps_and_counts_every_row_once(
 
 
 @pytest.mark.parametrize("size", [1, 2, 9, 1000])
-def test_fewer_that_are_chosen_are_the_first_of_more(size: int) -> None:
+def test_a_smaller_choice_is_the_start_of_a_larger_one(size: int) -> None:
     every = choose(size, size, "test", 3)
     assert sorted(every) == list(range(size))
     for count in {0, 1, size // 2, size}:
@@ -177,7 +177,7 @@ def test_fewer_that_are_chosen_are_the_first_of_more(size: int) -> None:
         assert choose(9, size, "another", 3).tolist() != every[:9].tolist()
 
 
-def test_without_shuffle_rows_come_as_stored() -> None:
+def test_without_shuffle_rows_are_in_stored_order() -> None:
     np.testing.assert_array_equal(
         epoch_rows(11, 5, shuffle=False, tail="short", epoch=9), np.arange(11)
     )
@@ -201,7 +201,7 @@ def test_a_step_beyond_the_epoch(step: int) -> None:
         {"epoch": 2**64},
     ],
 )
-def test_options_that_cannot_be(options: dict[str, object]) -> None:
+def test_invalid_options(options: dict[str, object]) -> None:
     with pytest.raises(OptionError):
         plan(10, 5, **options)
     with pytest.raises(OptionError):
@@ -229,7 +229,7 @@ def test_golden_vectors_of_window() -> None:
 
 
 def test_window_is_a_bijection_for_every_size_up_to_64() -> None:
-    """Every number of samples and batch size, and blocks of 1 (so L up to 64), 3 and 64 samples."""
+    """Every number of samples and batch size; blocks of 1 (so L is up to 64), 3 and 64 samples."""
     for block_size in (1, 3, 64):
         for num_samples in range(1, 65):
             for batch in range(1, 65):
@@ -269,7 +269,7 @@ def test_window_does_not_depend_on_the_world_and_changes_each_epoch() -> None:
 
 
 @pytest.mark.parametrize("num_blocks", [100, 264])
-def test_a_block_is_in_use_for_one_stretch_and_a_reader_holds_about_a_lane_each(
+def test_a_reader_holds_about_one_block_a_lane(
     num_blocks: int,
 ) -> None:
     one = window(1024 * num_blocks, 512, 1024)
@@ -281,12 +281,12 @@ def test_a_block_is_in_use_for_one_stretch_and_a_reader_holds_about_a_lane_each(
         first[blocks[first[blocks] < 0]] = step
     last = one.last_steps()
     in_use = [int(((first <= step) & (step <= last)).sum()) for step in range(len(one))]
-    assert max(in_use) <= 66  # L lanes, and a lane that goes from one block to the next
-    assert in_use[0] <= 42  # two lanes begin in most of them
+    assert max(in_use) <= 66  # L lanes, and lanes that pass from one block to the next
+    assert in_use[0] <= 42  # in most of these blocks two lanes begin
 
 
 def test_the_first_and_the_last_step_share_blocks_between_lanes() -> None:
-    """Half as many as lanes, but for those that begin within 8 samples of a block's end."""
+    """Half as many blocks as lanes, except lanes that begin within 8 samples of a block's end."""
     one = window(200_001, 512, 1024)
     assert len(np.unique(one.rows(0) // 1024)) <= 34
     assert len(np.unique(one.rows(len(one) - 1) // 1024)) <= 40
@@ -299,13 +299,13 @@ def test_a_window_batch_mixes_as_many_blocks_as_lanes() -> None:
 
 
 @pytest.mark.parametrize("starts", [None, [], [0, 5], [1, 10], [0, 5, 5, 10], [0, 10, 5]])
-def test_blocks_that_cannot_be(starts: list[int] | None) -> None:
+def test_invalid_block_starts(starts: list[int] | None) -> None:
     with pytest.raises(OptionError, match="block_starts"):
         plan(10, 5, order="window", block_starts=None if starts is None else np.array(starts))
 
 
 def test_ten_billion_samples_on_ten_thousand_ranks() -> None:
-    """Nothing is as long as the epoch; ``window`` holds 24 bytes a block for a plan's life."""
+    """No array is as long as the epoch; a ``window`` plan holds 24 bytes a block."""
     begin = time.process_time()
     starts = np.append(np.arange(0, 10**10, 2**14), 10**10)
     for order, limit in (("full", 100_000), ("window", 6 * starts.nbytes)):

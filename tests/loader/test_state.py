@@ -1,4 +1,4 @@
-"""Where an epoch is: exact resume, equal steps, what counts, and what a loader tells of itself."""
+"""A loader's state: exact resume, equal steps, valid samples, statistics, abandoned iterators."""
 
 import json
 import os
@@ -22,7 +22,7 @@ from cinic_shards.write.pack import PackOptions, pack
 
 
 def facts(batches: Any) -> list[tuple[list[int], list[int], bytes]]:
-    """What batches hold, to compare."""
+    """Content of batches, for comparisons."""
     return [
         (batch.indices.tolist(), batch.labels.tolist(), batch.images.contiguous().numpy().tobytes())
         for batch in batches
@@ -52,23 +52,23 @@ def test_resuming_at_every_step_gives_the_rest_of_the_epoch(
     loader = make()
     loader.set_epoch(3)
     states = [loader.state_dict()]
-    whole = []
+    batches = []
     for batch in loader:
-        whole += facts([batch])
+        batches += facts([batch])
         states.append(loader.state_dict())
     following = facts(loader)
-    assert len(whole) == len(loader) >= 6
-    assert [state["step"] for state in states] == list(range(len(whole) + 1))
+    assert len(batches) == len(loader) >= 6
+    assert [state["step"] for state in states] == list(range(len(batches) + 1))
     for step, state in enumerate(states):
         again = make()
         again.load_state_dict(json.loads(json.dumps(state)))
         assert again.state_dict() == state
-        assert facts(again) == whole[step:]
+        assert facts(again) == batches[step:]
         assert again.state_dict() == states[0] | {"epoch": 4}
         assert facts(again) == following
 
 
-def test_a_state_goes_on_with_another_number_of_ranks_and_threads(encoded: dict[str, Path]) -> None:
+def test_a_state_resumes_with_any_number_of_ranks_and_threads(encoded: dict[str, Path]) -> None:
     options: dict[str, Any] = {"global_batch_size": 24, "seed": 1, "augment": Augment()}
     alone = ShardLoader(encoded["zstd"], **options)
     iterator = iter(alone)
@@ -91,29 +91,29 @@ def test_a_state_goes_on_with_another_number_of_ranks_and_threads(encoded: dict[
         assert joined == [(ids, pixels) for ids, _, pixels in rest]
 
 
-def test_the_state_of_what_ended_and_what_was_abandoned(encoded: dict[str, Path]) -> None:
+def test_the_state_of_ended_and_abandoned_iterations(encoded: dict[str, Path]) -> None:
     loader = ShardLoader(encoded["raw"], batch_size=20)
-    place = lambda: (loader.state_dict()["epoch"], loader.state_dict()["step"])  # noqa: E731
-    assert place() == (0, 0)
+    position = lambda: (loader.state_dict()["epoch"], loader.state_dict()["step"])  # noqa: E731
+    assert position() == (0, 0)
     for _, _ in zip(range(2), loader, strict=False):
         pass
-    assert place() == (0, 2)
+    assert position() == (0, 2)
     loader.set_epoch(7)
-    assert place() == (7, 0)
+    assert position() == (7, 0)
     iterator = iter(loader)
-    assert place() == (7, 0)
+    assert position() == (7, 0)
     next(iterator)
-    loader.set_epoch(1)  # the next iteration's; this one goes on
-    assert place() == (7, 1)
+    loader.set_epoch(1)  # for the next iteration; this one continues
+    assert position() == (7, 1)
     assert len(list(iterator)) == 8
-    assert place() == (1, 0)
+    assert position() == (1, 0)
     inner = iter(loader)
     next(inner)
-    assert place() == (1, 1)  # of the iteration that began last
+    assert position() == (1, 1)  # the state is that of the latest iteration
 
 
 def test_set_epoch_keeps_the_step_of_a_state_of_that_epoch(encoded: dict[str, Path]) -> None:
-    """The loop that calls set_epoch for each epoch works after a resume, too."""
+    """A loop that calls set_epoch for each epoch also works after a resume."""
     loader = ShardLoader(encoded["raw"], batch_size=20)
     state = loader.state_dict() | {"epoch": 2, "step": 4}
     loader.load_state_dict(state)
@@ -124,8 +124,8 @@ def test_set_epoch_keeps_the_step_of_a_state_of_that_epoch(encoded: dict[str, Pa
     assert len(list(loader)) == 9
 
 
-def test_an_iterator_that_is_never_used_is_no_epoch(encoded: dict[str, Path]) -> None:
-    """Lightning makes one too many."""
+def test_an_iterator_that_is_never_used_is_not_an_epoch(encoded: dict[str, Path]) -> None:
+    """Lightning makes an iterator that it does not use."""
     loader = ShardLoader(encoded["raw"], batch_size=20)
     iter(loader)
     first, second = iter(loader), iter(loader)
@@ -156,7 +156,7 @@ def loader_at(encoded: dict[str, Path], epoch: int) -> ShardLoader:
         ({"normalize": "cinic10"}, "augment is '.* uint8' in the state and '.*float32"),
     ],
 )
-def test_another_loaders_state_is_refused(
+def test_the_state_of_a_different_loader_is_rejected(
     encoded: dict[str, Path], change: dict[str, Any], said: str
 ) -> None:
     options = {"global_batch_size": 20}
@@ -171,30 +171,32 @@ def test_another_loaders_state_is_refused(
     assert loader.state_dict() == before
 
 
-def test_another_datasets_state_is_refused(encoded: dict[str, Path], tmp_path: Path) -> None:
+def test_the_state_of_a_different_dataset_is_rejected(
+    encoded: dict[str, Path], tmp_path: Path
+) -> None:
     state = ShardLoader(encoded["raw"], batch_size=20).state_dict()
     make_tree(tmp_path / "tree", per_class=18, seed=7)
     pack(tmp_path / "tree", tmp_path / "other", PackOptions(encoding="raw"), workers=1)
     with pytest.raises(OptionError, match="fingerprint is"):
         ShardLoader(tmp_path / "other", batch_size=20).load_state_dict(state)
-    # The same samples in other blocks have another order "window", and the same order "full".
+    # The same samples in different blocks have a different order "window", but the same "full".
     pack(
         encoded["raw"].parent / "tree", tmp_path / "blocks", PackOptions(encoding="raw"), workers=1
     )
-    with pytest.raises(OptionError, match=r"^the state is another loader's: blocks is"):
+    with pytest.raises(OptionError, match=r"^the state is from a different loader: blocks is"):
         ShardLoader(tmp_path / "blocks", batch_size=20).load_state_dict(state)
     full = ShardLoader(encoded["raw"], batch_size=20, order="full").state_dict()
     ShardLoader(tmp_path / "blocks", batch_size=20, order="full").load_state_dict(full)
 
 
 @pytest.mark.parametrize("state", [{}, {"epoch": 1, "step": 2}, {"model": 1}])
-def test_what_is_no_state(encoded: dict[str, Path], state: dict[str, Any]) -> None:
-    with pytest.raises(OptionError, match="not the state of a loader: it has no 'version'"):
+def test_a_dictionary_that_is_not_a_state(encoded: dict[str, Path], state: dict[str, Any]) -> None:
+    with pytest.raises(OptionError, match="not a loader's state: 'version' is missing"):
         ShardLoader(encoded["raw"], batch_size=20).load_state_dict(state)
 
 
 @pytest.mark.parametrize(
-    ("place", "said"),
+    ("position", "said"),
     [
         ({"step": 10}, "step=10: an epoch has 9 steps"),
         ({"step": -1}, "step=-1: expected a whole number, at least 0"),
@@ -202,13 +204,13 @@ def test_what_is_no_state(encoded: dict[str, Path], state: dict[str, Any]) -> No
         ({"epoch": None}, "epoch=None: expected a whole number"),
     ],
 )
-def test_a_place_that_cannot_be(encoded: dict[str, Path], place: dict[str, Any], said: str) -> None:
+def test_an_invalid_position(encoded: dict[str, Path], position: dict[str, Any], said: str) -> None:
     loader = ShardLoader(encoded["raw"], batch_size=20)
     with pytest.raises(OptionError, match=said):
-        loader.load_state_dict(loader.state_dict() | place)
+        loader.load_state_dict(loader.state_dict() | position)
 
 
-def test_numpys_numbers_give_the_state_of_pythons(encoded: dict[str, Path]) -> None:
+def test_numpy_integers_give_the_same_state_as_pythons(encoded: dict[str, Path]) -> None:
     ours = ShardLoader(encoded["raw"], batch_size=20, seed=3)
     theirs = ShardLoader(encoded["raw"], batch_size=np.int64(20), seed=np.uint8(3))
     ours.set_epoch(2)
@@ -232,7 +234,7 @@ def test_numpys_numbers_give_the_state_of_pythons(encoded: dict[str, Path]) -> N
         {"rank": 0, "world_size": 0},
     ],
 )
-def test_options_that_are_no_numbers(encoded: dict[str, Path], options: dict[str, Any]) -> None:
+def test_options_that_are_not_integers(encoded: dict[str, Path], options: dict[str, Any]) -> None:
     with pytest.raises(OptionError, match="expected"):
         ShardLoader(encoded["raw"], **options)
     with pytest.raises(OptionError, match="epoch='1': expected"):
@@ -241,7 +243,7 @@ def test_options_that_are_no_numbers(encoded: dict[str, Path], options: dict[str
 
 @pytest.mark.parametrize("device", [None, "cpu"])
 @pytest.mark.parametrize("encoding", ["png", "zstd", "raw"])
-def test_the_rows_of_a_step_are_computed_once_and_not_long_before_their_use(
+def test_the_rows_of_a_step_are_computed_once_and_shortly_before_their_use(
     encoded: dict[str, Path], encoding: str, device: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     steps: list[int] = []
@@ -260,7 +262,7 @@ def test_the_rows_of_a_step_are_computed_once_and_not_long_before_their_use(
     assert sorted(steps) == list(range(90))
 
 
-# --- Equal steps, and what counts -------------------------------------------------------------
+# --- Equal steps, and valid samples -----------------------------------------------------------
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 3, 7, 50])
@@ -294,14 +296,14 @@ def test_pad_and_valid(encoded: dict[str, Path], encoding: str, world_size: int)
 def test_a_scaled_mean_over_ranks_is_the_mean_over_the_global_batch(
     encoded: dict[str, Path],
 ) -> None:
-    """The gradient of DDP, which averages over ranks, with parts of 7, 7 and 8 of 22 samples."""
+    """DDP averages gradients over ranks; here with parts of 7, 7 and 8 of 22 samples."""
     options: dict[str, Any] = {"global_batch_size": 22, "tail": "short", "normalize": True}
     alone = ShardLoader(encoded["raw"], **options)
     ranks = [ShardLoader(encoded["raw"], rank=r, world_size=3, **options) for r in range(3)]
-    for whole, *parts in zip(alone, *ranks, strict=True):
+    for batch, *parts in zip(alone, *ranks, strict=True):
         value = sum(part.images.mean() * part.loss_scale for part in parts) / 3
-        torch.testing.assert_close(value, whole.images.mean(), rtol=0, atol=1e-5)
-        assert whole.loss_scale == 1 and bool(whole.valid.all())
+        torch.testing.assert_close(value, batch.images.mean(), rtol=0, atol=1e-5)
+        assert batch.loss_scale == 1 and bool(batch.valid.all())
 
 
 @pytest.mark.parametrize(
@@ -328,7 +330,7 @@ def test_batch_sizes(
         {"global_batch_size": 1},
     ],
 )
-def test_batch_sizes_that_cannot_be(encoded: dict[str, Path], sizes: dict[str, int]) -> None:
+def test_invalid_batch_sizes(encoded: dict[str, Path], sizes: dict[str, int]) -> None:
     with pytest.raises(OptionError, match="batch_size"):
         ShardLoader(encoded["raw"], rank=0, world_size=2, **sizes)
 
@@ -350,7 +352,7 @@ def test_one_sample_and_a_batch_larger_than_the_set(encoded: dict[str, Path], ta
     assert len(set(batch.indices.tolist())) == 1
 
 
-def test_damage_that_is_skipped_does_not_count_and_steps_stay_equal(
+def test_skipped_samples_do_not_count_and_steps_stay_equal(
     encoded: dict[str, Path], tmp_path: Path
 ) -> None:
     copy = shutil.copytree(encoded["png"], tmp_path / "copy")
@@ -368,7 +370,7 @@ def test_damage_that_is_skipped_does_not_count_and_steps_stay_equal(
         for rank in range(3)
     ]
     counted: list[int] = []
-    with pytest.warns(UserWarning, match="damaged samples were skipped"):
+    with pytest.warns(UserWarning, match="damaged samples skipped"):
         for step in zip(*ranks, strict=True):
             for batch in step:
                 assert len(batch.images) == len(batch.labels) == len(batch.valid)
@@ -379,7 +381,7 @@ def test_damage_that_is_skipped_does_not_count_and_steps_stay_equal(
     assert sorted(key for loader in ranks for key in loader.skipped) == broken
 
 
-# --- What a loader tells of itself ------------------------------------------------------------
+# --- Statistics, and iterators that are abandoned ---------------------------------------------
 
 
 def test_stats(encoded: dict[str, Path]) -> None:
@@ -399,7 +401,7 @@ def test_stats(encoded: dict[str, Path]) -> None:
         assert (stats.blocks_decoded, stats.blocks_from_cache, stats.bytes_read) == expected
 
 
-def test_stats_tell_who_waits(encoded: dict[str, Path]) -> None:
+def test_stats_show_the_share_of_waiting(encoded: dict[str, Path]) -> None:
     loader = ShardLoader(encoded["png"], batch_size=20)
     list(loader)  # compile
     for _ in loader:
@@ -436,8 +438,8 @@ def test_abandoned_iterators_leave_nothing(encoded: dict[str, Path]) -> None:
     assert (threading.active_count(), len(os.listdir("/proc/self/fd"))) == counts
 
 
-def test_iterators_that_the_garbage_collector_finds(encoded: dict[str, Path]) -> None:
-    """In whatever thread it runs: nobody may wait for a thread there, least of all for itself."""
+def test_iterators_that_the_garbage_collector_closes(encoded: dict[str, Path]) -> None:
+    """The collector runs in any thread, which must not wait for another, or for itself."""
     script = f"""
         import gc, threading
         from cinic_shards import ShardLoader
@@ -464,8 +466,8 @@ def test_iterators_that_the_garbage_collector_finds(encoded: dict[str, Path]) ->
     assert (done.returncode, done.stdout, done.stderr) == (0, "1 36\n", "")
 
 
-def test_an_iterator_found_while_its_thread_compiles(encoded: dict[str, Path]) -> None:
-    """Nobody may wait there either: the threads of the iterator may wait for the compiler."""
+def test_an_iterator_closed_while_its_thread_compiles(encoded: dict[str, Path]) -> None:
+    """The collector must not wait here either: the iterator's threads may wait for the compiler."""
     script = f"""
         import gc, threading
         from numba.core.compiler_lock import global_compiler_lock
@@ -523,7 +525,7 @@ def test_an_iterator_that_outlives_the_modules(encoded: dict[str, Path]) -> None
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_an_exception_that_is_kept_keeps_no_thread(encoded: dict[str, Path]) -> None:
+def test_a_kept_exception_keeps_no_thread_alive(encoded: dict[str, Path]) -> None:
     def fail(images: torch.Tensor, labels: torch.Tensor) -> Any:
         raise RuntimeError("mine")
 
@@ -534,7 +536,7 @@ def test_an_exception_that_is_kept_keeps_no_thread(encoded: dict[str, Path]) -> 
     assert threading.active_count() == before and kept.value.__traceback__ is not None
 
 
-def test_a_batch_moves_as_one(encoded: dict[str, Path]) -> None:
+def test_a_batch_moves_to_a_device(encoded: dict[str, Path]) -> None:
     batch: Batch = next(iter(ShardLoader(encoded["raw"], batch_size=4)))
     moved = batch.to("meta", non_blocking=True)
     assert {t.device.type for t in (moved.images, moved.labels, moved.valid)} == {"meta"}

@@ -1,4 +1,4 @@
-"""A loader on a URL: a folder's batches, one request a block, damage named, errors in time."""
+"""A loader on a URL: the same batches as from a folder, one request a block, errors named."""
 
 import os
 import subprocess
@@ -40,7 +40,7 @@ def stores(encoded_tree: Path) -> dict[str, Store]:
 
 @pytest.fixture
 def requests(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
-    """How often each shard's ranges were asked for, ``name start``."""
+    """Number of requests for each range, by shard name and start, ``name start``."""
     counts: Counter[str] = Counter()
     read_range = RemoteStore.read_range
 
@@ -63,7 +63,7 @@ def same(one: Any, other: Any) -> bool:
 
 @pytest.mark.parametrize("encoding", ENCODINGS)
 @pytest.mark.parametrize("cache", ["none", "ram", "disk", "device"])
-def test_a_folders_batches(
+def test_the_same_batches_as_from_a_folder(
     encoded: dict[str, Path],
     stores: dict[str, Store],
     requests: Counter[str],
@@ -73,8 +73,8 @@ def test_a_folders_batches(
 ) -> None:
     options: dict[str, Any] = {"batch_size": 20, "augment": Augment(), "tail": "short"}
     local = ShardLoader(encoded[encoding], **options)
-    where = Cache(cache, folder=tmp_path if cache == "disk" else None)
-    remote = ShardLoader(stores[encoding], cache=where, **options)
+    made = Cache(cache, folder=tmp_path if cache == "disk" else None)
+    remote = ShardLoader(stores[encoding], cache=made, **options)
     assert len(requests) == 4 == sum(requests.values())  # the index of each shard
     assert remote.state_dict() == local.state_dict()
     for epoch in range(2):
@@ -111,10 +111,10 @@ def load(loader: ShardLoader, state: dict[str, Any]) -> ShardLoader:
 
 
 @pytest.mark.parametrize("encoding", ENCODINGS)
-def test_order_full_takes_a_cache(
+def test_order_full_needs_a_cache(
     encoded: dict[str, Path], stores: dict[str, Store], encoding: str
 ) -> None:
-    with pytest.raises(OptionError, match="would read a whole block"):
+    with pytest.raises(OptionError, match="would decode an entire"):
         ShardLoader(stores[encoding], order="full", batch_size=20)
     local = ShardLoader(encoded[encoding], order="full", batch_size=20, cache="ram")
     assert same(ShardLoader(stores[encoding], order="full", batch_size=20, cache="ram"), local)
@@ -127,8 +127,8 @@ def test_images_by_index(
     local, remote = CINIC10(encoded[encoding], "test"), CINIC10(stores[encoding], "test")
     assert remote.targets == local.targets
     requests.clear()
-    for place in (3, 100, 2, 3):
-        assert remote[place][0].tobytes() == local[place][0].tobytes()
+    for position in (3, 100, 2, 3):
+        assert remote[position][0].tobytes() == local[position][0].tobytes()
     assert sum(requests.values()) == 4 + 2  # indexes, blocks
 
 
@@ -144,8 +144,8 @@ def test_damage_is_named(encoded_tree: Path, encoding: str) -> None:
     ] ^= 1
     with store.create(shard.name) as file:
         file.write(data)
-    place = "block 0" if encoding == "zstd" else rf"sample 7 \({index.keys[7]}\)"
-    with pytest.raises(DecodeError, match=f"train-00001-of-00004.tar: {place}"):
+    location = "block 0" if encoding == "zstd" else rf"sample 7 \({index.keys[7]}\)"
+    with pytest.raises(DecodeError, match=f"train-00001-of-00004.tar: {location}"):
         list(ShardLoader(open_store(str(store)), batch_size=20))
 
 
@@ -202,15 +202,15 @@ print("the same", len(data))
 def test_a_dataloader_that_forks(
     seaweedfs: S3Server, encoded_tree: Path, encoded: dict[str, Path], context: str, tmp_path: Path
 ) -> None:
-    place = f"s3://{seaweedfs.bucket}/{uuid4()}"
-    store = open_store(place, seaweedfs.storage_options)
+    url = f"s3://{seaweedfs.bucket}/{uuid4()}"
+    store = open_store(url, seaweedfs.storage_options)
     pack(encoded_tree, store, options("zstd"), workers=1)
     script = tmp_path / "load.py"  # without a main guard, which fork does not need
     script.write_text(
         LOADED if context == "fork" else "if __name__ == '__main__':\n" + indent(LOADED, "    ")
     )
     done = subprocess.run(
-        [sys.executable, script, place, context, encoded["zstd"]],
+        [sys.executable, script, url, context, encoded["zstd"]],
         env=os.environ | seaweedfs.environment, capture_output=True, text=True, timeout=120,
     )  # fmt: skip
     assert done.returncode == 0 and "the same" in done.stdout, done.stderr

@@ -1,4 +1,4 @@
-"""The interfaces that scripts already use: a map-style Dataset, DataLoader workers, checkpoints."""
+"""Interfaces for existing scripts: a map-style Dataset, DataLoader workers, checkpoints."""
 
 import copy
 import inspect
@@ -27,7 +27,7 @@ from cinic_shards.loader.bench import import_torchvision
 from cinic_shards.loader.cache import Cache
 from cinic_shards.write.pack import PackOptions, pack
 
-# Torch warns of more workers than cores, and Python of a fork beside threads.
+# Torch warns about more workers than cores, and Python about a fork in a process with threads.
 pytestmark = [
     pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning"),
     pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning"),
@@ -44,7 +44,7 @@ def to_array(image: Any) -> Any:
 
 @pytest.mark.parametrize("encoding", ["png", "zstd", "raw"])
 @pytest.mark.parametrize("split", ["test", "train+valid"])
-def test_it_stands_where_imagefolder_stood(
+def test_it_replaces_imagefolder(
     encoded_tree: Path, encoded: dict[str, Path], encoding: str, split: str
 ) -> None:
     import_torchvision()
@@ -61,13 +61,13 @@ def test_it_stands_where_imagefolder_stood(
         for (path, _), (image, label) in zip(folder.samples, folder, strict=True)
     }
     columns = ShardLoader(encoded[encoding], split=split, tail="short").dataset.columns
-    for place in range(len(ours)):
-        image, label = ours[place]
-        split_name, _, stem = columns.keys[ours.ids[place]].split("/")
+    for position in range(len(ours)):
+        image, label = ours[position]
+        split_name, _, stem = columns.keys[ours.ids[position]].split("/")
         pixels, expected = theirs.pop((split_name, stem))
         assert isinstance(image, Image.Image) and image.mode == "RGB"
         np.testing.assert_array_equal(np.asarray(image), pixels)
-        assert type(label) is int and label == expected == ours.targets[place]
+        assert type(label) is int and label == expected == ours.targets[position]
     assert theirs == {}
 
 
@@ -79,8 +79,8 @@ def test_transforms_and_indices(encoded: dict[str, Path]) -> None:
     image, label = ours[35]
     assert image.shape == (32, 32, 3) and label == -ours.targets[35]
     assert torch.equal(image, ours[-1][0]) and torch.equal(image, ours[np.int64(35)][0])
-    place = plain.ids.tolist().index(ours.ids[35])
-    assert torch.equal(image, to_array(plain[place][0]))
+    position = plain.ids.tolist().index(ours.ids[35])
+    assert torch.equal(image, to_array(plain[position][0]))
     for index in (36, -37):
         with pytest.raises(IndexError):
             ours[index]
@@ -97,21 +97,19 @@ def test_transforms_and_indices(encoded: dict[str, Path]) -> None:
         ("forkserver", "zstd"),
     ],
 )
-def test_dataloader_workers_of_every_kind(
-    encoded: dict[str, Path], context: str, encoding: str
-) -> None:
+def test_dataloader_workers(encoded: dict[str, Path], context: str, encoding: str) -> None:
     subset = Subset(where=lambda c: c.number % 3 > 0)
     data = CINIC10(encoded[encoding], transform=to_array, subset=subset)
-    data[0]  # opened here before the workers start
+    data[0]  # opens the files here before the workers start
     loader = DataLoader(
         TorchSubset(data, range(5, len(data))), 16, num_workers=2, multiprocessing_context=context
     )
-    place = 5
+    position = 5
     for images, labels in loader:
         for image, label in zip(images, labels, strict=True):
-            assert torch.equal(image, data[place][0]) and label == data.targets[place]
-            place += 1
-    assert place == len(data)
+            assert torch.equal(image, data[position][0]) and label == data.targets[position]
+            position += 1
+    assert position == len(data)
 
 
 def test_workers_share_the_cache_on_disk(encoded: dict[str, Path], tmp_path: Path) -> None:
@@ -123,7 +121,7 @@ def test_workers_share_the_cache_on_disk(encoded: dict[str, Path], tmp_path: Pat
     assert list(tmp_path.glob("*/train/pixels"))
 
 
-def test_it_pickles_without_what_is_open(encoded: dict[str, Path]) -> None:
+def test_it_pickles_without_open_files(encoded: dict[str, Path]) -> None:
     data = CINIC10(encoded["zstd"], subset=Subset(where=lambda columns: columns.number > 100))
     size = len(pickle.dumps(data))
     data[0]
@@ -133,12 +131,12 @@ def test_it_pickles_without_what_is_open(encoded: dict[str, Path]) -> None:
     np.testing.assert_array_equal(again[7][0], data[7][0])
 
 
-def test_another_dataset_in_its_place(encoded_tree: Path, tmp_path: Path) -> None:
+def test_a_dataset_that_was_replaced(encoded_tree: Path, tmp_path: Path) -> None:
     pack(encoded_tree, tmp_path / "shards", workers=1)
     data = CINIC10(tmp_path / "shards")
     make_tree(tmp_path / "tree", per_class=18, seed=9)
     pack(tmp_path / "tree", tmp_path / "shards", workers=1, overwrite=True)
-    with pytest.raises(FormatError, match="another one than it was"):
+    with pytest.raises(FormatError, match="the dataset has changed since the CINIC10 was made"):
         data[0]
 
 
@@ -155,12 +153,12 @@ def test_damage_is_named(encoded_tree: Path, tmp_path: Path, encoding: str) -> N
         skip = 128 + (row % 16) * 3072 if encoding == "raw" else 60
         file.seek(int(index.offset[payload]) + skip)
         file.write(b"damage")
-    place = "block 2" if encoding == "zstd" else rf"sample 40 \({index.keys[40]}\)"
-    with pytest.raises(DecodeError, match=f"train-00000-of-00002.tar: {place}"):
+    location = "block 2" if encoding == "zstd" else rf"sample 40 \({index.keys[40]}\)"
+    with pytest.raises(DecodeError, match=f"train-00000-of-00002.tar: {location}"):
         CINIC10(tmp_path / "shards")[row]
 
 
-def test_options_of_the_dataset_that_cannot_be(encoded: dict[str, Path]) -> None:
+def test_invalid_options_of_the_dataset(encoded: dict[str, Path]) -> None:
     with pytest.raises(OptionError, match="cache='device'"):
         CINIC10(encoded["raw"], cache="device")
     with pytest.raises(OptionError, match="no split 'dev'"):
@@ -178,7 +176,7 @@ def facts(batches: Any) -> list[tuple[list[int], bytes]]:
 
 @pytest.mark.parametrize("num_workers", [0, 1, 2, 3])
 @pytest.mark.parametrize("encoding", ["png", "zstd"])
-def test_any_number_of_workers_gives_the_loaders_batches(
+def test_any_number_of_workers_makes_the_loaders_batches(
     encoded: dict[str, Path], num_workers: int, encoding: str
 ) -> None:
     options: dict[str, Any] = {"batch_size": 20, "tail": "pad", "augment": Augment(), "seed": 3}
@@ -197,10 +195,10 @@ def test_any_number_of_workers_gives_the_loaders_batches(
         assert torch.equal(labels, expected.labels) and images.stride() == expected.images.stride()
 
 
-def test_persistent_workers_and_spawned_ones(encoded: dict[str, Path]) -> None:
+def test_persistent_and_spawned_workers(encoded: dict[str, Path]) -> None:
     loader = ShardLoader(encoded["zstd"], batch_size=20)
     iterable = ShardIterable(encoded["zstd"], batch_size=20)
-    len(iterable)  # opened here, too
+    len(iterable)  # opens the files here, too
     for context, persistent in (("fork", True), ("spawn", True)):
         batches = DataLoader(
             iterable,
@@ -225,21 +223,21 @@ def test_workers_agree_on_the_epoch_whatever_came_before(encoded: dict[str, Path
     def batches(num_workers: int) -> DataLoader[Batch]:
         return DataLoader(iterable, batch_size=None, num_workers=num_workers)
 
-    next(iter(iterable))  # a look at it: epoch 0
+    next(iter(iterable))  # epoch 0
     assert facts(batches(2)) == epochs[1]
     assert facts(batches(1)) == epochs[2]
     assert facts(batches(3)) == epochs[3]
-    for _ in range(4):  # left at once: some workers have made no batch
+    for _ in range(4):  # abandoned at once: some workers have made no batch
         next(iter(batches(4)))
     assert facts(batches(3)) == epochs[8]
     again = pickle.loads(pickle.dumps(copy.deepcopy(iterable)))
     for epoch in (9, 10):
         found = facts(DataLoader(again, batch_size=None, num_workers=2))
         assert found == epochs[epoch]
-    assert facts(batches(2)) == epochs[9]  # the copies are others
+    assert facts(batches(2)) == epochs[9]  # the copies have their own epochs
 
 
-def test_ranks_are_found_where_it_is_made(
+def test_ranks_are_determined_when_it_is_made(
     encoded: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expected = facts(ShardLoader(encoded["raw"], batch_size=20, rank=1, world_size=3))
@@ -297,7 +295,7 @@ def test_every_option_reaches_the_loader(encoded: dict[str, Path], tmp_path: Pat
     }
     for options in (given, {"batch_size": 7, "augment": Augment(cutout=3)}):
         loader = ShardLoader(encoded["zstd"], **options)
-        ours = ShardIterable(encoded["zstd"], **options)._here()
+        ours = ShardIterable(encoded["zstd"], **options)._own_loader()
         for name in ("workers", "rank", "batch_size", "batch_transform", "cache", "world_size"):
             if name in options or name == "batch_size":
                 assert getattr(ours, name) == getattr(loader, name)
@@ -347,7 +345,7 @@ LIGHTNING = """
     from cinic_shards import Augment, ShardLoader
     from cinic_shards.loader.bench import import_torchvision
     from cinic_shards.loader.cache import Cache
-    import_torchvision()  # lightning would, and fail beside a CPU build of torch
+    import_torchvision()  # lightning's own import fails with a CPU build of torch
     import lightning, torch
 
     encoded, folder, mode = sys.argv[1:]
@@ -410,5 +408,5 @@ def test_lightning_resumes_in_the_middle_of_an_epoch(
 ) -> None:
     stopped = [int(i) for i in run(LIGHTNING, encoded["raw"], tmp_path, "stop").split()]
     resumed = [int(i) for i in run(LIGHTNING, encoded["raw"], tmp_path, "resume").split()]
-    # The batch of the step that was stopped had been given: the state is behind it.
+    # The interrupted step had its batch already: the state is after that batch.
     assert stopped + resumed == lightning_epochs

@@ -180,7 +180,7 @@ def test_the_command(encoded: dict[str, Path], run: Run) -> None:
     text = said("stats", encoded["raw"], "--split", "train+valid", "--class", "cat")
     assert text.startswith("36 images\n"), text
     assert "class: cat" in text and "class: dog" not in text
-    assert "0 images are there more than once" in text
+    assert "0 images have duplicates" in text
     info = json.loads(said("info", encoded["raw"], "--json"))
     assert info["num_samples"] == 540
     assert info["mean"] == list(stats(encoded["png"]).mean)
