@@ -21,7 +21,7 @@ from cinic_shards.loader.pixel_source import EpochSource, PixelSource, open_pixe
 from cinic_shards.loader.plan import EpochPlan, Order, Tail, part_of
 from cinic_shards.loader.step import Step
 from cinic_shards.loader.world import default_threads, find_world
-from cinic_shards.options import whole
+from cinic_shards.options import integer
 from cinic_shards.read.dataset import Dataset
 from cinic_shards.read.split import Check
 from cinic_shards.read.subset import Subset, select
@@ -118,11 +118,11 @@ class ShardLoader:
             StoreError: a file cannot be read or has another size than the manifest says.
             FormatError: a file is damaged, or the split has images of several sizes.
         """
-        self.workers = default_threads() if workers is None else whole("workers", workers, 1)
+        self.workers = default_threads() if workers is None else integer("workers", workers, 1)
         self.rank, self.world_size = find_world(rank, world_size)
         self.global_batch_size = _global_batch_size(batch_size, global_batch_size, self.world_size)
         self.shuffle = shuffle
-        self.seed = whole("seed", seed)
+        self.seed = integer("seed", seed)
         self.order = order
         self.tail = tail or ("drop" if shuffle else "short")
         self.cache = as_cache(cache)
@@ -183,7 +183,7 @@ class ShardLoader:
 
         It begins at its first batch, or where a state of this very epoch was loaded, there.
         """
-        epoch = whole("epoch", epoch)
+        epoch = integer("epoch", epoch)
         if epoch != self.epoch:
             self._first_step = 0
         self.epoch = epoch
@@ -293,7 +293,7 @@ class ShardLoader:
                 f"the state is another loader's: {'; '.join(different)}. Make the loader as it "
                 "was, or begin an epoch anew with set_epoch"
             )
-        epoch, step = whole("epoch", state["epoch"]), whole("step", state["step"])
+        epoch, step = integer("epoch", state["epoch"]), integer("step", state["step"])
         if step > len(self):
             raise OptionError(f"step={step}: an epoch has {len(self):,} steps")
         self.epoch, self._first_step, self._running = epoch, step, None
@@ -373,5 +373,5 @@ def _global_batch_size(
     if batch_size is not None and global_batch_size is not None:
         raise OptionError("give batch_size, which is each rank's, or global_batch_size, not both")
     if global_batch_size is not None:
-        return whole("global_batch_size", global_batch_size, world_size)
-    return (512 if batch_size is None else whole("batch_size", batch_size, 1)) * world_size
+        return integer("global_batch_size", global_batch_size, world_size)
+    return (512 if batch_size is None else integer("batch_size", batch_size, 1)) * world_size

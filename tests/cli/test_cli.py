@@ -171,7 +171,7 @@ MISTAKES = {
     "an output on a web server": (2, "pack {tree} https://host/x", "can only be read from"),
     "a shard size of 0": (2, "pack {tree} {tmp}/out --shard-size 0", "expected at least 1"),
     "a negative seed": (2, "pack {tree} {tmp}/out --seed -1", "expected a number from 0"),
-    "no workers": (2, "pack {tree} {tmp}/out --workers 0", "expected a whole number, at least 1"),
+    "no workers": (2, "pack {tree} {tmp}/out --workers 0", "expected an integer, at least 1"),
     "an unknown sidecar": (2, "pack {tree} {tmp}/out --sidecars txt", "expected any of cls, json"),
     "none and another": (2, "pack {tree} {tmp}/out --sidecars none,cls", "expected any of cls"),
     "an empty sidecar": (2, "pack {tree} {tmp}/out --sidecars cls,", "expected any of cls, json"),

@@ -50,7 +50,7 @@ def test_processes(where: str | None, workers: int | None, expected: int) -> Non
 @pytest.mark.parametrize(
     ("where", "workers", "said"),
     [
-        ("process:0", None, "workers=0: expected a whole number, at least 1"),
+        ("process:0", None, "workers=0: expected an integer, at least 1"),
         ("process:", None, "expected process, process:N or dask://host:port"),
         ("process:-1", None, "expected process, process:N or dask://host:port"),
         ("ray://host", None, "executor 'ray://host': expected process, process:N or dask"),

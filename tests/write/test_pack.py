@@ -521,7 +521,7 @@ def test_options_do_not_change() -> None:
 @pytest.mark.parametrize("workers", [0, -1])
 def test_no_workers(small_tree: Path, out: Path, workers: int) -> None:
     message = refused(small_tree, out, OptionError, workers=workers)
-    assert message == f"workers={workers}: expected a whole number, at least 1"
+    assert message == f"workers={workers}: expected an integer, at least 1"
 
 
 # --- Trees that cannot be packed --------------------------------------------------------------
