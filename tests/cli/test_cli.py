@@ -180,7 +180,7 @@ MISTAKES = {
     "a tree for a dataset": (1, "info {tree}", "but no manifest.json"),
     "a file for a dataset": (1, "info {tmp}/file", "a file, expected a folder"),
     "a damaged manifest": (1, "info {tmp}/damaged", "the file is damaged or was edited"),
-    "a URL of no known kind": (2, "info ftp://host/x", "unknown kind of place ftp://"),
+    "a URL with an unknown scheme": (2, "info ftp://host/x", "unknown scheme ftp://"),
     "a dataset's name too long": (1, "info {tmp}/{long}", "File name too long"),
     "bench without shards": (1, "bench {tree} {tmp}/nothing", "no dataset"),
     "bench of an unknown split": (2, "bench {tree} {shards} --split dev", "no split 'dev'"),

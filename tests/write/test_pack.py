@@ -751,7 +751,7 @@ def test_a_folder_beside_the_tree_with_its_name_in_front(small_tree: Path) -> No
 
 
 def test_a_url_of_no_known_kind_is_refused(small_tree: Path) -> None:
-    with pytest.raises(OptionError, match=r"^ftp://host/x: unknown kind of place"):
+    with pytest.raises(OptionError, match=r"^ftp://host/x: unknown scheme"):
         pack(small_tree, "ftp://host/x", workers=1)
 
 
