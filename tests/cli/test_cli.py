@@ -119,7 +119,7 @@ def test_quiet(run: Run, demo_tree: Path, tmp_path: Path) -> None:
     (tmp_path / "tree" / "notes.txt").touch()
     arguments = ("pack", tmp_path / "tree", "--workers", "1")
     loud = run(*arguments, tmp_path / "loud")
-    assert loud.err == "warning: left out, no image: notes.txt\n"
+    assert loud.err == "warning: left out, not images: notes.txt\n"
     quiet = run(*arguments, tmp_path / "quiet", "--quiet")
     assert quiet == Outcome(0, "", "") == run(*arguments, tmp_path / "q", "-q")
 
@@ -250,7 +250,7 @@ def test_a_mistake_in_a_process_of_its_own(tmp_path: Path) -> None:
         f"error: {tmp_path}/tree: 3 problems; nothing was packed\n"
         "  train/a/x.png: an empty file\n"
         "  train/a/y.png: an empty file\n"
-        "  train/a/z.jpg: an image, but no PNG; convert it or remove it\n"
+        "  train/a/z.jpg: an image, but not a PNG; convert it or remove it\n"
     )
     assert not (tmp_path / "out").exists()
 

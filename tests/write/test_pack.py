@@ -608,7 +608,7 @@ def test_a_file_that_changes_between_scan_and_write(
 
     with pytest.raises(TreeError) as caught:
         pack(small_tree, out, workers=1, warn=warn)
-    assert said == ["left out, no image: notes.txt"]
+    assert said == ["left out, not images: notes.txt"]
     assert any(problem.startswith("train/b/1.png: ") for problem in caught.value.problems)
     assert len(caught.value.problems) == (3 if change == "its folder gone" else 1)
     assert not out.exists()
