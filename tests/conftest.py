@@ -1,6 +1,7 @@
 """What several test modules share: a drawn tree and its dataset, orders of listing, small disks."""
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -10,7 +11,8 @@ from typing import Any
 import pytest
 from make_demo_tree import make_tree
 
-from cinic_shards import cli
+from cinic_shards import cli, options
+from cinic_shards.codec import ENCODINGS
 from cinic_shards.write.pack import PackOptions, pack
 from tests.support import servers
 from tests.support.command import Outcome, Run
@@ -18,7 +20,11 @@ from tests.support.command import Outcome, Run
 
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """Run the command in this process, which is quicker than in one of its own."""
+    """Run the command in this process, which is quicker than in one of its own.
+
+    By default it has one worker, as on a machine of one core: it starts no process.
+    """
+    monkeypatch.setattr(options, "usable_cores", lambda: 1)
 
     def run_main(*arguments: object) -> Outcome:
         monkeypatch.setattr(sys, "argv", ["cinic-shard", *map(str, arguments)])
@@ -42,11 +48,27 @@ def demo_tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def packed(demo_tree: Path) -> dict[str, Path]:
+    """``demo_tree`` in each encoding: shards of 40, 40 and 10 samples, blocks of 16; read only."""
+    folders = {encoding: demo_tree.parent / encoding for encoding in ENCODINGS}
+    for encoding, folder in folders.items():
+        options = PackOptions(encoding=encoding, shard_size=40, block_size=16)
+        pack(demo_tree, folder, options, workers=1)
+    return folders
+
+
+@pytest.fixture(scope="session")
 def demo_shards(demo_tree: Path) -> Path:
     """``demo_tree`` in shards of 40, 40 and 10 samples; read only."""
     out = demo_tree.parent / "shards"
     pack(demo_tree, out, PackOptions(shard_size=40), workers=1)
     return out
+
+
+@pytest.fixture
+def shards(demo_shards: Path, tmp_path: Path) -> Path:
+    """A copy of ``demo_shards`` to change or damage."""
+    return Path(shutil.copytree(demo_shards, tmp_path / "shards"))
 
 
 @pytest.fixture(scope="session")
@@ -60,7 +82,7 @@ def encoded_tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def encoded(encoded_tree: Path) -> dict[str, Path]:
     """``encoded_tree`` in each encoding, by its name: 14 blocks of 16 in 4 shards a split."""
-    out = {encoding: encoded_tree.parent / encoding for encoding in ("png", "zstd", "raw")}
+    out = {encoding: encoded_tree.parent / encoding for encoding in ENCODINGS}
     for encoding, shards in out.items():
         options = PackOptions(encoding=encoding, shard_size=50, block_size=16)
         pack(encoded_tree, shards, options, workers=1)

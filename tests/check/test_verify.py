@@ -27,12 +27,6 @@ from tests.support.odd_pngs import odd_pngs
 SHARD = "train-00001-of-00003.tar"
 
 
-@pytest.fixture
-def shards(demo_shards: Path, tmp_path: Path) -> Path:
-    """A copy of ``demo_shards`` to damage."""
-    return Path(shutil.copytree(demo_shards, tmp_path / "shards"))
-
-
 def faults_of(shards: Path, **options: object) -> tuple[Fault, ...]:
     return verify(shards, workers=1, **options).faults  # type: ignore[arg-type]
 

@@ -368,12 +368,6 @@ def test_no_arguments_show_the_help(run: Run) -> None:
 # --- verify, unpack, reindex, duplicates ------------------------------------------------------
 
 
-@pytest.fixture
-def shards(demo_shards: Path, tmp_path: Path) -> Path:
-    """A copy of ``demo_shards`` to damage."""
-    return Path(shutil.copytree(demo_shards, tmp_path / "shards"))
-
-
 def damage(shards: Path) -> Path:
     path = sorted(shards.glob("train-*.tar"))[0]
     data = bytearray(path.read_bytes())

@@ -34,15 +34,6 @@ def silent(text: str) -> None:
     """Ignore a warning."""
 
 
-@pytest.fixture(scope="module")
-def packed(demo_tree: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """``demo_tree`` in each encoding: shards of 40, 40 and 10 samples, blocks of 16; read only."""
-    folder = tmp_path_factory.mktemp("packed")
-    for encoding in ENCODINGS:
-        pack(demo_tree, folder / encoding, options_of(encoding), workers=1)
-    return {encoding: folder / encoding for encoding in ENCODINGS}
-
-
 # Packing
 
 

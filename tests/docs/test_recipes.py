@@ -11,6 +11,7 @@ from make_demo_tree import make_tree
 
 from cinic_shards.write.pack import pack
 from tests.support import ROOT
+from tests.support.processes import run_forked
 
 PAGE = (ROOT / "docs" / "recipes.md").read_text(encoding="utf-8")
 RECIPES = dict(re.findall(r"^## ([^\n]+)\n(?:(?!^## ).)*?```python\n(.*?)```", PAGE, re.M | re.S))
@@ -35,8 +36,9 @@ SLOW = ("Many GPUs: torchrun and DDP", "Lightning", "Stock WebDataset")
 
 
 @pytest.mark.parametrize("name", [name for name in RECIPES if name not in SLOW])
-def test_recipe(folder: Path, name: str) -> None:
-    run(folder, RECIPES[name])
+def test_recipe(folder: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder)
+    assert run_forked(lambda: exec(RECIPES[name], {"__name__": "__main__"})) == 0
 
 
 def run(folder: Path, code: str) -> None:

@@ -1,9 +1,9 @@
 """Caches change where pixels come from, and nothing else; what fits is decoded once."""
 
 import os
-import subprocess
 import sys
-import textwrap
+import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +13,10 @@ import pytest
 from cinic_shards.errors import OptionError
 from cinic_shards.loader.cache import CACHE_DIR_VARIABLE, Cache, _folder_of
 from cinic_shards.loader.loader import ShardLoader
-from cinic_shards.read import dataset as reader_module
 from cinic_shards.read.dataset import Dataset
+from cinic_shards.read.split import SplitReader
 from cinic_shards.write.pack import PackOptions, pack
+from tests.support.processes import start_forked, wait_for
 
 ENCODINGS = ("png", "zstd", "raw")
 NUM_BLOCKS = 7
@@ -23,24 +24,21 @@ NUM_BLOCKS = 7
 
 
 @pytest.fixture(scope="module", params=ENCODINGS)
-def shards(request: pytest.FixtureRequest, demo_tree: Path) -> Path:
-    out = demo_tree.parent / f"cache-{request.param}"
-    options = PackOptions(encoding=request.param, block_size=16, shard_size=40)
-    pack(demo_tree, out, options, workers=1)
-    return out
+def shards(request: pytest.FixtureRequest, packed: dict[str, Path]) -> Path:
+    return packed[request.param]
 
 
 @pytest.fixture
 def decoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The blocks that are decoded, one by one."""
     blocks: list[int] = []
-    read_block = reader_module.SplitReader.read_block
+    read_block = SplitReader.read_block
 
     def count(self: Any, block: int, out: Any) -> Any:
         blocks.append(block)
         return read_block(self, block, out)
 
-    monkeypatch.setattr(reader_module.SplitReader, "read_block", count)
+    monkeypatch.setattr(SplitReader, "read_block", count)
     return blocks
 
 
@@ -133,16 +131,12 @@ def test_blocks_that_nobody_needs_are_let_go(demo_tree: Path, tmp_path: Path) ->
 def test_another_process_finds_the_blocks_on_disk(
     shards: Path, tmp_path: Path, decoded: list[int]
 ) -> None:
-    script = f"""
-        from cinic_shards import ShardLoader
-        loader = ShardLoader({str(shards)!r}, batch_size=7, cache="disk", tail="short")
-        for _ in loader:
+    def read_all() -> None:
+        os.environ["CINIC_SHARDS_CACHE_DIR"] = str(tmp_path)
+        for _ in ShardLoader(shards, batch_size=7, cache="disk", tail="short"):
             pass
-    """
-    environment = os.environ | {"CINIC_SHARDS_CACHE_DIR": str(tmp_path)}
-    command = [sys.executable, "-c", textwrap.dedent(script)]
-    two = [subprocess.Popen(command, env=environment) for _ in range(2)]
-    assert [process.wait() for process in two] == [0, 0]
+
+    assert [wait_for(child) for child in [start_forked(read_all) for _ in range(2)]] == [0, 0]
     cache = Cache("disk", folder=tmp_path)
     loader = ShardLoader(shards, batch_size=7, tail="short", cache=cache)
     assert epochs(loader, 1)
@@ -266,22 +260,17 @@ def test_processes_that_wait_for_each_other_do_not_deadlock(
 ) -> None:
     """Each has threads that hold some blocks and wait for others; the kernel would see a cycle."""
     pack(demo_tree, tmp_path / "shards", PackOptions(encoding="zstd", block_size=4), workers=1)
-    script = f"""
-        import sys, time
-        from cinic_shards import ShardLoader
-        from cinic_shards.loader.cache import Cache
-        from cinic_shards.read import dataset as reader
-        read_block = reader.SplitReader.read_block
-        def slow(self, block, out):
-            time.sleep(0.01)
-            return read_block(self, block, out)
-        reader.SplitReader.read_block = slow
-        loader = ShardLoader({str(tmp_path / "shards")!r}, batch_size=8, workers=4,
-                             cache=Cache("disk", folder={str(tmp_path / "cache")!r}),
-                             seed=int(sys.argv[1]))
-        for _ in loader:
+    read_block = SplitReader.read_block
+
+    def slow(self: SplitReader, *arguments: Any) -> Any:
+        time.sleep(0.01)
+        return read_block(self, *arguments)
+
+    def read_all(seed: int) -> None:
+        SplitReader.read_block = slow  # type: ignore[method-assign]
+        cache = Cache("disk", folder=tmp_path / "cache")
+        for _ in ShardLoader(tmp_path / "shards", batch_size=8, workers=4, cache=cache, seed=seed):
             pass
-    """
-    command = [sys.executable, "-c", textwrap.dedent(script)]
-    processes = [subprocess.Popen([*command, str(seed)]) for seed in range(3)]
-    assert [process.wait(timeout=120) for process in processes] == [0, 0, 0]
+
+    children = [start_forked(partial(read_all, seed)) for seed in range(3)]
+    assert [wait_for(child) for child in children] == [0, 0, 0]

@@ -6,34 +6,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from make_demo_tree import make_tree
 
 from cinic_shards.codec import ENCODINGS
 from cinic_shards.errors import FormatError, OptionError
 from cinic_shards.format import MANIFEST_NAME, Manifest
 from cinic_shards.read.dataset import Dataset
-from cinic_shards.write.pack import PackOptions, pack
 
 
-@pytest.fixture(scope="module")
-def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("reader") / "tree"
-    make_tree(root, per_class=9, seed=2)
-    return root
-
-
-@pytest.fixture
-def shards(tree: Path, tmp_path: Path) -> Path:
-    pack(tree, tmp_path / "shards", PackOptions(shard_size=40), workers=1)
-    return tmp_path / "shards"
-
-
-def test_payloads_are_the_files(tree: Path, shards: Path) -> None:
+def test_payloads_are_the_files(demo_tree: Path, shards: Path) -> None:
     reader = Dataset(shards).split("valid")
     rows = np.random.default_rng(0).permutation(len(reader))
     payloads = reader.payloads(rows)
     for position, row in enumerate(rows.tolist()):
-        path = tree / f"{reader.key(row)}.png"
+        path = demo_tree / f"{reader.key(row)}.png"
         assert payloads[position] == path.read_bytes()
         assert Dataset(shards).manifest.classes[reader.labels[row]] == path.parent.name
 

@@ -9,24 +9,16 @@ import webdataset
 from cinic_shards.errors import DecodeError
 from cinic_shards.read.dataset import Dataset
 from cinic_shards.read.webdataset import decode, unbatch
-from cinic_shards.write.pack import PackOptions, pack
 
 # webdataset leaves closing its files to the garbage collector.
 pytestmark = pytest.mark.filterwarnings(
     "ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning"
 )
 
-OPTIONS = {
-    encoding: PackOptions(encoding=encoding, block_size=16, shard_size=40)
-    for encoding in ("raw", "zstd")
-}
 
-
-@pytest.fixture(scope="module", params=["raw", "zstd"])
-def shards(request: pytest.FixtureRequest, demo_tree: Path, tmp_path_factory: object) -> Path:
-    out = demo_tree.parent / f"interop-{request.param}"
-    pack(demo_tree, out, OPTIONS[request.param], workers=1)
-    return out
+@pytest.fixture(params=["raw", "zstd"])
+def shards(request: pytest.FixtureRequest, packed: dict[str, Path]) -> Path:
+    return packed[request.param]
 
 
 def urls(shards: Path, split: str = "train") -> list[str]:

@@ -59,6 +59,14 @@ def interrupt_all(process: subprocess.Popen[str]) -> None:
     os.killpg(process.pid, signal.SIGINT)
 
 
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """2,700 images; read only."""
+    root = tmp_path_factory.mktemp("workers") / "tree"
+    make_tree(root, per_class=90, seed=0)
+    return root
+
+
 @pytest.mark.parametrize(
     ("end", "at_work", "status", "message"),
     [
@@ -68,6 +76,7 @@ def interrupt_all(process: subprocess.Popen[str]) -> None:
     ],
 )
 def test_packing_that_is_ended_leaves_nothing(
+    tree: Path,
     tmp_path: Path,
     end: Callable[[subprocess.Popen[str]], None],
     at_work: bool,
@@ -75,10 +84,9 @@ def test_packing_that_is_ended_leaves_nothing(
     message: str,
 ) -> None:
     """Where its workers have just been started, or have begun on shards."""
-    make_tree(tmp_path / "tree", per_class=90, seed=0)
     out = tmp_path / "out"
     process = subprocess.Popen(
-        [COMMAND, "pack", tmp_path / "tree", out, "--workers", "2", "--shard-size", "10"],
+        [COMMAND, "pack", tree, out, "--workers", "2", "--shard-size", "10"],
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
