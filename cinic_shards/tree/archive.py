@@ -24,7 +24,7 @@ from cinic_shards.tree.rules import (
     image_names,
     key_problem,
     pick_folders,
-    refuse,
+    raise_problems,
 )
 from cinic_shards.tree.spool import Spool, open_spool
 
@@ -175,7 +175,7 @@ def scan_archive(
         offsets = np.array([members.files[paths[name]][2] for name in files], np.int64)
         return ArchiveRecords(files, labels, sizes, modified, file, offsets)
 
-    refuse(path, found, problems, records)
+    raise_problems(path, found, problems, records)
     classes, splits, warnings = assemble(split_names, folders, found, strays, records)
     if top:
         warnings = (f"all images are in {top}/, which is not part of their names", *warnings)

@@ -26,7 +26,7 @@ from cinic_shards.tree.rules import (
     image_names,
     key_problem,
     pick_folders,
-    refuse,
+    raise_problems,
 )
 
 # Without O_NONBLOCK, opening a named pipe would block. O_BINARY exists only on Windows.
@@ -168,7 +168,7 @@ def scan_tree(
         progress(len(folder.files))
 
     make_records = partial(FolderRecords, root=full_path)
-    refuse(root, found, problems, make_records, partial(_in_turn, executor))
+    raise_problems(root, found, problems, make_records, partial(_in_turn, executor))
     for (split, name), folder in zip(folders, found, strict=True):
         dates[f"{split}/{name}"] = folder.modified_itself
     tree = assemble(split_names, folders, found, strays, make_records)

@@ -140,7 +140,7 @@ def read_members(path: Path, spool: Spool, progress: Callable[[int], None]) -> M
         with open(path, "rb") as file:
             head = file.read(tarfile.BLOCKSIZE)
     except OSError as error:
-        raise reading.refuse(f"{path}: cannot be read: {error.strerror}") from error
+        raise reading.error(f"{path}: cannot be read: {error.strerror}") from error
     try:
         if head.startswith(_ZIP_HEADS):
             reading.read_zip()
@@ -149,7 +149,7 @@ def read_members(path: Path, spool: Spool, progress: Callable[[int], None]) -> M
         spool.flush()
     except _DAMAGE as error:
         text = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        raise reading.refuse(
+        raise reading.error(
             f"{path}: {reading.where}{text}; it is damaged or truncated, fetch it again"
         ) from error
     reading.count(0, at_least=1)
@@ -178,7 +178,7 @@ class _Reading:
             self.progress(self.num_new)
             self.num_new = 0
 
-    def refuse(self, problem: str) -> TreeError:
+    def error(self, problem: str) -> TreeError:
         """Make the error for an archive that cannot be read further."""
         return TreeError(str(self.path), [problem])
 
@@ -189,7 +189,7 @@ class _Reading:
         size = os.path.getsize(self.path)
         opener = next((opener for magic, opener in _OPENERS if head.startswith(magic)), None)
         if opener is None and not _is_tar(head):
-            raise self.refuse(
+            raise self.error(
                 f"{self.path}: not a folder; give a folder of <split>/<class>/*.png, or "
                 f"{ARCHIVES}: this file starts with {head[:16]!r}"
             )
@@ -238,7 +238,7 @@ class _Reading:
         except NotImplementedError as error:
             # zipfile raises this for a compression, encryption or version that it does not know,
             # such as Deflate64: the archive is not damaged, and other programs can unpack it.
-            raise self.refuse(
+            raise self.error(
                 f"{self.path}: {self.where}this zip cannot be read here ({error}); unpack it and "
                 "pack its folder"
             ) from error
@@ -256,7 +256,7 @@ class _Reading:
                 images[path] = info
         locked = [path for path, info in images.items() if info.flag_bits & 1]
         if locked:
-            raise self.refuse(
+            raise self.error(
                 f"{locked[0]}: encrypted, and {len(locked) - 1:,} more; unpack the archive "
                 "with its password and pack its folder"
             )
@@ -285,7 +285,7 @@ class _Reading:
     def _unpack(self, archive: zipfile.ZipFile, images: dict[str, zipfile.ZipInfo]) -> None:
         total = sum(info.file_size for info in images.values())
         if total > MAX_GROWTH * os.path.getsize(self.path) + _MAX_SLACK_BYTES:
-            raise self.refuse(f"{self.path}: {too_large(total)}")
+            raise self.error(f"{self.path}: {too_large(total)}")
         self.spool.begin(total)
         for path, info in images.items():
             self.where = f"{path}: "

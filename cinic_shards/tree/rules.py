@@ -90,7 +90,7 @@ MakeRecords = Callable[
 """Makes records from columns: files, labels, sizes in bytes, modification times in nanoseconds."""
 
 
-def refuse(
+def raise_problems(
     root: Path,
     found: list[ClassFolder],
     problems: list[str],
