@@ -1,4 +1,4 @@
-"""What several test modules share: a drawn tree and its dataset, orders of listing, small disks."""
+"""Fixtures that many test modules use: trees and their datasets, listing orders, disks, servers."""
 
 import os
 import shutil
@@ -20,10 +20,7 @@ from tests.support.command import Outcome, Run
 
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """Run the command in this process, which is quicker than in one of its own.
-
-    By default it has one worker, as on a machine of one core: it starts no process.
-    """
+    """Run the command in this process, with one worker by default: quicker than starting any."""
     monkeypatch.setattr(options, "usable_cores", lambda: 1)
 
     def run_main(*arguments: object) -> Outcome:
@@ -91,7 +88,7 @@ def encoded(encoded_tree: Path) -> dict[str, Path]:
 
 @pytest.fixture(params=["sorted", "reversed", "by length"])
 def listing_order(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Folders list their names in this order: file systems have orders of their own."""
+    """List folders in this order: file systems differ in theirs."""
     listdir, scandir = os.listdir, os.scandir
     order: Callable[[str], Any] = {
         "sorted": str,
@@ -100,7 +97,7 @@ def listing_order(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatc
     }[request.param]
 
     class Entries(list[Any]):
-        """What ``os.scandir`` gives: an iterator to be closed."""
+        """Stand-in for the result of ``os.scandir``: an iterator that can be closed."""
 
         def __enter__(self) -> "Entries":
             return self
@@ -117,14 +114,14 @@ def listing_order(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatc
 
 @pytest.fixture
 def mount_disk(tmp_path: Path) -> Iterator[Callable[[int], Path]]:
-    """Makes a disk of so many bytes, rounded up to whole pages: a tmpfs, which takes root."""
+    """Mount a disk of ``num_bytes``, rounded up to full pages: a tmpfs, which needs root."""
     disk = tmp_path / "disk"
 
     def mount(num_bytes: int) -> Path:
         disk.mkdir()
         command = ["mount", "-t", "tmpfs", "-o", f"size={num_bytes}", "tmpfs", str(disk)]
         if sys.platform != "linux" or subprocess.run(command, stderr=subprocess.DEVNULL).returncode:
-            pytest.skip("NOT RUN: a small tmpfs to fill up cannot be mounted here; it takes root")
+            pytest.skip("NOT RUN: a small tmpfs to fill up cannot be mounted here; it needs root")
         return disk
 
     yield mount
@@ -141,7 +138,7 @@ def seaweedfs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[servers.S3Se
 
 @pytest.fixture(scope="session")
 def juicefs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[servers.S3Server]:
-    """Another S3 server, by other people."""
+    """An S3 server of a different implementation."""
     with servers.juicefs(tmp_path_factory.mktemp("juicefs")) as server:
         yield server
 

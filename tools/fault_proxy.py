@@ -1,12 +1,12 @@
-r"""A proxy before an HTTP server that does what networks and servers do on a bad day.
+r"""A proxy for an HTTP server that fails on purpose, as networks and servers do.
 
-For tests, and for trying what your own timeouts and retries are worth:
+Use it in tests, and to test your own timeouts and retries:
 
     python tools/fault_proxy.py 127.0.0.1:8333 --listen 127.0.0.1:9333 \
         --latency 0.05 --fault 503=0.05 --fault cut=0.05 --fault stall=0.01
 
-It speaks HTTP/1.1 without TLS, keeps connections open, and passes every byte on as it is where no
-fault is drawn. Each request gets at most one fault, by chance or, in a test, by a script.
+It speaks HTTP/1.1 without TLS, keeps connections open, and passes every byte on unchanged if no
+fault is drawn. Each request gets at most one fault, at random or, in a test, by a script.
 """
 
 import argparse
@@ -29,31 +29,31 @@ STATUSES = {
 FAULTS = {
     **{status: f"answer {line.decode()}" for status, line in STATUSES.items()},
     "cut": "send half of the body, then close the connection",
-    "etag": "send another ETag",
+    "etag": "send a different ETag",
     "reset": "reset the connection before an answer",
     "stall": "never answer",
     "stall-body": "send half of the body, then nothing",
 }
-"""Kind of fault -> what it does."""
+"""Fault -> what it does."""
 
 _CHUNK_BYTES = 2**16
-"""Passed on at once, where the bandwidth has a bound."""
+"""Largest piece that is passed on, if the bandwidth is limited."""
 _FAST_BYTES = 2**20
 _HEAD = re.compile(rb"^(content-length|transfer-encoding|etag):[ \t]*(.*?)[ \t]*\r$", re.I | re.M)
 
 
 @dataclass(slots=True)
 class Faults:
-    """What goes wrong; may be changed while the proxy runs."""
+    """Faults to cause; may be changed while the proxy runs."""
 
     latency_seconds: float = 0.0
-    """Before each request is passed on."""
+    """Wait before each request is passed on."""
     bytes_a_second: float = 0.0
-    """Of each connection's answers; 0: as fast as they come."""
+    """Bandwidth of each connection's answers; 0: unlimited."""
     chances: dict[str, float] = field(default_factory=dict)
-    """Of ``FAULTS``, for each request."""
+    """Fault -> its probability for each request."""
     script: list[str] = field(default_factory=list)
-    """Faults of the next requests, "" for none; taken before any is drawn by chance."""
+    """Faults of the next requests, "" for none; used up before any is drawn at random."""
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -64,13 +64,13 @@ class Faults:
 
 
 class FaultProxy:
-    """The proxy, in a thread of its own; use as a context manager.
+    """The proxy, in its own thread; use it as a context manager.
 
     Attributes:
-        address: host and port that it listens at.
-        faults: what goes wrong.
+        address: host and port that it listens on.
+        faults: the faults to cause.
         counts: requests by the fault that they got; "" for none.
-        num_sent: bytes of bodies that were passed on to clients.
+        num_sent: bytes of bodies that were sent to clients.
     """
 
     def __init__(
@@ -90,7 +90,7 @@ class FaultProxy:
 
     @property
     def url(self) -> str:
-        """Where it is reached."""
+        """URL of the proxy."""
         return f"http://{self.address[0]}:{self.address[1]}"
 
     def __enter__(self) -> "FaultProxy":
@@ -111,7 +111,7 @@ class FaultProxy:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     def _draw(self) -> str:
-        """The next request's fault."""
+        """Return the next request's fault, and count it."""
         fault = self.faults.script.pop(0) if self.faults.script else self._by_chance()
         self.counts[fault] += 1
         return fault
@@ -125,14 +125,14 @@ class FaultProxy:
         return ""
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """One client's connection, and one to the server for it."""
+        """Serve one client's connection, with a connection to the server for it."""
         up_writer = None
         try:
             up_reader, up_writer = await asyncio.open_connection(*self.upstream, limit=_FAST_BYTES)
             while await self._exchange(reader, writer, up_reader, up_writer):
                 pass
         except (OSError, asyncio.IncompleteReadError, asyncio.CancelledError):
-            pass  # either side is gone, or the proxy ends
+            pass  # either side is gone, or the proxy stops
         finally:
             for end in (writer, up_writer):
                 if end is not None:
@@ -145,7 +145,7 @@ class FaultProxy:
         up_reader: asyncio.StreamReader,
         up_writer: asyncio.StreamWriter,
     ) -> bool:
-        """One request and its answer; gives whether there may be another."""
+        """Pass on one request and its answer; return True if another may follow."""
         request = await reader.readuntil(b"\r\n\r\n")
         fault = self._draw()
         await asyncio.sleep(self.faults.latency_seconds)
@@ -215,7 +215,7 @@ async def _body(
     until_end: bool = False,
     most: int = _CHUNK_BYTES,
 ) -> AsyncIterator[bytes]:
-    """The body behind a head, as it is on the wire."""
+    """Yield the body after a head, as it is on the wire."""
     fields = _fields(head)
     if b"chunked" in fields.get(b"transfer-encoding", b"").lower():
         while True:
@@ -255,7 +255,7 @@ def _host_and_port(text: str) -> tuple[str, int]:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command until it is interrupted."""
+    """Run the proxy until it is interrupted."""
     known = "\n".join(f"  {name:11} {what}" for name, what in FAULTS.items())
     parser = argparse.ArgumentParser(
         description=f"{__doc__}\nfaults:\n{known}",
@@ -266,12 +266,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--latency", type=float, default=0.0, help="seconds before each request")
     parser.add_argument("--bandwidth", type=float, default=0.0, help="bytes a second a connection")
     parser.add_argument(
-        "--fault", action="append", default=[], metavar="KIND=CHANCE", help="repeatable"
+        "--fault", action="append", default=[], metavar="FAULT=CHANCE", help="repeatable"
     )
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args(arguments)
     chances = {
-        kind: float(chance) for kind, _, chance in (one.partition("=") for one in args.fault)
+        fault: float(chance) for fault, _, chance in (one.partition("=") for one in args.fault)
     }
     faults = Faults(args.latency, args.bandwidth, chances, seed=args.seed)
     with FaultProxy(args.upstream, faults, args.listen) as proxy:

@@ -3,8 +3,8 @@
     python tools/format_example.py FOLDER
 
 writes ``FOLDER/tree``, two PNGs of 2x2 pixels, and ``FOLDER/shards``, the dataset packed from it.
-tests/test_format_doc.py compares every printed block with the document: after a change of the
-format, copy the blocks anew.
+tests/docs/test_format.py compares every printed block with the document: after a change of the
+format, copy the blocks again.
 
 Both PNGs are constants made for this purpose, so no compressor's version matters, and the
 manifest names no library, because versions differ between machines: the bytes are the same
@@ -103,7 +103,7 @@ def build_example(folder: Path) -> Path:
 
 
 def blocks(shards: Path) -> dict[str, str]:
-    """The text of each block in the document, in its order there."""
+    """Return the text of each block of the document, in the document's order."""
     manifest_bytes = (shards / fmt.MANIFEST_NAME).read_bytes()
     manifest = Manifest.from_bytes(manifest_bytes, location=fmt.MANIFEST_NAME, encodings=ENCODINGS)
     info = manifest.splits[0].shards[0]
@@ -162,7 +162,7 @@ def _png_pieces(png: bytes) -> Iterable[Piece]:
 
 
 def _index_pieces(content: dict[str, Any]) -> Iterable[Piece]:
-    """The index, its items packed one by one."""
+    """Yield the items of the index, each packed separately."""
     packer = msgpack.Packer()
     yield Piece(packer.pack_map_header(len(content)), f"map of {len(content)} fields")
     for name in content:
@@ -224,11 +224,11 @@ def _left_pieces(images: NDArray[np.uint8]) -> Iterable[Piece]:
     size = images[..., 0].size
     for plane, name in enumerate(("red less green", "green", "blue less green")):
         start = fmt.NPY_HEADER_BYTES + plane * size
-        yield Piece(content[start : start + size], f"what is left of {name}")
+        yield Piece(content[start : start + size], f"residuals of {name}")
 
 
 def _dump(offset: int, pieces: Iterable[Piece]) -> str:
-    """Hex, 16 bytes a line behind their offset; ``00*88`` at a piece's end is 88 zeros."""
+    """Return a hex dump, 16 bytes a line after their offset; a final ``00*88`` is 88 zero bytes."""
     lines = []
     for data, meaning in pieces:
         shown = data.rstrip(b"\0")

@@ -1,11 +1,11 @@
-"""Draw what CINIC-10 is built from: CIFAR-10's archive and ImageNet's synset tars, in small.
+"""Draw small versions of CINIC-10's sources: CIFAR-10's archive and ImageNet's synset tars.
 
     python tools/make_demo_sources.py OUT [--photos 240] [--batch-size 10000] [--seed 0]
 
-``OUT/cifar-10-python.tar.gz`` has six batches, ten classes alike in each; ``OUT/synsets`` has two
-tars a class, with JPEGs of many sizes, some of them grey. The images are those of
-make_demo_tree.py: nothing is a photograph. The same arguments give the same files, as long as
-numpy, Pillow and zlib stay the same.
+``OUT/cifar-10-python.tar.gz`` has six batches with equally many images of the ten classes.
+``OUT/synsets`` has two tars a class, with JPEGs of many sizes, some of them grey. The images are
+drawn as by make_demo_tree.py; none is a photograph. The same arguments and versions of numpy,
+Pillow and zlib give the same files.
 """
 
 import argparse
@@ -44,10 +44,10 @@ def make_sources(
     """Draw the sources.
 
     Args:
-        out: a folder that does not exist, or holds none of them.
-        photos: of each class, half of them in each tar.
+        out: a folder; it may exist, but without a folder ``synsets``.
+        photos: JPEGs of each class, half of them in each tar.
         batch_size: images in each of CIFAR-10's batches, a multiple of ten.
-        seed: of the pixels.
+        seed: seed of the pixels.
     """
     out = Path(out)
     (out / "synsets").mkdir(parents=True)
@@ -71,7 +71,7 @@ def _batch(number: int, size: int, seed: int) -> tuple[NDArray[np.uint8], list[i
 
 
 def write_cifar10(path: Path, batches: dict[str, tuple[NDArray[np.uint8], list[int]]]) -> None:
-    """Write these batches as CIFAR-10's authors publish theirs."""
+    """Write batches in the format of CIFAR-10's authors."""
     contents: dict[str, object] = {
         name: {
             b"data": np.ascontiguousarray(images.transpose(0, 3, 1, 2)).reshape(len(images), -1),
@@ -86,7 +86,7 @@ def write_cifar10(path: Path, batches: dict[str, tuple[NDArray[np.uint8], list[i
 
 
 def write_tar(path: Path, files: Iterable[tuple[str, bytes]]) -> None:
-    """Write a tar of these files."""
+    """Write files, pairs of a name and bytes, to a tar."""
     with tarfile.open(path, "w") as archive:
         for name, data in files:
             _add(archive, name, data)
@@ -103,7 +103,7 @@ def _add(archive: tarfile.TarFile, name: str, data: bytes) -> None:
 
 
 def _jpeg(image: NDArray[np.uint8], rng: np.random.Generator) -> bytes:
-    """A JPEG of a size of its own; every eighth is grey."""
+    """Return a JPEG of random size; one in eight is grey."""
     width, height = rng.integers(33, 80, 2).tolist()
     photo = Image.fromarray(image).resize((width, height))
     if rng.integers(8) == 0:
@@ -112,7 +112,7 @@ def _jpeg(image: NDArray[np.uint8], rng: np.random.Generator) -> bytes:
 
 
 def encode(photo: Image.Image, kind: str = "JPEG") -> bytes:
-    """A photo's file."""
+    """Return the bytes of a photo as a file."""
     file = io.BytesIO()
     photo.save(file, kind)
     return file.getvalue()
@@ -128,7 +128,7 @@ def main() -> None:
     parser.add_argument(
         "--batch-size", type=int, default=10_000, help="images in each of CIFAR-10's six batches"
     )
-    parser.add_argument("--seed", type=int, default=0, help="of the pixels")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the pixels")
     args = parser.parse_args()
     make_sources(args.out, photos=args.photos, batch_size=args.batch_size, seed=args.seed)
     print(f"{6 * args.batch_size:,} images and {10 * args.photos:,} photos: {args.out}")

@@ -1,12 +1,12 @@
-"""Draw a tree of PNGs that is shaped like CINIC-10.
+"""Draw a tree of PNGs like CINIC-10's.
 
     python tools/make_demo_tree.py OUT [--per-class 100] [--seed 0]
 
-``OUT/{train,valid,test}/<class>/*.png``: the ten classes, the same number of images in each, names
-that tell a CINIC-10 origin. Nothing is a photograph: the images are smooth noise whose power
-falls with frequency as in photographs, with a shape whose outline and colour depend on the class.
-So a classifier can learn them, and their files are about as large as CINIC-10's (2.3 kB). The same
-arguments give the same tree, as long as numpy, Pillow and zlib stay the same.
+It is ``OUT/{train,valid,test}/<class>/*.png``: ten classes with the same number of images, named
+as in CINIC-10. The images are not photographs but smooth noise whose power falls with frequency as
+in photographs, with a shape whose outline and colour depend on the class. So a classifier can learn
+them, and their files are about as large as CINIC-10's (2.3 kB). The same arguments and versions of
+numpy, Pillow and zlib give the same tree.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from PIL import Image
 SPLITS = ("train", "valid", "test")
 SIZE = 32
 MAX_PER_CLASS = 9000
-"""As in CINIC-10: two ninths of more images would be more than CIFAR-10 has."""
+"""CINIC-10's own number: CIFAR-10 has no images for two ninths of more."""
 
 CLASS_SYNSETS = {
     "airplane": ("n02691156", "n02690373", "n04552348"),
@@ -38,21 +38,21 @@ CLASS_SYNSETS = {
 }
 """CINIC-10's classes, and WordNet ids of some of their images."""
 
-_CHUNK_IMAGES = 1000  # drawn at once: bounds the memory
+_CHUNK_IMAGES = 1000  # drawn at a time, to limit memory
 _OTHER_SPELLING_EVERY = 10
 
 
 def make_tree(out: str | os.PathLike[str], *, per_class: int, seed: int) -> None:
     """Draw a tree.
 
-    Two ninths of the images are named for CIFAR-10, a tenth of those with the spelling
-    ``cifar-10-``. Its test set appears in the split ``test`` alone, beside as many of its train
-    set; no name is there twice.
+    Two ninths of the images have names of CIFAR-10, a tenth of those with the spelling
+    ``cifar-10-``. Names of its test set occur only in the split ``test``, with as many of its train
+    set. Names are unique.
 
     Args:
         out: a folder that is empty or does not exist.
         per_class: images in each class of each split, 1 to 9,000.
-        seed: of names and pixels.
+        seed: seed of names and pixels.
 
     Raises:
         FileExistsError: ``out`` holds something.
@@ -77,7 +77,7 @@ def make_tree(out: str | os.PathLike[str], *, per_class: int, seed: int) -> None
 
 
 def _names(per_class: int, seed: int) -> Iterator[str]:
-    """File names in the order of splits, classes and images."""
+    """Yield file names in the order of splits, classes and images."""
     rng = np.random.default_rng(seed)
     indices = {
         name: iter(rng.permutation(count).tolist())
@@ -99,7 +99,7 @@ def _names(per_class: int, seed: int) -> Iterator[str]:
 
 
 def draw(num_images: int, class_code: int, rng: np.random.Generator) -> NDArray[np.uint8]:
-    """Images of one class: uint8, shape (num_images, 32, 32, 3)."""
+    """Return images of one class: uint8, shape (num_images, 32, 32, 3)."""
     light = _pink_noise(num_images, 1, rng) * rng.uniform(0.1, 0.25, (num_images, 1, 1, 1))
     tint = _pink_noise(num_images, 3, rng) * rng.uniform(0.02, 0.05, (num_images, 1, 1, 1))
     base = rng.uniform(0.3, 0.65, (num_images, 1, 1, 1))
@@ -110,7 +110,7 @@ def draw(num_images: int, class_code: int, rng: np.random.Generator) -> NDArray[
 
 
 def _pink_noise(num_images: int, channels: int, rng: np.random.Generator) -> NDArray[np.float64]:
-    """Noise of mean 0 and deviation 1, from as rough as a lawn to as smooth as a sky."""
+    """Return noise with mean 0 and deviation 1, rough like a lawn to smooth like a sky."""
     frequency = np.hypot(np.fft.fftfreq(SIZE)[:, None], np.fft.rfftfreq(SIZE))
     frequency[0, 0] = np.inf
     fall = rng.uniform(1.2, 2.4, (num_images, 1, 1, 1))
@@ -121,15 +121,15 @@ def _pink_noise(num_images: int, channels: int, rng: np.random.Generator) -> NDA
 
 
 def _class_colour(class_code: int) -> NDArray[np.float64]:
-    """What a class's shape adds to red, green and blue: ten hues around the circle."""
+    """Return the colour of a class's shape, added to red, green and blue: one of ten hues."""
     angle = 2 * np.pi * (class_code / len(CLASS_SYNSETS) + np.arange(3) / 3)
     return 0.25 * np.cos(angle)
 
 
 def _shapes(num_images: int, class_code: int, rng: np.random.Generator) -> NDArray[np.float64]:
-    """1 inside a superellipse and 0 outside with a soft edge, shape (num_images, 32, 32, 1).
+    """Return 1 inside a superellipse, 0 outside, with a soft edge: (num_images, 32, 32, 1).
 
-    The class chooses among stars, diamonds, ellipses, and rectangles, slender or round.
+    The class selects stars, diamonds, ellipses, and rectangles, slender or round.
     """
     power = (0.6, 1.0, 2.0, 4.0, 8.0)[class_code % 5]
     aspect = (0.45, 0.9)[class_code // 5]
@@ -159,7 +159,7 @@ def main() -> None:
     parser.add_argument(
         "--per-class", type=int, default=100, help="images in each class of each split"
     )
-    parser.add_argument("--seed", type=int, default=0, help="of names and pixels")
+    parser.add_argument("--seed", type=int, default=0, help="seed of names and pixels")
     args = parser.parse_args()
     try:
         make_tree(args.out, per_class=args.per_class, seed=args.seed)

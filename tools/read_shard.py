@@ -1,4 +1,4 @@
-"""Print each sample of a dataset, read with docs/format.md alone: key, label, origin and so on."""
+"""Print key, label, origin and so on of each sample; written from docs/format.md alone."""
 
 import json
 import re
@@ -13,7 +13,7 @@ import msgpack
 import numpy as np
 import zstandard
 
-# What _check() expects: a value, type, range or pattern. () is none: no feature is known.
+# _check() expects a value, type, range or pattern. [()] matches only []: no feature is known.
 NAME, HASH, COUNT = "[A-Za-z0-9_][A-Za-z0-9_.-]*", re.compile("[0-9a-f]{64}"), range(2**53)
 SHARD = {"name": re.compile(f"{NAME}[.]tar"), "size": COUNT, "sha256": HASH, "index_sha256": HASH}
 SHARD |= {"index_offset": COUNT, "index_length": COUNT, "num_samples": COUNT[1:]}
@@ -29,28 +29,28 @@ ORIGINS = ("unknown", "cifar10-train", "cifar10-test", "imagenet")
 
 
 def read_dataset(folder: Path) -> Iterator[tuple[str, int, dict[str, Any], Any]]:
-    """Key, label, provenance, and PNG or pixels; a ValueError tells what is wrong where."""
+    """Yield key, label, provenance, and PNG or pixels; a ValueError names what is wrong."""
     manifest = read_manifest(folder)
     encoding, classes = manifest["encoding"], manifest["classes"]
     step = 1 if encoding == "png" else manifest["block_size"]
     for shard in [shard for split in manifest["splits"] for shard in split["shards"]]:
-        place, count, end = folder / shard["name"], shard["num_samples"], 0
-        data = place.read_bytes()
-        _check(f"{place}: size", len(data), shard["size"])
+        path, count, end = folder / shard["name"], shard["num_samples"], 0
+        data = path.read_bytes()
+        _check(f"{path}: size", len(data), shard["size"])
         index_data = data[shard["index_offset"] :][: shard["index_length"]]
-        _check(f"{place}: index_sha256", sha256(index_data).hexdigest(), shard["index_sha256"])
-        index = _parse(f"{place}: index", msgpack.unpackb, index_data)
+        _check(f"{path}: index_sha256", sha256(index_data).hexdigest(), shard["index_sha256"])
+        index = _parse(f"{path}: index", msgpack.unpackb, index_data)
         same = {"encoding": encoding, "num_samples": count, "num_payloads": -(-count // step)}
-        _check(f"{place}: index", index, INDEX | same)
-        _check(f"{place}: index: number of keys", len(index["keys"]), count)
+        _check(f"{path}: index", index, INDEX | same)
+        _check(f"{path}: index: number of keys", len(index["keys"]), count)
         columns: list[Any] = []
         for name, dtype in DTYPES.items():
             data_of = index["columns"][name]["data"]
             size = count if len(columns) < 5 else -(-count // step)
-            _check(f"{place}: index: bytes of {name}", len(data_of), int(dtype[2:]) * size)
+            _check(f"{path}: index: bytes of {name}", len(data_of), int(dtype[2:]) * size)
             columns.append(np.frombuffer(data_of, dtype).tolist())
         for row, key in enumerate(index["keys"]):
-            where = f"{place}: sample {row} ({key!r})"
+            where = f"{path}: sample {row} ({key!r})"
             if row % step == 0:
                 start, length, crc32, first_row = (values[row // step] for values in columns[5:])
                 _check(f"{where}: first_row", first_row, row)
@@ -86,42 +86,42 @@ def _images(where: str, payload: bytes, encoding: str, shape: list[Any]) -> Any:
 
 
 def read_manifest(folder: Path) -> Any:
-    """The manifest as it is, after the document's checks 1 to 3 of what is used here."""
-    place = folder / "manifest.json"
-    data = place.read_bytes()
-    manifest = _parse(f"{place}", json.loads, data)
-    _check(f"{place}", manifest, MANIFEST)
+    """Return the manifest; the fields used here have passed checks 1 to 3 of the document."""
+    path = folder / "manifest.json"
+    data = path.read_bytes()
+    manifest = _parse(f"{path}", json.loads, data)
+    _check(f"{path}", manifest, MANIFEST)
     before, _, after = data.partition(f'"{manifest["digest"]}'.encode(errors="replace"))
     digest = "sha256:" + sha256(before + b'"sha256:' + b"0" * 64 + after).hexdigest()
-    _check(f"{place}: digest", manifest["digest"], digest)
+    _check(f"{path}: digest", manifest["digest"], digest)
     counts = [
         sum(shard["num_samples"] for shard in split["shards"]) for split in manifest["splits"]
     ]
     for number, split in enumerate(manifest["splits"]):
         expected = {"first_id": sum(counts[:number]), "num_samples": counts[number]}
-        _check(f"{place}: {split['name']}", split, expected)
+        _check(f"{path}: {split['name']}", split, expected)
     return manifest
 
 
-def _parse(place: str, parse: Callable[[bytes], Any], data: bytes) -> Any:
+def _parse(location: str, parse: Callable[[bytes], Any], data: bytes) -> Any:
     try:
         return parse(data)
     except (ValueError, TypeError, RecursionError, zstandard.ZstdError) as error:
-        raise ValueError(f"{place}: {error}") from error
+        raise ValueError(f"{location}: {error}") from error
 
 
-def _check(place: str, found: Any, expected: Any) -> None:
+def _check(location: str, found: Any, expected: Any) -> None:
     if type(found) is type(expected) is list:
         found, expected = dict(enumerate(found)), dict.fromkeys(range(len(found)), expected[0])
     if type(found) is type(expected) is dict:
         for name, part in expected.items():
-            _check(f"{place}: {name}", found.get(name), part)
+            _check(f"{location}: {name}", found.get(name), part)
     elif type(found) is not expected and not (
         (type(found) is type(expected) and found == expected)
         or (type(found) is int and type(expected) is range and found in expected)
         or (type(found) is str and type(expected) is re.Pattern and expected.fullmatch(found))
     ):
-        raise ValueError(f"{place} is {found!r:.200}, expected {expected}")
+        raise ValueError(f"{location} is {found!r:.200}, expected {expected}")
 
 
 if __name__ == "__main__":

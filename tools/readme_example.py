@@ -1,4 +1,4 @@
-"""Run the README's training example as it stands there, on the folder ``shards`` that is here."""
+"""Run the README's training example unchanged, on ``shards`` in the current folder."""
 
 import re
 from pathlib import Path
@@ -7,7 +7,7 @@ README = Path(__file__).resolve().parents[1] / "README.md"
 
 
 def example() -> str:
-    """The README's Python block."""
+    """Return the README's Python block."""
     blocks: list[str] = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
     if len(blocks) != 1:
         raise SystemExit(f"{README.name}: {len(blocks)} Python blocks, expected one")

@@ -1,9 +1,9 @@
-r"""What does an epoch from object storage take: requests and bytes, on how many nodes?
+r"""How many requests and bytes does an epoch from object storage take, on how many nodes?
 
     python tools/sizing.py --samples 10000000 --ranks 8 --batch-size 64 --nodes 1 10 100
 
-The order of the epochs is computed, not estimated: a node fetches a block when one of its ranks
-first needs it, by one request. ``tools/claims/nodes.py`` compares this with what real nodes fetch.
+The order of the epochs is computed, not estimated: a node fetches a block in one request when one
+of its ranks first needs it. tests/acceptance compares this with what real nodes fetch.
 """
 
 import argparse
@@ -17,16 +17,16 @@ from cinic_shards.format import block_starts
 from cinic_shards.loader.plan import EpochPlan, Tail
 
 BYTES_AN_IMAGE = {"png": 4_229, "zstd": 1_892, "raw": 3_144}
-"""Of CINIC-10's shards."""
+"""Encoding -> bytes an image of CINIC-10's shards."""
 WEBDATASET_BYTES = 4_140
-"""Of stock webdataset's, png and cls members with ``mtime=0``."""
+"""Bytes an image of stock webdataset's shards: png and cls members, ``mtime=0``."""
 DOLLARS_A_MILLION, DOLLARS_A_GB = 0.40, 0.09
-"""List prices of requests that read, and of bytes that leave a region; within it bytes are free."""
+"""List prices of read requests, and of bytes that leave a region; within it bytes are free."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cluster:
-    """Who reads what."""
+    """Nodes and ranks that read a dataset, and how."""
 
     num_samples: int
     block_size: int
@@ -34,11 +34,11 @@ class Cluster:
     ranks_a_node: int
     global_batch_size: int
     caches: bool
-    """Whether each node keeps what it has fetched (``cache="disk"``, and room for all)."""
+    """True if each node keeps the blocks that it fetches (``cache="disk"``, with room for all)."""
     tail: Tail = "drop"
 
     def plan(self, epoch: int) -> EpochPlan:
-        """The epoch as one process sees it, whose steps all ranks share."""
+        """Return the epoch of a single process; the ranks share its steps."""
         return EpochPlan(
             num_samples=self.num_samples,
             global_batch_size=self.global_batch_size,
@@ -49,7 +49,7 @@ class Cluster:
         )
 
     def fetched(self, epochs: int) -> Iterator[NDArray[np.bool_]]:
-        """What each node fetches in each epoch, shape (nodes, blocks)."""
+        """Yield a mask of the blocks that each node fetches in an epoch, shape (nodes, blocks)."""
         num_blocks = -(-self.num_samples // self.block_size)
         held = np.zeros((self.nodes, num_blocks), np.bool_)
         for epoch in range(epochs):
@@ -70,13 +70,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--samples", type=int, default=90_000, help="of the split; default 90000")
+    parser.add_argument("--samples", type=int, default=90_000, help="samples; default 90000")
     parser.add_argument("--encoding", choices=BYTES_AN_IMAGE, default="zstd")
-    parser.add_argument("--bytes", type=float, help="an image; default: CINIC-10's")
+    parser.add_argument("--bytes", type=float, help="bytes an image; default: CINIC-10's")
     parser.add_argument("--block-size", type=int, default=1024)
     parser.add_argument("--nodes", type=int, nargs="+", default=[1, 2, 4, 8])
-    parser.add_argument("--ranks", type=int, default=8, help="of a node; default 8")
-    parser.add_argument("--batch-size", type=int, default=64, help="of a rank; default 64")
+    parser.add_argument("--ranks", type=int, default=8, help="ranks of a node; default 8")
+    parser.add_argument("--batch-size", type=int, default=64, help="samples a rank; default 64")
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--dollars-a-million-requests", type=float, default=DOLLARS_A_MILLION)
     parser.add_argument("--dollars-a-gb", type=float, default=DOLLARS_A_GB)

@@ -1,4 +1,4 @@
-"""docs/format.md: it shows the bytes that the package writes, and a reader can be made from it."""
+"""docs/format.md shows the bytes that the package writes, and is enough to write a reader."""
 
 import hashlib
 import json
@@ -48,7 +48,7 @@ def shard(shards: Path) -> bytes:
 
 
 def shown_bytes(name: str) -> tuple[int, bytes]:
-    """Offset and bytes of a block of hex; its lines must lie one behind another."""
+    """Return offset and bytes of a block of hex, whose lines must be consecutive."""
     start, data = -1, b""
     for line in SHOWN[name].splitlines():
         offset, text = int(line[:6]), line[8:55].split()
@@ -61,7 +61,7 @@ def shown_bytes(name: str) -> tuple[int, bytes]:
 
 
 def table_of(*header: str, row: str) -> list[list[str]]:
-    """The rows of the table with this header that has such a row, without back-quotes."""
+    """Return the rows, without back-quotes, of the table with this header and such a row."""
     for table in TABLES:
         rows = [[cell.strip("`") for cell in cells] for cells in table[2:]]
         if tuple(table[0]) == header and any(cells[0] == row for cells in rows):
@@ -76,27 +76,27 @@ def fields_of(*, row: str) -> list[str]:
 # The bytes.
 
 
-def test_the_blocks_are_all_there() -> None:
+def test_every_block_is_shown() -> None:
     assert list(SHOWN) == NAMES
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_block_is_what_the_package_writes(shards: Path, name: str) -> None:
-    """If the format was changed on purpose: tools/format_example.py prints the new blocks."""
+    """If you changed the format on purpose, tools/format_example.py prints the new blocks."""
     assert SHOWN[name] == blocks(shards)[name]
 
 
 @pytest.mark.parametrize(
-    ("name", "place", "size"), [("header", 0, 512), ("payload", 512, 82), ("index", 4608, 515)]
+    ("name", "offset", "size"), [("header", 0, 512), ("payload", 512, 82), ("index", 4608, 515)]
 )
-def test_the_hex_is_in_the_shard(shard: bytes, name: str, place: int, size: int) -> None:
-    offset, data = shown_bytes(name)
-    assert offset == (place if name == "payload" else 0)
+def test_the_hex_is_in_the_shard(shard: bytes, name: str, offset: int, size: int) -> None:
+    shown_offset, data = shown_bytes(name)
+    assert shown_offset == (offset if name == "payload" else 0)
     assert len(data) == size
-    assert shard[place : place + size] == data
+    assert shard[offset : offset + size] == data
 
 
-def test_the_bytes_that_are_hashed(manifest: Any) -> None:
+def test_the_hashed_bytes(manifest: Any) -> None:
     columns = msgpack.unpackb(shown_bytes("index")[1])["columns"]
     first = hashlib.blake2b(shown_bytes("pixels")[1], digest_size=16).digest()
     assert columns["pixel_hash"]["data"][:16] == first
@@ -111,7 +111,7 @@ def test_the_manifest_proves_the_shard(shard: bytes, manifest: Any) -> None:
     assert info["index_sha256"] == hashlib.sha256(shown_bytes("index")[1]).hexdigest()
 
 
-def test_only_the_libraries_are_left_out(shards: Path, tmp_path: Path) -> None:
+def test_the_manifest_lacks_only_the_libraries(shards: Path, tmp_path: Path) -> None:
     packed = pack(shards.parent / "tree", tmp_path, workers=1, warn=lambda text: None)
     shown = Manifest.from_bytes(
         SHOWN["manifest"].encode(), location="docs/format.md", encodings=ENCODINGS
@@ -133,7 +133,7 @@ def test_the_manifest_tables(manifest: Any) -> None:
     assert fields_of(row="digest") == list(manifest)
     assert fields_of(row="first_id") == list(split)
     assert fields_of(row="index_sha256") == list(split["shards"][0])
-    assert fields_of(row="seed") == [*manifest["options"], "parent"]  # of a selected dataset alone
+    assert fields_of(row="seed") == [*manifest["options"], "parent"]  # only if selected
 
 
 def test_the_index_tables() -> None:
@@ -175,11 +175,11 @@ def test_the_header_table() -> None:
     assert end == 512
 
 
-# A reader made from the document and nothing of the package.
+# A reader written from the document, without the package.
 
 
 def read_as_documented(folder: Path) -> Iterator[tuple[str, int, str, int, bytes]]:
-    """Key, label, origin, number and PNG of every sample, checked on the way."""
+    """Yield key, label, origin, number and PNG of every sample, after checking it."""
     manifest_bytes = (folder / "manifest.json").read_bytes()
     manifest = json.loads(manifest_bytes)
     digest = manifest["digest"].removeprefix("sha256:").encode()
@@ -211,9 +211,9 @@ def read_as_documented(folder: Path) -> Iterator[tuple[str, int, str, int, bytes
                 values = {name: column[row][0] for name, column in columns.items()}
                 assert values["first_row"] == row
                 seed = struct.pack("<Q", manifest["options"]["seed"])
-                place = hashlib.blake2b(key.encode(), key=seed, digest_size=16).digest()
-                assert previous < place
-                previous = place
+                order = hashlib.blake2b(key.encode(), key=seed, digest_size=16).digest()
+                assert previous < order
+                previous = order
                 payload = data[values["offset"] :][: values["length"]]
                 assert zlib.crc32(payload) == values["crc32"]
                 label = values["label"]
@@ -224,7 +224,7 @@ def read_as_documented(folder: Path) -> Iterator[tuple[str, int, str, int, bytes
     assert manifest["fingerprint"] == "blake2b:" + fingerprint.hexdigest()
 
 
-def test_a_reader_made_from_the_document(shards: Path) -> None:
+def test_a_reader_from_the_document(shards: Path) -> None:
     dog, cat = "train/dog/ours", "train/cat/n02121808_77"
     assert list(read_as_documented(shards)) == [
         (dog, 1, "unknown", -1, PNGS[dog]),

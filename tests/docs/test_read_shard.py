@@ -1,4 +1,4 @@
-"""tools/read_shard.py: a reader made from docs/format.md alone reads what the package wrote."""
+"""tools/read_shard.py, a reader written from docs/format.md alone, reads packed datasets."""
 
 import ast
 import hashlib
@@ -37,7 +37,7 @@ def test_it_is_short() -> None:
     assert sum(line.strip() != "" for line in SCRIPT.read_text().splitlines()) < 120
 
 
-def test_it_needs_nothing_of_the_package() -> None:
+def test_it_does_not_import_the_package() -> None:
     imported = set()
     for node in ast.walk(ast.parse(SCRIPT.read_text())):
         if isinstance(node, ast.Import):
@@ -48,10 +48,10 @@ def test_it_needs_nothing_of_the_package() -> None:
     assert imported - sys.stdlib_module_names <= {"numpy", "zstandard", "msgpack"}
 
 
-# Whole datasets.
+# Intact datasets.
 
 
-def test_every_sample_is_the_trees(demo_tree: Path, demo_shards: Path) -> None:
+def test_samples_equal_the_tree(demo_tree: Path, demo_shards: Path) -> None:
     files = {
         path.relative_to(demo_tree).with_suffix("").as_posix(): path.read_bytes()
         for path in demo_tree.glob("*/*/*.png")
@@ -66,7 +66,7 @@ def test_every_sample_is_the_trees(demo_tree: Path, demo_shards: Path) -> None:
         assert provenance == parse_stem(stem)._asdict()
 
 
-def test_every_sample_is_the_packages_in_its_order(demo_shards: Path) -> None:
+def test_samples_and_order_equal_the_packages(demo_shards: Path) -> None:
     dataset = Dataset(demo_shards)
     samples = read_dataset(demo_shards)
     sample_id = 0
@@ -83,7 +83,7 @@ def test_every_sample_is_the_packages_in_its_order(demo_shards: Path) -> None:
     assert next(samples, None) is None
 
 
-def test_every_column_is_the_packages(demo_shards: Path) -> None:
+def test_columns_equal_the_packages(demo_shards: Path) -> None:
     manifest = Manifest.from_bytes(
         (demo_shards / "manifest.json").read_bytes(), location="", encodings=ENCODINGS
     )
@@ -103,7 +103,7 @@ def test_every_column_is_the_packages(demo_shards: Path) -> None:
     assert next(samples, None) is None
 
 
-def test_other_names_sizes_and_sidecars(tmp_path: Path) -> None:
+def test_unusual_names_sizes_and_sidecars(tmp_path: Path) -> None:
     files = {}
     for number in range(24):
         split, name = ("valid", "a.b")[number % 2], ("Ü", "ü", "a b.c", "n01440764")[number % 4]
@@ -149,7 +149,7 @@ def test_a_flipped_byte_of_a_block(demo_tree: Path, tmp_path: Path, encoding: st
     pack(demo_tree, tmp_path, PackOptions(encoding=encoding, block_size=16), workers=1)
     name = "train-00000-of-00001.tar"
     flip(tmp_path / name, 5000)
-    expect_refusal(tmp_path, f"{name}: sample ", "CRC-32 is ")
+    expect_error(tmp_path, f"{name}: sample ", "CRC-32 is ")
 
 
 # Damage.
@@ -157,17 +157,17 @@ def test_a_flipped_byte_of_a_block(demo_tree: Path, tmp_path: Path, encoding: st
 
 @pytest.fixture
 def shards(tmp_path: Path) -> Path:
-    """The document's example; to be damaged."""
+    """Return the document's example, for a test to damage."""
     return build_example(tmp_path)
 
 
-def flip(path: Path, place: int) -> None:
+def flip(path: Path, offset: int) -> None:
     data = bytearray(path.read_bytes())
-    data[place] ^= 1
+    data[offset] ^= 1
     path.write_bytes(data)
 
 
-def expect_refusal(folder: Path, *texts: str) -> None:
+def expect_error(folder: Path, *texts: str) -> None:
     with pytest.raises(ValueError) as caught:
         list(read_dataset(folder))
     for text in texts:
@@ -177,8 +177,8 @@ def expect_refusal(folder: Path, *texts: str) -> None:
 def test_any_flipped_byte_of_the_manifest(shards: Path) -> None:
     path = shards / "manifest.json"
     good = path.read_bytes()
-    for place in range(len(good)):
-        flip(path, place)
+    for offset in range(len(good)):
+        flip(path, offset)
         with pytest.raises(ValueError, match=r"manifest\.json"):
             read_manifest(shards)
         path.write_bytes(good)
@@ -189,9 +189,9 @@ def test_any_flipped_byte_of_the_manifest(shards: Path) -> None:
 def test_a_flipped_byte_of_an_index(demo_shards: Path, tmp_path: Path, part: float) -> None:
     shutil.copytree(demo_shards, tmp_path / "copy")
     shard = read_manifest(demo_shards)["splits"][1]["shards"][2]
-    place = shard["index_offset"] + round(part * (shard["index_length"] - 1))
-    flip(tmp_path / "copy" / shard["name"], place)
-    expect_refusal(tmp_path / "copy", f"{shard['name']}: index_sha256 is ")
+    offset = shard["index_offset"] + round(part * (shard["index_length"] - 1))
+    flip(tmp_path / "copy" / shard["name"], offset)
+    expect_error(tmp_path / "copy", f"{shard['name']}: index_sha256 is ")
 
 
 @pytest.mark.parametrize("row", [0, 17, 39])
@@ -204,27 +204,27 @@ def test_a_flipped_byte_of_a_payload(
     key, _, _, payload = list(read_dataset(demo_shards))[40 + row]
     start = path.read_bytes().index(payload)
     flip(path, start + round(part * (len(payload) - 1)))
-    expect_refusal(tmp_path / "copy", f"{path.name}: sample {row} ({key!r}): CRC-32 is ")
+    expect_error(tmp_path / "copy", f"{path.name}: sample {row} ({key!r}): CRC-32 is ")
     read = read_dataset(tmp_path / "copy")
-    for _ in range(40 + row):  # those before it are whole
+    for _ in range(40 + row):  # those before it are intact
         next(read)
 
 
 @pytest.mark.parametrize("change", [lambda data: data[:-1], lambda data: data + b"\0"])
-def test_a_shard_of_another_size(shards: Path, change: Callable[[bytes], bytes]) -> None:
+def test_a_shard_of_the_wrong_size(shards: Path, change: Callable[[bytes], bytes]) -> None:
     data = (shards / SHARD).read_bytes()
     size = len(data)
     (shards / SHARD).write_bytes(change(data))
-    expect_refusal(shards, f"{SHARD}: size is ", f"expected {size}")
+    expect_error(shards, f"{SHARD}: size is ", f"expected {size}")
 
 
-def test_a_folder_that_is_no_dataset(tmp_path: Path) -> None:
+def test_a_folder_without_a_dataset(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"manifest\.json"):
         next(read_dataset(tmp_path))
 
 
 def seal(folder: Path, manifest: Any) -> None:
-    """Write a manifest with a digest that is right."""
+    """Write a manifest with a correct digest."""
     manifest["digest"] = "sha256:" + "0" * 64
     text = json.dumps(manifest)
     digest = hashlib.sha256(text.encode()).hexdigest()
@@ -260,13 +260,13 @@ def info_of(manifest: Any) -> Any:
         (lambda m: info_of(m).update(index_sha256="0" * 64), f"{SHARD}: index_sha256 is "),
     ],
 )
-def test_a_sealed_manifest_that_cannot_be(
+def test_an_invalid_manifest_with_a_correct_digest(
     shards: Path, change: Callable[[Any], object], message: str
 ) -> None:
     manifest = json.loads((shards / "manifest.json").read_bytes())
     change(manifest)
     seal(shards, manifest)
-    expect_refusal(shards, "manifest.json" if SHARD not in message else SHARD, message)
+    expect_error(shards, "manifest.json" if SHARD not in message else SHARD, message)
 
 
 def put(name: str, dtype: str, *values: int) -> Callable[[Any], object]:
@@ -297,15 +297,15 @@ def put(name: str, dtype: str, *values: int) -> Callable[[Any], object]:
         (put("crc32", "<u4", 0, 0), f"sample 0 ({DOG!r}): CRC-32 is 'ab1f184e', expected 00000000"),
     ],
 )
-def test_a_sealed_index_that_cannot_be(
+def test_an_invalid_index_with_correct_digests(
     shards: Path, change: Callable[[Any], object], message: str
 ) -> None:
     replace_index(shards, change)
-    expect_refusal(shards, SHARD, message)
+    expect_error(shards, SHARD, message)
 
 
 def replace_index(shards: Path, change: Callable[[Any], object]) -> None:
-    """Put a changed index behind the payloads; manifest and hashes say what is there."""
+    """Put a changed index after the payloads, and update the manifest and its hashes."""
     manifest = json.loads((shards / "manifest.json").read_bytes())
     info = info_of(manifest)
     data = (shards / SHARD).read_bytes()
@@ -325,28 +325,28 @@ def replace_index(shards: Path, change: Callable[[Any], object]) -> None:
 )
 def test_an_index_that_is_not_msgpack(shards: Path, stored: bytes) -> None:
     replace_index(shards, lambda index: stored)
-    expect_refusal(shards, f"{SHARD}: index: ")
+    expect_error(shards, f"{SHARD}: index: ")
 
 
 @pytest.mark.parametrize("data", [b"", b"\xff", b"[" * 100_000, b"[]", b"1", b"{"])
 def test_a_manifest_that_is_not_json(shards: Path, data: bytes) -> None:
     (shards / "manifest.json").write_bytes(data)
-    expect_refusal(shards, "manifest.json")
+    expect_error(shards, "manifest.json")
 
 
-def test_a_payload_that_is_no_png(shards: Path) -> None:
+def test_a_payload_that_is_not_a_png(shards: Path) -> None:
     def move(index: Any) -> None:
         put("offset", "<u8", 511, 2560)(index)
         put("crc32", "<u4", zlib.crc32((shards / SHARD).read_bytes()[511:][:82]), 0)(index)
 
     replace_index(shards, move)
-    expect_refusal(shards, f"sample 0 ({DOG!r}): first bytes is ")
+    expect_error(shards, f"sample 0 ({DOG!r}): first bytes is ")
 
 
-def test_what_it_does_not_know_is_ignored(shards: Path) -> None:
+def test_unknown_fields_are_ignored(shards: Path) -> None:
     def extend(index: Any) -> None:
         index["news"] = {"a": [1]}
-        index["columns"]["depth"] = "of another kind"
+        index["columns"]["depth"] = "unknown"
 
     replace_index(shards, extend)
     manifest = json.loads((shards / "manifest.json").read_bytes())

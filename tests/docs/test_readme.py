@@ -1,4 +1,4 @@
-"""The README's training example runs as it stands, and is about ten lines."""
+"""The README's training example runs unchanged, and is about ten lines."""
 
 from pathlib import Path
 

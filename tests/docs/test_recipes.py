@@ -1,4 +1,4 @@
-"""The code of docs/recipes.md runs as it stands."""
+"""The code of docs/recipes.md runs unchanged."""
 
 import re
 import subprocess
@@ -16,7 +16,7 @@ from tests.support.processes import run_forked
 PAGE = (ROOT / "docs" / "recipes.md").read_text(encoding="utf-8")
 RECIPES = dict(re.findall(r"^## ([^\n]+)\n(?:(?!^## ).)*?```python\n(.*?)```", PAGE, re.M | re.S))
 
-# Lightning imports torchvision, which fails beside a CPU build of torch.
+# Lightning imports torchvision, which fails with a CPU build of torch.
 PRELUDE = "from cinic_shards.loader.bench import import_torchvision\nimport_torchvision()\n"
 
 

@@ -1,15 +1,15 @@
-"""Make the datasets and states of this folder, as release 0.1.0 packs and saves them.
+"""Make the datasets and states of this folder with release 0.1.0.
 
-It runs with 0.1.0's modules and options, in a checkout of that release (commit cdfec49):
+Run it in a checkout of that release (commit cdfec49), whose modules and options it uses:
 
     PYTHONPATH=. python .../tests/golden/make_golden.py OUT
 
-``OUT`` gets a folder for each encoding, and ``states.json``. What is in ``0.1.0`` was made once
-and stays: later versions must read it. For a new release, make a folder beside it.
+``OUT`` gets a folder for each encoding, and ``states.json``. The folder ``0.1.0`` was made once and
+must not change: later versions must read it. For a new release, make a folder beside it.
 
-The tree is one that tools/make_demo_tree.py draws, thinned out: six classes, of each one image of
-CIFAR-10 and one of ImageNet in ``train``, and one of either origin in turn in ``test``. One image
-of ``train`` is in ``test``, too.
+The tree is drawn by tools/make_demo_tree.py and thinned out to six classes. In ``train`` each has
+one image of CIFAR-10 and one of ImageNet, in ``test`` one of either origin in turn. One image of
+``train`` is also in ``test``.
 """
 
 import hashlib
@@ -21,7 +21,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, "tools")  # of the checkout that this is run in
+sys.path.insert(0, "tools")  # the tools of the current checkout
 
 from make_demo_tree import make_tree
 
@@ -67,13 +67,13 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "augment": {"crop_padding": 2, "flip": False, "dtype": "uint8"},
     },
 }
-"""Name -> options of a loader; those of the choice of samples and of ``Augment`` by themselves."""
+"""Name -> options of a loader, with those of the subset and of ``Augment`` in dicts."""
 
 EPOCH = 2
 
 
 def make_small_tree(root: Path) -> None:
-    """Draw the tree, and leave out what would only be more of the same."""
+    """Draw the tree, and remove what would only repeat a case."""
     make_tree(root, per_class=5, seed=0)
     for folder in root.glob("*/*"):
         if folder.parent.name == "valid" or folder.name not in CLASSES:
@@ -89,7 +89,7 @@ def make_small_tree(root: Path) -> None:
 
 
 def loader_of(shards: Path, setting: dict[str, Any], rank: int, world_size: int) -> ShardLoader:
-    """A loader of a setting, by 0.1.0's options."""
+    """Return a loader for a setting, with 0.1.0's options."""
     options = dict(setting)
     options |= options.pop("subset", {})
     if "augment" in options:
@@ -98,7 +98,7 @@ def loader_of(shards: Path, setting: dict[str, Any], rank: int, world_size: int)
 
 
 def digest(batches: list[Batch]) -> str:
-    """SHA-256 of the images' values, in the order (N, H, W, C)."""
+    """Return the SHA-256 of the images' values, in the order (N, H, W, C)."""
     sha256 = hashlib.sha256()
     for batch in batches:
         sha256.update(batch.images.permute(0, 2, 3, 1).contiguous().numpy().tobytes())
@@ -106,7 +106,7 @@ def digest(batches: list[Batch]) -> str:
 
 
 def saved(shards: Path, setting: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """An epoch of one rank, then the same of each of two, with a state taken within it."""
+    """Yield an epoch of one rank, then of each of two ranks, with a state from its middle."""
     for rank, world_size in ((0, 1), (0, 2), (1, 2)):
         if world_size == 2 and setting.get("global_batch_size") is None:
             continue
@@ -141,7 +141,7 @@ def main() -> None:
             pack(tree, shards, PackOptions(encoding=encoding, **options), workers=1)
             for name, setting in SETTINGS.items():
                 if (encoding, name) == ("zstd", "full"):
-                    continue  # refused: a whole block for nearly every sample
+                    continue  # an error: nearly every sample would decode a block
                 about = {"encoding": encoding, "name": name, "setting": setting}
                 runs += [about | run for run in saved(shards, setting)]
     lines = ",\n".join(map(json.dumps, runs))

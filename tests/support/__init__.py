@@ -1,4 +1,4 @@
-"""What several test modules use: example files, servers, a browser, network namespaces."""
+"""Helpers that several test modules use: files, servers, a browser, network namespaces."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""A headless Chromium to open a page in: Debian's ``chromium`` and ``chromium-driver``."""
+"""Open a page in a headless Chromium: Debian's ``chromium`` and ``chromium-driver``."""
 
 import base64
 import json
@@ -23,7 +23,7 @@ _FLAGS = (
 
 
 def missing_programs() -> list[str]:
-    """Those of Chromium and its driver that are not installed."""
+    """Return which of Chromium and its driver are not installed."""
     return [name for name in ("chromium", "chromedriver") if shutil.which(name) is None]
 
 
@@ -35,40 +35,40 @@ class Page:
         self.uri = uri
 
     def run(self, script: str, *arguments: object) -> Any:
-        """What a script's ``return`` gives."""
+        """Run a script; return the value of its ``return``."""
         return self.driver.execute_script(script, *arguments)
 
     def find(self, selector: str) -> WebElement:
-        """The first element of a CSS selector."""
+        """Return the first element that matches a CSS selector."""
         return self.driver.find_element(By.CSS_SELECTOR, selector)
 
     def find_all(self, selector: str) -> list[WebElement]:
-        """All elements of a CSS selector."""
+        """Return all elements that match a CSS selector."""
         return self.driver.find_elements(By.CSS_SELECTOR, selector)
 
     def text(self, selector: str) -> str:
-        """An element's text."""
+        """Return the text of an element."""
         return str(self.run("return document.querySelector(arguments[0]).textContent", selector))
 
     def choose(self, selector: str, begins: str) -> str:
-        """Choose the option of a select whose text begins so; its text."""
+        """Choose the option of a select whose text starts with ``begins``; return its text."""
         select = Select(self.find(selector))
         text = next(one.text for one in select.options if one.text.startswith(begins))
         select.select_by_visible_text(text)
         return text
 
     def press(self, *keys: str) -> None:
-        """Press keys, wherever the focus is."""
+        """Press keys in the focused element."""
         for key in keys:
             ActionChains(self.driver).send_keys(key).perform()
 
     def console(self) -> list[str]:
-        """What the console has said, errors and warnings, since the last call."""
+        """Return the console's errors and warnings since the last call."""
         log: list[dict[str, Any]] = self.driver.get_log("browser")  # type: ignore[no-untyped-call]
         return [entry["message"] for entry in log]
 
     def requests(self) -> list[str]:
-        """The URLs that were asked for since the last call, but the page's own and ``data:``."""
+        """Return the URLs requested since the last call, except the page's own and ``data:``."""
         log: list[dict[str, Any]] = self.driver.get_log("performance")  # type: ignore[no-untyped-call]
         messages = [json.loads(entry["message"])["message"] for entry in log]
         urls = [
@@ -79,7 +79,7 @@ class Page:
         return [url for url in urls if not url.startswith("data:") and url != self.uri]
 
     def screenshot(self, out: Path, *, is_whole: bool = True) -> None:
-        """Save a picture of the whole page, or of what the window shows."""
+        """Save a picture of the entire page, or of the visible part."""
         options: dict[str, Any] = {"format": "png", "captureBeyondViewport": is_whole}
         if is_whole:
             size = self.run("return [innerWidth, document.documentElement.scrollHeight]")
@@ -91,7 +91,7 @@ class Page:
         return self.driver.execute_cdp_cmd(name, options)
 
     def set_up(self, *, width: int, height: int, is_dark: bool) -> None:
-        """Choose the window's size and colours."""
+        """Set the window's size and colour scheme."""
         self._command(
             "Emulation.setDeviceMetricsOverride",
             {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False},
@@ -105,7 +105,7 @@ class Page:
 def open_page(
     file: Path, *, width: int = 1280, height: int = 900, is_dark: bool = False
 ) -> Iterator[Page]:
-    """Open a file in a new Chromium with a profile of its own; both go afterwards."""
+    """Open a file in a new Chromium with a new profile; both are removed afterwards."""
     uri = file.resolve().as_uri()
     with tempfile.TemporaryDirectory(prefix="chromium-", ignore_cleanup_errors=True) as profile:
         options = webdriver.ChromeOptions()
@@ -119,7 +119,7 @@ def open_page(
             page = Page(driver, uri)
             page.set_up(width=width, height=height, is_dark=is_dark)
             driver.get("about:blank")
-            page.requests()  # the new tab's own, which are not the page's
+            page.requests()  # drop those of the new tab itself
             driver.get(uri)
             yield page
         finally:

@@ -1,4 +1,4 @@
-"""The command line: in this process for speed, or as people start it."""
+"""The command line: in this process for speed, or as users start it."""
 
 import sys
 from collections.abc import Callable
@@ -10,7 +10,7 @@ COMMAND = Path(sys.executable).with_name("cinic-shard")
 
 
 class Outcome(NamedTuple):
-    """What a command printed, and its exit status."""
+    """Exit status and output of a command."""
 
     status: int
     out: str

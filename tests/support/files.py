@@ -12,7 +12,7 @@ PNG = encode_png(np.zeros((2, 3, 3), np.int64), RGB, 8)
 """A valid PNG of 2x3 pixels."""
 
 PAGE = mmap.PAGESIZE
-"""Bytes: a file on a small disk takes a multiple of it."""
+"""Bytes of a page: a file on a small disk takes a multiple of it."""
 
 
 def write(root: Path, *paths: str, data: bytes = PNG) -> None:
@@ -30,7 +30,7 @@ def flip(path: Path, offset: int, mask: int = 0x10) -> None:
 
 
 def files_of(folder: Path) -> dict[str, bytes]:
-    """Content of every file below a folder, by its relative path."""
+    """Return the content of every file below a folder, by relative path."""
     return {
         path.relative_to(folder).as_posix(): path.read_bytes()
         for path in sorted(folder.rglob("*"))
@@ -39,7 +39,7 @@ def files_of(folder: Path) -> dict[str, bytes]:
 
 
 def digests(folder: Path) -> dict[str, str]:
-    """SHA-256 of every file below a folder, by its relative path."""
+    """Return the SHA-256 of every file below a folder, by relative path."""
     found = {}
     for path in sorted(folder.rglob("*")):
         if path.is_file():

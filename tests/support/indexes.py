@@ -1,4 +1,4 @@
-"""Give a shard an index that lies, with every digest right."""
+"""Give a shard an index with false values and correct digests."""
 
 import hashlib
 from collections.abc import Callable
@@ -14,7 +14,7 @@ Change = Callable[[Index], Index]
 
 
 def rewrite_index(shards: Path, change: Change) -> None:
-    """Change the index of the second shard of ``train``, its size and digests with it."""
+    """Change the index of the second shard of ``train``, and update its size and digests."""
     manifest = Dataset(shards).manifest
     (split,) = (split for split in manifest.splits if split.name == "train")
     old = split.shards[1]

@@ -1,4 +1,4 @@
-"""Several hosts on one machine: network namespaces on a bridge of their own. Linux, as root."""
+"""Several hosts on one machine: network namespaces on a bridge. Needs Linux and root."""
 
 import ctypes
 import os
@@ -10,7 +10,7 @@ from pathlib import Path
 
 _CLONE_NEWNET = 0x40000000
 INTERFACE = "eth0"
-"""Of each host."""
+"""Network interface of each host."""
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Host:
 
     @contextmanager
     def inside(self) -> Iterator[None]:
-        """This thread, and the processes and threads that it starts, are on this host."""
+        """Move this thread, and the processes and threads that it starts, to this host."""
         with open("/proc/thread-self/ns/net") as here, open(f"/run/netns/{self.namespace}") as host:
             _enter(host.fileno())
             try:
@@ -31,13 +31,13 @@ class Host:
                 _enter(here.fileno())
 
     def received(self) -> int:
-        """Bytes that have come to this host, headers too."""
+        """Return the bytes that this host has received, including headers."""
         with self.inside():
             return received()
 
 
 def received() -> int:
-    """Bytes that have come to the host that this thread is on."""
+    """Return the bytes that the host of this thread has received."""
     counters = Path("/proc/thread-self/net/dev").read_text()
     return int(counters.split(f"{INTERFACE}:")[1].split()[0])
 
@@ -55,7 +55,7 @@ def _ip(*arguments: object) -> None:
 
 
 def can_make_hosts() -> bool:
-    """Whether this process may make namespaces."""
+    """Return True if this process may make namespaces."""
     try:
         with hosts(1):
             return True
@@ -65,7 +65,7 @@ def can_make_hosts() -> bool:
 
 @contextmanager
 def hosts(count: int) -> Iterator[list[Host]]:
-    """So many hosts that reach one another, and nothing else; they are gone when this ends."""
+    """Make ``count`` hosts that reach only one another; remove them at the end."""
     mark = f"cs{os.getpid()}"
     switch = f"{mark}-switch"
     with ExitStack() as stack:

@@ -1,7 +1,7 @@
-"""PNG files of every kind that the fast decoder does not take, and of those that it must.
+"""PNG files of every type: those that the fast decoder must read, and those that it leaves alone.
 
-``odd_pngs()`` gives a table of valid files, ``damaged_pngs()`` one of files that are not. The
-encoder here writes what Pillow does not: any bit depth, row filter, interlace and chunk.
+``odd_pngs()`` returns valid files by name, ``damaged_pngs()`` invalid ones. Unlike Pillow, the
+encoder here can write any bit depth, row filter, interlacing and chunk.
 """
 
 import struct
@@ -15,7 +15,7 @@ GREY, RGB, PALETTE, GREY_ALPHA, RGBA = 0, 2, 3, 4, 6
 _CHANNELS = {GREY: 1, RGB: 3, PALETTE: 1, GREY_ALPHA: 2, RGBA: 4}
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
-# First row, first column, row step, column step of Adam7's passes.
+# First row, first column, row step and column step of Adam7's passes.
 _ADAM7 = (
     (0, 0, 8, 8),
     (0, 4, 8, 8),
@@ -28,7 +28,7 @@ _ADAM7 = (
 
 
 def chunk(name: bytes, body: bytes) -> bytes:
-    """A PNG chunk with its length and CRC."""
+    """Return a PNG chunk with its length and CRC."""
     return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
 
 
@@ -43,17 +43,17 @@ def encode_png(
     after: Sequence[bytes] = (),
     parts: int = 1,
 ) -> bytes:
-    """Write a PNG.
+    """Encode a PNG.
 
     Args:
         samples: shape (H, W, channels), values below 2**depth.
         colour: the colour type.
         depth: bits a sample.
-        interlace: Adam7.
+        interlace: use Adam7.
         filters: row filters, used in turn.
         before: chunks before the pixels.
         after: chunks after the pixels.
-        parts: IDAT chunks.
+        parts: number of IDAT chunks.
     """
     height, width, channels = samples.shape
     if channels != _CHANNELS[colour]:
@@ -91,20 +91,20 @@ def _filter_rows(samples: NDArray[np.int64], depth: int, filters: Sequence[int])
     above = np.zeros_like(rows[0])
     out = []
     for y, row in enumerate(rows):
-        kind = filters[y % len(filters)]
+        filter_type = filters[y % len(filters)]
         left = np.concatenate([np.zeros(distance, np.int64), row[:-distance]])[: len(row)]
         corner = np.concatenate([np.zeros(distance, np.int64), above[:-distance]])[: len(row)]
         estimate = left + above - corner
         distances = np.abs(np.stack([estimate - left, estimate - above, estimate - corner]))
         paeth = np.choose(distances.argmin(axis=0), [left, above, corner])
-        predicted = [0 * row, left, above, (left + above) // 2, paeth][kind]
-        out.append(bytes([kind]) + ((row - predicted) & 255).astype(np.uint8).tobytes())
+        predicted = [0 * row, left, above, (left + above) // 2, paeth][filter_type]
+        out.append(bytes([filter_type]) + ((row - predicted) & 255).astype(np.uint8).tobytes())
         above = row
     return b"".join(out)
 
 
 def odd_pngs(height: int = 32, width: int = 32, seed: int = 0) -> dict[str, bytes]:
-    """Valid PNG files of one size, by name."""
+    """Return valid PNG files of one size, by name."""
     rng = np.random.default_rng(seed)
 
     def noise(channels: int, depth: int) -> NDArray[np.int64]:
@@ -156,8 +156,8 @@ def odd_pngs(height: int = 32, width: int = 32, seed: int = 0) -> dict[str, byte
         "RGB, IDAT with a wrong CRC": _break_idat_crc(encode_png(rgb, RGB, 8)),
         "RGB, no IEND": encode_png(rgb, RGB, 8)[:-12],
         "RGB, bytes after IEND": encode_png(rgb, RGB, 8) + b"more",
-        "RGB, a whole stream of one row less": _without_last_row(rgb),
-        "RGB, a whole stream of one row more": _with_height(
+        "RGB, a complete stream of one row less": _without_last_row(rgb),
+        "RGB, a complete stream of one row more": _with_height(
             encode_png(np.concatenate([rgb, rgb[:1]]), RGB, 8), height
         ),
         "RGB 16 bit": encode_png(noise(3, 16), RGB, 16),
@@ -168,8 +168,8 @@ def odd_pngs(height: int = 32, width: int = 32, seed: int = 0) -> dict[str, byte
         "grey and alpha": encode_png(noise(2, 8), GREY_ALPHA, 8),
         "grey and alpha 16 bit": encode_png(noise(2, 16), GREY_ALPHA, 16),
     }
-    for number, kind in enumerate(("None", "Sub", "Up", "Average", "Paeth")):
-        files[f"RGB, only filter {kind}"] = encode_png(rgb, RGB, 8, filters=[number])
+    for number, name in enumerate(("None", "Sub", "Up", "Average", "Paeth")):
+        files[f"RGB, only filter {name}"] = encode_png(rgb, RGB, 8, filters=[number])
     for depth in (1, 2, 4, 8, 16):
         grey = noise(1, depth)
         files[f"grey {depth} bit"] = encode_png(grey, GREY, depth)
@@ -186,7 +186,7 @@ def odd_pngs(height: int = 32, width: int = 32, seed: int = 0) -> dict[str, byte
 
 
 def damaged_pngs(height: int = 32, width: int = 32, seed: int = 0) -> dict[str, bytes]:
-    """Files that begin like a PNG of this size and are not whole, by name."""
+    """Return files that begin like a PNG of this size but are damaged, by name."""
     rng = np.random.default_rng(seed)
     good = encode_png(rng.integers(0, 256, (height, width, 3)), RGB, 8)
     at = good.index(b"IDAT") + 4
@@ -202,14 +202,14 @@ def damaged_pngs(height: int = 32, width: int = 32, seed: int = 0) -> dict[str, 
 
 
 def _with_height(data: bytes, height: int) -> bytes:
-    """The same file with another height in its header."""
+    """Return the same file with a different height in its header."""
     width, rest = data[16:20], data[24:29]
     header = chunk(b"IHDR", width + struct.pack(">I", height) + rest)
     return SIGNATURE + header + data[8 + len(header) :]
 
 
 def _without_last_row(rgb: NDArray[np.int64]) -> bytes:
-    """Pillow fills the missing row with zeros and does not complain. Of height 1 none is left."""
+    """Drop the last row, unless it is the only one: Pillow fills it with zeros, without error."""
     height = len(rgb)
     if height == 1:
         return encode_png(rgb, RGB, 8)
@@ -221,5 +221,5 @@ def _with_byte(data: bytes, position: int, value: int) -> bytes:
 
 
 def _break_idat_crc(data: bytes) -> bytes:
-    """Pillow does not look at an IDAT chunk's CRC: the data's own Adler-32 covers it."""
+    """Break the CRC of IDAT: Pillow ignores it, because the data has an Adler-32."""
     return _with_byte(data, len(data) - 13, data[len(data) - 13] ^ 1)

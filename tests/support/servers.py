@@ -1,4 +1,4 @@
-"""Real servers on loopback, for tests and claims: each is ended by its process id."""
+"""Real servers on loopback, for tests; each is ended by its process id."""
 
 import json
 import os
@@ -25,18 +25,18 @@ KEY, SECRET = "testtest", "testsecret"
 
 
 def free_port() -> int:
-    """A port that nobody listens at."""
+    """Return a port that nobody listens on."""
     while True:
         with socket.socket() as sock:
             sock.bind(("127.0.0.1", 0))
             port = int(sock.getsockname()[1])
-        # SeaweedFS listens at its ports and at those 10,000 above.
+        # SeaweedFS also listens 10,000 ports above each of its ports.
         if port + 10_000 < 65_536:
             return port
 
 
 def address_of(url: str) -> tuple[str, int]:
-    """Host and port."""
+    """Return host and port of a URL."""
     host, _, port = url.rpartition("/")[2].rpartition(":")
     return host, int(port)
 
@@ -45,7 +45,7 @@ def address_of(url: str) -> tuple[str, int]:
 def running(
     command: Sequence[object], log: Path, url: str, **environment: str
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """A server, from when it answers at ``url``; killed when this ends."""
+    """Run a server; enter when it answers at ``url``, and kill it at the end."""
     with open(log, "wb") as out:
         process = subprocess.Popen(
             [str(part) for part in command],
@@ -63,7 +63,7 @@ def running(
 
 
 def wait_until_up(process: subprocess.Popen[bytes], url: str, log: Path) -> None:
-    """Return when an HTTP server gives any answer."""
+    """Wait until an HTTP server answers."""
     deadline = time.monotonic() + _WAIT_SECONDS
     while True:
         try:
@@ -87,11 +87,11 @@ class S3Server:
     endpoint: str
     bucket: str = "bucket"
     filer: str = ""
-    """Of SeaweedFS: where its files are listed, those that S3 does not show too."""
+    """URL that lists SeaweedFS's files, including those that S3 does not show."""
 
     @property
     def environment(self) -> dict[str, str]:
-        """As a user gives it to the command line."""
+        """Environment variables for the command line."""
         return {
             "AWS_ENDPOINT_URL": self.endpoint,
             "AWS_ACCESS_KEY_ID": KEY,
@@ -101,7 +101,7 @@ class S3Server:
 
     @property
     def storage_options(self) -> dict[str, str]:
-        """As a user gives it to ``open_store``."""
+        """Options for ``open_store``."""
         return {
             "endpoint_url": self.endpoint,
             "access_key_id": KEY,
@@ -110,7 +110,7 @@ class S3Server:
         }
 
     def num_uploads(self) -> int:
-        """Multipart uploads that were begun and not ended."""
+        """Return the number of unfinished multipart uploads."""
         url = f"{self.filer}/buckets/{self.bucket}/.uploads/?limit=1000"
         request = urllib.request.Request(url, headers={"Accept": "application/json"})
         try:
@@ -123,19 +123,19 @@ class S3Server:
             return 0
 
     def client(self) -> S3Store:
-        """A client that is not the package's."""
+        """Return a client that is independent of the package."""
         config: Any = self.storage_options
         return S3Store(self.bucket, config=config, client_options={"allow_http": True})
 
 
 def make_bucket(server: S3Server) -> S3Server:
-    """Write to it until it takes it: a server that answers may still wait for its parts."""
+    """Write until it succeeds: a server may answer before all its parts are up."""
     deadline = time.monotonic() + _WAIT_SECONDS
     while True:
         try:
             obstore.put(server.client(), "ready", b"1")
             return server
-        except BaseError:  # of obstore: whatever it is that the server cannot do yet
+        except BaseError:  # whatever the server cannot do yet
             if time.monotonic() > deadline:
                 raise
             time.sleep(0.1)
@@ -143,7 +143,7 @@ def make_bucket(server: S3Server) -> S3Server:
 
 @contextmanager
 def seaweedfs(folder: Path, host: str = "127.0.0.1") -> Iterator[S3Server]:
-    """SeaweedFS's S3, at an address of this machine or namespace."""
+    """Run SeaweedFS's S3 server at an address of this machine or namespace."""
     master, volume, filer, s3 = (free_port() for _ in range(4))
     identity = {
         "name": "ci",
@@ -165,7 +165,7 @@ def seaweedfs(folder: Path, host: str = "127.0.0.1") -> Iterator[S3Server]:
 
 @contextmanager
 def juicefs(folder: Path) -> Iterator[S3Server]:
-    """JuiceFS's gateway: S3 by another implementation."""
+    """Run JuiceFS's gateway, a different implementation of S3."""
     port, metrics = free_port(), free_port()
     database = f"sqlite3://{folder / 'meta.db'}"
     subprocess.run(
@@ -186,7 +186,7 @@ def juicefs(folder: Path) -> Iterator[S3Server]:
 
 @contextmanager
 def caddy(folder: Path, served: Path) -> Iterator[str]:
-    """A web server of a folder; gives its URL."""
+    """Run a web server for a folder; yield its URL."""
     port = free_port()
     command = [BIN / "caddy", "file-server", "--listen", f"127.0.0.1:{port}", "--root", served]
     home = {"HOME": str(folder), "XDG_DATA_HOME": str(folder), "XDG_CONFIG_HOME": str(folder)}
@@ -196,7 +196,7 @@ def caddy(folder: Path, served: Path) -> Iterator[str]:
 
 @dataclass(frozen=True)
 class DaskCluster:
-    """A scheduler, and its workers' processes."""
+    """The address of a scheduler, and the processes of its workers."""
 
     address: str
     workers: list[subprocess.Popen[bytes]]
@@ -204,7 +204,7 @@ class DaskCluster:
 
 @contextmanager
 def dask_cluster(folder: Path, num_workers: int = 2) -> Iterator[DaskCluster]:
-    """Dask's scheduler and workers of one thread each."""
+    """Run a dask scheduler, and workers with one thread each."""
     port, pages = free_port(), free_port()
     address = f"127.0.0.1:{port}"
     command = [

@@ -1,4 +1,4 @@
-"""A store behind a proxy that fails in every way: the right bytes, or one error in bounded time."""
+"""A store behind a proxy that fails: the right bytes, or one error in bounded time."""
 
 import re
 import time
@@ -29,13 +29,15 @@ QUICK = {
     "max_retries": 3,
 }
 BOUND_SECONDS = 3 + 3 + 4
-"""``retry_timeout``, one request more, and what a slow machine takes: less than another request,
-or than the library's own 180 seconds."""
+"""``retry_timeout``, one more request, and slack for a slow machine.
+
+It is less than a further request, and than the library's own 180 seconds.
+"""
 
 
 @pytest.fixture
 def proxied(web: str, web_root: Path) -> tuple[Path, FaultProxy]:
-    """A folder of a web server, and a proxy before that."""
+    """Return a folder that a web server serves, and a proxy before the server."""
     folder = web_root / str(uuid4())
     folder.mkdir()
     (folder / "x").write_bytes(DATA)
@@ -54,7 +56,7 @@ RETRIED = [fault for fault in FAULTS if fault != "etag"]
     [(fault, how) for fault in RETRIED for how in ("read", "read_range", "map")]
     + [(fault, "size") for fault in RETRIED if fault not in ("cut", "stall-body")],
 )
-def test_a_fault_that_passes_is_overcome(
+def test_a_fault_that_passes_is_retried(
     proxied: tuple[Path, FaultProxy], fault: str, how: str
 ) -> None:
     folder, proxy = proxied
@@ -73,20 +75,22 @@ def test_a_fault_that_passes_is_overcome(
 
 
 @pytest.mark.parametrize("fault", RETRIED)
-def test_a_fault_that_stays_is_told_in_time(proxied: tuple[Path, FaultProxy], fault: str) -> None:
+def test_a_fault_that_stays_is_reported_in_time(
+    proxied: tuple[Path, FaultProxy], fault: str
+) -> None:
     folder, proxy = proxied
     proxy.faults.chances = {fault: 1.0}
     with proxy:
         store = open_behind(proxy, folder)
         start = time.monotonic()
-        place = re.escape(f"{proxy.url}/{folder.name}/x: bytes 500 to 900,000: ")
-        with pytest.raises(StoreError, match=f"^{place}.*try again, or allow more"):
+        location = re.escape(f"{proxy.url}/{folder.name}/x: bytes 500 to 900,000: ")
+        with pytest.raises(StoreError, match=f"^{location}.*try again, or allow more"):
             store.read_range("x", 500, 900_000)
         assert time.monotonic() - start < BOUND_SECONDS
     assert proxy.counts[fault] >= 2
 
 
-def test_another_etag_is_another_file(proxied: tuple[Path, FaultProxy]) -> None:
+def test_a_new_etag_means_a_replaced_file(proxied: tuple[Path, FaultProxy]) -> None:
     folder, proxy = proxied
     with proxy:
         store = open_behind(proxy, folder)
@@ -96,8 +100,8 @@ def test_another_etag_is_another_file(proxied: tuple[Path, FaultProxy]) -> None:
             store.read_range("x", 100, 200)
 
 
-def test_a_body_that_goes_on_as_another_file(proxied: tuple[Path, FaultProxy]) -> None:
-    """It is cut, and the rest has another ETag: an error, never a mixture."""
+def test_a_file_replaced_within_a_body(proxied: tuple[Path, FaultProxy]) -> None:
+    """The body is cut, and the rest has a different ETag: an error, never a mixture."""
     folder, proxy = proxied
     with proxy:
         store = open_behind(proxy, folder)
@@ -106,8 +110,8 @@ def test_a_body_that_goes_on_as_another_file(proxied: tuple[Path, FaultProxy]) -
             store.read_range("x", 500, 900_000)
 
 
-def test_a_slow_server_is_waited_for(proxied: tuple[Path, FaultProxy]) -> None:
-    """Longer than ``read_timeout``, which begins again with each byte."""
+def test_a_slow_answer_succeeds(proxied: tuple[Path, FaultProxy]) -> None:
+    """An answer may take longer than ``read_timeout``, which restarts with each byte."""
     folder, proxy = proxied
     proxy.faults.bytes_a_second = 1e6
     proxy.faults.latency_seconds = 0.1
@@ -116,10 +120,10 @@ def test_a_slow_server_is_waited_for(proxied: tuple[Path, FaultProxy]) -> None:
         start = time.monotonic()
         assert store.read("x") == DATA
         assert time.monotonic() - start > 1.0
-    assert proxy.counts == {"": 1}  # not in a second try
+    assert proxy.counts == {"": 1}  # in the first try
 
 
-def test_a_trickle_is_not_waited_for(proxied: tuple[Path, FaultProxy]) -> None:
+def test_a_trickle_times_out(proxied: tuple[Path, FaultProxy]) -> None:
     folder, proxy = proxied
     proxy.faults.bytes_a_second = 200_000  # a chunk each third of a second
     with proxy:
@@ -143,7 +147,7 @@ def test_nobody_listens(proxied: tuple[Path, FaultProxy]) -> None:
 def test_a_server_that_dies_in_an_epoch(
     encoded_tree: Path, proxied: tuple[Path, FaultProxy], encoding: str
 ) -> None:
-    """What waits behind the requests that fail is not asked for."""
+    """Requests that wait behind the failed ones are not sent."""
     folder, proxy = proxied
     options = PackOptions(encoding=encoding, block_size=4)
     pack(encoded_tree, folder / "shards", options, workers=1)
@@ -159,8 +163,8 @@ def test_a_server_that_dies_in_an_epoch(
         assert sum(map(len, loader)) == 8 * len(loader)
 
 
-def test_a_job_on_a_bad_day(demo_tree: Path, demo_shards: Path, seaweedfs: S3Server) -> None:
-    """Every fault at once, many times: the same bytes."""
+def test_a_job_with_every_fault(demo_tree: Path, demo_shards: Path, seaweedfs: S3Server) -> None:
+    """Many faults of every type: the same bytes."""
     chances = dict.fromkeys(RETRIED, 0.02)
     options = seaweedfs.storage_options | QUICK | {"max_retries": 8, "retry_timeout": 30}
     with FaultProxy(address_of(seaweedfs.endpoint), Faults(0.005, 0, chances)) as proxy:
@@ -175,10 +179,10 @@ def test_a_job_on_a_bad_day(demo_tree: Path, demo_shards: Path, seaweedfs: S3Ser
 
 
 @pytest.mark.parametrize("fault", ["503", "stall", "reset"])
-def test_a_server_that_dies_while_it_is_written_to(
+def test_a_server_that_dies_during_writing(
     demo_tree: Path, seaweedfs: S3Server, fault: str
 ) -> None:
-    """One error in bounded time; the same call goes on when the server is there again."""
+    """One error in bounded time; the same call resumes when the server is back."""
     prefix = f"s3://{seaweedfs.bucket}/{uuid4()}"
     options = PackOptions(shard_size=20)
     with FaultProxy(address_of(seaweedfs.endpoint), Faults()) as proxy:
