@@ -41,6 +41,14 @@ class Tally:
     """
 
     def __init__(self, progress: Progress, doing: str, total: int = 0, done: int = 0) -> None:
+        """Start a count.
+
+        Args:
+            progress: called with every new count.
+            doing: the activity, such as ``pack``.
+            total: images in total; 0 if not known yet.
+            done: images already done.
+        """
         self._progress = progress
         self._doing = doing
         self._total = total

@@ -203,8 +203,8 @@ class RemoteStore(Store):
         self._need_listing("can only be read from")
         self._versions.pop(name, None)
         with suppress(MissingError), self._errors(OutputError, name):
-            source, target = self._path(f"{folder}/{name}"), self._path(name)
-            repeated(lambda: obstore.rename(self._connection.writing, source, target))
+            old, new = self._path(f"{folder}/{name}"), self._path(name)
+            repeated(lambda: obstore.rename(self._connection.writing, old, new))
 
     def remove(self) -> None:
         for name in self.names():
