@@ -1,7 +1,7 @@
 """CINIC-10 as tar shards: pack a PNG tree, stream it at the speed of the decoder.
 
-Each name is imported when it is first asked for: torch comes with the loader, numpy and numba with
-what packs or reads.
+Each name is imported on first use. Only the loader imports torch; only packing and reading import
+numpy and numba.
 """
 
 import importlib
@@ -51,7 +51,7 @@ _MODULES = {
     "unpack": "write.unpack",
     "verify": "check.verify",
 }
-"""Public name -> the module that it is in."""
+"""Public name -> the module that defines it."""
 
 
 def __getattr__(name: str) -> Any:

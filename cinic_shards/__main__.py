@@ -1,6 +1,6 @@
-"""Where the command starts, also as ``python -m cinic_shards``.
+"""Entry point of the command, also for ``python -m cinic_shards``.
 
-Workers that are spawned import this file anew: it must not bring the command line with it.
+Spawned workers import this file again, so it does not import the command line at the top.
 """
 
 

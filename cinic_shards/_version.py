@@ -1,3 +1,3 @@
-"""The version of the package: alone in its file, so that any folder can import it."""
+"""The package's version, in its own file so that any folder can import it."""
 
 __version__ = "0.2.0"

@@ -1,15 +1,15 @@
 """Every exception that the package raises on purpose.
 
     CinicShardsError
-    ├── OptionError (also ValueError)   an argument that cannot be; the caller's to change
-    ├── TreeError                       a folder of PNGs that cannot be packed; lists every problem
-    ├── SourcesError                    what CINIC-10 is built from falls short; lists every problem
-    ├── OutputError                     a place that cannot be written: other files, no space
+    ├── OptionError (also ValueError)   an invalid argument
+    ├── TreeError                       images that cannot be packed; lists every problem
+    ├── SourcesError                    CINIC-10 cannot be built from these; lists every problem
+    ├── OutputError                     the output cannot be written: other files, no space
     ├── LocatedError
     │   ├── StoreError                  bytes that cannot be read: short read, server down
     │   │   └── MissingError            no such file
-    │   └── FormatError                 a manifest, index, shard or archive that is not what it says
-    └── DecodeError                     a payload that is not an image, or not one of this shape
+    │   └── FormatError                 an invalid manifest, index, shard or archive
+    └── DecodeError                     a payload that is no image, or has a different shape
 
 A message gives the location, what was found, what was expected, and what to do next.
 """
@@ -17,7 +17,7 @@ A message gives the location, what was found, what was expected, and what to do 
 from collections.abc import Sequence
 
 MAX_LISTED = 20
-"""Of many alike, so many are named in a message."""
+"""The most items of a list that a message names."""
 
 
 class CinicShardsError(Exception):
@@ -25,13 +25,14 @@ class CinicShardsError(Exception):
 
 
 class OptionError(CinicShardsError, ValueError):
-    """An option's value cannot be used."""
+    """An option has an invalid value."""
 
 
 class TreeError(CinicShardsError):
-    """A folder of PNGs cannot be packed as it is.
+    """A folder or archive of images cannot be packed as it is.
 
     Attributes:
+        root: the folder or archive.
         problems: every problem found, each with its path.
     """
 
@@ -50,7 +51,7 @@ class SourcesError(CinicShardsError):
     """CINIC-10 cannot be built from these sources.
 
     Attributes:
-        location: the source.
+        location: the raw source.
         problems: every problem found.
         hint: what to do.
     """
@@ -75,10 +76,10 @@ class OutputError(CinicShardsError):
 
 
 class LocatedError(CinicShardsError):
-    """Something cannot be read, or is not what it should be.
+    """A file cannot be read, or is invalid.
 
     Attributes:
-        location: the file, or where else it is.
+        location: the file, or a part of it.
         reason: what was found, what was expected, what to do next; without the location.
     """
 
@@ -92,24 +93,24 @@ class LocatedError(CinicShardsError):
 
 
 class StoreError(LocatedError):
-    """Bytes cannot be read from where they should be."""
+    """Bytes cannot be read from a store."""
 
 
 class MissingError(StoreError):
-    """There is no file of that name."""
+    """There is no file of this name."""
 
 
 class FormatError(LocatedError):
-    """A manifest, an index or a shard is not what the format says; or an archive is another one."""
+    """A manifest, index, shard or archive does not have the expected format or content."""
 
 
 class DecodeError(CinicShardsError):
     """A payload cannot be decoded.
 
     Attributes:
-        position: the payload's position among those that were decoded together.
+        position: the payload's position in the batch that was decoded.
         reason: why, without the location.
-        location: where the payload comes from.
+        location: the payload's shard and sample; by default ``image`` and the position.
     """
 
     def __init__(self, position: int, reason: str, location: str = "") -> None:
@@ -123,19 +124,19 @@ class DecodeError(CinicShardsError):
 
 
 def some(items: Sequence[str], most: int = MAX_LISTED) -> str:
-    """For a message: the first of many, and how many more there are."""
+    """Join the first ``most`` items with commas, and count the others; for a message."""
     shown = ", ".join(items[:most])
     more = len(items) - most
     return f"{shown} and {more:,} more" if more > 0 else shown
 
 
 def some_lines(items: Sequence[object], most: int = MAX_LISTED) -> str:
-    """For the end of a message: the first of many, each on a line, and how many more there are."""
+    """List the first ``most`` items, one a line, and count the others; for the end of a message."""
     lines = "".join(f"\n  {item}" for item in items[:most])
     more = len(items) - most
     return f"{lines}\n  and {more:,} more" if more > 0 else lines
 
 
 def few(items: Sequence[object]) -> str:
-    """For a message that has told how many: the first five."""
+    """Join the first five items; for a message that already gives their number."""
     return ", ".join(map(str, items[:5])) + (", ..." if len(items) > 5 else "")

@@ -1,4 +1,4 @@
-"""Where jobs run: threads, processes of this machine, a dask cluster, or any Executor."""
+"""Executors for jobs: threads, processes of this machine, a dask cluster, or any Executor."""
 
 import atexit
 import gc
@@ -28,16 +28,27 @@ if TYPE_CHECKING:
     from distributed import Client
 
 Progress = Callable[[str, int, int], None]
-"""Called with what is being done, how many images are done, and of how many (0: not known yet)."""
+"""Called with an activity, the number of images done, and their total (0: not known yet)."""
 
 J = TypeVar("J")
 R = TypeVar("R")
 
 
 class Tally:
-    """Adds up what is done, and reports it; at once, too, where the total is known (not 0)."""
+    """A running count that reports its progress.
+
+    If the total is known (not 0), the initial count is reported at once.
+    """
 
     def __init__(self, progress: Progress, doing: str, total: int = 0, done: int = 0) -> None:
+        """Start a count.
+
+        Args:
+            progress: called with every new count.
+            doing: the activity, such as ``pack``.
+            total: images in total; 0 if not known yet.
+            done: images already done.
+        """
         self._progress = progress
         self._doing = doing
         self._total = total
@@ -46,13 +57,13 @@ class Tally:
             self.add(0)
 
     def add(self, count: int) -> None:
-        """Report that so many more are done."""
+        """Add ``count`` to the images done, and report it."""
         self._done += count
         self._progress(self._doing, self._done, self._total)
 
 
 def make_executor(workers: int) -> Executor:
-    """An Executor for ``workers`` jobs at a time: a thread for one, processes for more.
+    """Make an Executor for ``workers`` jobs at a time: a thread for one, processes for more.
 
     The processes are spawned, not forked: a fork copies locks that other threads hold.
     """
@@ -64,19 +75,19 @@ def make_executor(workers: int) -> Executor:
 
 
 class _Processes(ProcessPoolExecutor):
-    """A pool that also ends when one of its processes is killed while all of them are to end.
+    """A process pool whose shutdown also ends if one of its processes is killed meanwhile.
 
-    An idle process holds the lock of the queue that it waits at. Where it is killed then, the
-    others would wait for that lock for ever, and nobody looks any more.
+    An idle process holds the lock of the queue it waits on. If it is killed during the shutdown,
+    the others would wait for that lock forever, because the pool no longer checks on them.
     """
 
     def submit(self, fn: Callable[..., R], /, *args: Any, **kwargs: Any) -> Future[R]:
-        """As ``Executor.submit``; where that starts a process, Ctrl-C will not reach it."""
+        """Submit a job as ``Executor.submit`` does; a process it starts never sees Ctrl-C."""
         with _ctrl_c_held():
             return super().submit(fn, *args, **kwargs)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """As ``Executor.shutdown``."""
+        """Shut down as ``Executor.shutdown`` does."""
         processes = list((self._processes or {}).values())
         watch = threading.Thread(target=_end_together, args=(processes,), daemon=True)
         watch.start()
@@ -87,16 +98,16 @@ class _Processes(ProcessPoolExecutor):
 
 @contextmanager
 def _ctrl_c_held() -> Iterator[None]:
-    """A Ctrl-C comes afterwards, and never in a process that is started meanwhile.
+    """Delay Ctrl-C until the block ends, and block it in processes that are started meanwhile.
 
-    Such a process has this thread's mask. Here any thread may get the signal, and Python calls its
-    handler in the main one.
+    Such a process inherits this thread's signal mask. In this process any thread may receive the
+    signal, and Python calls its handler in the main thread: hence the replaced handler.
     """
-    came: list[tuple[Any, ...]] = []
+    received: list[tuple[Any, ...]] = []
     is_main = threading.current_thread() is threading.main_thread()
     handler = signal.getsignal(signal.SIGINT) if is_main else None
     if callable(handler):
-        signal.signal(signal.SIGINT, lambda *arguments: came.append(arguments))
+        signal.signal(signal.SIGINT, lambda *arguments: received.append(arguments))
     has_masks = hasattr(signal, "pthread_sigmask")  # not on Windows
     if has_masks:
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
@@ -107,12 +118,12 @@ def _ctrl_c_held() -> Iterator[None]:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
         if callable(handler):
             signal.signal(signal.SIGINT, handler)
-            if came:
-                handler(*came[0])
+            if received:
+                handler(*received[0])
 
 
 def _end_together(processes: list[Any]) -> None:
-    """Wait until all processes have ended; where one did not end by itself, kill the others."""
+    """Wait until all processes have ended; if one exits with an error, kill the others."""
     while processes:
         wait_for_any([process.sentinel for process in processes])
         ended = [process for process in processes if not process.is_alive()]
@@ -129,20 +140,20 @@ def run_jobs(
     *,
     done: Callable[[R], None] = lambda result: None,
 ) -> list[R]:
-    """Run all jobs, and give their results in the jobs' order.
+    """Run all jobs, and return their results in the order of the jobs.
 
-    When one fails, the others have ended or been taken back before its exception is raised.
+    If a job fails, its exception is raised after all others have ended or been cancelled.
 
     Args:
         executor: see ``open_executor``.
-        function: of one job; importable, for other processes.
-        jobs: workers begin with the first ones while the next ones are made.
-        done: called with each result as it comes.
+        function: called with one job; other processes must be able to import it.
+        jobs: taken one by one; workers start on the first while later ones are produced.
+        done: called with each result as it arrives.
     """
     futures: list[Future[R]] = []
     try:
         for job in jobs:
-            with _ctrl_c_held():  # or a job could be under way that nobody waits for
+            with _ctrl_c_held():  # else a job could be running that is not in ``futures``
                 futures.append(executor.submit(function, job))
         for future in as_completed(futures):
             done(future.result())
@@ -155,17 +166,17 @@ def run_jobs(
 
 
 def _start_worker() -> None:
-    # Ctrl-C reaches every process of a terminal; the parent alone decides what it ends.
+    # Ctrl-C reaches every process of a terminal; only the parent decides what it ends.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    # Jobs make many objects and no cycles: looking for some is a tenth of their time.
+    # Jobs make many objects and no cycles; the garbage collector would take a tenth of their time.
     gc.disable()
-    # Nor when the worker ends: that would be a tenth of a second for what numba has loaded.
+    # Nor a collection at exit: 0.1 s for the objects that numba has loaded.
     atexit.register(gc.freeze)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
 def _end_with_parent() -> None:
-    """A parent that is killed takes its workers along: they would wait for jobs for ever."""
+    """End this worker when its parent is killed; it would wait for jobs forever."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()
@@ -173,26 +184,28 @@ def _end_with_parent() -> None:
 
 
 WAIT_SECONDS = 30.0
-"""For a cluster's scheduler, for its first worker, and for another one where the last has died."""
+"""Seconds to wait for a cluster's scheduler, for its first worker, or for a new worker after the
+last one has died."""
 
 
 @contextmanager
 def open_executor(where: Executor | str | None, workers: int | None) -> Iterator[Executor]:
-    """Where jobs run.
+    """Open the executor that an option names.
 
     Args:
-        where: ``process`` or ``process:N``: that many processes of this machine; ``dask://host:port``:
-            the cluster of that scheduler; an Executor: that one, which stays open; None: processes.
-        workers: how many processes, where ``where`` does not say; by default a process a core.
+        where: ``process`` or ``process:N``: N processes of this machine; ``dask://host:port``: the
+            cluster of this scheduler; an Executor: used as it is, and left open; None: processes.
+        workers: the number of processes if ``where`` does not give it; by default one per core.
 
     Raises:
-        OptionError: they contradict each other, or there is no such cluster.
+        OptionError: ``where`` is invalid, both give a number of workers, or there is no such
+            cluster.
     """
     if isinstance(where, Executor):
-        _refuse_both(workers, "an executor")
+        _check_only_one(workers, "an executor")
         yield where
     elif where is not None and where.startswith("dask://"):
-        _refuse_both(workers, where)
+        _check_only_one(workers, where)
         with _dask(where.removeprefix("dask://").rstrip("/")) as cluster:
             yield cluster
     else:
@@ -200,17 +213,17 @@ def open_executor(where: Executor | str | None, workers: int | None) -> Iterator
             yield processes
 
 
-def _refuse_both(workers: int | None, where: str) -> None:
+def _check_only_one(workers: int | None, where: str) -> None:
     if workers is not None:
-        raise OptionError(f"{workers} workers and {where}: give one of them")
+        raise OptionError(f"{workers} workers and {where}: give only one of them")
 
 
 def _number_of_processes(where: str | None, workers: int | None) -> int:
-    kind, colon, number = (where or "process").partition(":")
-    if kind != "process" or (colon and not number.isdecimal()):
+    name, colon, number = (where or "process").partition(":")
+    if name != "process" or (colon and not number.isdecimal()):
         raise OptionError(f"executor {where!r}: expected process, process:N or dask://host:port")
     if number:
-        _refuse_both(workers, str(where))
+        _check_only_one(workers, str(where))
         workers = int(number)
     return number_of_workers(workers)
 
@@ -227,7 +240,7 @@ def _dask(address: str) -> Iterator[Executor]:
         client = Client(address, timeout=WAIT_SECONDS, set_as_default=False)
     except (OSError, ValueError) as error:
         raise OptionError(
-            f"dask://{address}: no scheduler there; start one: dask scheduler --port PORT"
+            f"dask://{address}: no scheduler answers; start one: dask scheduler --port PORT"
         ) from error
     with client:
         try:
@@ -241,20 +254,20 @@ def _dask(address: str) -> Iterator[Executor]:
 
 
 class _Cluster(Executor):
-    """A dask cluster as an Executor whose ``cancel`` is true.
+    """A dask cluster as an Executor whose cancelled jobs really do not run.
 
-    Dask's own calls a job cancelled that a worker still runs, and it would write behind our back.
-    Here a thread waits for each job that the cluster has, and only those that wait for a thread
-    can be cancelled. What dask can do again where a worker has died, it does.
+    Dask's own executor reports a job as cancelled while a worker still runs it, so it could still
+    write files. Here a thread waits for each job that the cluster has; only jobs that have no
+    thread yet can be cancelled. Dask runs a job again if its worker dies.
     """
 
     def __init__(self, client: "Client") -> None:
         self._client = client
         threads = sum(client.nthreads().values())
-        self._waiting = ThreadPoolExecutor(2 * threads)  # so that no worker waits for its next job
+        self._waiting = ThreadPoolExecutor(2 * threads)  # so each worker has its next job queued
 
     def submit(self, function: Callable[..., R], /, *args: Any, **kwargs: Any) -> Future[R]:
-        """As ``Executor.submit``."""
+        """Submit a job as ``Executor.submit`` does."""
         return self._waiting.submit(self._run, function, args, kwargs)
 
     def _run(self, function: Callable[..., R], args: Any, kwargs: Any) -> R:
@@ -269,13 +282,13 @@ class _Cluster(Executor):
                     return result
                 except TimeoutError:
                     if job.done():
-                        raise  # the job's own
-                    # Dask would wait for a new worker for ever.
+                        raise  # the job itself raised it
+                    # Dask would wait for a new worker forever.
                     if not self._client.nthreads():
                         raise BrokenExecutor("dask: no worker is left") from None
         except (KilledWorker, CommClosedError, CancelledError) as error:
             raise BrokenExecutor(f"dask: {error}") from error
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """As ``Executor.shutdown``."""
+        """Shut down as ``Executor.shutdown`` does."""
         self._waiting.shutdown(wait, cancel_futures=cancel_futures)

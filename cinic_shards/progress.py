@@ -1,4 +1,4 @@
-"""How far a long command is: a bar on a terminal, elsewhere a line now and then."""
+"""Progress messages of long commands: a bar on a terminal, elsewhere a line every 10 seconds."""
 
 import time
 from typing import Any
@@ -14,19 +14,19 @@ from rich.progress import (
 )
 
 _LINE_SECONDS = 10.0
-"""Between two lines."""
+"""Seconds between two lines."""
 
 
 class ProgressReport:
-    """A bar with rate and time left on a terminal; elsewhere a line now and then."""
+    """A bar with rate and time left on a terminal; elsewhere a line every 10 seconds."""
 
     def __init__(self, console: Console, *, quiet: bool, unit: str = "images") -> None:
         """Report on a console.
 
         Args:
-            console: where.
+            console: the console to write to.
             quiet: report nothing.
-            unit: of what is counted: ``images`` or ``bytes``.
+            unit: what is counted: ``images`` or ``bytes``.
         """
         self._console = console
         self._unit = unit
@@ -48,12 +48,12 @@ class ProgressReport:
 
     @property
     def seconds(self) -> float:
-        """Seconds since it was made."""
+        """Seconds since this report was created."""
         return time.perf_counter() - self._start
 
     @classmethod
     def on_stderr(cls) -> "ProgressReport":
-        """One of its own, where there is no console."""
+        """Make a report that creates its own console on stderr."""
         return cls(Console(stderr=True), quiet=False)
 
     def __enter__(self) -> "ProgressReport":
@@ -66,9 +66,15 @@ class ProgressReport:
             self._bar.stop()
 
     def update(self, doing: str, done: int, total: int) -> None:
-        """Show that ``done`` of ``total`` (0: not known yet) are done."""
+        """Show that ``done`` of ``total`` (0: not known yet) are done.
+
+        Args:
+            doing: the activity; each has its own bar.
+            done: images or bytes done.
+            total: images or bytes in total.
+        """
         now = time.perf_counter()
-        # What was there at the first word was not done since.
+        # The rate leaves out what was already done at the first update, such as in a resumed run.
         start, done_before = self._starts.setdefault(doing, (now, done))
         rate_text = self._rate((done - done_before) / (now - start)) if now > start else ""
         if self._bar:

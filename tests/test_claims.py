@@ -1,6 +1,6 @@
-"""The claims that are no timing hold on a drawn tree, and on real photographs where there are some.
+"""Claims without timings hold on a generated tree, and on real photographs if they are available.
 
-The timed ones are run by ``make claims`` on a quiet machine.
+``make claims`` runs the timed ones on an idle machine.
 """
 
 import json
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.real
 def tree_options(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> list[str]:
-    """Arguments that choose the tree: 9,000 images that we draw, or 1,890 photographs."""
+    """Arguments that choose the tree: 9,000 generated images, or 1,890 photographs."""
     if request.param == "drawn":
         return ["--per-class", "300"]
     if not PHOTOGRAPHS.exists():

@@ -1,4 +1,4 @@
-"""Errors carry fields, and pass from one process to another."""
+"""Errors have fields, and can be sent to a different process."""
 
 import pickle
 from typing import Any

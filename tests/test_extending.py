@@ -1,4 +1,4 @@
-"""An encoding, or a kind of source, is added by one class: here a toy of each, used for all."""
+"""An encoding or a source of images is added by a class: a toy of each, used with all functions."""
 
 from pathlib import Path
 
@@ -27,7 +27,7 @@ from tests.support.files import digests
 
 
 class InvertedEncoding(Encoding):
-    """Blocks of pixels, 255 minus each value, behind an npy header."""
+    """Blocks of 255 minus each pixel value, after an npy header."""
 
     name = "inverted"
     suffix = "images.inv"
@@ -129,7 +129,7 @@ def test_a_new_encoding_is_read_by_webdataset(inverted: Path) -> None:
     np.testing.assert_array_equal(decode(sample)["images"], images)
 
 
-# A kind of source
+# A source of images
 
 
 @pytest.mark.parametrize("encoding", ["png", "zstd", "raw"])

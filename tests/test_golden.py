@@ -1,4 +1,4 @@
-"""What release 0.1.0 packed and saved is verified, read and resumed, to the bit."""
+"""Data and states of release 0.1.0 are verified, read and resumed, to the bit."""
 
 import hashlib
 import json
@@ -26,7 +26,7 @@ Run = dict[str, Any]
 
 
 def loader_of(run: Run) -> ShardLoader:
-    """A loader of a run's setting, by the options of this version."""
+    """A loader with a run's settings, given as this version's options."""
     options = dict(run["setting"])
     if "subset" in options:
         options["subset"] = Subset(**options["subset"])
@@ -37,7 +37,7 @@ def loader_of(run: Run) -> ShardLoader:
 
 
 def images_digest(batches: list[Batch]) -> str:
-    """SHA-256 of the images' values, in the order (N, H, W, C)."""
+    """SHA-256 of the images' values in the order (N, H, W, C)."""
     sha256 = hashlib.sha256()
     for batch in batches:
         sha256.update(batch.images.permute(0, 2, 3, 1).contiguous().numpy().tobytes())
@@ -46,7 +46,7 @@ def images_digest(batches: list[Batch]) -> str:
 
 @pytest.fixture(scope="module")
 def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The images that the release packed, by tar alone: drawn again they might be other files."""
+    """The images that the release packed, extracted by tar; generated again they might differ."""
     root = tmp_path_factory.mktemp("golden")
     for shard in (RELEASE / "png").glob("*.tar"):
         with tarfile.open(shard) as file:
@@ -63,19 +63,19 @@ def pixels(shards: Path, split: str) -> np.ndarray[Any, Any]:
 
 
 def manifest_of(shards: Path) -> dict[str, Any]:
-    """What a manifest says, without the libraries' versions and the digest that they change."""
+    """A manifest's content, without libraries' versions and the digest that depends on them."""
     content: dict[str, Any] = json.loads((shards / MANIFEST_NAME).read_text())
     return {name: value for name, value in content.items() if name not in ("libraries", "digest")}
 
 
 @pytest.mark.parametrize("encoding", ENCODINGS)
-def test_it_is_whole(encoding: str, tree: Path) -> None:
+def test_the_dataset_is_intact(encoding: str, tree: Path) -> None:
     found = verify(RELEASE / encoding, against=tree, workers=1)
     assert (found.is_whole, found.num_samples, found.strays) == (True, 19, ())
 
 
 @pytest.mark.parametrize("encoding", ENCODINGS)
-def test_it_is_read(encoding: str, tree: Path) -> None:
+def test_the_dataset_is_read(encoding: str, tree: Path) -> None:
     dataset = Dataset(RELEASE / encoding)
     assert dataset.manifest.libraries["cinic-shards"] == "0.1.0"
     for split in ("test", "train"):
@@ -97,7 +97,7 @@ def test_packing_the_same_images_gives_the_same_bytes(
     if manifest.libraries.get("libzstd") == libraries.get("libzstd"):
         for path in (RELEASE / encoding).glob("*.tar"):
             assert (tmp_path / path.name).read_bytes() == path.read_bytes()
-    else:  # another release of libzstd may find other matches
+    else:  # a different release of libzstd may compress differently
         for split in ("test", "train"):
             np.testing.assert_array_equal(
                 pixels(tmp_path, split), pixels(RELEASE / encoding, split)
@@ -113,8 +113,8 @@ def run_name(run: Run) -> str:
 
 
 @pytest.mark.parametrize("run", SAVED["runs"], ids=run_name)
-def test_a_loader_gives_what_the_release_gave(run: Run) -> None:
-    """A whole epoch, and from a state that was taken within it."""
+def test_a_loader_gives_the_same_batches_as_the_release(run: Run) -> None:
+    """Compare an entire epoch, and the rest of it from a saved state."""
     loader, step = loader_of(run), run["state"]["step"]
     loader.set_epoch(run["state"]["epoch"])
     batches = list(loader)

@@ -1,4 +1,4 @@
-"""The house: a folder imports only from those to its left, and keeps what is its own to itself."""
+"""The package's layout: a folder imports only from those to its left, libraries have an owner."""
 
 import ast
 import subprocess
@@ -16,19 +16,19 @@ LEFT_TO_RIGHT = """
     errors options _version progress jobs
     store format codec tree read write check view cinic loader cli
 """.split()
-"""All that stands at the top of the package, in reading order."""
+"""All modules and folders at the top of the package, in the order of allowed imports."""
 
 ALONE = {
     "torch": {"loader"},
     "torchvision": {"loader"},
-    # What reaches a network; a cluster is an Executor.
+    # Network access; a dask cluster is an Executor.
     "obstore": {"store"},
     "boto3": {"store"},
     "socket": {"store"},
     "http": {"store"},
     "urllib.request": {"store"},
     "distributed": {"jobs"},
-    # Byte layouts: ours, and those of archives and pickles that others wrote.
+    # Byte layouts: this format, and archives and pickles from outside.
     "msgpack": {"format"},
     "struct": {"format", "tree", "cinic"},
     "tarfile": {"tree", "cinic"},
@@ -40,7 +40,7 @@ ALONE = {
     "typer": {"cli"},
     "rich": {"cli", "progress"},
 }
-"""Library -> those that alone may import it."""
+"""Library -> the only modules or folders that may import it."""
 
 MAX_LINES = 400
 MAX_FUNCTION_LINES = 60
@@ -55,16 +55,16 @@ def module_name(path: Path) -> str:
 FILES = {module_name(path): path for path in sorted(PACKAGE.rglob("*.py"))}
 TREES = {name: ast.parse(path.read_text(encoding="utf-8")) for name, path in FILES.items()}
 ROOT = TREES.pop("")
-IN_A_ROOM = [name for name in TREES if name != "__main__"]
+MODULES = [name for name in TREES if name != "__main__"]
 
 
-def room_of(name: str) -> str:
-    """The folder that a module is in, or the module itself where it is at the top."""
+def folder_of(name: str) -> str:
+    """The folder that a module is in, or the module itself if it is at the top."""
     return name.partition(".")[0]
 
 
 def imported(tree: ast.AST) -> Iterator[str]:
-    """Full names of all modules that a file imports: inside functions, and for types, too."""
+    """Full names of all modules that a file imports, also inside functions and for types."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -77,24 +77,24 @@ def imported(tree: ast.AST) -> Iterator[str]:
 
 
 def own_imports(name: str) -> set[str]:
-    """The package's own modules that one of them imports."""
+    """Modules of this package that one of its modules imports."""
     found = {full for full in imported(TREES[name]) if full.partition(".")[0] == "cinic_shards"}
     return {full.removeprefix("cinic_shards").removeprefix(".") for full in found}
 
 
-def test_the_top_of_the_package_is_what_the_line_names() -> None:
-    assert {room_of(name) for name in IN_A_ROOM} == set(LEFT_TO_RIGHT)
+def test_the_top_of_the_package() -> None:
+    assert {folder_of(name) for name in MODULES} == set(LEFT_TO_RIGHT)
     assert len(LEFT_TO_RIGHT) <= 16
 
 
-@pytest.mark.parametrize("name", IN_A_ROOM)
+@pytest.mark.parametrize("name", MODULES)
 def test_a_folder_imports_only_from_its_left(name: str) -> None:
-    allowed = {*LEFT_TO_RIGHT[: LEFT_TO_RIGHT.index(room_of(name)) + 1]}
-    assert {room_of(one) for one in own_imports(name)} <= allowed
+    allowed = {*LEFT_TO_RIGHT[: LEFT_TO_RIGHT.index(folder_of(name)) + 1]}
+    assert {folder_of(one) for one in own_imports(name)} <= allowed
 
 
-def test_nothing_imports_in_a_circle() -> None:
-    # A package's __init__ gathers its files: whoever imports a file of it depends on that file.
+def test_there_are_no_import_cycles() -> None:
+    # Importing a file of a package is a dependency on this file, not on the package's __init__.
     left = {name: own_imports(name) - {name} for name in TREES}
     while free := {name for name, needs in left.items() if not needs & left.keys()}:
         left = {name: needs for name, needs in left.items() if name not in free}
@@ -102,14 +102,14 @@ def test_nothing_imports_in_a_circle() -> None:
 
 
 def test_only_main_imports_the_command_line() -> None:
-    others = [name for name in TREES if room_of(name) != "cli"]
-    assert [name for name in others if "cli" in map(room_of, own_imports(name))] == ["__main__"]
+    others = [name for name in TREES if folder_of(name) != "cli"]
+    assert [name for name in others if "cli" in map(folder_of, own_imports(name))] == ["__main__"]
 
 
 @pytest.mark.parametrize("library", ALONE)
-def test_who_imports_a_library(library: str) -> None:
+def test_libraries_are_imported_only_by_their_owners(library: str) -> None:
     found = {
-        room_of(name)
+        folder_of(name)
         for name, tree in TREES.items()
         if any(f"{full}.".startswith(f"{library}.") for full in imported(tree))
         and not (library == "struct" and only_names_its_error(tree))
@@ -118,7 +118,7 @@ def test_who_imports_a_library(library: str) -> None:
 
 
 def only_names_its_error(tree: ast.AST) -> bool:
-    """Whether a file needs ``struct`` only to catch what Pillow raises."""
+    """True if a file uses ``struct`` only to catch the error that Pillow raises."""
     parts = [
         node.attr
         for node in ast.walk(tree)
@@ -129,13 +129,13 @@ def only_names_its_error(tree: ast.AST) -> bool:
     return set(parts) == {"error"}
 
 
-def test_an_encoding_is_asked_never_compared() -> None:
-    """Only its own folder, and the help of the command line, know an encoding by name."""
+def test_code_does_not_compare_names_of_encodings() -> None:
+    """Only ``codec``, and the help of the command line, know an encoding by name."""
     names = {"png", "zstd", "raw"}
     found = {
         (name, node.lineno, isinstance(parent, ast.Compare | ast.MatchValue))
         for name, tree in TREES.items()
-        if room_of(name) not in ("codec", "cli")
+        if folder_of(name) not in ("codec", "cli")
         for parent in ast.walk(tree)
         for node in ast.iter_child_nodes(parent)
         if isinstance(node, ast.Constant) and node.value in names
@@ -159,8 +159,8 @@ def test_public_names() -> None:
         cinic_shards.Loader  # noqa: B018
 
 
-def test_the_root_imports_nothing_of_the_package_but_its_version() -> None:
-    """``ShardLoader`` comes with torch: only when it is asked for."""
+def test_the_root_imports_only_its_version() -> None:
+    """``ShardLoader`` imports torch, so it is imported on first use."""
     at_once = [node for node in ROOT.body if isinstance(node, ast.Import | ast.ImportFrom)]
     found = {full for node in at_once for full in imported(node)}
     assert found == {"importlib", "typing", "cinic_shards._version"}
@@ -173,14 +173,14 @@ def test_the_root_imports_nothing_of_the_package_but_its_version() -> None:
         ("from cinic_shards import pack, verify, Dataset, stats, open_store", "torch numba"),
     ],
 )
-def test_what_comes_with_an_import(code: str, unwanted: str) -> None:
+def test_importing_does_not_load_large_libraries(code: str, unwanted: str) -> None:
     code += f"; import sys; print(sys.modules.keys() & {set(unwanted.split())})"
     done = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
     assert done.stdout == "set()\n"
 
 
 @pytest.mark.parametrize("name", ["", *TREES])
-def test_a_file_fits_a_head_and_a_function_a_screen(name: str) -> None:
+def test_files_and_functions_are_short(name: str) -> None:
     lines = FILES[name].read_text(encoding="utf-8").count("\n")
     assert lines <= MAX_LINES
     tree = TREES[name] if name else ROOT

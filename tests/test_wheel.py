@@ -1,4 +1,4 @@
-"""The wheel: it brings its types, and a user's script passes mypy --strict with it."""
+"""The wheel includes type information; a user's script passes mypy --strict with it."""
 
 import re
 import subprocess
@@ -36,7 +36,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def test_it_holds_every_file_of_the_package(wheel: Path) -> None:
+def test_the_wheel_contains_every_file_of_the_package(wheel: Path) -> None:
     command = ["git", "-C", ROOT, "ls-files", "cinic_shards"]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
     if done.returncode:
@@ -48,7 +48,7 @@ def test_it_holds_every_file_of_the_package(wheel: Path) -> None:
 
 
 def test_a_script_passes_mypy_strict(wheel: Path, tmp_path: Path) -> None:
-    """Installed, not found as source: there, mypy would take the types without ``py.typed``."""
+    """The package is installed: in a checkout, mypy would use its types without ``py.typed``."""
     builder, folder = venv.EnvBuilder(), tmp_path / "env"
     builder.create(folder)
     python = builder.ensure_directories(folder).env_exe
@@ -61,7 +61,7 @@ def test_a_script_passes_mypy_strict(wheel: Path, tmp_path: Path) -> None:
             *(sys.executable, "-m", "mypy", "--strict", "--cache-dir", tmp_path / "cache"),
             *("--python-executable", python, "script.py"),
         ],
-        cwd=tmp_path,  # away from this package's options
+        cwd=tmp_path,  # so that this package's mypy options do not apply
         env={},
         stdout=subprocess.PIPE,
         text=True,

@@ -19,16 +19,16 @@ __all__ = [
 ENCODINGS: dict[str, Encoding] = {
     encoding.name: encoding for encoding in (PngEncoding(), ZstdEncoding(), RawEncoding())
 }
-"""Name -> encoding, in the order in which messages list them."""
+"""Name -> encoding, in the order used by messages."""
 
 DEFAULT_ENCODING = PngEncoding.name
 
 
 def find_encoding(name: str) -> Encoding:
-    """The encoding of this name, as an option gives it.
+    """Return the encoding that an option names.
 
     Raises:
-        OptionError: it is unknown.
+        OptionError: the name is unknown.
     """
     if name not in ENCODINGS:
         raise OptionError(f"encoding {name!r}: expected one of {', '.join(ENCODINGS)}")

@@ -1,4 +1,4 @@
-"""What an encoding is: everything that differs between encodings is asked of its object."""
+"""The interface of an encoding: everything that differs between encodings is a member of it."""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
@@ -12,30 +12,30 @@ from cinic_shards.codec.payloads import Payloads
 
 
 class Encoding(ABC):
-    """How images become the payloads of a shard, and payloads images.
+    """Encodes images as a shard's payloads, and decodes them.
 
-    A payload holds the file of one image, or a block of images that have one size.
+    A payload is the file of one image, or a block of images of one size.
     """
 
     name: ClassVar[str]
-    """As manifests, indexes and options call it."""
+    """Name in manifests, indexes and options."""
     suffix: ClassVar[str]
-    """What follows the name of a sample or block in the member that is its payload."""
+    """Suffix of the tar members that are payloads."""
     has_blocks: ClassVar[bool] = True
-    """Whether a payload holds a block; then all images of a dataset have one size."""
+    """True if a payload holds a block; then all images of a dataset have one size."""
     sidecars: ClassVar[tuple[str, ...]] = ()
-    """Members that may stand beside each sample."""
+    """Sidecars that each sample may have."""
     default_sidecars: ClassVar[tuple[str, ...]] = ()
-    """Those that do unless others are asked for."""
+    """Sidecars that are written by default."""
     pixels_offset: ClassVar[int | None] = None
-    """Where in a payload its images' pixels begin, as they lie in memory; None where they are
-    encoded. Such payloads can be mapped, and a damaged byte belongs to one image."""
+    """Offset of the uncompressed pixels in a payload; None if they are encoded. Uncompressed
+    payloads can be mapped, and a damaged byte affects only one image."""
 
     def __str__(self) -> str:
         return self.name
 
     def rows_a_payload(self, block_size: int) -> int:
-        """Samples in every payload of a shard but the last.
+        """Return the number of samples in every payload of a shard but the last.
 
         Args:
             block_size: samples a block.
@@ -43,48 +43,52 @@ class Encoding(ABC):
         return block_size if self.has_blocks else 1
 
     def libraries(self) -> dict[str, str]:
-        """Library -> version: those that a payload's bytes depend on, beside Pillow and numpy."""
+        """Return library -> version; the encoded bytes depend on these, and on Pillow and numpy."""
         return {}
 
     def least_bytes(self, image_shape: tuple[int, ...]) -> int:
-        """About what an image takes at least; to refuse a disk that is too small before writing."""
+        """Return about the fewest bytes an image takes; to check the free disk space in advance."""
         return 0
 
     @abstractmethod
     def encode(self, images: NDArray[np.uint8]) -> bytes:
-        """A payload of images: uint8, shape (N, H, W, 3), C-contiguous; N is 1 without blocks."""
+        """Encode images as a payload.
+
+        Args:
+            images: uint8, shape (N, H, W, 3), C-contiguous; N is 1 without blocks.
+        """
 
     @abstractmethod
     def decode(self, payloads: Payloads, out: NDArray[np.uint8]) -> dict[int, str]:
         """Decode payloads into ``out``.
 
         Args:
-            payloads: N files of an image each, or one block of N images.
+            payloads: N files of one image each, or one block of N images.
             out: uint8, shape (N, H, W, 3), RGB, C-contiguous; overwritten.
 
         Returns:
-            Row -> what is wrong with it; what ``out`` holds there means nothing. A block that
-            cannot be decoded has the same reason for each of its rows.
+            Row -> why it cannot be decoded; ``out`` is undefined in these rows. If a block cannot
+            be decoded, all its rows have the same reason.
         """
 
     def image_shape(self, payload: NDArray[np.uint8]) -> tuple[int, int, int] | None:
-        """(H, W, 3) as a block's header states it; None where it is no block of this encoding."""
+        """Return (H, W, 3) from a block's header; None if it is not a block of this encoding."""
         return None
 
     def decode_rows(
         self, payload: NDArray[np.uint8], num_images: int, rows: NDArray[np.int64],
         image_shape: tuple[int, ...],
     ) -> tuple[NDArray[np.uint8], str]:  # fmt: skip
-        """Some images of a block.
+        """Decode some images of a block.
 
         Args:
-            payload: the block.
-            num_images: in the block.
-            rows: those that are wanted, shape (n,).
+            payload: the block, uint8, one-dimensional.
+            num_images: number of images in the block.
+            rows: rows of the wanted images in the block, shape (n,).
             image_shape: (H, W, 3).
 
         Returns:
-            uint8, shape (n, H, W, 3), and what is wrong with the block.
+            uint8, shape (n, H, W, 3); and what is wrong with the block, or an empty string.
         """
         images = np.empty((num_images, *image_shape), np.uint8)
         problems = self.decode(Payloads.one(payload), images)
@@ -93,12 +97,12 @@ class Encoding(ABC):
 
 @dataclass(frozen=True, slots=True)
 class Damage:
-    """What is wrong with a block that was decoded; false where nothing is."""
+    """Damage of a block that was decoded; false if there is none."""
 
     rows: dict[int, str] = field(default_factory=dict)
     """Row -> why its pixels cannot be used."""
     block: str = ""
-    """The same reason for the whole block, where it cannot be told which row is damaged."""
+    """The same reason for the entire block, if the damage cannot be located; else empty."""
 
     def __bool__(self) -> bool:
         return bool(self.rows)
@@ -112,14 +116,14 @@ def decode_block(
     crc_problem: str = "",
     pixel_hash: NDArray[np.uint8],
 ) -> Damage:
-    """Decode a block of a shard, and find the rows that are damaged.
+    """Decode a block of a shard, and find the damaged rows.
 
     Args:
-        encoding: the shard's.
-        payload: the block's.
+        encoding: the shard's encoding.
+        payload: the block's payload, uint8, one-dimensional.
         out: uint8, shape (N, H, W, 3), C-contiguous; overwritten.
-        crc_problem: what is wrong with the payload's CRC-32, where it was compared.
-        pixel_hash: what the index says of the N images, uint8, shape (N, 16).
+        crc_problem: what is wrong with the payload's CRC-32; empty if nothing, or not checked.
+        pixel_hash: pixel hashes of the N images in the index, uint8, shape (N, 16).
     """
     problems = encoding.decode(Payloads.one(payload), out)
     if crc_problem and not problems and encoding.pixels_offset is not None:
@@ -132,11 +136,14 @@ def decode_block(
 
 
 def hash_problems(found: NDArray[np.uint8], stated: NDArray[np.uint8]) -> dict[int, str]:
-    """What is wrong with the images whose pixel hash is not the stated one, by row.
+    """Compare pixel hashes with those of an index.
 
     Args:
         found: the images' hashes, uint8, shape (N, 16).
-        stated: what the index says, uint8, shape (N, 16).
+        stated: the hashes in the index, uint8, shape (N, 16).
+
+    Returns:
+        Row -> what is wrong, for each row whose hashes differ.
     """
     return {
         row: f"its pixels' hash is {found[row].tobytes().hex()}, "

@@ -1,4 +1,4 @@
-"""Decode images chunk by chunk, and sum up what they hold."""
+"""Decode images chunk by chunk, and sum up their pixels and sizes."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -14,18 +14,21 @@ from cinic_shards.codec.png_head import check_heads
 from cinic_shards.format import PixelSums
 
 _CHUNK_SAMPLES = 256
-"""Of CINIC-10's, so many with their pixels stay in a core's second-level cache."""
+"""The most samples of a chunk: of CINIC-10, 256 files and their pixels fit in a core's L2 cache."""
 
 
 _CHUNK_BYTES = 2**24
-"""Of files, and of decoded pixels."""
+"""The most bytes of a chunk's files, and of its decoded pixels, if it has more than one image."""
 
 
 def chunks(sizes: NDArray[np.int64]) -> Iterator[tuple[int, int]]:
-    """Ranges of a shard's samples to work on at once: they bound a worker's memory.
+    """Divide a shard's samples into chunks, which bound a worker's memory.
 
     Args:
-        sizes: each PNG's bytes, shape (N,).
+        sizes: size of each PNG in bytes, shape (N,).
+
+    Yields:
+        First row of each chunk, and the row after its last.
     """
     start, taken = 0, 0
     for row, size in enumerate(sizes.tolist()):
@@ -38,7 +41,7 @@ def chunks(sizes: NDArray[np.int64]) -> Iterator[tuple[int, int]]:
 
 
 class ImageMeter:
-    """Decodes a shard's images chunk by chunk, and sums up what they hold."""
+    """Decodes a shard's images chunk by chunk, and sums up their pixels and sizes."""
 
     def __init__(self) -> None:
         self.image_sizes: Counter[tuple[int, int]] = Counter()
@@ -47,13 +50,13 @@ class ImageMeter:
 
     @property
     def image_shape(self) -> tuple[int, int, int] | None:
-        """(H, W, 3) where all images so far have one size, else None."""
+        """(H, W, 3) if all images so far have one size, else None."""
         sizes = [size for size, count in self.image_sizes.items() if count]
         return (*sizes[0], 3) if len(sizes) == 1 else None
 
     @property
     def pixels(self) -> PixelSums:
-        """The sums over all images so far."""
+        """Sums over all images so far."""
         count = sum(height * width * count for (height, width), count in self.image_sizes.items())
         return PixelSums(count, _three(self._sums), _three(self._square_sums))
 
@@ -68,20 +71,21 @@ class ImageMeter:
 
         Args:
             payloads: the PNGs.
-            buffer: uint8; the memory that they lie in.
-            starts: the place of each PNG in ``buffer``, shape (N,).
-            keep: where the images of this size go, uint8, shape (N, H, W, 3).
+            buffer: the memory that holds the PNGs, uint8, one-dimensional.
+            starts: offset of each PNG in ``buffer``, shape (N,).
+            keep: uint8, shape (N, H, W, 3); receives the images of this size.
 
         Returns:
-            Pixel hashes, uint8, shape (N, 16), zeros for what is no image; and why, by row.
+            Pixel hashes, uint8, shape (N, 16), zeros for invalid images; and row -> why an image
+            is invalid.
         """
         extents, problems = check_heads(buffer, starts, payloads.lengths)
         hashes = np.zeros((len(payloads), fmt.PIXEL_HASH_BYTES), np.uint8)
         sizes, size_of = np.unique(extents, axis=0, return_inverse=True)
-        for kind, (height, width) in enumerate(sizes.tolist()):
+        for number, (height, width) in enumerate(sizes.tolist()):
             if height == 0:  # a problem
                 continue
-            of_size = np.flatnonzero(size_of.ravel() == kind)
+            of_size = np.flatnonzero(size_of.ravel() == number)
             at_once = max(1, _CHUNK_BYTES // (3 * height * width))
             for rows in np.split(of_size, range(at_once, len(of_size), at_once)):
                 images = np.empty((len(rows), height, width, 3), np.uint8)
@@ -96,7 +100,7 @@ class ImageMeter:
         return hashes, problems
 
     def add_images(self, images: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Measure N decoded images, uint8 (N, H, W, 3): their pixel hashes, uint8 (N, 16)."""
+        """Measure N decoded images, uint8 (N, H, W, 3); return pixel hashes, uint8 (N, 16)."""
         kernels.add_channel_sums(images.reshape(-1, 3), self._sums, self._square_sums)
         _, height, width, _ = images.shape
         self.image_sizes[height, width] += len(images)

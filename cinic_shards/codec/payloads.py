@@ -1,4 +1,4 @@
-"""Payloads by address, and their CRC-32: what every encoding works on."""
+"""Payloads by memory address, and their CRC-32."""
 
 import ctypes
 import ctypes.util
@@ -16,54 +16,59 @@ from cinic_shards.codec import kernels
 
 @dataclass(frozen=True, slots=True)
 class Payloads:
-    """N payloads by address; nothing is copied."""
+    """N payloads by memory address; nothing is copied."""
 
     addresses: NDArray[np.int64]
-    """Where each payload begins in this process's memory, shape (N,)."""
+    """Address of each payload in this process's memory, shape (N,)."""
     lengths: NDArray[np.int64]
-    """Each payload's bytes, shape (N,)."""
+    """Size of each payload in bytes, shape (N,)."""
     owners: object
-    """Whatever must stay alive for the addresses to be valid."""
+    """The objects that own the memory; kept alive so that the addresses stay valid."""
 
     def __len__(self) -> int:
         return len(self.addresses)
 
     def __getitem__(self, position: int) -> bytes:
-        """A copy of one payload."""
+        """Return a copy of one payload."""
         return ctypes.string_at(int(self.addresses[position]), int(self.lengths[position]))
 
     def memory(self, position: int) -> NDArray[np.uint8]:
-        """One payload where it lies, to be read only."""
+        """Return one payload as a uint8 array without a copy; do not write to it."""
         pointer = ctypes.cast(int(self.addresses[position]), ctypes.POINTER(ctypes.c_uint8))
         return np.ctypeslib.as_array(pointer, (int(self.lengths[position]),))
 
     def take(self, positions: NDArray[np.int64]) -> "Payloads":
-        """The payloads at these positions, in this order."""
+        """Return the payloads at these positions, in this order."""
         return Payloads(self.addresses[positions], self.lengths[positions], self.owners)
 
     @classmethod
     def in_buffer(
         cls, buffer: NDArray[np.uint8], offsets: NDArray[np.int64], lengths: NDArray[np.int64]
     ) -> "Payloads":
-        """Payloads at these places of one buffer.
+        """Make payloads from ranges of one buffer.
+
+        Args:
+            buffer: uint8, one-dimensional, C-contiguous.
+            offsets: offset of each payload in ``buffer``, shape (N,).
+            lengths: size of each payload in bytes, shape (N,).
 
         Raises:
-            ValueError: a payload lies outside the buffer.
+            ValueError: a payload is outside the buffer.
         """
         if len(offsets) and not (
             offsets.min() >= 0 and lengths.min() >= 0 and (offsets + lengths).max() <= len(buffer)
         ):
-            raise ValueError(f"a payload lies outside the buffer of {len(buffer)} bytes")
+            raise ValueError(f"a payload is outside the buffer of {len(buffer)} bytes")
         return cls(buffer.ctypes.data + offsets, lengths, buffer)
 
     @classmethod
     def one(cls, payload: NDArray[np.uint8]) -> "Payloads":
-        """One payload: contiguous memory."""
+        """Make one payload from a contiguous array."""
         return cls.in_buffer(payload.reshape(-1), np.zeros(1, np.int64), np.array([payload.size]))
 
 
 def checksums(payloads: Payloads) -> NDArray[np.uint32]:
-    """The CRC-32 of each payload, shape (N,)."""
+    """Compute the CRC-32 of each payload, shape (N,)."""
     functions = libdeflate()
     out = np.empty(len(payloads), np.uint32)
     if functions is not None:
@@ -74,16 +79,19 @@ def checksums(payloads: Payloads) -> NDArray[np.uint32]:
 
 
 def checksum(memory: NDArray[np.uint8]) -> int:
-    """The CRC-32 of contiguous memory."""
+    """Compute the CRC-32 of a contiguous array."""
     return int(checksums(Payloads.one(memory))[0])
 
 
 def crc_problems(payloads: Payloads, stated: NDArray[np.uint32]) -> dict[int, str]:
-    """What is wrong with the payloads whose CRC-32 is not the stated one, by position.
+    """Compare the CRC-32 of payloads with those of an index.
 
     Args:
         payloads: N payloads.
-        stated: what the index says, shape (N,).
+        stated: the CRC-32 values in the index, shape (N,).
+
+    Returns:
+        Position -> what is wrong, for each payload whose CRC-32 differs.
     """
     found = checksums(payloads)
     return {
@@ -94,9 +102,12 @@ def crc_problems(payloads: Payloads, stated: NDArray[np.uint32]) -> dict[int, st
 
 @cache
 def libdeflate() -> tuple[int, int, int, int] | None:
-    """Addresses of libdeflate's inflate, allocate, release and CRC-32; None where none shows them.
+    """Return the addresses of libdeflate's functions; None if no library exports them.
 
-    They are found in the library that the package ``deflate`` brings, or in the system's.
+    Searches the library in the package ``deflate``, then the system's.
+
+    Returns:
+        Addresses of zlib_decompress, alloc_decompressor, free_decompressor and crc32.
     """
     names = "zlib_decompress", "alloc_decompressor", "free_decompressor", "crc32"
     for path in (deflate._deflate.__file__, ctypes.util.find_library("deflate")):
@@ -110,7 +121,7 @@ def libdeflate() -> tuple[int, int, int, int] | None:
         )
         return inflate, allocate, release, crc32
     warnings.warn(
-        "no shared library offers libdeflate's functions: PNGs are inflated one by one, which "
+        "no shared library exports libdeflate's functions: PNGs are decompressed one by one, which "
         "threads do not speed up; reinstall the package 'deflate' or install the system's "
         "libdeflate",
         stacklevel=2,

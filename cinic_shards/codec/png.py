@@ -1,4 +1,4 @@
-"""The encoding ``png``: the file of each image, byte for byte; decoded a batch at a time."""
+"""The encoding ``png``: each image's file, byte for byte; decoded in batches."""
 
 import ctypes
 import io
@@ -16,7 +16,7 @@ from cinic_shards.codec.payloads import Payloads, libdeflate
 
 
 class PngEncoding(Encoding):
-    """A PNG of each image."""
+    """One PNG per image."""
 
     name = "png"
     suffix = "png"
@@ -33,7 +33,7 @@ class PngEncoding(Encoding):
 
 
 def encode_png(image: NDArray[np.uint8]) -> bytes:
-    """One image, uint8 (H, W, 3), as a PNG; the bytes depend on Pillow's version."""
+    """Encode an image, uint8 (H, W, 3), as a PNG; the bytes depend on Pillow's version."""
     file = io.BytesIO()
     Image.fromarray(image).save(file, "PNG")
     return file.getvalue()
@@ -47,7 +47,7 @@ def decode_png(payloads: Payloads, out: NDArray[np.uint8]) -> dict[int, str]:
         out: uint8, shape (N, H, W, 3), RGB, C-contiguous; overwritten in payload order.
 
     Returns:
-        Position -> why that file is not a PNG of H x W; the others are decoded.
+        Position -> why this file is not a PNG of H x W; the others are decoded.
     """
     done = np.zeros(len(payloads), np.bool_)
     functions = libdeflate()
@@ -63,7 +63,7 @@ def decode_png(payloads: Payloads, out: NDArray[np.uint8]) -> dict[int, str]:
 
 
 def _decode_stepwise(payloads: Payloads, out: NDArray[np.uint8], done: NDArray[np.bool_]) -> None:
-    """``kernels.decode_png_batch`` where no kernel can call inflate: a Python loop does."""
+    """Decode like ``kernels.decode_png_batch``, but decompress in a Python loop."""
     num_images, height, width, _ = out.shape
     data, data_lengths = np.empty(num_images, np.int64), np.empty(num_images, np.int64)
     joined = np.empty(int(payloads.lengths.sum()), np.uint8)
@@ -86,7 +86,7 @@ def _decode_stepwise(payloads: Payloads, out: NDArray[np.uint8], done: NDArray[n
 
 
 _TILE = 512
-"""Pixels a side."""
+"""Side of a tile in pixels."""
 
 
 def _size_problem(image: Image.Image, height: int, width: int) -> str:
@@ -97,19 +97,19 @@ def _size_problem(image: Image.Image, height: int, width: int) -> str:
 
 
 def _decode_with_pillow(data: bytes, out: NDArray[np.uint8]) -> str:
-    """Decode one file of any colour type; gives what is wrong with it."""
+    """Decode one PNG of any colour type; return what is wrong with it, or an empty string."""
     height, width, _ = out.shape
     try:
         with Image.open(io.BytesIO(data), formats=["PNG"]) as image:
-            # Before memory is taken for the pixels; then again, for a second header may change it.
+            # Check before Pillow allocates the pixels, and after: a second header may change it.
             if problem := _size_problem(image, height, width):
                 return problem
             image.load()
             if problem := _size_problem(image, height, width):
                 return problem
-            # RGB has none: Pillow would warn of it, or fail to convert one that cannot be.
+            # RGB has no transparency: Pillow would warn about it, or fail if it is invalid.
             image.info.pop("transparency", None)
-            # Tile by tile: of a large image every step would make another copy.
+            # Tile by tile: with a large image, each step would copy all of it.
             for top in range(0, height, _TILE):
                 for left in range(0, width, _TILE):
                     bottom, right = min(top + _TILE, height), min(left + _TILE, width)

@@ -1,4 +1,4 @@
-"""The encoding ``raw``: blocks of pixels as they lie in memory, which can be mapped."""
+"""The encoding ``raw``: blocks of uncompressed pixels, which can be mapped."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,10 +44,10 @@ class RawEncoding(Encoding):
 
 
 def npy_content(data: NDArray[np.uint8], shape: tuple[int, ...]) -> tuple[NDArray[np.uint8], str]:
-    """The values of an npy file of uint8 that must have this shape.
+    """Return the values of an npy file of uint8 that must have this shape.
 
     Returns:
-        uint8, flat; and what is wrong with the file.
+        uint8, one-dimensional; and what is wrong with the file, or an empty string.
     """
     header = fmt.npy_header("|u1", shape)
     size = len(header) + int(np.prod(shape))

@@ -1,4 +1,4 @@
-"""The encoding ``zstd``: blocks of what a predictor leaves of the pixels, compressed."""
+"""The encoding ``zstd``: blocks of compressed residuals of a pixel predictor."""
 
 import numpy as np
 import zstandard
@@ -11,28 +11,28 @@ from cinic_shards.codec.payloads import Payloads
 from cinic_shards.codec.raw import npy_content
 
 LEVEL = 1
-"""Higher ones are no smaller: what the predictor leaves hardly repeats (docs/performance.md)."""
+"""Higher levels compress no better: the residuals hardly repeat (docs/performance.md)."""
 
 
 class ZstdEncoding(Encoding):
-    """A zstd frame that holds an npy file: uint8 (3, N, H, W), what the predictor leaves."""
+    """A zstd frame that holds an npy file: residuals, uint8 (3, N, H, W)."""
 
     name = "zstd"
     suffix = "images.zst"
 
     def libraries(self) -> dict[str, str]:
-        # Its compressed bytes differ between versions.
+        # The compressed bytes differ between versions.
         return {"libzstd": ".".join(map(str, zstandard.ZSTD_VERSION))}
 
     def least_bytes(self, image_shape: tuple[int, ...]) -> int:
-        # It may be no larger than half of the pixels, and is not known before.
+        # The size is not known in advance; it may be half of the pixels' bytes or less.
         return int(np.prod(image_shape)) // 4
 
     def encode(self, images: NDArray[np.uint8]) -> bytes:
         num_images, height, width, _ = images.shape
-        left_over = np.empty((3, num_images, height, width), np.uint8)
-        kernels.predict_batch(images, left_over)
-        content = fmt.npy_header("|u1", left_over.shape) + left_over.tobytes()
+        residuals = np.empty((3, num_images, height, width), np.uint8)
+        kernels.predict_batch(images, residuals)
+        content = fmt.npy_header("|u1", residuals.shape) + residuals.tobytes()
         return zstandard.ZstdCompressor(level=LEVEL).compress(content)
 
     def decode(self, payloads: Payloads, out: NDArray[np.uint8]) -> dict[int, str]:
@@ -57,9 +57,13 @@ class ZstdEncoding(Encoding):
 
 
 def _decompress(payload: NDArray[np.uint8], size: int) -> tuple[NDArray[np.uint8], str]:
-    """The ``size`` bytes that a frame must hold, and what is wrong with it."""
+    """Decompress a frame of ``size`` bytes.
+
+    Returns:
+        uint8, shape (size,); and what is wrong with the frame, or an empty string.
+    """
     try:
-        # Before memory is taken: a few bytes can say that they hold any number of them.
+        # Check before allocating: a small frame can claim any size.
         stated = zstandard.frame_content_size(payload.data)
         if stated != size:
             return payload, f"its zstd frame states {stated:,} bytes, expected {size:,}"

@@ -1,7 +1,7 @@
 """The on-disk format, specified in docs/format.md: the only folder that knows byte layouts.
 
-It reads and writes bytes that others hold; it opens nothing. What it parses may come from a
-stranger: every size, offset and name is checked before use.
+It works on bytes in memory and opens no file. The bytes may come from an untrusted source: every
+size, offset and name is checked before use.
 """
 
 from cinic_shards.format.blocks import (

@@ -1,4 +1,4 @@
-"""Names and version of the format, and the checks that index and manifest share."""
+"""Names and version of the format, and checks shared by index and manifest."""
 
 import re
 import reprlib
@@ -12,39 +12,44 @@ KNOWN_FEATURES: frozenset[str] = frozenset()
 MANIFEST_NAME = "manifest.json"
 INDEX_NAME = "__index__"
 PACKING_FOLDER = "_packing"
-"""In a dataset's folder while it is packed; readers pass it over."""
+"""A folder that is in a dataset's folder while it is packed; readers ignore it."""
 BLOCK_SIZE = 1024
-"""Samples a block where nothing else is asked for."""
+"""The default number of samples a block."""
 MAX_BLOCK_SIZE = 2**20
 
 
 SPLIT_NAME = re.compile(r"(?!__)[A-Za-z0-9_][A-Za-z0-9_.-]*", re.ASCII)
 MAX_NAME_BYTES = 95
-"""Of a stem, with room for a suffix in a tar member's name of 100; and of ``split/class``."""
+"""The most bytes of a stem, and of ``split/class``. A tar member's name has at most 100 bytes,
+which leaves room for a suffix."""
 MAX_PIXELS = 2**26
-"""Of one image: Pillow takes more for a decompression bomb, too."""
+"""The most pixels of an image; Pillow also rejects larger images as decompression bombs."""
 MAX_INTEGER = 2**53 - 1
-"""Of a number in the manifest: any JSON parser keeps it."""
+"""The largest number in a manifest: any JSON parser reads it exactly."""
 
 
 class PayloadRules(Protocol):
-    """What must be known of an encoding to check an index or a manifest; see ``codec.Encoding``."""
+    """Properties of an encoding that checks of index and manifest use; see ``codec.Encoding``."""
 
     @property
     def has_blocks(self) -> bool:
-        """Whether a payload holds a block, else one sample."""
+        """True if a payload holds a block, False if it holds one sample."""
 
     @property
     def pixels_offset(self) -> int | None:
-        """Where in a payload the pixels begin, as they lie in memory; None where encoded."""
+        """Offset of the uncompressed pixels in a payload; None if they are encoded."""
 
 
 Encodings = Mapping[str, PayloadRules]
-"""Name -> encoding: those that this release can read."""
+"""Name -> encoding, for all encodings that this release can read."""
 
 
 def get_rules(content: dict[str, Any], location: str, encodings: Encodings) -> PayloadRules:
-    """The encoding that an index or manifest names."""
+    """Look up the encoding that an index or manifest names.
+
+    Raises:
+        FormatError: this release does not know the encoding.
+    """
     encoding = get_field(content, location, "encoding", str)
     if encoding not in encodings:
         raise FormatError(location, f"encoding {shown(encoding)} is unknown; upgrade cinic-shards")
@@ -55,14 +60,14 @@ _BAD_CHARACTER = re.compile(r"[\x00-\x1f\x7f\\]")
 
 
 def key_problem(key: str, split: str) -> str:
-    """Why this cannot be the key of a sample of ``split``, or an empty string."""
+    """Return why ``key`` is not a valid key of ``split``, or an empty string."""
     parts = key.split("/")
     if len(parts) != 3 or parts[0] != split:
         return f"expected {split}/<class>/<stem>"
     if _BAD_CHARACTER.search(key):
         return "a control character or backslash"
     if not parts[1] or parts[1].startswith(".") or not parts[2] or "." in parts[2]:
-        return "a class that begins with a dot, a stem with a dot, or an empty name"
+        return "a class that starts with a dot, a stem with a dot, or an empty name"
     try:
         sizes = len(f"{parts[0]}/{parts[1]}".encode()), len(parts[2].encode())
     except UnicodeEncodeError:
@@ -73,7 +78,7 @@ def key_problem(key: str, split: str) -> str:
 
 
 def shard_name(split: str, shard_index: int, num_shards: int) -> str:
-    """File name of a split's shard: ``train-00000-of-00009.tar``."""
+    """Return the file name of a split's shard: ``train-00000-of-00009.tar``."""
     return f"{split}-{shard_index:05d}-of-{num_shards:05d}.tar"
 
 
@@ -81,12 +86,13 @@ _SHARD_NAME = re.compile(rf"({SPLIT_NAME.pattern})-([0-9]{{5,9}})-of-([0-9]{{5,9
 
 
 def parse_shard_name(name: str) -> tuple[str, int, int] | None:
-    """Split, position and number of shards that ``shard_name`` made a name of, or None."""
+    """Return (split, position, number of shards) of a name from ``shard_name``; None if invalid."""
     match = _SHARD_NAME.fullmatch(name)
     if match is None:
         return None
-    place = match[1], int(match[2]), int(match[3])
-    return place if place[1] < place[2] and shard_name(*place) == name else None
+    split, position, num_shards = match[1], int(match[2]), int(match[3])
+    is_valid = position < num_shards and shard_name(split, position, num_shards) == name
+    return (split, position, num_shards) if is_valid else None
 
 
 _short = reprlib.Repr()
@@ -95,12 +101,16 @@ _short.maxdict = _short.maxlist = _short.maxtuple = 20
 
 
 def shown(value: object) -> str:
-    """A value for a message: a stranger's may be long, or too deep for ``repr``."""
+    """Format an untrusted value for a message; it may be long, or too deep for ``repr``."""
     return _short.repr(value)
 
 
 def check_version(location: str, version: object) -> None:
-    """Refuse what another major version wrote."""
+    """Check that this release can read a format version.
+
+    Raises:
+        FormatError: the major version differs, or ``version`` is not a string.
+    """
     major = VERSION.partition(".")[0]
     if not isinstance(version, str) or version.partition(".")[0] != major:
         raise FormatError(
@@ -110,7 +120,14 @@ def check_version(location: str, version: object) -> None:
 
 
 def get_integers(value: object, count: int, location: str, name: str) -> Any:
-    """A list of this many integers from 0 to ``MAX_INTEGER``, as a tuple."""
+    """Check that ``value`` is a list of ``count`` integers from 0 to ``MAX_INTEGER``.
+
+    Returns:
+        The list as a tuple.
+
+    Raises:
+        FormatError: it is not.
+    """
     if (
         not isinstance(value, list)
         or len(value) != count
@@ -121,7 +138,11 @@ def get_integers(value: object, count: int, location: str, name: str) -> Any:
 
 
 def get_field(content: dict[str, Any], location: str, name: str, expected: type) -> Any:
-    """A field of the expected type; an integer is from 0 to ``MAX_INTEGER``."""
+    """Return a field, after a check of its type; an integer is from 0 to ``MAX_INTEGER``.
+
+    Raises:
+        FormatError: the field is missing, or has a different type or range.
+    """
     value = content.get(name)
     if type(value) is not expected or (type(value) is int and not 0 <= value <= MAX_INTEGER):
         raise FormatError(location, f"{name} is {shown(value)}, expected {expected.__name__}")
@@ -129,11 +150,18 @@ def get_field(content: dict[str, Any], location: str, name: str, expected: type)
 
 
 def class_names(names: object, location: str) -> tuple[str, ...]:
-    """A list of class names, in the order of their labels."""
+    """Check a list of class names, in the order of their labels.
+
+    Returns:
+        The list as a tuple.
+
+    Raises:
+        FormatError: it is not a list of distinct strings.
+    """
     if (
         not isinstance(names, list)
         or not all(isinstance(name, str) for name in names)
         or len(set(names)) < len(names)
     ):
-        raise FormatError(location, f"classes are {shown(names)}, expected names, each once")
+        raise FormatError(location, f"classes are {shown(names)}, expected distinct names")
     return tuple(names)

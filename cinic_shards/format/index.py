@@ -1,4 +1,4 @@
-"""A shard's index: its samples' and payloads' columns, and the hash of an image's pixels."""
+"""A shard's index: columns of its samples and payloads, and the hash of an image's pixels."""
 
 import hashlib
 import struct
@@ -33,7 +33,7 @@ PIXEL_HASH_BYTES = 16
 
 
 def pixel_hashes(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """The pixel hash of each image: BLAKE2b-128 over its shape and RGB pixels.
+    """Compute the pixel hash of each image: BLAKE2b-128 over its shape and RGB pixels.
 
     Args:
         images: uint8, shape (N, H, W, 3), C-contiguous.
@@ -65,7 +65,7 @@ _COLUMNS = (
     ("crc32", "<u4", "payload"),
     ("first_row", "<u8", "payload"),
 )
-"""Name and stored dtype of each column, and what it has one value for."""
+"""Name and stored dtype of each column; and if it has a value per sample or per payload."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,42 +75,43 @@ class Index:
     encoding: str
     block_size: int
     image_shape: tuple[int, int, int] | None
-    """(H, W, 3) where all of the shard's images have one size."""
+    """(H, W, 3) if all of the shard's images have one size, else None."""
     keys: list[str]
     """``split/class/stem`` of each sample."""
     label: NDArray[np.int32]
-    """Class index, shape (N,)."""
+    """Label of each sample, shape (N,)."""
     origin: NDArray[np.uint8]
-    """Index in ``provenance.ORIGINS``, shape (N,)."""
+    """Position of each sample's origin in ``provenance.ORIGINS``, shape (N,)."""
     synset: NDArray[np.uint32]
     """The eight digits of the WordNet id as a number, 0 for none, shape (N,)."""
     number: NDArray[np.int64]
-    """CIFAR-10 index or ImageNet image number, -1 for none, shape (N,)."""
+    """Number of the image in CIFAR-10's set or in its ImageNet synset, -1 for none, shape (N,)."""
     pixel_hash: NDArray[np.uint8]
     """``pixel_hashes`` of each sample, uint8, shape (N, 16)."""
     offset: NDArray[np.uint64]
-    """Where each payload begins in the shard, shape (P,)."""
+    """Offset of each payload in the shard, shape (P,)."""
     length: NDArray[np.uint64]
-    """Each payload's bytes, shape (P,)."""
+    """Size of each payload in bytes, shape (P,)."""
     crc32: NDArray[np.uint32]
     """CRC-32 of each payload, shape (P,)."""
     first_row: NDArray[np.uint64]
-    """The shard's row that is first in each payload, shape (P,)."""
+    """First row of each payload in the shard, shape (P,)."""
     classes: tuple[str, ...] | None = None
-    """The dataset's class names, where one of them has no sample; else None: shards tell them."""
+    """The dataset's class names if a class has no sample in the dataset; else None, because the
+    keys and labels of all shards give them."""
 
     def __len__(self) -> int:
         return len(self.keys)
 
     def provenance(self, row: int) -> Provenance:
-        """The origin of one sample."""
+        """Return the provenance of one sample."""
         synset = int(self.synset[row])
         return Provenance(
             ORIGINS[self.origin[row]], f"n{synset:08d}" if synset else "", int(self.number[row])
         )
 
     def fingerprint_input(self) -> bytes:
-        """What this shard adds to its dataset's fingerprint."""
+        """Return the bytes that this shard adds to the dataset's fingerprint."""
         labels = self.label.astype("<u4").tobytes()
         hashes = self.pixel_hash.tobytes()
         return b"".join(
@@ -119,7 +120,7 @@ class Index:
         )
 
     def to_bytes(self) -> bytes:
-        """The index as it stands in a shard: plain msgpack."""
+        """Encode the index as msgpack, as it is stored in a shard."""
         columns = {
             name: {"dtype": dtype, "data": getattr(self, name).astype(_item(dtype)).tobytes()}
             for name, dtype, _ in _COLUMNS
@@ -146,14 +147,14 @@ class Index:
         """Parse and check an index.
 
         Args:
-            data: what ``to_bytes`` gives.
-            location: what to call it in an error.
-            end: where the index begins in its shard: every payload must end before.
-            num_classes: every label must be less.
-            encodings: those that can be read.
+            data: the bytes from ``to_bytes``.
+            location: the index's location, for messages.
+            end: offset of the index in its shard; every payload must end before it.
+            num_classes: the number of classes; every label must be less.
+            encodings: the encodings that can be read.
 
         Raises:
-            FormatError: the bytes are no index, or it points outside its shard.
+            FormatError: the bytes are not a valid index, or it points outside its shard.
         """
         try:
             content = msgpack.unpackb(data)
@@ -175,7 +176,7 @@ class Index:
         if len(keys) != counts["sample"] or set(map(type, keys)) - {str}:
             raise FormatError(location, f"{len(keys)} keys for {counts['sample']} samples")
         if (longest := max(map(len, keys), default=0)) > 2 * MAX_NAME_BYTES + 1:
-            raise FormatError(location, f"a key of {longest:,} letters; fetch the file again")
+            raise FormatError(location, f"a key of {longest:,} characters; fetch the file again")
         classes = content.get("classes")
         if classes is not None:
             classes = class_names(classes, location)
@@ -202,14 +203,14 @@ class Index:
 
     @property
     def block_starts(self) -> NDArray[np.int64]:
-        """First row of each block, and N: shape (number of blocks + 1,)."""
+        """First row of each block, then N: shape (number of blocks + 1,)."""
         return block_starts(len(self), self.block_size)
 
     def _check(self, location: str, end: int, num_classes: int, rules: PayloadRules) -> None:
         problem = ""
-        # Unsigned numbers: the lengths are tested first, so that no difference wraps.
+        # Unsigned numbers: the lengths are checked first, so that no difference wraps around.
         if (self.length > end).any() or (self.offset > np.uint64(end) - self.length).any():
-            problem = f"a payload lies outside the shard's first {end} bytes"
+            problem = f"a payload is outside the shard's first {end} bytes"
         elif (self.offset[1:] < self.offset[:-1] + self.length[:-1]).any():
             problem = "payloads overlap"
         elif ((self.label < 0) | (self.label >= num_classes)).any():
@@ -235,16 +236,16 @@ class Index:
             raise FormatError(location, f"{problem}; fetch the file again")
 
     def _block_problem(self, location: str, pixels_offset: int | None) -> str:
-        """What is wrong with the blocks' sizes, or an empty string."""
+        """Return what is wrong with the blocks' sizes, or an empty string."""
         if self.image_shape is None:
-            return "it has blocks, and no image_shape"
+            return "it has blocks but no image_shape"
         check_block_bytes(min(self.block_size, len(self)), self.image_shape, location)
         pixels = np.diff(self.block_starts) * int(np.prod(self.image_shape))
         if pixels_offset is not None and not np.array_equal(self.length, pixels_offset + pixels):
-            return "a block has another length than its pixels and their header"
+            return "a block's length is not that of its header and pixels"
         return ""
 
 
 def _item(dtype: str) -> str:
-    """The numpy dtype of a column's values: hashes are rows of bytes."""
+    """Return the numpy dtype of a column's values; a pixel hash is read as 16 bytes."""
     return "|u1" if dtype == "|V16" else dtype

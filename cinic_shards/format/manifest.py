@@ -34,10 +34,10 @@ _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 
 @dataclass(frozen=True, slots=True)
 class PixelSums:
-    """Exact sums over a split's 8-bit RGB pixels, from which its mean and deviation follow."""
+    """Exact sums over 8-bit RGB pixels, which give their mean and standard deviation."""
 
     count: int
-    """Pixels."""
+    """Number of pixels."""
     sums: tuple[int, int, int]
     """Sum of each channel's values."""
     square_sums: tuple[int, int, int]
@@ -58,7 +58,7 @@ class PixelSums:
     def std(self) -> tuple[float, float, float]:
         """Population standard deviation of each channel on the scale 0 to 1.
 
-        The variance is formed in integers, so nothing cancels.
+        The variance is computed in integers, so no precision is lost by cancellation.
         """
         r, g, b = (
             math.sqrt(self.count * squares - total * total) / (255 * self.count)
@@ -73,19 +73,20 @@ class ShardInfo:
 
     name: str
     size: int
-    """Bytes."""
+    """Size in bytes."""
     sha256: str
-    """Of the whole file, in hexadecimal."""
+    """SHA-256 of the entire file, in hexadecimal."""
     index_offset: int
-    """Where the index's content begins in the file."""
+    """Offset of the index's content in the file."""
     index_length: int
-    """The index's bytes."""
+    """Size of the index in bytes."""
     index_sha256: str
+    """SHA-256 of the index's content, in hexadecimal."""
     num_samples: int
     classes: dict[str, int]
-    """Samples of each class."""
+    """Class name -> number of samples in this shard."""
     origins: dict[str, int]
-    """Samples of each origin."""
+    """Origin -> number of samples in this shard."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +95,7 @@ class SplitInfo:
 
     name: str
     first_id: int
-    """The id of its first sample; ids go on from there in the shards' order."""
+    """Id of the split's first sample; the others follow in the shards' order."""
     num_samples: int
     image_sizes: dict[tuple[int, int], int]
     """(height, width) -> number of images."""
@@ -104,12 +105,12 @@ class SplitInfo:
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """A dataset: what it holds, in which files, and the digests that prove it."""
+    """A dataset's content, files and digests."""
 
     encoding: str
     block_size: int
     classes: tuple[str, ...]
-    """A class's place here is its label."""
+    """Class names; a class's position is its label."""
     splits: tuple[SplitInfo, ...]
     fingerprint: str
     """BLAKE2b-256 over (key, label, pixel hash) in id order, the same in every encoding."""
@@ -122,7 +123,7 @@ class Manifest:
 
     @property
     def image_shape(self) -> tuple[int, int, int] | None:
-        """(H, W, 3) where every image has one size, else None."""
+        """(H, W, 3) if all images have one size, else None."""
         sizes = {size for split in self.splits for size in split.image_sizes}
         if len(sizes) != 1:
             return None
@@ -135,23 +136,23 @@ class Manifest:
 
     @property
     def pixels(self) -> PixelSums:
-        """The sums over all splits."""
+        """Sums over all splits."""
         return sum((split.pixels for split in self.splits), PixelSums(0, (0, 0, 0), (0, 0, 0)))
 
     @property
     def stated_classes(self) -> tuple[str, ...] | None:
-        """What every index must state: the classes, where one has no sample; else None."""
+        """The classes that every index must state: all, if one has no sample; else None."""
         present = {
             name for split in self.splits for shard in split.shards for name in shard.classes
         }
         return None if present >= set(self.classes) else self.classes
 
     def split(self, name: str) -> SplitInfo | None:
-        """The split of this name, or None."""
+        """Return the split of this name; None if there is none."""
         return next((split for split in self.splits if split.name == name), None)
 
     def to_bytes(self) -> bytes:
-        """The manifest file's content, its own digest filled in."""
+        """Encode the manifest as JSON, with its own digest filled in."""
         content = {
             "format": "cinic-shards",
             "version": VERSION,
@@ -179,11 +180,11 @@ class Manifest:
 
         Args:
             data: the file's content.
-            location: what to call it in an error.
-            encodings: those that can be read.
+            location: the manifest's location, for messages.
+            encodings: the encodings that can be read.
 
         Raises:
-            FormatError: the bytes are no manifest, are damaged, or need a newer release.
+            FormatError: the bytes are not a valid manifest, are damaged, or need a newer release.
         """
         try:
             content = json.loads(data)
@@ -201,10 +202,10 @@ class Manifest:
                 f"upgrade cinic-shards to one that reads format {content['version']}",
             )
         _check_digest(data, location, get_field(content, location, "digest", str))
-        try:  # half of a surrogate pair, or what is too deep, can be read and not be written
+        try:  # lone surrogates and deep nesting can be parsed but not written
             json.dumps(content, ensure_ascii=False, indent=1).encode()
         except (ValueError, RecursionError) as error:
-            raise FormatError(location, f"holds what cannot be written ({error})") from error
+            raise FormatError(location, f"cannot be written as JSON again ({error})") from error
         rules = get_rules(content, location, encodings)
         listed = get_field(content, location, "splits", list)
         splits = tuple(_split_from_json(split, location) for split in listed)
@@ -227,7 +228,7 @@ class Manifest:
         )
         if rules.has_blocks:
             if (shape := manifest.image_shape) is None:
-                problem = f"encoding {manifest.encoding}, and images of several sizes"
+                problem = f"encoding {manifest.encoding} needs images of one size, it has several"
                 raise FormatError(location, problem)
             largest = max(shard.num_samples for split in splits for shard in split.shards)
             check_block_bytes(min(block_size, largest), shape, location)
@@ -235,7 +236,7 @@ class Manifest:
 
 
 def _check_splits(splits: Sequence[SplitInfo], location: str) -> None:
-    """Names are there once, and ids count on from split to split."""
+    """Check that names are unique, and that ids continue from split to split."""
     for names_of, names in (
         ("splits", [split.name for split in splits]),
         ("shards", [shard.name for split in splits for shard in split.shards]),
@@ -245,7 +246,7 @@ def _check_splits(splits: Sequence[SplitInfo], location: str) -> None:
     next_id = 0
     for split in splits:
         if split.first_id != next_id:
-            reason = f"split {split.name} begins at id {split.first_id}, expected {next_id}"
+            reason = f"split {split.name} starts at id {split.first_id}, expected {next_id}"
             raise FormatError(location, reason)
         next_id += split.num_samples
 
@@ -260,7 +261,7 @@ def _fingerprint(content: dict[str, Any], location: str) -> str:
 
 
 def _check_digest(data: bytes, location: str, stated: str) -> None:
-    """The digest is over the file's own bytes, with zeros where the digest's digits stand."""
+    """Check the digest over the file's bytes; its own digits are replaced by zeros."""
     if not _DIGEST.fullmatch(stated):
         raise FormatError(location, f"digest is {shown(stated)}, expected 'sha256:' and 64 digits")
     digits = stated.removeprefix("sha256:").encode()
@@ -296,7 +297,7 @@ def _split_from_json(value: object, location: str) -> SplitInfo:
         raise FormatError(location, f"a split is {type(value).__name__}, expected an object")
     name = get_field(value, location, "name", str)
     if not SPLIT_NAME.fullmatch(name) or len(name) > MAX_NAME_BYTES:
-        raise FormatError(location, f"{shown(name)} is no split's name")
+        raise FormatError(location, f"{shown(name)} is not a valid split name")
     try:
         return _named_split_from_json(name, value, location)
     except FormatError as error:
@@ -314,7 +315,8 @@ def _named_split_from_json(name: str, value: dict[str, Any], location: str) -> S
     for row in get_field(value, location, "image_sizes", list):
         height, width, count = get_integers(row, 3, location, "image_sizes")
         if not 1 <= height * width <= MAX_PIXELS:
-            raise FormatError(location, f"images of {height}x{width} pixels")
+            problem = f"images of {height}x{width} pixels, expected 1 to {MAX_PIXELS:,} in all"
+            raise FormatError(location, problem)
         sizes[height, width] = count
     pixels = PixelSums(
         get_field(value, location, "num_pixels", int),
@@ -325,7 +327,7 @@ def _named_split_from_json(name: str, value: dict[str, Any], location: str) -> S
         total > 255 * pixels.count or total * total > pixels.count * squares
         for total, squares in zip(pixels.sums, pixels.square_sums, strict=True)
     ):
-        raise FormatError(location, f"its pixel sums cannot be those of {pixels.count} pixels")
+        raise FormatError(location, f"its pixel sums are impossible for {pixels.count} pixels")
     return SplitInfo(
         name, get_field(value, location, "first_id", int), num_samples, sizes, pixels, shards
     )
@@ -335,16 +337,16 @@ def _shard_from_json(value: object, location: str) -> ShardInfo:
     if not isinstance(value, dict):
         raise FormatError(location, f"a shard is {type(value).__name__}, expected an object")
     shard = ShardInfo(
-        **{name: get_field(value, location, name, kind) for name, kind in _SHARD_FIELDS.items()}
+        **{name: get_field(value, location, name, type_) for name, type_ in _SHARD_FIELDS.items()}
     )
     if not _SHARD_NAME.fullmatch(shard.name):
-        raise FormatError(location, f"{shown(shard.name)} is no shard's name")
+        raise FormatError(location, f"{shown(shard.name)} is not a valid shard name")
     if not (_SHA256.fullmatch(shard.sha256) and _SHA256.fullmatch(shard.index_sha256)):
         raise FormatError(location, f"{shard.name} has a SHA-256 that is not 64 hexadecimal digits")
     for counts in (shard.classes, shard.origins):
         get_integers(list(counts.values()), len(counts), location, f"{shard.name}: counts")
     if shard.index_offset + shard.index_length > shard.size:
-        raise FormatError(location, f"{shard.name} has its index outside the file")
+        raise FormatError(location, f"{shard.name}: its index is outside the file")
     return shard
 
 

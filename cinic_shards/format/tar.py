@@ -1,4 +1,4 @@
-"""The tar layout: USTAR members whose bytes depend on their names and contents alone."""
+"""The tar layout: USTAR members whose bytes depend only on their names and contents."""
 
 import json
 import re
@@ -15,13 +15,14 @@ from cinic_shards.format.provenance import Provenance
 TAR_BLOCK = 512
 TAR_END = bytes(2 * TAR_BLOCK)
 MAX_MEMBER_NAME = 100
-"""Bytes in a header's name field; a longer path is cut at a slash, before it at most 155."""
+"""Bytes of a header's name field. A longer path is split at a slash into prefix and name."""
 MAX_MEMBER_PREFIX = 155
+"""Bytes of a header's prefix field."""
 MAX_MEMBER_BYTES = 8**11 - 1
-"""The size field has 11 octal digits."""
+"""The largest member: the size field has 11 octal digits."""
 
-# A USTAR header's fields, all that never vary filled in: mode 0644, owner and group 0, date 0,
-# an ordinary file, no device. The checksum counts its own field as spaces.
+# A USTAR header with all constant fields filled in: mode 0644, owner and group 0, date 0, an
+# ordinary file, no device. The checksum counts its own field as spaces.
 _HEADER_TEMPLATE = struct.pack(
     "100s8s8s8s12s12s8sc100s6s2s32s32s8s8s155s12x",
     b"", b"0000644\0", b"0000000\0", b"0000000\0", b"00000000000\0", b"00000000000\0",
@@ -38,14 +39,18 @@ _OCTAL_6 = 8 ** np.arange(5, -1, -1, dtype=np.int64)
 def lay_out_members(
     names: Sequence[bytes], sizes: NDArray[np.int64]
 ) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """Room for tar members one behind another, their headers written.
+    """Lay out N consecutive tar members, with their headers but without their contents.
 
     Args:
         names: member names: at most 100 bytes, or a folder of at most 155 and a name of 100.
-        sizes: each member's content in bytes.
+        sizes: size of each member's content in bytes, shape (N,).
 
     Returns:
-        A zeroed uint8 buffer with the headers, and the place of each member's content in it.
+        A uint8 buffer, zero except for the headers; and the offset of each member's content in it,
+        shape (N,).
+
+    Raises:
+        FormatError: a name is too long, or a member too large.
     """
     padded = -(-sizes // TAR_BLOCK) * TAR_BLOCK
     ends = np.cumsum(padded + TAR_BLOCK)
@@ -57,7 +62,7 @@ def lay_out_members(
 
 
 def _headers(names: Sequence[bytes], sizes: NDArray[np.int64]) -> NDArray[np.uint8]:
-    """One USTAR header a row, uint8 (N, 512)."""
+    """Return a USTAR header for each member, uint8, shape (N, 512)."""
     headers = np.tile(np.frombuffer(_HEADER_TEMPLATE, np.uint8), (len(names), 1))
     short = list(names)
     for row, name in enumerate(names):
@@ -89,18 +94,22 @@ def lay_out_samples(
     provenances: Sequence[Provenance],
     sidecars: Sequence[str],
 ) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """Room for N samples one behind another: for each its file, then its sidecars.
+    """Lay out N consecutive samples: for each its file, then its sidecars.
 
     Args:
-        keys: ``split/class/stem``.
-        suffix: of the files.
-        sizes: each file's bytes, shape (N,).
-        labels: class indices.
-        provenances: of each sample.
-        sidecars: ``cls``, ``json``, both in this order, or none.
+        keys: ``split/class/stem`` of each sample.
+        suffix: suffix of the files.
+        sizes: size of each file in bytes, shape (N,).
+        labels: label of each sample.
+        provenances: provenance of each sample.
+        sidecars: ``cls``, ``json``, both in this order, or empty.
 
     Returns:
-        A uint8 buffer, complete but for the files' bytes, and the place of each file in it.
+        A uint8 buffer that is complete except for the files' bytes; and the offset of each file in
+        it, shape (N,).
+
+    Raises:
+        FormatError: a name is too long, or a file too large.
     """
     names = [[f"{key}.{suffix}".encode() for key in keys]]
     all_sizes = [sizes]
@@ -121,16 +130,23 @@ def lay_out_samples(
     starts = starts.reshape(len(keys), -1)
     view = buffer.data
     for column, sidecar_contents in enumerate(contents, 1):
-        for at, content in zip(starts[:, column].tolist(), sidecar_contents, strict=True):
-            view[at : at + len(content)] = content
+        for start, content in zip(starts[:, column].tolist(), sidecar_contents, strict=True):
+            view[start : start + len(content)] = content
     return buffer, np.ascontiguousarray(starts[:, 0])
 
 
 def find_index(shard: NDArray[np.uint8], location: str) -> tuple[int, int]:
-    """Offset and length of the index's content, found from header to header.
+    """Find the index of a shard by going from header to header.
+
+    Args:
+        shard: the file, uint8, one-dimensional.
+        location: the shard's location, for messages.
+
+    Returns:
+        Offset and size of the index's content, in bytes.
 
     Raises:
-        FormatError: the file is not such a tar, or has no index.
+        FormatError: the file is not a tar of this layout, or has no index.
     """
     at = 0
     name = f"{INDEX_NAME}\0".encode()
@@ -141,14 +157,14 @@ def find_index(shard: NDArray[np.uint8], location: str) -> tuple[int, int]:
         size = int(header[_SIZE_FIELD], 8)
         if header.startswith(name):
             if at + TAR_BLOCK + size > len(shard):
-                raise FormatError(location, f"its index, at offset {at}, ends behind the file")
+                raise FormatError(location, f"its index, at offset {at}, extends beyond the file")
             return at + TAR_BLOCK, size
         at += TAR_BLOCK - (-size // TAR_BLOCK) * TAR_BLOCK
     raise FormatError(location, f"no member {INDEX_NAME} up to offset {at}; the file is damaged")
 
 
 def one_member(name: str, content: bytes) -> bytes:
-    """A tar member with its header and padding."""
+    """Return a tar member with its header and padding."""
     buffer, starts = lay_out_members([name.encode()], np.array([len(content)]))
     start = int(starts[0])
     buffer[start : start + len(content)] = np.frombuffer(content, np.uint8)
@@ -156,7 +172,7 @@ def one_member(name: str, content: bytes) -> bytes:
 
 
 def sidecar_json(key: str, label: int, provenance: Provenance) -> bytes:
-    """A sample's ``.json`` sidecar: the same keys and types in every sample."""
+    """Return a sample's ``.json`` sidecar; every sample has the same keys and types."""
     values = {
         "key": key,
         "class": key.split("/")[1],

@@ -19,7 +19,7 @@ from platformdirs import user_cache_path
 from cinic_shards.codec import checksum
 from cinic_shards.errors import DecodeError, OptionError
 from cinic_shards.format import Manifest
-from cinic_shards.options import one_of, whole
+from cinic_shards.options import integer, one_of
 from cinic_shards.read.split import SplitReader
 from cinic_shards.store import lock_byte
 
@@ -52,7 +52,7 @@ class Cache:
     def __post_init__(self) -> None:
         one_of("cache", self.kind, CacheKind)
         if self.max_bytes is not None:
-            object.__setattr__(self, "max_bytes", whole("max_bytes", self.max_bytes))
+            object.__setattr__(self, "max_bytes", integer("max_bytes", self.max_bytes))
             if self.kind not in get_args(HostCacheKind):
                 raise OptionError(f"max_bytes is for ram and disk, not for cache={self.kind!r}")
         if self.folder is not None and self.kind != "disk":
@@ -284,7 +284,7 @@ def _limit_of(cache: Cache) -> int | None:
         raise OptionError(
             f"${CACHE_BYTES_VARIABLE} is {text!r}, expected a number of bytes"
         ) from error
-    return whole(f"${CACHE_BYTES_VARIABLE}", max_bytes)
+    return integer(f"${CACHE_BYTES_VARIABLE}", max_bytes)
 
 
 def _folder_of(cache: Cache, manifest: Manifest, reader: SplitReader) -> Path:

@@ -21,7 +21,7 @@ from cinic_shards.loader.pixel_source import EpochSource, PixelSource, open_pixe
 from cinic_shards.loader.plan import EpochPlan, Order, Tail, part_of
 from cinic_shards.loader.step import Step
 from cinic_shards.loader.world import default_threads, find_world
-from cinic_shards.options import whole
+from cinic_shards.options import integer
 from cinic_shards.read.dataset import Dataset
 from cinic_shards.read.split import Check
 from cinic_shards.read.subset import Subset, select
@@ -121,11 +121,11 @@ class ShardLoader:
             StoreError: a file cannot be read, or its size differs from the manifest.
             FormatError: a file is damaged, or the split has images of several sizes.
         """
-        self.workers = default_threads() if workers is None else whole("workers", workers, 1)
+        self.workers = default_threads() if workers is None else integer("workers", workers, 1)
         self.rank, self.world_size = find_world(rank, world_size)
         self.global_batch_size = _global_batch_size(batch_size, global_batch_size, self.world_size)
         self.shuffle = shuffle
-        self.seed = whole("seed", seed)
+        self.seed = integer("seed", seed)
         self.order = order
         self.tail = tail or ("drop" if shuffle else "short")
         self.cache = as_cache(cache)
@@ -189,7 +189,7 @@ class ShardLoader:
         Raises:
             OptionError: ``epoch`` is not an integer of at least 0.
         """
-        epoch = whole("epoch", epoch)
+        epoch = integer("epoch", epoch)
         if epoch != self.epoch:
             self._first_step = 0
         self.epoch = epoch
@@ -305,7 +305,7 @@ class ShardLoader:
                 f"the state is from a different loader: {'; '.join(different)}; make the loader "
                 "with the state's options, or start an epoch with set_epoch"
             )
-        epoch, step = whole("epoch", state["epoch"]), whole("step", state["step"])
+        epoch, step = integer("epoch", state["epoch"]), integer("step", state["step"])
         if step > len(self):
             raise OptionError(f"step={step}: an epoch has {len(self):,} steps")
         self.epoch, self._first_step, self._running = epoch, step, None
@@ -385,5 +385,5 @@ def _global_batch_size(
     if batch_size is not None and global_batch_size is not None:
         raise OptionError("give batch_size (of each rank) or global_batch_size, not both")
     if global_batch_size is not None:
-        return whole("global_batch_size", global_batch_size, world_size)
-    return (512 if batch_size is None else whole("batch_size", batch_size, 1)) * world_size
+        return integer("global_batch_size", global_batch_size, world_size)
+    return (512 if batch_size is None else integer("batch_size", batch_size, 1)) * world_size

@@ -27,7 +27,7 @@ from cinic_shards.loader.loader import BatchTransform, ShardLoader
 from cinic_shards.loader.pixel_source import PixelSource, open_pixels
 from cinic_shards.loader.plan import Order, Tail
 from cinic_shards.loader.world import default_threads, find_world
-from cinic_shards.options import one_of, whole
+from cinic_shards.options import integer, one_of
 from cinic_shards.read.dataset import Dataset
 from cinic_shards.read.split import Check, SplitReader
 from cinic_shards.read.subset import Subset, select
@@ -282,7 +282,7 @@ class ShardIterable(IterableDataset[Batch]):
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch of the next iteration."""
-        self._epochs.set_next(whole("epoch", epoch))
+        self._epochs.set_next(integer("epoch", epoch))
 
     def __iter__(self) -> Iterator[Batch]:
         info = get_worker_info()
@@ -310,7 +310,7 @@ class ShardIterable(IterableDataset[Batch]):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Load a state; see ``ShardLoader.load_state_dict``."""
         self._own_loader().load_state_dict(state)
-        self._loaded_epoch = whole("epoch", state["epoch"])
+        self._loaded_epoch = integer("epoch", state["epoch"])
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_loaders": {}}

@@ -5,7 +5,7 @@ import os
 import torch
 
 from cinic_shards.errors import OptionError
-from cinic_shards.options import usable_cores, whole
+from cinic_shards.options import integer, usable_cores
 
 
 def default_threads() -> int:
@@ -40,8 +40,8 @@ def find_world(rank: int | None, world_size: int | None) -> tuple[int, int]:
     if (rank is None) != (world_size is None):
         raise OptionError("give both rank and world_size, or neither")
     if rank is not None and world_size is not None:
-        world_size = whole("world_size", world_size, 1)
-        if (rank := whole("rank", rank)) >= world_size:
+        world_size = integer("world_size", world_size, 1)
+        if (rank := integer("rank", rank)) >= world_size:
             raise OptionError(f"rank={rank}: expected less than the world size of {world_size}")
         return rank, world_size
     if torch.distributed.is_available() and torch.distributed.is_initialized():

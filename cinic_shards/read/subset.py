@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from cinic_shards.codec import kernels
 from cinic_shards.errors import OptionError
 from cinic_shards.format.provenance import origins_named
-from cinic_shards.options import whole
+from cinic_shards.options import integer
 from cinic_shards.read.columns import Columns
 from cinic_shards.read.dataset import Dataset
 from cinic_shards.read.split import SplitReader
@@ -51,7 +51,7 @@ class Subset:
             object.__setattr__(self, "origin", tuple(self.origin))
         if not (isinstance(self.fraction, int | float) and 0 < self.fraction <= 1):
             raise OptionError(f"fraction={self.fraction!r}: expected more than 0 and at most 1")
-        object.__setattr__(self, "fraction_seed", whole("fraction_seed", self.fraction_seed))
+        object.__setattr__(self, "fraction_seed", integer("fraction_seed", self.fraction_seed))
         if self.where is not None and not callable(self.where):
             raise OptionError(f"where={self.where!r}: expected a function of Columns")
 

@@ -1,7 +1,8 @@
-"""Bytes by name: where a dataset's files are read from and written to.
+"""Stores: read and write a dataset's files by name, in a folder, an object store or a web server.
 
-``base`` says what a store is, ``local`` is a folder, ``address`` parses URLs, and ``remote`` is an
-object store or a web server: the only file that touches a network.
+``base`` defines the interface, ``local`` is a folder, ``address`` parses URLs, ``remote`` is an
+object store or a web server, and ``web_file`` one file at a URL. Only ``connection``, ``remote``
+and ``web_file`` touch a network.
 """
 
 import os
@@ -30,23 +31,25 @@ __all__ = [
 ]  # fmt: skip
 
 StoreLike = str | os.PathLike[str] | Store
-"""A path, a URL (see ``address.parse_address``), or a store that was opened with options."""
+"""A path, a URL (see ``address.parse_address``), or an open store."""
 
 
 def open_store(path: StoreLike, storage_options: Mapping[str, Any] | None = None) -> Store:
-    """The store at a place; a store is given back as it is. Nothing is read or connected yet.
+    """Open a folder or a URL as a store. Nothing is read or connected yet.
 
     Args:
-        path: a folder or a URL; a URL's query gives options too.
-        storage_options: how to reach a URL: docs/object-storage.md lists them. Credentials are
-            better left to the environment.
+        path: a folder, a URL, or a store, which is returned as it is. A URL's query may hold
+            options too.
+        storage_options: options for a URL, listed in docs/object-storage.md. Better leave
+            credentials to the environment.
 
     Raises:
-        OptionError: the place or an option cannot be.
+        OptionError: the URL or an option is invalid; or options are given for a folder or an open
+            store.
     """
     if isinstance(path, Store):
         if storage_options:
-            raise OptionError(f"{path}: it is open already; give it its options when it is opened")
+            raise OptionError(f"{path}: is already open; give the options when opening it")
         return path
     address = parse_address(os.fspath(path), storage_options)
     return LocalStore(Path(address)) if isinstance(address, str) else RemoteStore(address)

@@ -1,4 +1,4 @@
-"""A place as the user gives it -> a folder, or a server's address and the options to reach it."""
+"""Parse a path or URL from the user into a folder, or a server's address and its options."""
 
 import os
 from collections.abc import Mapping
@@ -13,47 +13,47 @@ SCHEMES = ("s3", "gs", "az", "http", "https", "hf", "memory", "file")
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """Where a store's files are on a server."""
+    """The address of a store's files on a server."""
 
     scheme: str
     """``s3``, ``gs``, ``az``, ``http``, ``https`` or ``memory``."""
     host: str
     """The bucket, the container, or the server with its port."""
     prefix: str
-    """What all names begin with; no ``/`` at its ends."""
+    """The prefix of all names; no ``/`` at either end."""
     options: dict[str, str] = field(default_factory=dict, repr=False)
-    """Lower-case names; may hold secrets."""
+    """Storage options by lower-case name; may hold secrets."""
     headers: dict[str, str] = field(default_factory=dict, repr=False)
-    """Sent with each request."""
+    """Headers sent with each request; may hold secrets."""
 
     def __str__(self) -> str:
         return f"{self.scheme}://{self.host}/{self.prefix}".rstrip("/")
 
 
 def parse_address(text: str, options: Mapping[str, Any] | None = None) -> Address | str:
-    """An address; or the path of a folder, for ``file://`` and what is no URL.
+    """Parse a URL into an address; return the path of a folder for ``file://`` and plain paths.
 
     Args:
         text: ``s3://bucket/prefix``, ``gs://``, ``az://container/prefix``, ``https://``,
             ``http://``, ``hf://datasets/<owner>/<name>[@<revision>]/<folder>``, ``memory://``,
-            ``file:///folder`` or a path. A URL's query gives options.
-        options: more of them, which go before those of the query.
+            ``file:///folder`` or a path. A URL's query holds options.
+        options: more options; they override those of the query.
 
     Raises:
-        OptionError: it is no place that can be read.
+        OptionError: the URL is invalid, its scheme is unknown, or a folder is given options.
     """
     scheme, has_scheme, rest = text.partition("://")
     if not has_scheme:
-        _refuse_options(text, options)
+        _check_no_options(text, options)
         return text
     scheme = scheme.lower()
     if scheme not in SCHEMES:
         known = ", ".join(f"{name}://" for name in SCHEMES)
-        raise OptionError(f"{text}: unknown kind of place {scheme}://; expected a path or {known}")
+        raise OptionError(f"{text}: unknown scheme {scheme}://; expected a path or {known}")
     parts = urlsplit(f"{scheme}://{rest}")
     shown = f"{scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
     if scheme == "file":
-        _refuse_options(shown, options or dict(parse_qsl(parts.query)))
+        _check_no_options(shown, options or dict(parse_qsl(parts.query)))
         if parts.netloc not in ("", "localhost") or not parts.path:
             raise OptionError(f"{text}: expected file:///folder, with three slashes")
         return unquote(parts.path)
@@ -63,35 +63,36 @@ def parse_address(text: str, options: Mapping[str, Any] | None = None) -> Addres
     if scheme == "hf":
         return _hugging_face(shown, parts.netloc, parts.path, chosen)
     if "@" in parts.netloc:
-        raise OptionError(f"{shown}: a URL that holds a password; give it by the environment")
+        raise OptionError(f"{shown}: the URL holds a password; set it in the environment")
     if not parts.netloc and scheme != "memory":
-        raise OptionError(f"{shown}: names no {'host' if 'http' in scheme else 'bucket'}")
+        raise OptionError(f"{shown}: the URL has no {'host' if 'http' in scheme else 'bucket'}")
     path = unquote(parts.path) if scheme in ("http", "https") else parts.path
     return Address(scheme, parts.netloc, path.strip("/"), chosen)
 
 
-def _refuse_options(place: str, options: Mapping[str, Any] | None) -> None:
+def _check_no_options(location: str, options: Mapping[str, Any] | None) -> None:
     if options:
-        raise OptionError(f"{place}: a folder has no storage options; leave {', '.join(options)}")
+        names = ", ".join(options)
+        raise OptionError(f"{location}: a folder has no storage options; remove {names}")
 
 
 def _as_text(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def _hugging_face(shown: str, kind: str, path: str, options: dict[str, str]) -> Address:
-    """The web address that a repository's files are read from, at one revision."""
+def _hugging_face(shown: str, host: str, path: str, options: dict[str, str]) -> Address:
+    """Return the web address of a repository's files at one revision."""
     parts = path.strip("/").split("/")
-    if kind in ("datasets", "spaces"):
+    if host in ("datasets", "spaces"):
         repository, folder = parts[:2], parts[2:]
     else:  # a model: hf://owner/name
-        repository, folder = [kind, *parts[:1]], parts[1:]
+        repository, folder = [host, *parts[:1]], parts[1:]
     if len(repository) != 2 or not all(repository):
         raise OptionError(f"{shown}: expected hf://datasets/<owner>/<name>[@<revision>]/<folder>")
     owner, (name, _, revision) = repository[0], repository[1].partition("@")
     base = urlsplit(os.environ.get("HF_ENDPOINT") or "https://huggingface.co")
-    places = [base.path.strip("/"), kind if kind in ("datasets", "spaces") else "", owner, name]
-    prefix = "/".join([*filter(None, places), "resolve", revision or "main", *folder])
+    above = [base.path.strip("/"), host if host in ("datasets", "spaces") else "", owner, name]
+    prefix = "/".join([*filter(None, above), "resolve", revision or "main", *folder])
     token = options.pop("token", None) or os.environ.get("HF_TOKEN")
     headers = {"Authorization": f"Bearer {token}"} if token else {}
     return Address(base.scheme, base.netloc, prefix.strip("/"), options, headers)

@@ -1,7 +1,7 @@
-"""What a store is: a place that holds a dataset's files under plain names.
+"""The interface of a store, which holds a dataset's files under plain names.
 
 A name has no ``/``; only ``folder`` goes one level down. Every method may be called from several
-threads at once, and a store can be sent to another process.
+threads at once, and a store can be pickled and sent to another process.
 """
 
 from abc import ABC, abstractmethod
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from cinic_shards.errors import StoreError
 
 MAX_READ_BYTES = 2**26
-"""Of a file that is read whole, as the manifest is."""
+"""The largest file that ``Store.read`` returns: 64 MiB; manifests are read this way."""
 
 Bytes = bytes | memoryview
 
@@ -24,142 +24,152 @@ class Store(ABC):
     """A folder, or a prefix of an object store or web server."""
 
     can_list = True
-    """Whether it tells names, and can be written: a web server does neither."""
+    """True if the store can list its names and be written; a web server can do neither."""
     is_local = False
-    """Whether its files lie in a folder of this machine."""
+    """True if its files are in a folder of this machine."""
 
     @abstractmethod
     def __str__(self) -> str:
-        """The place, as messages name it; no secret is in it."""
+        """The store's location for messages, without secrets."""
 
     @abstractmethod
     def names(self) -> list[str]:
-        """Names of all files and folders here, sorted; none where there is nothing.
+        """List the names of all files and folders, sorted; empty if the folder is missing.
 
         Raises:
-            StoreError, OutputError: they cannot be told.
+            OptionError: a web server cannot list its files.
+            StoreError, OutputError: the names cannot be read.
         """
 
     @abstractmethod
     def read(self, name: str) -> bytes:
-        """A whole file of at most 64 MiB.
+        """Read a complete file of at most 64 MiB.
 
         Raises:
-            MissingError: it is not there.
-            StoreError: it cannot be read, or is larger.
+            MissingError: there is no such file.
+            StoreError: the file cannot be read, or is larger.
         """
 
     @abstractmethod
     def size(self, name: str) -> int:
-        """A file's bytes.
+        """Return a file's size in bytes.
 
         Raises:
-            MissingError: it is not there.
-            StoreError: it cannot be read.
+            MissingError: there is no such file.
+            StoreError: the file cannot be read.
         """
 
     @abstractmethod
     def read_range(self, name: str, start: int, stop: int) -> Bytes:
-        """Bytes ``start`` to ``stop`` of a file, all of them, by one request.
+        """Read bytes ``start`` to ``stop`` of a file by one request; never fewer.
 
         Raises:
-            StoreError: it cannot be read, is shorter, or is not the file that was read before.
+            StoreError: the file cannot be read, is shorter, or was replaced since the first read.
         """
 
     @abstractmethod
     def map(self, name: str, expected_size: int, *, read_ahead: bool = False) -> NDArray[np.uint8]:
-        """A whole file as an array, read only: in a folder it is read when it is touched.
+        """Map a complete file as a read-only uint8 array, shape (expected_size,).
 
-        From elsewhere it is fetched to a temporary file first, which goes with the array.
+        A local file is mapped: its pages are read on access. A remote file is first fetched to a
+        temporary file, which is deleted with the array.
 
         Args:
             name: the file's name.
-            expected_size: its bytes.
-            read_ahead: let the system begin to read all of it now, in its order.
+            expected_size: the file's size in bytes.
+            read_ahead: let the system start to read the entire file now, from its start.
 
         Raises:
-            StoreError: it cannot be read, or has another size; or there is no space to fetch it to.
+            StoreError: the file cannot be read, has a different size, or does not fit on the
+                temporary disk.
         """
 
     @abstractmethod
     def create(self, name: str, *, is_shared: bool = False) -> AbstractContextManager[BinaryIO]:
-        """Write a file that appears under its name only when it is whole.
+        """Write a file that appears under its name only when it is complete.
 
         Args:
             name: the file's name.
-            is_shared: another process may be writing the same file now, as where a cluster gives a
-                job to a second worker; each writes one of its own until it is whole.
+            is_shared: another process may be writing the same file now, for instance if a cluster
+                gives a job to a second worker; each writes its own temporary file.
 
         Raises:
-            OutputError: it cannot be written; nothing is left behind.
+            OutputError: the file cannot be written; nothing is left behind.
         """
 
     @abstractmethod
     def delete(self, name: str) -> None:
-        """Remove a file, if it is there.
+        """Delete a file if it exists.
 
         Raises:
-            OutputError: it cannot be removed.
+            OutputError: the file cannot be deleted.
         """
 
     @abstractmethod
     def folder(self, name: str) -> "Store":
-        """The store of what lies in a folder here, which need not be there."""
+        """Return the store of a folder in this store; the folder need not exist."""
 
     @abstractmethod
     def take(self, folder: str, name: str) -> None:
-        """Move a file here from a folder of this store, if it is there.
+        """Move a file from a folder of this store into this store, if it exists.
 
         Raises:
-            OutputError: it cannot be moved.
+            OutputError: the file cannot be moved.
         """
 
     @abstractmethod
     def remove(self) -> None:
-        """Remove everything that lies here, and the folder itself."""
+        """Delete all files of this store, and the folder itself."""
 
-    # What only a folder has.
+    # Only a local folder overrides these.
 
     def lock(self, name: str) -> Any | None:
-        """Hold a file that one process at a time can hold; None where another one does.
+        """Lock a file; None if another process holds the lock.
 
-        Closing it lets it go. Object stores have no locks: whoever asks for one has it.
+        Closing the returned object releases the lock. Object stores have no locks: there every
+        call succeeds.
         """
         return _NoLock()
 
     def make(self) -> None:  # noqa: B027 - only folders are made
-        """Make the folder, where a store has folders."""
+        """Make the folder, if the store has folders."""
 
     @contextmanager
     def undone_on_error(self) -> Iterator[None]:
-        """Take back the folders that were made for it, where an error ends this."""
+        """Delete the folders made inside the block, if it ends with an error."""
         yield
 
     def is_folder(self, name: str) -> bool:
-        """Whether a name is that of a folder, where a store has folders."""
+        """True if the name is a folder's; False if the store has no folders."""
         return False
 
     def free_bytes(self) -> int | None:
-        """Space left for new files, where that is known."""
+        """Return the bytes left for new files; None if unknown."""
         return None
 
 
 class _NoLock:
-    """A lock that is not one."""
+    """A lock that locks nothing."""
 
     def close(self) -> None:
-        """Let it go."""
+        """Do nothing."""
 
 
-def refuse_another_size(place: str, size: int, expected: int, remedy: str) -> None:
-    """A shard that is truncated, or not the dataset's.
+def check_size(location: str, size: int, expected: int, remedy: str) -> None:
+    """Check a shard's size in bytes against its manifest's.
+
+    Args:
+        location: the shard, for the message.
+        size: the size found.
+        expected: the size in the manifest.
+        remedy: what to do next, for the message.
 
     Raises:
         StoreError: the sizes differ.
     """
     if size != expected:
         raise StoreError(
-            place,
+            location,
             f"{size:,} bytes, the manifest says {expected:,}; the file is truncated or "
-            f"another one, {remedy}",
+            f"a different one, {remedy}",
         )

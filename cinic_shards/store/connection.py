@@ -1,6 +1,6 @@
-"""The clients that reach a server, how long they try, and why they failed in one line.
+"""Clients for servers, their timeouts and retries, and their errors in one line.
 
-obstore retries what can be retried; what is set here is how often and how long.
+obstore retries requests that can be retried; this file sets how often and how long.
 """
 
 import os
@@ -23,9 +23,9 @@ TIMES = {
     "write_timeout": 600.0,
     "retry_timeout": 120.0,
 }
-"""Seconds: to connect; without a byte; of one request; of one that writes; and since the first try,
-after which there is no other one. A read ends after the sum of the last and ``timeout``, and one
-wait between tries, at most."""
+"""Seconds: to connect; without receiving a byte; for one request; for one request that writes; and
+from the first try to the start of the last retry. A read takes at most ``retry_timeout`` plus
+``timeout`` plus one wait between tries."""
 MAX_RETRIES = 8
 
 _CLIENT_OPTIONS = frozenset(
@@ -36,16 +36,16 @@ _CLIENT_OPTIONS = frozenset(
 _ENDPOINTS = ("endpoint", "endpoint_url", "aws_endpoint", "aws_endpoint_url", "azure_endpoint")
 
 _client_process = 0
-"""The process that made the first client; 0 while there is none."""
+"""Id of the process that made the first client; 0 if there is none yet."""
 
 
 def has_client() -> bool:
-    """Whether this process, or the one that it was forked from, has used a server."""
+    """True if this process, or the process it was forked from, has used a server."""
     return _client_process != 0
 
 
 class Connection:
-    """The clients of one host, made when they are first used."""
+    """The clients of one host, made on first use."""
 
     def __init__(self, address: Address) -> None:
         self._address = address
@@ -53,22 +53,22 @@ class Connection:
 
     @property
     def reading(self) -> "ObjectStore":
-        """A client whose requests end soon."""
+        """A client with the timeout for reading."""
         return self._client("timeout")
 
     @property
     def writing(self) -> "ObjectStore":
-        """A client that may send for long before the server says anything."""
+        """A client with the timeout for writing: long uploads get no answer until they end."""
         return self._client("write_timeout")
 
     def _client(self, timeout: str) -> "ObjectStore":
         global _client_process
         if _client_process not in (0, os.getpid()):
-            # Its threads and sockets are not in this process, and it cannot tell: it would hang.
+            # obstore's threads do not survive a fork, and it does not notice: it would hang.
             raise StoreError(
                 str(self._address),
-                "this process was forked from one that uses an object store, and "
-                "cannot use one itself; start processes by 'spawn' or 'forkserver' "
+                "this process was forked from one that uses an object store, so it "
+                "cannot use one itself; start processes with 'spawn' or 'forkserver' "
                 "(multiprocessing_context= of a DataLoader)",
             )
         if timeout not in self._clients:
@@ -78,35 +78,36 @@ class Connection:
 
 
 _memories: dict[str, Any] = {}
-"""What lies at ``memory://``, by host."""
+"""Host -> the store at ``memory://`` that host."""
 
 
 def _make_client(address: Address, timeout: str) -> Any:
-    """A client for everything at the address's host.
+    """Make a client for all files of the address's host.
 
     Args:
-        address: where.
-        timeout: which of ``TIMES`` one request may take.
+        address: the store's address.
+        timeout: the entry of ``TIMES`` that limits one request.
 
     Raises:
-        OptionError: an option cannot be.
+        OptionError: an option is invalid.
+        StoreError: a ``memory://`` store of a different process.
     """
-    import obstore.store as kinds
+    import obstore.store as stores
     from obstore.exceptions import BaseError
 
     if address.scheme == "memory":
         if address.options.get("process", str(os.getpid())) != str(os.getpid()):
-            raise StoreError(str(address), "lies in another process alone; work with workers=1")
-        return _memories.setdefault(address.host, kinds.MemoryStore())
+            raise StoreError(str(address), "exists only in another process; use workers=1")
+        return _memories.setdefault(address.host, stores.MemoryStore())
     options = dict(address.options)
     numbers = {
-        name: _number(address, name, options.pop(name, usual))
-        for name, usual in {**TIMES, "max_retries": MAX_RETRIES}.items()
+        name: _number(address, name, options.pop(name, default))
+        for name, default in {**TIMES, "max_retries": MAX_RETRIES}.items()
     }
     times = {name: timedelta(seconds=numbers[name]) for name in TIMES}
     client: dict[str, Any] = {
         "connect_timeout": times["connect_timeout"],
-        # A server says nothing while it is sent something.
+        # A server sends nothing while it receives a request.
         "read_timeout": times["read_timeout" if timeout == "timeout" else timeout],
         "timeout": times[timeout],
         "allow_http": _is_without_tls(address, options),
@@ -122,7 +123,7 @@ def _make_client(address: Address, timeout: str) -> Any:
             "backoff": {
                 "init_backoff": timedelta(milliseconds=100),
                 "max_backoff": timedelta(seconds=10),
-                # A wait is random, up to this times the one before.
+                # Each wait is random, up to 4 times the one before.
                 "base": 4,
             },
         },
@@ -131,13 +132,13 @@ def _make_client(address: Address, timeout: str) -> Any:
         if address.scheme in ("http", "https"):
             if options:
                 raise ValueError(f"unknown option {', '.join(sorted(options))}")
-            return kinds.HTTPStore(f"{address.scheme}://{address.host}", **common)
+            return stores.HTTPStore(f"{address.scheme}://{address.host}", **common)
         if address.scheme == "s3":
             common["credential_provider"] = _profile_credentials(options)
-            # Deleting many at once is answered in ways of their own by some servers.
+            # Some servers answer bulk deletes in a non-standard way.
             options.setdefault("disable_bulk_delete", "true")
-        kind: Any = {"s3": kinds.S3Store, "gs": kinds.GCSStore, "az": kinds.AzureStore}
-        return kind[address.scheme](address.host, config=options, **common)
+        classes: Any = {"s3": stores.S3Store, "gs": stores.GCSStore, "az": stores.AzureStore}
+        return classes[address.scheme](address.host, config=options, **common)
     except OptionError:
         raise
     except (BaseError, ValueError, TypeError) as error:
@@ -152,13 +153,13 @@ def _number(address: Address, name: str, value: Any) -> float:
     if not 0 <= number < 1e6:
         raise OptionError(
             f"{address}: {name}={value}: expected a number"
-            + (", of seconds" if name in TIMES else "")
+            + (" of seconds" if name in TIMES else "")
         )
     return number
 
 
 def _is_without_tls(address: Address, options: dict[str, str]) -> bool:
-    """Who gives an address that begins with http:// means it."""
+    """True if the address or an endpoint starts with ``http://``: the user asked for it."""
     endpoints = [options.get(name, "") for name in _ENDPOINTS]
     if address.scheme == "s3":
         names = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")
@@ -167,7 +168,7 @@ def _is_without_tls(address: Address, options: dict[str, str]) -> bool:
 
 
 def _profile_credentials(options: dict[str, str]) -> Any:
-    """What gives the credentials of a profile of AWS's own configuration, where one is named."""
+    """Return a provider of the credentials of an AWS profile; None if no profile is named."""
     profile = options.pop("profile", None)
     if profile is None and not ("access_key_id" in options or os.environ.get("AWS_ACCESS_KEY_ID")):
         profile = os.environ.get("AWS_PROFILE")
@@ -178,7 +179,7 @@ def _profile_credentials(options: dict[str, str]) -> Any:
         from obstore.auth.boto3 import Boto3CredentialProvider
     except ImportError as error:
         raise OptionError(
-            f"the AWS profile {profile!r} is read by boto3: pip install boto3, or set "
+            f"the AWS profile {profile!r} needs boto3: pip install boto3, or set "
             "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
         ) from error
     return Boto3CredentialProvider(boto3.session.Session(profile_name=profile))
@@ -192,18 +193,19 @@ _CAUSES = (
     ("InvalidRange|StartTooLarge|Range Not Satisfiable", "the file is shorter"),
     ("NoSuchBucket|ContainerNotFound", "there is no such bucket; make it first"),
     ("kind: Timeout|TimedOut|timed out", "no answer in time"),
-    ("dns error|lookup address", "there is no host of that name"),
+    ("dns error|lookup address", "there is no host of this name"),
     (r'message: "([^"]+)"', r"\1"),
     ("request or response body error", "the connection was closed before the end"),
     ("<Code>([^<]+)</Code>", r"\1"),
 )
-"""What to look for in an error, and what it means."""
+"""Patterns to look for in an error, and their meaning."""
 
 
 def repeated(request: Callable[[], object]) -> None:
-    """Make a request that does no harm twice, again where nothing answers.
+    """Make an idempotent request, and repeat it up to three times while no server answers.
 
-    obstore does not repeat what may have happened already: only the caller knows that it may.
+    obstore does not retry a request that may already have taken effect; only the caller knows that
+    repeating it is harmless.
     """
     from obstore.exceptions import GenericError
 
@@ -221,11 +223,11 @@ def repeated(request: Callable[[], object]) -> None:
 
 
 def reason(error: Exception) -> str:
-    """Why a request failed: one line of an error that comes with pages."""
+    """Return in one line why a request failed; obstore's errors have many."""
     text = str(error)
     line = re.sub(r"^Generic \w+ error: ", "", text.partition("\n")[0])
-    causes = ((re.search(pattern, text), said) for pattern, said in _CAUSES)
-    cause = next((match.expand(said) for match, said in causes if match), "")
+    causes = ((re.search(pattern, text), meaning) for pattern, meaning in _CAUSES)
+    cause = next((match.expand(meaning) for match, meaning in causes if match), "")
     if request := _REQUEST.search(line):
         tries = int(request["retries"] or 0) + 1
         tried = f"{request['method']}, {tries} {'try' if tries == 1 else 'tries'}"

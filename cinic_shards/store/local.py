@@ -1,4 +1,4 @@
-"""Folders of this machine: files that are mapped, written whole, and locked."""
+"""Folders of this machine: mapped reads, atomic writes, and locks."""
 
 import errno
 import mmap
@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cinic_shards.errors import MissingError, OutputError, StoreError
-from cinic_shards.store.base import MAX_READ_BYTES, Bytes, Store, refuse_another_size
+from cinic_shards.store.base import MAX_READ_BYTES, Bytes, Store, check_size
 
 try:
     import fcntl
@@ -27,13 +27,13 @@ TEMPORARY_SUFFIX = ".partial"
 
 
 def lock_file(path: Path) -> BinaryIO | None:
-    """Open a file that one process at a time can hold; None where another one does.
+    """Open a file and lock it; None if another process holds the lock.
 
-    Closing it, or the end of the process, lets it go. Where the system has no such locks, every
-    process can hold it.
+    Closing the file, or the end of the process, releases the lock. On a system without ``fcntl``
+    every call succeeds.
     """
-    # Not by filelock: some of these files are data, which other processes read while it is held.
-    # On Windows its locks forbid that, and its FileLock would be a second handle beside this one.
+    # Not filelock: some of these files are data that other processes read while it is locked. On
+    # Windows its locks forbid that, and its FileLock would be a second handle beside this one.
     file = open(path, "ab")  # noqa: SIM115
     if fcntl is not None:
         try:
@@ -46,17 +46,17 @@ def lock_file(path: Path) -> BinaryIO | None:
 
 @contextmanager
 def lock_byte(descriptor: int, position: int) -> Iterator[None]:
-    """Hold one byte of a file, which need not be there: one process at a time, others wait.
+    """Lock one byte of a file, which may be beyond its end; wait while another process holds it.
 
-    A process that closes any descriptor of the file lets all of its bytes go.
+    A process that closes any descriptor of the file releases all its locked bytes.
     """
     if fcntl is None:
         yield
         return
     while True:
         try:
-            # Not waited for in the kernel: two processes, each with a thread that holds a byte and
-            # one that waits for the other's, would be a deadlock to it.
+            # Not a blocking lock: if two processes each have a thread that holds a byte and one
+            # that waits for the other's byte, the kernel reports a deadlock.
             fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, position)
             break
         except (BlockingIOError, PermissionError):
@@ -79,7 +79,7 @@ class LocalStore(Store):
         return str(self.root)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # The process that it is sent to may have begun in another folder.
+        # The receiving process may have a different working folder.
         return LocalStore, (self.root.absolute(),)
 
     def names(self) -> list[str]:
@@ -89,7 +89,7 @@ class LocalStore(Store):
             return []
         except OSError as error:
             found = "a file, expected a folder" if os.path.isfile(self.root) else error.strerror
-            raise OutputError(f"{self.root}: {found}; give another place") from error
+            raise OutputError(f"{self.root}: {found}; give a different folder") from error
 
     def read(self, name: str) -> bytes:
         try:
@@ -102,7 +102,7 @@ class LocalStore(Store):
         return data
 
     def _open(self, name: str) -> BinaryIO:
-        """An ordinary file: a named pipe would be waited for, a device may have no end."""
+        """Open an ordinary file; a named pipe would block, and a device may have no end."""
         path = self.root / name
         flags = getattr(os, "O_NONBLOCK", 0)
         file = open(path, "rb", opener=lambda path, mode: os.open(path, mode | flags))  # noqa: SIM115
@@ -119,8 +119,8 @@ class LocalStore(Store):
 
     def _unread(self, name: str, error: OSError) -> StoreError:
         is_missing = isinstance(error, FileNotFoundError | NotADirectoryError)
-        kind = MissingError if is_missing else StoreError
-        return kind(str(self.root / name), f"{error.strerror}")
+        error_type = MissingError if is_missing else StoreError
+        return error_type(str(self.root / name), f"{error.strerror}")
 
     def read_range(self, name: str, start: int, stop: int) -> Bytes:
         try:
@@ -142,8 +142,8 @@ class LocalStore(Store):
         try:
             with self._open(name) as file:
                 size = os.fstat(file.fileno()).st_size
-                refuse_another_size(str(path), size, expected_size, "fetch it again")
-                if size == 0:  # which cannot be mapped
+                check_size(str(path), size, expected_size, "fetch it again")
+                if size == 0:  # mmap rejects empty files
                     return np.empty(0, np.uint8)
                 memory = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         except OSError as error:
@@ -158,8 +158,8 @@ class LocalStore(Store):
     @contextmanager
     def create(self, name: str, *, is_shared: bool = False) -> Iterator[BinaryIO]:
         path = self.root / name
-        mark = f".{uuid.uuid4().hex[:8]}" if is_shared else ""
-        temporary = path.with_name(name + mark + TEMPORARY_SUFFIX)
+        infix = f".{uuid.uuid4().hex[:8]}" if is_shared else ""
+        temporary = path.with_name(name + infix + TEMPORARY_SUFFIX)
         try:
             with open(temporary, "wb") as file:
                 yield file
@@ -200,12 +200,12 @@ class LocalStore(Store):
 
     @contextmanager
     def undone_on_error(self) -> Iterator[None]:
-        made = [one for one in (self.root, *self.root.parents) if not os.path.lexists(one)]
+        missing = [path for path in (self.root, *self.root.parents) if not os.path.lexists(path)]
         try:
             yield
         except BaseException:
-            for folder in made:
-                with suppress(OSError):  # others may have put something there
+            for folder in missing:
+                with suppress(OSError):  # another process may have put files there
                     folder.rmdir()
             raise
 
@@ -214,13 +214,13 @@ class LocalStore(Store):
 
 
 def store_of_file(path: Path) -> LocalStore:
-    """The folder that a file is to be written to: ``create(path.name)`` of it.
+    """Return the store of a file's folder; ``create(path.name)`` of it writes the file.
 
     Raises:
-        OutputError: there is no such folder, or a folder of the file's name.
+        OutputError: the folder does not exist, or ``path`` is a folder.
     """
     if not path.parent.is_dir():
         raise OutputError(f"{path}: there is no folder {path.parent}; make it first")
     if path.is_dir():
-        raise OutputError(f"{path}: a folder; give the name of a file")
+        raise OutputError(f"{path}: this is a folder; give the name of a file")
     return LocalStore(path.parent)

@@ -1,7 +1,4 @@
-"""Object stores and web servers, by obstore: with ``clients`` the only files that touch a network.
-
-obstore retries what can be retried; what is said here is how long, and what to do with the error.
-"""
+"""Object stores and web servers, by way of obstore."""
 
 import errno
 import mmap
@@ -20,21 +17,22 @@ from numpy.typing import NDArray
 
 from cinic_shards.errors import CinicShardsError, MissingError, OptionError, OutputError, StoreError
 from cinic_shards.store.address import Address
-from cinic_shards.store.base import MAX_READ_BYTES, Bytes, Store, refuse_another_size
+from cinic_shards.store.base import MAX_READ_BYTES, Bytes, Store, check_size
 from cinic_shards.store.connection import Connection, reason, repeated
 
 PART_BYTES = 2**23
-"""A whole file is read by requests of so many."""
+"""Bytes of one request when an entire file is read."""
 MAX_IN_FLIGHT = 4
-"""Requests at once, of one call."""
+"""Concurrent requests of one call."""
 MAX_FILE_BYTES = 5 * 2**30
-"""What one request may write, or copy, on S3."""
+"""The most bytes that one request may write or copy on S3."""
 
 
 class RemoteStore(Store):
     """A prefix of an object store, or a folder of a web server, which can only be read.
 
-    The first answer about a file fixes its version in this object: another one is an error later.
+    This object remembers each file's version (its ETag or date, and its size) from the first
+    answer about it. A different version in a later answer is a ``StoreError``.
     """
 
     def __init__(self, address: Address) -> None:
@@ -65,7 +63,7 @@ class RemoteStore(Store):
         with self._errors(StoreError):
             found = obstore.list_with_delimiter(self._connection.reading, prefix or None)
         paths = [*found["common_prefixes"], *(item["path"] for item in found["objects"])]
-        # The folder itself may be an object too.
+        # Drop the folder itself, which may be listed as an object.
         return sorted(filter(None, (path.removeprefix(prefix).strip("/") for path in paths)))
 
     def _need_listing(self, problem: str) -> None:
@@ -104,7 +102,7 @@ class RemoteStore(Store):
                 raise StoreError(
                     f"{self}/{name}",
                     f"{found.meta['size']:,} bytes, expected at least {stop:,}; the "
-                    "file is truncated or another one, write it again",
+                    "file is truncated or a different one, write it again",
                 )
             return memoryview(found.bytes())
 
@@ -115,12 +113,12 @@ class RemoteStore(Store):
             raise StoreError(
                 f"{self}/{name}",
                 f"was replaced while it was read: its version is {version[0]} of "
-                f"{version[1]:,} bytes, it was {known[0]} of {known[1]:,}; run again when nobody "
-                "writes there",
+                f"{version[1]:,} bytes, it was {known[0]} of {known[1]:,}; run again when nothing "
+                "writes to it",
             )
 
     def _fetch(self, name: str, ranges: Sequence[tuple[int, int]]) -> Iterator[Bytes]:
-        """Ranges in their order, a few of them read ahead."""
+        """Yield the ranges' bytes in order, reading up to ``MAX_IN_FLIGHT`` ranges ahead."""
         waiting: deque[Future[Bytes]] = deque()
         with ThreadPoolExecutor(MAX_IN_FLIGHT) as pool:
             for start, stop in ranges:
@@ -131,36 +129,36 @@ class RemoteStore(Store):
                 yield waiting.popleft().result()
 
     def map(self, name: str, expected_size: int, *, read_ahead: bool = False) -> NDArray[np.uint8]:
-        place = f"{self}/{name}"
+        location = f"{self}/{name}"
         size = self.size(name)
-        refuse_another_size(place, size, expected_size, "write it again")
-        if size == 0:  # which cannot be mapped
+        check_size(location, size, expected_size, "write it again")
+        if size == 0:  # mmap rejects empty files
             return np.empty(0, np.uint8)
         folder = tempfile.gettempdir()
         if (free := shutil.disk_usage(folder).free) < size:
             raise StoreError(
-                place,
-                f"{size / 1e6:,.1f} MB are fetched to {folder}, where {free / 1e6:,.1f} "
-                "MB are free; free some or let TMPDIR name another folder",
+                location,
+                f"fetching its {size / 1e6:,.1f} MB to {folder}, which has {free / 1e6:,.1f} "
+                "MB free; free some space or set TMPDIR to a different folder",
             )
-        ranges = [(at, min(at + PART_BYTES, size)) for at in range(0, size, PART_BYTES)]
+        ranges = [(start, min(start + PART_BYTES, size)) for start in range(0, size, PART_BYTES)]
         try:
             with tempfile.TemporaryFile() as file:
                 for data in self._fetch(name, ranges):
                     file.write(data)
                 file.flush()
-                # The space is given back when nobody refers to the array any more.
+                # The space is freed with the array: the file has no name.
                 memory = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         except OSError as error:
-            raise StoreError(place, f"fetched to {folder}: {error.strerror}") from error
+            raise StoreError(location, f"fetching it to {folder}: {error.strerror}") from error
         return np.frombuffer(memory, np.uint8)
 
     # Writing
 
     @contextmanager
     def create(self, name: str, *, is_shared: bool = False) -> Iterator[BinaryIO]:
-        # By one request, of a file that was written aside: what is not whole never reaches the
-        # server. Parts of an upload that was killed would stay there, unseen and paid for.
+        # Write a temporary file, then upload it by one request: an incomplete file never reaches
+        # the server. Parts of a killed multipart upload would stay there, unlisted but billed.
         self._need_listing("can only be read from")
         try:
             with tempfile.TemporaryFile() as file:
@@ -168,9 +166,9 @@ class RemoteStore(Store):
                 file.flush()
                 self._put(name, file)
         except OSError as error:
-            hint = "; let TMPDIR name a larger folder" if error.errno == errno.ENOSPC else ""
-            place = f"{self}/{name}: written to {tempfile.gettempdir()} first"
-            raise OutputError(f"{place}: {error.strerror}{hint}") from error
+            hint = "; set TMPDIR to a larger folder" if error.errno == errno.ENOSPC else ""
+            step = f"writing it to {tempfile.gettempdir()} first"
+            raise OutputError(f"{self}/{name}: {step}: {error.strerror}{hint}") from error
 
     def _put(self, name: str, file: BinaryIO) -> None:
         import obstore
@@ -178,7 +176,7 @@ class RemoteStore(Store):
         size = os.fstat(file.fileno()).st_size
         if size > MAX_FILE_BYTES:
             raise OutputError(
-                f"{self}/{name}: {size:,} bytes, an object store takes {MAX_FILE_BYTES:,} at once; "
+                f"{self}/{name}: {size:,} bytes, an object store takes at most {MAX_FILE_BYTES:,}; "
                 "choose a smaller --shard-size"
             )
         data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if size else b""
@@ -205,8 +203,8 @@ class RemoteStore(Store):
         self._need_listing("can only be read from")
         self._versions.pop(name, None)
         with suppress(MissingError), self._errors(OutputError, name):
-            source, target = self._path(f"{folder}/{name}"), self._path(name)
-            repeated(lambda: obstore.rename(self._connection.writing, source, target))
+            old, new = self._path(f"{folder}/{name}"), self._path(name)
+            repeated(lambda: obstore.rename(self._connection.writing, old, new))
 
     def remove(self) -> None:
         for name in self.names():
@@ -214,29 +212,35 @@ class RemoteStore(Store):
 
     @contextmanager
     def _errors(
-        self, kind: type[StoreError] | type[OutputError], name: str = "", which: str = ""
+        self, error_type: type[StoreError] | type[OutputError], name: str = "", detail: str = ""
     ) -> Iterator[None]:
-        """Say what went wrong in our words."""
+        """Raise obstore's errors as this package's.
+
+        Args:
+            error_type: the error to raise; ``MissingError`` for a missing file.
+            name: the file's name, for the message.
+            detail: what the reason starts with.
+        """
         from obstore.exceptions import (
             BaseError,
             PermissionDeniedError,
             UnauthenticatedError,
         )
 
-        place = f"{self}/{name}" if name else str(self)
+        location = f"{self}/{name}" if name else str(self)
         try:
             yield
         except CinicShardsError:
             raise
         except FileNotFoundError as error:
-            raise MissingError(place, "not found") from error
+            raise MissingError(location, "not found") from error
         except (BaseError, ValueError) as error:
-            text = f"{which}{reason(error)}"
+            text = f"{detail}{reason(error)}"
             if isinstance(error, PermissionDeniedError | UnauthenticatedError):
                 text += (
                     "; the credentials are missing, wrong, or do not allow this "
                     "(docs/object-storage.md)"
                 )
-            if kind is OutputError:
-                raise OutputError(f"{place}: {text}") from error
-            raise StoreError(place, text) from error
+            if error_type is OutputError:
+                raise OutputError(f"{location}: {text}") from error
+            raise StoreError(location, text) from error

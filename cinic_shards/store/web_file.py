@@ -1,4 +1,4 @@
-"""One file of a web server, read from any byte on."""
+"""One file of a web server, read from any byte onwards."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -9,55 +9,54 @@ from cinic_shards.store.address import Address
 from cinic_shards.store.remote import RemoteStore
 
 _DAY_SECONDS = "86400"
-"""One answer may take so long; without a byte, it takes ``read_timeout``."""
+"""The timeout of one answer in seconds; without receiving a byte, it is ``read_timeout``."""
 _CHUNK_BYTES = 2**16
-"""Asked for at once: Ctrl-C is heard between two chunks."""
+"""Bytes read at a time; Ctrl-C is handled between two chunks."""
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a server has begun to send."""
+    """A server's answer, whose bytes are still being sent."""
 
     version: str
-    """The file's ETag, or the date of its last modification, as far as the server tells."""
+    """The file's ETag; if the server sends none, the date of its last modification."""
     size: int
-    """Of the whole file, in bytes."""
+    """Size of the entire file in bytes."""
     chunks: Iterator[memoryview]
-    """The bytes.
-
-    Raises StoreError where the connection ends too soon.
-    """
+    """The bytes; raises ``StoreError`` if the connection ends too soon."""
 
 
 class WebFile(RemoteStore):
     """A file at a URL; redirects are followed."""
 
     def __init__(self, url: str, *, max_retries: int = 2) -> None:
-        """Read a file.
+        """Set up a file; nothing is requested yet.
 
         Args:
-            url: ``https://`` or ``http://``; a query stays as it is.
-            max_retries: of one request that is refused; who asks for more waits in between.
+            url: ``https://`` or ``http://``; a query is kept.
+            max_retries: retries of one failed request; callers that need more do their own waiting.
+
+        Raises:
+            OptionError: the URL is invalid, or holds a password.
         """
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.netloc or "@" in parts.netloc:
             raise OptionError(f"{url}: expected https://host/file, without a password")
         query = f"?{parts.query}" if parts.query else ""
-        # A client of the file itself: a name below it would lose the query.
-        place = f"{parts.netloc}{parts.path}{query}"
+        # The client's host is the file's entire URL: a path below a host would lose the query.
+        host = f"{parts.netloc}{parts.path}{query}"
         options = {"timeout": _DAY_SECONDS, "max_retries": str(max_retries)}
-        super().__init__(Address(parts.scheme, place, "", options))
+        super().__init__(Address(parts.scheme, host, "", options))
 
     def open(self, start: int) -> Answer | None:
-        """Ask for the bytes from ``start`` on.
+        """Request the bytes from ``start`` to the end.
 
         Returns:
-            The answer; None where the server cannot begin there: it has no ranges, or the file is
-            shorter.
+            The answer; None if the server does not support ranges, or the file is shorter.
 
         Raises:
             MissingError: there is no such file.
-            StoreError: the server cannot be reached, or refuses.
+            StoreError: the server cannot be reached, or rejects the request.
         """
         import obstore
         from obstore.exceptions import GenericError, NotSupportedError

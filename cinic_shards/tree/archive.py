@@ -1,4 +1,4 @@
-"""An archive of a tree as a source of images, as if it had been unpacked and scanned."""
+"""A source of images: an archive of a tree, read as if it were unpacked."""
 
 import errno
 import os
@@ -24,19 +24,19 @@ from cinic_shards.tree.rules import (
     image_names,
     key_problem,
     pick_folders,
-    refuse,
+    raise_problems,
 )
 from cinic_shards.tree.spool import Spool, open_spool
 
 
 @dataclass(frozen=True, slots=True)
 class ArchiveRecords(Records):
-    """The images of one split, which lie in one file."""
+    """The images of one split, which are all in one file."""
 
     file: Path
-    """The archive, or a spool; its absolute path."""
+    """Absolute path of the archive or a spool."""
     offsets: NDArray[np.int64]
-    """Where in the file each begins, shape (N,)."""
+    """Offset of each image in the file, shape (N,)."""
 
     def take(self, rows: NDArray[np.int64]) -> Self:
         return replace(Records.take(self, rows), offsets=self.offsets[rows])
@@ -46,7 +46,7 @@ class ArchiveRecords(Records):
     ) -> dict[int, str]:
         view = buffer.data
         problems = {}
-        places = zip(
+        files = zip(
             self.offsets[start:stop].tolist(),
             starts.tolist(),
             self.sizes[start:stop].tolist(),
@@ -54,15 +54,15 @@ class ArchiveRecords(Records):
         )
         try:
             with open(self.file, "rb", buffering=0) as file:
-                for row, (offset, at, size) in enumerate(places):
+                for row, (offset, at, size) in enumerate(files):
                     file.seek(offset)
                     if file.readinto(view[at : at + size]) != size:
-                        problems[row] = "changed while it was packed; leave it alone and run again"
+                        problems[row] = "changed while it was packed; run again without changing it"
         except OSError as error:
             raise StoreError(
                 str(self.file),
-                f"cannot be read on {platform.node()}: {error.strerror}; a worker on another "
-                "machine must find this file under the same name",
+                f"cannot be read on {platform.node()}: {error.strerror}; workers on different "
+                "machines need this file under the same path",
             ) from error
         return problems
 
@@ -94,10 +94,10 @@ class ArchivedFiles(ImageFiles):
 
 @dataclass(frozen=True, slots=True)
 class ArchiveTree(Tree):
-    """A tree in an archive, which is the ``root``."""
+    """A tree in an archive; ``root`` is the archive."""
 
     state: tuple[int, int]
-    """The archive's size, and the time of its last modification in nanoseconds."""
+    """The archive's size in bytes, and the time of its last modification in nanoseconds."""
 
     @property
     def containers(self) -> dict[str, tuple[int, int]]:
@@ -113,11 +113,11 @@ class ArchiveTree(Tree):
 
 
 class ArchiveSource(Source):
-    """A tar, also compressed, or a zip of a folder ``<split>/<class>/*.png``."""
+    """A tar, possibly compressed, or a zip of a folder ``<split>/<class>/*.png``."""
 
     @classmethod
     def fits(cls, root: Path) -> bool:
-        return os.path.isfile(root)  # which a name that is too long does not end
+        return os.path.isfile(root)  # Path.is_file raises if a name is too long
 
     @contextmanager
     def open(
@@ -128,7 +128,7 @@ class ArchiveSource(Source):
 
 
 def archive_state(path: Path) -> tuple[int, int]:
-    """A file's size and the time of its last modification, in nanoseconds; 0 where it is gone."""
+    """Return a file's size in bytes and time of last modification in nanoseconds; 0 if missing."""
     try:
         state = os.stat(path)
     except OSError:
@@ -141,16 +141,16 @@ def scan_archive(
 ) -> ArchiveTree:
     """Find the images in an archive, and check their names and sizes, as ``scan_tree`` does.
 
-    A folder that all images lie in, above their splits, is no part of their names.
+    A folder above the splits that holds all images is not part of their names.
 
     Args:
         path: the archive.
-        spool: where images that cannot be read in place are written to; they are read from there
-            as long as it is open.
-        progress: called with the number of images that were found since.
+        spool: receives the images that cannot be read in place; it must stay open while the tree
+            is in use.
+        progress: called with the number of images found since the last call.
 
     Raises:
-        TreeError: it cannot be packed; every problem is listed with its path.
+        TreeError: the archive cannot be packed; lists every problem with its path.
         OutputError: there is no space for the spool.
     """
     state = archive_state(path)
@@ -175,25 +175,25 @@ def scan_archive(
         offsets = np.array([members.files[paths[name]][2] for name in files], np.int64)
         return ArchiveRecords(files, labels, sizes, modified, file, offsets)
 
-    refuse(path, found, problems, records)
+    raise_problems(path, found, problems, records)
     classes, splits, warnings = assemble(split_names, folders, found, strays, records)
     if top:
-        warnings = (f"the images lie in {top}/; it is left out of their names", *warnings)
+        warnings = (f"all images are in {top}/, which is not part of their names", *warnings)
     return ArchiveTree(path, classes, splits, warnings, state)
 
 
 def _below_top(members: Members) -> tuple[str, dict[str, str]]:
-    """The folder that all images lie in above their splits, or ""; and each file's path below it.
+    """Find the folder above the splits that holds all images.
 
     Returns:
-        The folder, and of each file in it: its path below it -> its path in the archive.
+        The folder, or ""; and for each file in it: path below it -> path in the archive.
     """
     images = [file for file in members.files if is_image(file)]
     top = ""
     if images:
         shared = os.path.commonpath([min(images), max(images)])
         num_above = min(file.count("/") for file in images) - 2
-        # Of an image train/cat/x.png, two folders are its names.
+        # The last two folders of train/cat/x.png are its split and class.
         top = "/".join(shared.split("/")[: max(0, num_above)])
     if not top:
         return "", {file: file for file in members.files}
@@ -202,7 +202,7 @@ def _below_top(members: Members) -> tuple[str, dict[str, str]]:
 
 
 def _contents(paths: dict[str, str], members: Members, top: str) -> dict[str, dict[str, bool]]:
-    """What each folder holds: names, and whether they are folders'."""
+    """List each folder: folder -> name -> True if the name is a folder's."""
     contents: dict[str, dict[str, bool]] = {"": {}}
 
     def add(path: str, is_folder: bool) -> None:
@@ -211,7 +211,7 @@ def _contents(paths: dict[str, str], members: Members, top: str) -> dict[str, di
             add(above, True)
         names = contents.setdefault(above, {})
         if names.setdefault(name, is_folder) != is_folder:
-            members.problems.append(f"{path}: a file and a folder; make the archive anew")
+            members.problems.append(f"{path}: both a file and a folder; create the archive again")
 
     for folder in sorted(members.folders):
         if not top:
@@ -226,7 +226,7 @@ def _contents(paths: dict[str, str], members: Members, top: str) -> dict[str, di
 def _folder(
     contents: dict[str, dict[str, bool]], base: str, paths: dict[str, str], members: Members
 ) -> ClassFolder:
-    """One class's folder."""
+    """List a class's folder, and check the names and sizes in it."""
     folder = ClassFolder()
     if problem := key_problem(base):
         folder.problems.append(f"{base}/: {problem}")

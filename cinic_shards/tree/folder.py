@@ -1,4 +1,4 @@
-"""A folder ``<split>/<class>/*.png`` as a source of images."""
+"""A source of images: a folder ``<split>/<class>/*.png``."""
 
 import errno
 import os
@@ -26,10 +26,10 @@ from cinic_shards.tree.rules import (
     image_names,
     key_problem,
     pick_folders,
-    refuse,
+    raise_problems,
 )
 
-# Without O_NONBLOCK, a named pipe would be waited for. O_BINARY is Windows's.
+# Without O_NONBLOCK, opening a named pipe would block. O_BINARY exists only on Windows.
 OPEN_FLAGS = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
 J = TypeVar("J")
 T = TypeVar("T")
@@ -37,7 +37,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class FolderRecords(Records):
-    """The images of one split, each a file of its own."""
+    """The images of one split, one file each."""
 
     root: str
     """The tree's absolute path."""
@@ -47,14 +47,14 @@ class FolderRecords(Records):
     ) -> dict[int, str]:
         view = buffer.data
         problems = {}
-        places = zip(
+        files = zip(
             self.files[start:stop],
             starts.tolist(),
             self.sizes[start:stop].tolist(),
             self.modified[start:stop].tolist(),
             strict=True,
         )
-        for row, (path, at, size, modified) in enumerate(places):
+        for row, (path, at, size, modified) in enumerate(files):
             try:
                 descriptor = os.open(f"{self.root}/{path}", OPEN_FLAGS)
                 try:
@@ -68,12 +68,12 @@ class FolderRecords(Records):
             if len(data) == size and state.st_mtime_ns == modified:
                 view[at : at + size] = data
             else:
-                problems[row] = "changed while it was packed; leave the tree alone and run again"
+                problems[row] = "changed while it was packed; run again without changing the tree"
         return problems
 
 
 class FolderFiles(ImageFiles):
-    """The files of a folder, whatever the case of their suffix."""
+    """The files of a folder; the suffix may be in upper or lower case."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -97,7 +97,7 @@ class FolderTree(Tree):
     """Every folder's path below the root -> time of its last modification, in nanoseconds."""
 
     def changes(self) -> Sequence[str]:
-        # A name that came or went changes its folder's date; only then is everything listed again.
+        # A new or deleted name changes its folder's date; only then is the tree listed again.
         if not any(_date(self.root / path) != date for path, date in self.folders.items()):
             return ()
         return list(changes(list_tree(self), list_tree(scan_tree(self.root))))
@@ -135,17 +135,17 @@ def scan_tree(
 ) -> FolderTree:
     """Find the images below ``root``, and check their names and sizes.
 
-    No file is opened where all is well: packing reads each one once, and checks it then. Where
-    something is wrong, every file's head is looked at, so that what is wrong there is told too. The
-    result does not depend on the order in which the file system lists names.
+    If there is no problem, no file is opened: packing reads and checks each one once. If there is a
+    problem, the head of every file is checked as well, so that all problems are listed. The result
+    does not depend on the order in which the file system lists names.
 
     Args:
         root: a folder with ``<split>/<class>/*.png``; any split names, any number of classes.
-        executor: where folders are scanned; by default in a thread.
-        progress: called with the number of images that a finished folder holds.
+        executor: scans the folders; by default one thread.
+        progress: called with the number of images in each folder that was scanned.
 
     Raises:
-        TreeError: the tree cannot be packed; every problem is listed with its path.
+        TreeError: the tree cannot be packed; lists every problem with its path.
     """
     if executor is None:
         with make_executor(1) as executor:
@@ -158,7 +158,7 @@ def scan_tree(
     problems: list[str] = []
     strays: list[str] = []
     dates: dict[str, int] = {}
-    full_path = os.path.abspath(root)  # a worker may have begun in another folder
+    full_path = os.path.abspath(root)  # a worker may have a different working folder
     split_names, folders = find_folders(
         lambda below: _subfolders(root, below, dates, problems, strays), problems
     )
@@ -168,7 +168,7 @@ def scan_tree(
         progress(len(folder.files))
 
     make_records = partial(FolderRecords, root=full_path)
-    refuse(root, found, problems, make_records, partial(_in_turn, executor))
+    raise_problems(root, found, problems, make_records, partial(_in_turn, executor))
     for (split, name), folder in zip(folders, found, strict=True):
         dates[f"{split}/{name}"] = folder.modified_itself
     tree = assemble(split_names, folders, found, strays, make_records)
@@ -176,7 +176,7 @@ def scan_tree(
 
 
 def _in_turn(executor: Executor, function: Callable[[J], T], items: Iterable[J]) -> Iterator[T]:
-    """Run a job for each item, side by side; gives their results in the order of the items."""
+    """Run a job for each item concurrently; yield the results in the order of the items."""
     jobs = [executor.submit(function, item) for item in items]
     try:
         for job in jobs:
@@ -189,9 +189,10 @@ def _in_turn(executor: Executor, function: Callable[[J], T], items: Iterable[J])
 def _subfolders(
     root: Path, below: str, dates: dict[str, int], problems: list[str], strays: list[str]
 ) -> list[str]:
-    """Names of the folders in ``root/below``; its date, and what else is there, are told."""
+    """List the folders in ``root/below``; add its date, problems and stray files to the lists."""
     try:
-        dates[below] = os.stat(root / below).st_mtime_ns  # before it is listed
+        # Read before the names, so that a change in between is noticed later.
+        dates[below] = os.stat(root / below).st_mtime_ns
         entries = list(os.scandir(root / below))
     except OSError as error:
         problems.append(f"{below or root}/: cannot be listed: {error.strerror}")
@@ -201,14 +202,15 @@ def _subfolders(
 
 
 def _scan_folder(root: str, names: tuple[str, str]) -> ClassFolder:
-    """List one class's folder, and the size and date of every image in it. Runs in any process."""
+    """List a class's folder with the size and date of every image in it. Runs in any process."""
     folder = ClassFolder()
     base = "/".join(names)
     if problem := key_problem(base):
         folder.problems.append(f"{base}/: {problem}")
         return folder
     try:
-        folder.modified_itself = os.stat(f"{root}/{base}").st_mtime_ns  # before it is listed
+        # Read before the names, so that a change in between is noticed later.
+        folder.modified_itself = os.stat(f"{root}/{base}").st_mtime_ns
         file_names = sorted(os.listdir(f"{root}/{base}"))
     except OSError as error:
         folder.problems.append(f"{base}/: cannot be listed: {error.strerror}")

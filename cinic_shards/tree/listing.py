@@ -1,4 +1,4 @@
-"""What was in a tree at one time, and what has changed since."""
+"""Listings of a tree, and the changes between two of them."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -9,15 +9,18 @@ from numpy.typing import NDArray
 from cinic_shards.tree.records import Tree
 
 Listing = dict[str, NDArray[Any]]
-"""Of each split, its files' paths, sizes and dates."""
+"""Paths, sizes and dates of the files of each split; see ``list_tree``."""
 
 _MAX_LISTED = 20
 
 
 def list_tree(tree: Tree) -> Listing:
-    """What is in a tree, as arrays: of each split, its files' paths, sizes and dates.
+    """List a tree's files as arrays.
 
-    A file that holds many images stands there too, in a split without a name.
+    Returns:
+        For each split: ``<split>:paths``, UTF-8 as uint8, joined by newlines; ``<split>:sizes``,
+        int64, in bytes; ``<split>:modified``, int64, in nanoseconds. Files that hold many images
+        are listed under an empty split name.
     """
     listing: Listing = {}
     if containers := tree.containers:
@@ -25,7 +28,7 @@ def list_tree(tree: Tree) -> Listing:
         listing[":paths"] = np.frombuffer("\n".join(containers).encode(), np.uint8)
         listing[":sizes"], listing[":modified"] = np.array(sizes), np.array(dates)
     for split, records in tree.splits.items():
-        # No path holds a newline: the scan has seen to that.
+        # No path contains a newline: the scan rejects such names.
         paths = "\n".join(records.files).encode()
         listing[f"{split}:paths"] = np.frombuffer(paths, np.uint8)
         listing[f"{split}:sizes"] = records.sizes
@@ -34,21 +37,21 @@ def list_tree(tree: Tree) -> Listing:
 
 
 def changes(before: Listing, now: Listing) -> Iterator[str]:
-    """The first differences between two listings, a line each."""
+    """Yield the first differences between two listings, one line each, and count the others."""
     if before.keys() == now.keys() and all(
         np.array_equal(before[name], now[name]) for name in before
     ):
         return
     one, two = _by_path(before), _by_path(now)
-    told = 0
+    num_changed = 0
     for path in sorted(one.keys() | two.keys()):
         if one.get(path) != two.get(path):
-            told += 1
-            if told <= _MAX_LISTED:
+            num_changed += 1
+            if num_changed <= _MAX_LISTED:
                 what = "new" if path not in one else "gone" if path not in two else "changed"
                 yield f"{path}: {what} since packing began"
-    if told > _MAX_LISTED:
-        yield f"and {told - _MAX_LISTED:,} more"
+    if num_changed > _MAX_LISTED:
+        yield f"and {num_changed - _MAX_LISTED:,} more"
 
 
 def _by_path(listing: Listing) -> dict[str, tuple[int, int]]:

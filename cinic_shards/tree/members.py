@@ -1,7 +1,7 @@
-"""A tar or zip archive -> the names in it, and where in one file the images' bytes lie.
+"""List the members of a tar or zip archive, and find the images' bytes in one file.
 
-An image in a plain tar, or stored in a zip, is read where it is; others are written to a spool. An
-archive comes from strangers: sizes are bounded, nothing is extracted, and links lead nowhere.
+An image in an uncompressed tar or zip is read in place; others are written to a spool. Archives are
+untrusted: sizes are bounded, no member is extracted to the disk, and links are rejected.
 """
 
 import bz2
@@ -26,7 +26,8 @@ from cinic_shards.tree.tar_reader import PIECE_BYTES, TarBytes, too_large
 ARCHIVES = "a .tar, .tar.gz, .tar.xz, .tar.bz2 or .zip of one"
 
 MAX_GROWTH = 50
-"""Times its own size that an archive may hold, beside ``_MAX_SLACK_BYTES``: PNGs hardly shrink."""
+"""An archive may unpack to this many times its size plus ``_MAX_SLACK_BYTES``: PNGs hardly
+compress."""
 _MAX_SLACK_BYTES = 2**28
 _PROGRESS_IMAGES = 1000
 
@@ -35,7 +36,7 @@ _OPENERS: tuple[tuple[bytes, Any], ...] = (
     (b"BZh", bz2.open),
     (b"\xfd7zXZ\0", lzma.open),
 )
-"""What a compressed tar begins with, and what reads it."""
+"""First bytes of a compressed tar, and the function that opens it."""
 _ZIP_HEADS = (b"PK\x03\x04", b"PK\x05\x06")
 _ZIP_LOCAL_HEADER = struct.Struct("<4s22xHH")
 
@@ -46,40 +47,40 @@ _DAMAGE = (
     lzma.LZMAError,
     EOFError,
     OSError,
-    RecursionError,  # headers upon headers
-    ValueError,  # numbers and names that are none
+    RecursionError,  # too many nested headers
+    ValueError,  # invalid numbers and names
     OverflowError,
     struct.error,
 )
-"""What reading a damaged archive raises."""
+"""The exceptions raised when a damaged archive is read."""
 
 
 @dataclass(slots=True)
 class Members:
-    """What an archive holds."""
+    """The members of an archive."""
 
     file: Path
-    """Where the images' bytes are: the archive itself, or the spool."""
+    """The file that holds the images' bytes: the archive itself, or the spool."""
     files: dict[str, tuple[int, int, int]] = field(default_factory=dict)
-    """Path -> size, date of last modification in nanoseconds, and offset in ``file``; of what is
-    no image, the offset is -1."""
+    """Path -> size in bytes, time of last modification in nanoseconds, and offset in ``file``; the
+    offset is -1 for files that are not images."""
     folders: set[str] = field(default_factory=set)
-    """Paths of those that are told; there may be more, that files lie in."""
+    """Paths of the folders that are members; files may be in folders that are not."""
     problems: list[str] = field(default_factory=list)
-    """What no archive may hold."""
+    """Problems of the archive's members, each with its path."""
 
     def add(self, name: str, size: int, modified: int) -> str:
-        """Add a file; gives its path where it is an image whose bytes are needed, else ""."""
+        """Add a file; return its path if it is an image whose bytes are needed, else ""."""
         path = self._path(name)
         if not path:
             return ""
         if path in self.files:
-            self.problems.append(f"{path}: twice in the archive; make it anew")
+            self.problems.append(f"{path}: twice in the archive; create the archive again")
         self.files[path] = size, modified, -1
         return path if is_image(path) and 0 < size <= MAX_FILE_BYTES else ""
 
     def put(self, path: str, offset: int) -> None:
-        """Note where an image's bytes are."""
+        """Set the offset of an image's bytes."""
         size, modified, _ = self.files[path]
         self.files[path] = size, modified, offset
 
@@ -88,24 +89,24 @@ class Members:
         if path := self._path(name):
             self.folders.add(path)
 
-    def add_other(self, name: str, kind: str) -> None:
-        """Add what is neither."""
+    def add_other(self, name: str, type_name: str) -> None:
+        """Add a member that is neither a file nor a folder: a problem, unless it is hidden."""
         path = self._path(name)
         if path and is_hidden(path):
             self.files[path] = 0, 0, -1
         elif path:
             self.problems.append(
-                f"{path}: {kind}, expected files and folders alone; unpack the archive and pack "
-                "its folder"
+                f"{path}: {type_name}, expected only files and folders; unpack the archive and "
+                "pack its folder"
             )
 
     def _path(self, name: str) -> str:
-        """A member's path, without needless parts; empty where it is the root, or leads away."""
+        """Normalise a member's path; empty if it is the root, or outside it (a problem)."""
         if not ("./" in name or "//" in name or name.endswith(("/", ".")) or name[:1] == "/"):
             return name
         parts = [part for part in name.split("/") if part not in ("", ".")]
         if name.startswith("/") or ".." in parts:
-            problem = f"{name}: an absolute name, or one with '..'; make the archive anew"
+            problem = f"{name}: an absolute name, or a name with '..'; create the archive again"
             if problem not in self.problems:
                 self.problems.append(problem)
             return ""
@@ -113,25 +114,25 @@ class Members:
 
 
 def is_hidden(path: str) -> bool:
-    """Whether its name, or that of a folder above it, begins with a dot."""
+    """True if the file's name, or that of a folder above it, starts with a dot."""
     return path.startswith(".") or "/." in path
 
 
 def is_image(path: str) -> bool:
-    """Whether it is named as one that is packed."""
+    """True if the name is that of an image that is packed."""
     return path[-4:].lower() == ".png" and not is_hidden(path)
 
 
 def read_members(path: Path, spool: Spool, progress: Callable[[int], None]) -> Members:
-    """Read an archive once, and put the images that are compressed into a spool.
+    """Read an archive once, and write compressed images to a spool.
 
     Args:
-        path: the archive; what kind it is, its first bytes tell.
-        spool: has not begun.
+        path: the archive; its first bytes show its format.
+        spool: a spool that has not begun.
         progress: called with the number of images since the last call.
 
     Raises:
-        TreeError: it is no archive, or damaged.
+        TreeError: the file is not an archive, or is damaged.
         OutputError: there is no space for the spool.
     """
     reading = _Reading(path, spool, progress)
@@ -139,7 +140,7 @@ def read_members(path: Path, spool: Spool, progress: Callable[[int], None]) -> M
         with open(path, "rb") as file:
             head = file.read(tarfile.BLOCKSIZE)
     except OSError as error:
-        raise reading.refuse(f"{path}: cannot be read: {error.strerror}") from error
+        raise reading.error(f"{path}: cannot be read: {error.strerror}") from error
     try:
         if head.startswith(_ZIP_HEADS):
             reading.read_zip()
@@ -148,8 +149,8 @@ def read_members(path: Path, spool: Spool, progress: Callable[[int], None]) -> M
         spool.flush()
     except _DAMAGE as error:
         text = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        raise reading.refuse(
-            f"{path}: {reading.where}{text}; it is damaged or cut short, fetch it again"
+        raise reading.error(
+            f"{path}: {reading.where}{text}; it is damaged or truncated, fetch it again"
         ) from error
     reading.count(0, at_least=1)
     return reading.members
@@ -157,16 +158,16 @@ def read_members(path: Path, spool: Spool, progress: Callable[[int], None]) -> M
 
 @dataclass(slots=True)
 class _Reading:
-    """An archive that is being read."""
+    """The state of reading an archive."""
 
     path: Path
     spool: Spool
     progress: Callable[[int], None]
     members: Members = field(init=False)
     where: str = ""
-    """The member that is read, or the last before it."""
+    """The member that is read, or the last one that was, for messages."""
     num_new: int = 0
-    """Images since ``progress`` was called."""
+    """Images since ``progress`` was last called."""
 
     def __post_init__(self) -> None:
         self.members = Members(self.path)
@@ -177,8 +178,8 @@ class _Reading:
             self.progress(self.num_new)
             self.num_new = 0
 
-    def refuse(self, problem: str) -> TreeError:
-        """An archive that is not to be read further."""
+    def error(self, problem: str) -> TreeError:
+        """Make the error for an archive that cannot be read further."""
         return TreeError(str(self.path), [problem])
 
     # Tar
@@ -188,9 +189,9 @@ class _Reading:
         size = os.path.getsize(self.path)
         opener = next((opener for magic, opener in _OPENERS if head.startswith(magic)), None)
         if opener is None and not _is_tar(head):
-            raise self.refuse(
+            raise self.error(
                 f"{self.path}: not a folder; give a folder of <split>/<class>/*.png, or "
-                f"{ARCHIVES}: this file begins with {head[:16]!r}"
+                f"{ARCHIVES}: this file starts with {head[:16]!r}"
             )
         if opener is None:
             with open(self.path, "rb", buffering=2**17) as file:
@@ -204,19 +205,19 @@ class _Reading:
 
     def _read_tar(self, data: TarBytes, spool: Spool | None) -> None:
         members = self.members
-        file: Any = data  # of what it asks for in a file, tarfile uses little
+        file: Any = data  # has the few methods of a file that tarfile uses
         with tarfile.open(
             fileobj=file, mode="r:", encoding="utf-8", errors="surrogateescape"
         ) as tar:
             while (member := tar.next()) is not None:
-                tar.members.clear()  # type: ignore[attr-defined]  # half a gigabyte of them
+                tar.members.clear()  # type: ignore[attr-defined]  # they would take half a gigabyte
                 name, size, at = member.name, member.size, data.tell()
                 if member.isdir():
                     members.add_folder(name)
                 elif member.sparse is not None:
                     members.add_other(name, "a sparse file")
                 elif not member.isreg():
-                    members.add_other(name, _KINDS.get(member.type, "no ordinary file"))
+                    members.add_other(name, _TYPE_NAMES.get(member.type, "not an ordinary file"))
                 elif path := members.add(name, size, _nanoseconds(member.mtime)):
                     if spool is not None:
                         at = spool.size
@@ -224,7 +225,7 @@ class _Reading:
                     members.put(path, at)
                     self.count(1)
                 data.skip_to(tar.offset)
-                self.where = f"behind {name}: "
+                self.where = f"after {name}: "
         data.check_end()
 
     # Zip
@@ -235,9 +236,9 @@ class _Reading:
             with zipfile.ZipFile(self.path) as archive:
                 self._read_zip(archive)
         except NotImplementedError as error:
-            # How zipfile tells of a compression, an encryption or a version that it does not know,
-            # such as Deflate64: the archive is no damaged one, and other programs unpack it.
-            raise self.refuse(
+            # zipfile raises this for a compression, encryption or version that it does not know,
+            # such as Deflate64: the archive is not damaged, and other programs can unpack it.
+            raise self.error(
                 f"{self.path}: {self.where}this zip cannot be read here ({error}); unpack it and "
                 "pack its folder"
             ) from error
@@ -245,17 +246,17 @@ class _Reading:
     def _read_zip(self, archive: zipfile.ZipFile) -> None:
         images: dict[str, zipfile.ZipInfo] = {}
         for info in archive.infolist():
-            kind = stat.S_IFMT(info.external_attr >> 16)
+            file_type = stat.S_IFMT(info.external_attr >> 16)
             if info.is_dir():
                 self.members.add_folder(info.filename)
-            elif kind not in (0, stat.S_IFREG):
-                name = "a link" if kind == stat.S_IFLNK else "no ordinary file"
-                self.members.add_other(info.filename, name)
+            elif file_type not in (0, stat.S_IFREG):
+                type_name = "a link" if file_type == stat.S_IFLNK else "not an ordinary file"
+                self.members.add_other(info.filename, type_name)
             elif path := self.members.add(info.filename, info.file_size, _zip_date(info)):
                 images[path] = info
         locked = [path for path, info in images.items() if info.flag_bits & 1]
         if locked:
-            raise self.refuse(
+            raise self.error(
                 f"{locked[0]}: encrypted, and {len(locked) - 1:,} more; unpack the archive "
                 "with its password and pack its folder"
             )
@@ -265,7 +266,7 @@ class _Reading:
             self._unpack(archive, images)
 
     def _find_stored(self, images: dict[str, zipfile.ZipInfo]) -> None:
-        """Their bytes are behind headers of their own, whose length only they tell."""
+        """Find the bytes of stored images; each follows a local header of variable length."""
         size = os.path.getsize(self.path)
         with open(self.path, "rb") as file:
             for path, info in images.items():
@@ -277,14 +278,14 @@ class _Reading:
                 at = info.header_offset + _ZIP_LOCAL_HEADER.size + name_bytes + extra_bytes
                 is_within = info.file_size == info.compress_size and at + info.file_size <= size
                 if signature != _ZIP_HEADS[0] or not is_within:
-                    raise zipfile.BadZipFile("a header that is none")
+                    raise zipfile.BadZipFile("invalid header")
                 self.members.put(path, at)
                 self.count(1)
 
     def _unpack(self, archive: zipfile.ZipFile, images: dict[str, zipfile.ZipInfo]) -> None:
         total = sum(info.file_size for info in images.values())
         if total > MAX_GROWTH * os.path.getsize(self.path) + _MAX_SLACK_BYTES:
-            raise self.refuse(f"{self.path}: {too_large(total)}")
+            raise self.error(f"{self.path}: {too_large(total)}")
         self.spool.begin(total)
         for path, info in images.items():
             self.where = f"{path}: "
@@ -299,7 +300,7 @@ class _Reading:
         self.members.file = self.spool.path
 
 
-_KINDS = {
+_TYPE_NAMES = {
     tarfile.LNKTYPE: "a hard link",
     tarfile.SYMTYPE: "a link",
     tarfile.CHRTYPE: "a device",
@@ -309,7 +310,7 @@ _KINDS = {
 
 
 def _is_tar(head: bytes) -> bool:
-    """Whether a file's first 512 bytes are a tar's."""
+    """True if a file's first 512 bytes are a tar's header."""
     try:
         tarfile.TarInfo.frombuf(head, "utf-8", "surrogateescape")
     except tarfile.TarError:
@@ -318,7 +319,7 @@ def _is_tar(head: bytes) -> bool:
 
 
 def _nanoseconds(seconds: float) -> int:
-    """A date that a journal can hold, also of an odd one."""
+    """Convert a date to nanoseconds that fit into 64 bits; 0 if it is invalid."""
     try:
         return max(-(2**62), min(int(seconds * 10**9), 2**62))
     except (ValueError, OverflowError):
@@ -326,7 +327,7 @@ def _nanoseconds(seconds: float) -> int:
 
 
 def _zip_date(info: zipfile.ZipInfo) -> int:
-    """A number for a date that has no time zone."""
+    """Convert a zip's date, which has no time zone, to a number that only serves to compare."""
     year, month, day, hour, minute, second = info.date_time
     days = ((year - 1980) * 12 + month) * 31 + day
     return (((days * 24 + hour) * 60 + minute) * 60 + second) * 10**9

@@ -1,8 +1,8 @@
-"""Images as they were found outside: the contract that every kind of source fulfils.
+"""The interface of a source of images.
 
-A ``Source`` is a place that images come from. Opened, it is a ``Tree``: validated, sorted
-``Records`` for each split, which are sent to the processes that read their files. To add a kind of
-source, add a file with these classes, and a line to ``SOURCES``.
+Opening a ``Source`` gives a ``Tree``: validated, sorted ``Records`` for each split, which are sent
+to the processes that read their files. To add a source, add a file with these classes, and a line
+to ``SOURCES``.
 """
 
 from abc import ABC, abstractmethod
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from cinic_shards.codec.png_head import check_heads
 
 ScanProgress = Callable[[int], None]
-"""Called with the number of images that were found since the last call."""
+"""Called with the number of images found since the last call."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,13 +27,14 @@ class Records(ABC):
     """The images of one split, as columns of N rows."""
 
     files: list[str]
-    """Path below the tree's root, with forward slashes: ``train/cat/n02121808_77.png``."""
+    """Path of each image below the tree's root, with forward slashes:
+    ``train/cat/n02121808_77.png``."""
     labels: NDArray[np.int32]
-    """Index of each image's class in the tree's classes."""
+    """Label of each image: the position of its class in the tree's classes; shape (N,)."""
     sizes: NDArray[np.int64]
-    """File size in bytes."""
+    """File sizes in bytes, shape (N,)."""
     modified: NDArray[np.int64]
-    """Time of last modification, in nanoseconds."""
+    """Times of last modification in nanoseconds, shape (N,)."""
 
     def __len__(self) -> int:
         return len(self.files)
@@ -44,7 +45,7 @@ class Records(ABC):
         return [file[:-4] for file in self.files]
 
     def take(self, rows: NDArray[np.int64]) -> Self:
-        """These rows, in this order."""
+        """Return the records of these rows, in this order."""
         return replace(
             self,
             files=[self.files[row] for row in rows.tolist()],
@@ -61,27 +62,27 @@ class Records(ABC):
 
         Args:
             start: the first row.
-            stop: the row behind the last.
-            buffer: uint8; each file is written to its place in it.
-            starts: those places, shape (stop - start,).
+            stop: the row after the last.
+            buffer: uint8, one-dimensional; the files are written into it.
+            starts: offset of each file in ``buffer``, shape (stop - start,).
 
         Returns:
-            What went wrong, by row among those asked for.
+            Row -> why its file cannot be read; rows count from ``start``.
 
         Raises:
-            StoreError: nothing can be read here.
+            StoreError: no file can be read in this process.
         """
 
 
 class ImageFiles(ABC):
-    """The files of one split by key, to compare a dataset with; ``str`` names the tree."""
+    """The files of one split by key, to compare with a dataset; ``str`` gives the tree's path."""
 
     @abstractmethod
     def read(self, key: str) -> bytes:
-        """The file of an image, whole.
+        """Read the complete file of an image.
 
         Raises:
-            OSError: there is no image of this key, or it cannot be read.
+            OSError: there is no image with this key, or it cannot be read.
         """
 
 
@@ -90,33 +91,33 @@ class Tree(ABC):
     """The images of an open source."""
 
     root: Path
-    """The source, as messages name it."""
+    """Path of the source."""
     classes: tuple[str, ...]
-    """Class names of all splits, sorted: a class's place here is its label, as in ImageFolder."""
+    """Class names of all splits, sorted: a class's position is its label, as in ImageFolder."""
     splits: dict[str, Records]
     """Split name -> its images sorted by class and file name; splits in name order."""
     warnings: tuple[str, ...]
-    """What a user should know and packing can live with."""
+    """Messages for the user about problems that do not prevent packing."""
 
     def __len__(self) -> int:
         return sum(len(records) for records in self.splits.values())
 
     @property
     def containers(self) -> dict[str, tuple[int, int]]:
-        """Name of each file that holds many images -> its size, and when it was modified (ns)."""
+        """Files that hold many images: name -> size in bytes, and modification time in ns."""
         return {}
 
     @abstractmethod
     def changes(self) -> Sequence[str]:
-        """What has changed since the source was opened, a line each."""
+        """List what has changed since the source was opened, one line each."""
 
     @abstractmethod
     def image_files(self, split: str) -> ImageFiles:
-        """The files of a split, which may be none of the tree's."""
+        """Return the files of a split; the tree need not have this split."""
 
 
 class Source(ABC):
-    """A place that images come from; a kind of source is one file of this folder."""
+    """A source of images; each subclass is one file of this folder."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -124,7 +125,7 @@ class Source(ABC):
     @classmethod
     @abstractmethod
     def fits(cls, root: Path) -> bool:
-        """Whether a path is a source of this kind."""
+        """True if this class can read the path."""
 
     @abstractmethod
     def open(
@@ -133,20 +134,20 @@ class Source(ABC):
         """Find the images, and check their names and sizes.
 
         Args:
-            executor: where to look for them.
-            spool_folder: where a temporary file may lie as long as the source is open.
+            executor: runs the search.
+            spool_folder: a folder for a temporary file, which exists while the source is open.
             progress: called as images are found.
 
         Raises:
-            TreeError: it cannot be packed; lists every problem with its path.
+            TreeError: the source cannot be packed; lists every problem with its path.
             OutputError: there is no space for the temporary file.
         """
 
 
 def read_image_shape(tree: Tree) -> tuple[int, int, int]:
-    """(H, W, 3) of the tree's first image, as its head states; 1 x 1 where no file has such a head.
+    """Return (H, W, 3) from the head of the tree's first valid image; (1, 1, 3) if there is none.
 
-    What is wrong with a file is reported when it is packed.
+    Invalid files are reported when they are packed.
     """
     for records in tree.splits.values():
         for row, size in enumerate(records.sizes.tolist()):

@@ -1,4 +1,4 @@
-"""What a tree may hold, wherever it lies: names, sizes, and what is refused or left out."""
+"""Rules for the names and sizes in a tree, the same for all sources."""
 
 import itertools
 import os
@@ -17,15 +17,15 @@ from cinic_shards.format import MAX_NAME_BYTES, SPLIT_NAME
 from cinic_shards.tree.records import Records
 
 _PLAIN_NAME = re.compile(rf"[A-Za-z0-9_-]{{1,{MAX_NAME_BYTES}}}\.png", re.ASCII)
-"""A name with which nothing can be wrong."""
+"""A file name that needs no further checks."""
 
 
 PNG_SUFFIXES = ["." + "".join(letters) for letters in itertools.product("pP", "nN", "gG")]
-"""A file's suffix may be in capitals, its member's is not."""
+"""A file's suffix may have capitals; the tar member's suffix has none."""
 
 
 MAX_FILE_BYTES = 2**30
-"""Of one image: it is read whole."""
+"""The largest file of an image; it is read into memory at once."""
 
 
 _BAD_CHARACTER = re.compile(r"[\x00-\x1f\x7f\\]")
@@ -38,9 +38,10 @@ _OTHER_IMAGES = frozenset(
 
 @dataclass(slots=True)
 class ClassFolder:
-    """What one ``<split>/<class>`` folder holds."""
+    """The content of one ``<split>/<class>`` folder."""
 
     modified_itself: int = 0
+    """Time of last modification of the folder itself, in nanoseconds."""
     files: list[str] = field(default_factory=list)
     sizes: list[int] = field(default_factory=list)
     modified: list[int] = field(default_factory=list)
@@ -48,7 +49,7 @@ class ClassFolder:
     strays: list[str] = field(default_factory=list)
 
     def add(self, path: str, size: int, modified: int) -> None:
-        """Add an image, if there can be one of its size."""
+        """Add an image; if its size is invalid, add a problem."""
         if not 0 < size <= MAX_FILE_BYTES:
             problem = f"{size:,} bytes, expected at most {MAX_FILE_BYTES:,}"
             self.problems.append(f"{path}: {problem if size else 'an empty file'}")
@@ -61,19 +62,22 @@ class ClassFolder:
 def find_folders(
     subfolders: Callable[[str], list[str]], problems: list[str]
 ) -> tuple[list[str], list[tuple[str, str]]]:
-    """The names of the splits' folders; and (split, class) of every class's.
+    """Find the folders of splits and classes.
 
     Args:
-        subfolders: gives the names of the folders in the root ("") or a split.
-        problems: what is wrong is added.
+        subfolders: called with "" (the root) or a split; returns the names of the folders in it.
+        problems: problems are added to it.
+
+    Returns:
+        The names of the splits' folders; and (split, class) of every class's folder.
     """
     folders: list[tuple[str, str]] = []
     split_names = subfolders("")
     for split in split_names:
         if not SPLIT_NAME.fullmatch(split):
             problems.append(
-                f"{split}/: a split's name must be of letters, digits, '_', '-' and '.', begin "
-                "with none of the last two and not with '__'; rename it"
+                f"{split}/: a split's name may contain only letters, digits, '_', '-' and '.', and "
+                "must not start with '-', '.' or '__'; rename it"
             )
             continue
         folders += [(split, name) for name in subfolders(split)]
@@ -83,27 +87,27 @@ def find_folders(
 MakeRecords = Callable[
     [list[str], NDArray[np.int32], NDArray[np.int64], NDArray[np.int64]], Records
 ]
-"""Makes records of their columns: files, labels, sizes, times of modification."""
+"""Makes records from columns: files, labels, sizes in bytes, modification times in nanoseconds."""
 
 
-def refuse(
+def raise_problems(
     root: Path,
     found: list[ClassFolder],
     problems: list[str],
     make_records: MakeRecords,
     run: Callable[[Callable[[Records], list[str]], list[Records]], Iterable[list[str]]] = map,
 ) -> None:
-    """Report all that is wrong, if anything is; then every file's head is looked at, too.
+    """Raise an error if there is any problem; in this case, check every file's head as well.
 
     Args:
         root: the tree.
-        found: its classes' folders.
-        problems: what is wrong with it beside what they say.
+        found: the folders of its classes.
+        problems: problems of the tree that are not in ``found``.
         make_records: see ``MakeRecords``.
-        run: calls a function with each of some records, in any process.
+        run: maps a function over records, in any process.
 
     Raises:
-        TreeError: lists every problem.
+        TreeError: there is a problem, or no image; lists every problem.
     """
     problems = problems + [problem for folder in found for problem in folder.problems]
     if not any(folder.files for folder in found) and not problems:
@@ -116,7 +120,7 @@ def refuse(
 
 
 def head_problems(records: Records) -> list[str]:
-    """What is wrong with the heads of these files. Runs in any process."""
+    """Check the heads of files; return a problem for each invalid one. Runs in any process."""
     found = []
     for start, stop in chunks(records.sizes):
         sizes = records.sizes[start:stop]
@@ -135,7 +139,7 @@ def assemble(
     strays: list[str],
     make_records: MakeRecords,
 ) -> tuple[tuple[str, ...], dict[str, Records], tuple[str, ...]]:
-    """Classes, splits and warnings of a tree of these folders, with which nothing is wrong."""
+    """Put together the classes, splits and warnings of a tree without problems."""
     strays = strays + [stray for folder in found for stray in folder.strays]
     found_by_split: dict[str, list[tuple[str, ClassFolder]]] = {}
     for (split, name), folder in zip(folders, found, strict=True):
@@ -153,13 +157,13 @@ def assemble(
 def pick_folders(
     names: dict[str, bool], below: str, problems: list[str], strays: list[str]
 ) -> list[str]:
-    """Those of the names in the root ("") or a split that are folders'; what else there is is told.
+    """Return the folders among the names in the root ("") or a split, without hidden ones.
 
     Args:
-        names: each name, and whether it is a folder's.
-        below: what they lie in.
-        problems: images are added, which must not be there.
-        strays: and other files.
+        names: name -> True if it is a folder's.
+        below: the folder that holds them: "" or a split.
+        problems: images are added to it, which must not be here.
+        strays: hidden names and other files are added to it.
     """
     folders = []
     for name, is_folder in sorted(names.items()):
@@ -178,13 +182,13 @@ def pick_folders(
 def image_names(
     base: str, names: list[str], is_folder: Callable[[str], bool], folder: ClassFolder
 ) -> list[str]:
-    """Those of a class's names that are images', sorted; what is wrong or stray goes to ``folder``.
+    """Return the images among the names in a class's folder, sorted.
 
     Args:
         base: ``split/class``.
-        names: what is in it, sorted.
-        is_folder: whether a path, ``split/class/name``, is a folder.
-        folder: what the class holds.
+        names: all names in the folder, sorted.
+        is_folder: called with ``split/class/name``; True if it is a folder.
+        folder: problems and strays are added to it.
     """
     images = list(filter(_PLAIN_NAME.fullmatch, names))
     if len(images) == len(names):
@@ -200,18 +204,17 @@ def image_names(
         elif suffix.lower() != ".png":
             if is_folder(path):
                 folder.problems.append(
-                    f"{path}/: a folder inside a class; images must lie in <split>/<class>/"
+                    f"{path}/: a folder inside a class; images must be in <split>/<class>/"
                 )
             elif suffix.lower() in _OTHER_IMAGES:
-                folder.problems.append(f"{path}: an image, but no PNG; convert it or remove it")
+                folder.problems.append(f"{path}: an image, but not a PNG; convert it or remove it")
             else:
                 folder.strays.append(path)
         elif problem := _stem_problem(stem):
             folder.problems.append(f"{path}: {problem}")
         elif stem in stems:
             folder.problems.append(
-                f"{path}: the same key twice: another file differs only in the case of .png; "
-                "rename one"
+                f"{path}: duplicate key: a second file differs only in the case of .png; rename one"
             )
         else:
             stems.add(stem)
@@ -226,13 +229,13 @@ def _stem_problem(stem: str) -> str:
 
 
 def key_problem(text: str) -> str:
-    """Why this part of a key cannot be stored, or an empty string."""
+    """Return why this part of a key cannot be stored, or an empty string."""
     try:
         length = len(text.encode())
     except UnicodeEncodeError:
         return "a name that is not UTF-8; rename it"
     if length > MAX_NAME_BYTES:
-        return f"a name of {length} bytes; a tar member holds {MAX_NAME_BYTES}, shorten it"
+        return f"a name of {length} bytes, expected at most {MAX_NAME_BYTES}; shorten it"
     if _BAD_CHARACTER.search(text):
         return "a control character or backslash in the name; rename it"
     return ""
@@ -241,7 +244,7 @@ def key_problem(text: str) -> str:
 def _join(
     named: list[tuple[str, ClassFolder]], classes: tuple[str, ...], make_records: MakeRecords
 ) -> Records:
-    """One split's folders as records, sorted by path."""
+    """Join a split's folders as records, sorted by path."""
     folders = [folder for _, folder in named]
     labels = np.repeat(
         np.array([classes.index(name) for name, _ in named], np.int32),
@@ -277,6 +280,6 @@ def _warnings(
         if not file.endswith(".png")
     ]
     if upper:
-        yield f"written with the suffix .png in small letters: {some(upper)}"
+        yield f"stored with the suffix .png in lower case: {some(upper)}"
     if strays:
-        yield f"left out, no image: {some(strays)}"
+        yield f"left out, not images: {some(strays)}"

@@ -1,4 +1,4 @@
-"""One temporary file with all images of an archive that cannot be read in place."""
+"""A temporary file with all images of an archive that cannot be read in place."""
 
 import errno
 import os
@@ -17,47 +17,47 @@ SPOOL_SUFFIX = ".spool"
 
 
 class Spool:
-    """A file to append to, in a folder; it takes no space until ``begin``."""
+    """A file to append to, in a folder; it does not exist until ``begin``."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.path = folder
-        """The file, once it has begun."""
+        """The file's path after ``begin``."""
         self.size = 0
         self._file: BinaryIO | None = None
 
     def begin(self, needed_bytes: int) -> None:
-        """Make the file.
+        """Create the file.
 
         Args:
-            needed_bytes: about what it will take.
+            needed_bytes: about the size it will have.
 
         Raises:
-            OutputError: there is less space, or it cannot be made.
+            OutputError: there is not enough space, or the file cannot be created.
         """
         try:
             free = shutil.disk_usage(self.folder).free
             if free < needed_bytes:
                 raise OutputError(
                     f"{self.folder}: {free / 1e6:,.1f} MB free, the archive's images need about "
-                    f"{needed_bytes / 1e6:,.1f} MB there while they are read; free some, or "
-                    "unpack the archive elsewhere and give its folder"
+                    f"{needed_bytes / 1e6:,.1f} MB there while they are read; free some space, or "
+                    "unpack the archive elsewhere and pack its folder"
                 )
             while self._file is None:
                 self.path = self.folder / f"{_PREFIX}{uuid.uuid4().hex}{SPOOL_SUFFIX}"
                 self._file = lock_file(self.path)
                 if self._file is not None and not os.path.exists(self.path):
-                    # Another process took it for an old one before it was locked.
+                    # A different process deleted it as an old spool before it was locked.
                     self._file.close()
                     self._file = None
         except OSError as error:
             raise self._unwritten(error) from error
 
     def write(self, data: bytes) -> None:
-        """Append.
+        """Append bytes.
 
         Raises:
-            OutputError: it cannot be written.
+            OutputError: the file cannot be written.
         """
         assert self._file is not None
         try:
@@ -67,10 +67,10 @@ class Spool:
         self.size += len(data)
 
     def flush(self) -> None:
-        """Let other processes read what was written.
+        """Write buffered bytes, so that other processes can read them.
 
         Raises:
-            OutputError: it cannot be written.
+            OutputError: the file cannot be written.
         """
         if self._file is not None:
             try:
@@ -79,7 +79,7 @@ class Spool:
                 raise self._unwritten(error) from error
 
     def _unwritten(self, error: OSError) -> OutputError:
-        hint = "; free some space, or unpack the archive elsewhere and give its folder"
+        hint = "; free some space, or unpack the archive elsewhere and pack its folder"
         return OutputError(
             f"{self.path}: holds the archive's images while they are read: {error.strerror}"
             f"{hint if error.errno == errno.ENOSPC else ''}"
@@ -89,14 +89,14 @@ class Spool:
         """Delete the file, if there is one."""
         if self._file is not None:
             with suppress(OSError):
-                self._file.close()  # what was not written to a full disk is not missed
+                self._file.close()  # fails on a full disk, which does not matter now
             with suppress(OSError):
                 self.path.unlink()
 
 
 @contextmanager
 def open_spool(folder: Path) -> Iterator[Spool]:
-    """A spool that is gone in the end; those that killed processes left in the folder go first."""
+    """Open a spool that is deleted at the end; first delete those that killed processes left."""
     remove_old_spools(folder)
     spool = Spool(folder)
     try:
@@ -106,7 +106,7 @@ def open_spool(folder: Path) -> Iterator[Spool]:
 
 
 def remove_old_spools(folder: Path) -> None:
-    """Delete the spools of this user whose process is gone."""
+    """Delete this user's spools whose process has ended."""
     for path in folder.glob(f"{_PREFIX}*{SPOOL_SUFFIX}"):
         with suppress(OSError):
             state = path.lstat()

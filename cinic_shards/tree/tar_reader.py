@@ -1,4 +1,4 @@
-"""The bytes of a tar from a stranger, as tarfile may read them: onwards, and bounded."""
+"""A file object for tarfile that reads an untrusted tar only forwards and within bounds."""
 
 import tarfile
 from typing import IO, Any
@@ -6,20 +6,20 @@ from typing import IO, Any
 from cinic_shards.tree.spool import Spool
 
 PIECE_BYTES = 2**20
-"""Copied or skipped at once."""
+"""Bytes copied or skipped at a time."""
 _MAX_HEADER_BYTES = 2**18
-"""Of what precedes one member: long names, dates."""
+"""The most bytes of headers before one member: long names, dates."""
 
 
 class TarBytes:
-    """The bytes of a tar, for tarfile to read on, a bounded number of them at once."""
+    """The bytes of a tar; tarfile can read them only forwards, and headers only up to a limit."""
 
     def __init__(self, file: IO[bytes], *, size: int | None, limit: int) -> None:
-        """Read from a file's begin.
+        """Read a file from its start.
 
         Args:
-            file: the tar.
-            size: its bytes, where it can be skipped in.
+            file: gives the tar's uncompressed bytes.
+            size: its size in bytes if the file is seekable, else None.
             limit: the most bytes that it may have.
         """
         self._file = file
@@ -30,18 +30,18 @@ class TarBytes:
         self._last = b""
 
     def tell(self) -> int:
-        """Where the next byte is."""
+        """Return the position of the next byte."""
         return self._at
 
     def seek(self, position: int, whence: int = 0) -> Any:
-        """Refuse: an honest tar is read on."""
+        """Raise an error: a valid tar is only read forwards."""
         raise tarfile.ReadError(f"a member at {position:,}, expected one at {self._at:,}")
 
     def close(self) -> None:
-        """Nothing: whoever opened the file closes it."""
+        """Do nothing: whoever opened the file closes it."""
 
     def read(self, size: int) -> bytes:
-        """A part of a member's headers."""
+        """Read a part of a member's headers."""
         self._may_read -= size
         if size < 0 or self._may_read < 0:
             raise tarfile.ReadError(f"headers of more than {_MAX_HEADER_BYTES:,} bytes")
@@ -65,10 +65,10 @@ class TarBytes:
             size -= len(data)
 
     def skip_to(self, position: int) -> None:
-        """Go on to the next member."""
+        """Skip to the next member."""
         self._may_read = _MAX_HEADER_BYTES
         if position < self._at:
-            raise tarfile.ReadError("a size that cannot be")
+            raise tarfile.ReadError("invalid size")
         if self._size is not None:
             if position > self._size:
                 raise EOFError("unexpected end of data")
@@ -79,19 +79,19 @@ class TarBytes:
                 raise EOFError("unexpected end of data")
 
     def check_end(self) -> None:
-        """Behind the last member are zeros alone; a compressed file is checked to its end."""
+        """Check that only zeros follow the last member; also reads a compressed file to its end."""
         if len(self._last) < tarfile.BLOCKSIZE:
             raise EOFError("unexpected end of data")
         if any(self._last):
-            raise tarfile.ReadError("a header that is none")
+            raise tarfile.ReadError("invalid header")
         while data := self._read(PIECE_BYTES):
             if data.count(0) != len(data):
-                raise tarfile.ReadError("more data behind the archive's end")
+                raise tarfile.ReadError("more data after the end of the archive")
 
 
 def too_large(size: int) -> str:
-    """What to say of an archive that grows beyond measure."""
+    """Return the message for an archive that unpacks to too many bytes."""
     return (
-        f"it holds {size:,} bytes and more, too many for its size; unpack it and pack its folder "
-        "if that is right"
+        f"it unpacks to {size:,} bytes or more, too many for its size; if that is right, unpack it "
+        "and pack its folder"
     )

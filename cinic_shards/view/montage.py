@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 from cinic_shards.codec import kernels
 from cinic_shards.errors import OptionError
 from cinic_shards.jobs import Progress
-from cinic_shards.options import whole
+from cinic_shards.options import integer
 from cinic_shards.read.columns import Columns
 from cinic_shards.read.dataset import Dataset
 from cinic_shards.read.map_images import Images, map_images
@@ -62,7 +62,7 @@ def show(
         StoreError, FormatError: the dataset cannot be read, or is damaged.
         OutputError: ``out`` cannot be written.
     """
-    per_class, seed = whole("per_class", per_class, 1), whole("seed", seed)
+    per_class, seed = integer("per_class", per_class, 1), integer("seed", seed)
     store = store_of_file(out)
     dataset = Dataset(path)
     reader = dataset.split(split or dataset.split_names)

@@ -224,7 +224,7 @@ INDEX_LIES: dict[str, tuple[Callable[[Index], Index], str]] = {
     "crc32": (with_value("crc32", 3, 0), "CRC-32 is"),
     "length": (with_value("length", 3, 60), "is not this shard's|tar header"),
     "key of another split": (with_key(3, "test/cat/x"), "expected train/"),
-    "key that climbs": (with_key(3, "train/../x"), "begins with a dot"),
+    "key that climbs": (with_key(3, "train/../x"), "starts with a dot"),
     "key twice": (lambda i: with_key(3, i.keys[4])(i), "the same key"),
     "key of another class": (
         lambda i: with_key(3, "train/other/" + i.keys[3].split("/")[2])(i),

@@ -119,7 +119,7 @@ def test_quiet(run: Run, demo_tree: Path, tmp_path: Path) -> None:
     (tmp_path / "tree" / "notes.txt").touch()
     arguments = ("pack", tmp_path / "tree", "--workers", "1")
     loud = run(*arguments, tmp_path / "loud")
-    assert loud.err == "warning: left out, no image: notes.txt\n"
+    assert loud.err == "warning: left out, not images: notes.txt\n"
     quiet = run(*arguments, tmp_path / "quiet", "--quiet")
     assert quiet == Outcome(0, "", "") == run(*arguments, tmp_path / "q", "-q")
 
@@ -175,7 +175,7 @@ MISTAKES = {
     ),
     "a shard size of 0": (2, "pack {tree} {tmp}/out --shard-size 0", "expected at least 1"),
     "a negative seed": (2, "pack {tree} {tmp}/out --seed -1", "expected a number from 0"),
-    "no workers": (2, "pack {tree} {tmp}/out --workers 0", "expected a whole number, at least 1"),
+    "no workers": (2, "pack {tree} {tmp}/out --workers 0", "expected an integer, at least 1"),
     "an unknown sidecar": (2, "pack {tree} {tmp}/out --sidecars txt", "expected any of cls, json"),
     "none and another": (2, "pack {tree} {tmp}/out --sidecars none,cls", "expected any of cls"),
     "an empty sidecar": (2, "pack {tree} {tmp}/out --sidecars cls,", "expected any of cls, json"),
@@ -184,7 +184,7 @@ MISTAKES = {
     "a tree for a dataset": (1, "info {tree}", "but no manifest.json"),
     "a file for a dataset": (1, "info {tmp}/file", "a file, expected a folder"),
     "a damaged manifest": (1, "info {tmp}/damaged", "the file is damaged or was edited"),
-    "a URL of no known kind": (2, "info ftp://host/x", "unknown kind of place ftp://"),
+    "a URL with an unknown scheme": (2, "info ftp://host/x", "unknown scheme ftp://"),
     "a dataset's name too long": (1, "info {tmp}/{long}", "File name too long"),
     "bench without shards": (1, "bench {tree} {tmp}/nothing", "no dataset"),
     "bench of an unknown split": (2, "bench {tree} {shards} --split dev", "no split 'dev'"),
@@ -254,7 +254,7 @@ def test_a_mistake_in_a_separate_process(tmp_path: Path) -> None:
         f"error: {tmp_path}/tree: 3 problems; nothing was packed\n"
         "  train/a/x.png: an empty file\n"
         "  train/a/y.png: an empty file\n"
-        "  train/a/z.jpg: an image, but no PNG; convert it or remove it\n"
+        "  train/a/z.jpg: an image, but not a PNG; convert it or remove it\n"
     )
     assert not (tmp_path / "out").exists()
 

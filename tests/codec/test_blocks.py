@@ -31,7 +31,7 @@ def options_of(encoding: str) -> PackOptions:
 
 
 def silent(text: str) -> None:
-    """Takes a warning."""
+    """Ignore a warning."""
 
 
 # Packing
@@ -87,18 +87,18 @@ def test_unpack_keeps_a_file_with_the_same_pixels(packed: dict[str, Path], tmp_p
 
 @pytest.mark.parametrize("source", ENCODINGS)
 @pytest.mark.parametrize("target", ENCODINGS)
-def test_convert_gives_what_packing_gives(
+def test_convert_gives_the_same_files_as_packing(
     packed: dict[str, Path], tmp_path: Path, source: str, target: str
 ) -> None:
-    """The demo tree's PNGs are Pillow's own, so even those made from blocks are the same."""
+    """Pillow wrote the demo tree's PNGs, so even PNGs encoded from blocks have the same bytes."""
     warnings: list[str] = []
     convert(packed[source], tmp_path / "out", encoding=target, workers=1, warn=warnings.append)
     assert digests(tmp_path / "out") == digests(packed[target])
-    is_anew = target == "png" and source != "png"
-    assert any("re-encoded" in warning for warning in warnings) == is_anew
+    is_encoded = target == "png" and source != "png"
+    assert any("re-encoded" in warning for warning in warnings) == is_encoded
 
 
-def test_convert_to_other_blocks_and_sidecars(packed: dict[str, Path], tmp_path: Path) -> None:
+def test_convert_to_different_blocks_and_sidecars(packed: dict[str, Path], tmp_path: Path) -> None:
     convert(packed["zstd"], tmp_path / "a", encoding="raw", block_size=7, workers=1, warn=silent)
     assert verify(tmp_path / "a", workers=1).is_whole
     assert Dataset(tmp_path / "a").manifest.block_size == 7
@@ -108,7 +108,7 @@ def test_convert_to_other_blocks_and_sidecars(packed: dict[str, Path], tmp_path:
     assert Dataset(tmp_path / "b").manifest.options["sidecars"] == ["cls", "json"]
 
 
-def test_convert_refuses(packed: dict[str, Path], tmp_path: Path) -> None:
+def test_convert_rejects_invalid_options(packed: dict[str, Path], tmp_path: Path) -> None:
     with pytest.raises(OptionError, match="is the input dataset"):
         convert(packed["raw"], packed["raw"], encoding="zstd", workers=1)
     with pytest.raises(OptionError, match="encoding 'jpg': expected one of png, zstd, raw"):
@@ -119,7 +119,7 @@ def test_convert_refuses(packed: dict[str, Path], tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("source", ENCODINGS)
-def test_convert_refuses_damage_and_leaves_nothing(
+def test_convert_rejects_damage_and_leaves_nothing(
     packed: dict[str, Path], tmp_path: Path, source: str
 ) -> None:
     copy = Path(shutil.copytree(packed[source], tmp_path / "copy"))
@@ -131,7 +131,7 @@ def test_convert_refuses_damage_and_leaves_nothing(
 
 
 @pytest.mark.parametrize("encoding", BLOCKS)
-def test_images_of_several_sizes_are_refused(
+def test_images_of_several_sizes_are_rejected(
     demo_tree: Path, tmp_path: Path, encoding: str
 ) -> None:
     tree = Path(shutil.copytree(demo_tree, tmp_path / "tree"))
@@ -145,7 +145,7 @@ def test_images_of_several_sizes_are_refused(
 
 
 @pytest.mark.parametrize("encoding", BLOCKS)
-def test_a_damaged_png_is_refused(demo_tree: Path, tmp_path: Path, encoding: str) -> None:
+def test_a_damaged_png_is_rejected(demo_tree: Path, tmp_path: Path, encoding: str) -> None:
     tree = Path(shutil.copytree(demo_tree, tmp_path / "tree"))
     paths = sorted(tree.glob("*/*/*.png"))
     paths[0].write_bytes(paths[0].read_bytes()[:60])
@@ -165,7 +165,7 @@ def test_a_damaged_png_is_refused(demo_tree: Path, tmp_path: Path, encoding: str
         ({"block_size": 2**21}, "block size 2097152: expected 1 to"),
     ],
 )
-def test_options_that_cannot_be(options: dict[str, object], message: str) -> None:
+def test_invalid_options(options: dict[str, object], message: str) -> None:
     with pytest.raises(OptionError, match=message):
         PackOptions(**options)  # type: ignore[arg-type]
 
@@ -176,7 +176,7 @@ def test_a_block_that_is_too_large(demo_tree: Path, tmp_path: Path) -> None:
         pack(demo_tree, tmp_path / "out", options, workers=1)
 
 
-def test_pixels_of_raw_are_aligned_and_a_numpy_file(packed: dict[str, Path]) -> None:
+def test_raw_payloads_are_aligned_npy_files(packed: dict[str, Path]) -> None:
     reader = Dataset(packed["raw"]).split("train")
     for index, memory in zip(reader._indexes, reader._maps, strict=True):
         for offset, length in zip(index.offset.tolist(), index.length.tolist(), strict=True):
@@ -210,7 +210,7 @@ def flip(path: Path, at: int) -> None:
 
 
 @pytest.mark.parametrize("encoding", BLOCKS)
-def test_every_flip_is_found_and_placed(
+def test_every_flip_is_found_and_located(
     packed: dict[str, Path], tmp_path: Path, encoding: str
 ) -> None:
     copy = Path(shutil.copytree(packed[encoding], tmp_path / "copy"))
@@ -242,7 +242,7 @@ def test_the_loader_names_damage_or_skips_it(
     packed: dict[str, Path], tmp_path: Path, encoding: str, num_bad: int, cache: Any, order: str
 ) -> None:
     if (encoding, cache, order) == ("zstd", "none", "full"):
-        pytest.skip("refused: see test_full_order_of_uncached_zstd")
+        pytest.skip("rejected: see test_full_order_of_uncached_zstd")
     good = pixels(ShardLoader(packed[encoding], batch_size=10, shuffle=False))
     copy = Path(shutil.copytree(packed[encoding], tmp_path / "copy"))
     index = Dataset(copy).split("train")._indexes[1]
@@ -270,7 +270,7 @@ def pixels(loader: ShardLoader) -> dict[int, bytes]:
     return found
 
 
-def test_check_off_delivers_what_is_there(packed: dict[str, Path], tmp_path: Path) -> None:
+def test_check_off_delivers_damaged_samples(packed: dict[str, Path], tmp_path: Path) -> None:
     copy = Path(shutil.copytree(packed["raw"], tmp_path / "copy"))
     index = Dataset(copy).split("train")._indexes[0]
     flip(copy / "train-00000-of-00003.tar", int(index.offset[0]) + 1000)
@@ -286,14 +286,14 @@ def test_damage_between_epochs_is_found_by_always(
     always = ShardLoader(copy, batch_size=10, check="always")
     assert len(pixels(first)) == len(pixels(always)) == 90
     index = Dataset(copy).split("train")._indexes[0]
-    with open(copy / "train-00000-of-00003.tar", "r+b") as file:  # the map sees it
+    with open(copy / "train-00000-of-00003.tar", "r+b") as file:  # visible through the mapping
         file.seek(int(index.offset[0]) + int(index.length[0]) - 20)
         file.write(b"\x00\x01\x02\x03")
     with pytest.raises(DecodeError, match="damaged"):
         pixels(always)
 
 
-def test_convert_refuses_a_manifest_of_another_size(
+def test_convert_rejects_a_manifest_with_a_wrong_image_size(
     packed: dict[str, Path], tmp_path: Path
 ) -> None:
     copy = Path(shutil.copytree(packed["png"], tmp_path / "copy"))

@@ -1,4 +1,4 @@
-"""Batch PNG decoding: the pixels are Pillow's for every kind of file, or the error says which."""
+"""Batch PNG decoding: the same pixels as Pillow for every file, or an error that names the file."""
 
 import io
 import warnings
@@ -22,7 +22,7 @@ DAMAGED = damaged_pngs()
 
 @pytest.fixture(params=["libdeflate by address", "inflate from Python"])
 def both_ways(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Run a test with the fused kernel, and as where no library offers libdeflate's functions."""
+    """Run a test with the fused kernel, and as if no library exported libdeflate's functions."""
     if request.param == "inflate from Python":
         monkeypatch.setattr(png, "libdeflate", lambda: None)
 
@@ -47,11 +47,11 @@ def pillow(data: bytes) -> NDArray[np.uint8]:
 
 
 @pytest.mark.parametrize("name", ODD)
-def test_every_kind_decodes_as_pillow_does(name: str, both_ways: None) -> None:
+def test_every_png_decodes_as_in_pillow(name: str, both_ways: None) -> None:
     np.testing.assert_array_equal(decode([ODD[name]])[0], pillow(ODD[name]))
 
 
-def test_kinds_mix_in_a_batch(both_ways: None) -> None:
+def test_a_batch_of_different_pngs(both_ways: None) -> None:
     images = decode(list(ODD.values()))
     for image, data in zip(images, ODD.values(), strict=True):
         np.testing.assert_array_equal(image, pillow(data))
@@ -76,7 +76,7 @@ def test_an_empty_batch(both_ways: None) -> None:
     seed=st.integers(0, 2**32 - 1),
     values=st.sampled_from([2, 16, 256]),
 )
-def test_the_pixels_are_those_that_were_encoded(
+def test_decoding_restores_the_encoded_pixels(
     size: tuple[int, int], filters: list[int], parts: int, seed: int, values: int
 ) -> None:
     rgb = np.random.default_rng(seed).integers(0, values, (*size, 3))
@@ -95,7 +95,7 @@ def test_damage_names_the_image(name: str, both_ways: None) -> None:
     assert caught.value.position == 2
 
 
-def test_a_changed_byte_never_gives_pixels_that_pillow_does_not(both_ways: None) -> None:
+def test_a_changed_byte_gives_the_same_result_as_pillow(both_ways: None) -> None:
     rng = np.random.default_rng(1)
     good = ODD["RGB, all filters"]
     for position in rng.integers(0, len(good), 300).tolist():
@@ -112,20 +112,20 @@ def test_a_changed_byte_never_gives_pixels_that_pillow_does_not(both_ways: None)
             np.testing.assert_array_equal(decode([bytes(data)])[0], expected)
 
 
-def test_another_size_is_told() -> None:
+def test_a_wrong_size_is_reported() -> None:
     data = encode_png(np.zeros((5, 7, 1), np.int64), GREY, 8)
     with pytest.raises(DecodeError, match=r"the image is 5x7 \(height x width\), expected 32x32"):
         decode([data])
 
 
-def test_a_file_that_is_no_png() -> None:
+def test_a_file_that_is_not_a_png() -> None:
     jpeg = io.BytesIO()
     Image.new("RGB", (32, 32)).save(jpeg, "JPEG")
     with pytest.raises(DecodeError, match="image 0: not a readable PNG"):
         decode([jpeg.getvalue()])
 
 
-def test_a_bomb_is_refused_by_its_header() -> None:
+def test_a_bomb_is_rejected_by_its_header() -> None:
     header = b"\x7f\xff\xff\xff\x7f\xff\xff\xff\x08\x02\0\0\0"
     data = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", b"") + chunk(b"IEND", b"")
     with pytest.raises(DecodeError):
@@ -133,14 +133,14 @@ def test_a_bomb_is_refused_by_its_header() -> None:
 
 
 def test_more_compressed_data_than_pixels_is_left_to_pillow() -> None:
-    """A data bomb behind the right header: pixels of the first rows only, as Pillow reads it."""
+    """A data bomb after a valid header: only the first rows are decoded, as in Pillow."""
     tall = encode_png(np.ones((4000, 32, 3), np.int64), RGB, 8, filters=[0])
     header = encode_png(np.ones((32, 32, 3), np.int64), RGB, 8)[:33]
     data = header + tall[33:]
     np.testing.assert_array_equal(decode([data])[0], pillow(data))
 
 
-def test_payloads_outside_their_buffer_are_refused() -> None:
+def test_payloads_outside_their_buffer_are_rejected() -> None:
     buffer = np.zeros(100, np.uint8)
     for offset, length in ((90, 11), (-1, 5), (5, -1), (200, 1)):
         with pytest.raises(ValueError, match="outside the buffer of 100 bytes"):
@@ -157,6 +157,6 @@ def test_checksums() -> None:
     assert checksums(payloads_of(files)).tolist() == [zlib.crc32(file) for file in files]
 
 
-def test_libdeflate_is_found_here() -> None:
-    """The fast path is the one that the other tests and the benchmarks run."""
+def test_libdeflate_is_available() -> None:
+    """The other tests and the benchmarks must run the fast path."""
     assert libdeflate() is not None

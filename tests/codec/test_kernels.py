@@ -1,4 +1,4 @@
-"""Kernels: what each computes, loaded only where one is called, safe among threads and forks."""
+"""Kernels: their results, lazy loading, and safety with threads and forks."""
 
 import os
 import subprocess
@@ -22,15 +22,15 @@ def images_of(count: int, side: int = 8) -> np.ndarray[Any, Any]:
 
 def test_the_predictor_subtracts_green_then_left_and_above() -> None:
     pixels = images_of(3)
-    left_over = np.empty((3, 3, 8, 8), np.uint8)
-    kernels.predict_batch(pixels, left_over)
+    residuals = np.empty((3, 3, 8, 8), np.uint8)
+    kernels.predict_batch(pixels, residuals)
     expected = pixels.transpose(3, 0, 1, 2).astype(np.int64)
     expected[[0, 2]] -= expected[1]
     for axis in (2, 3):
         expected = np.diff(expected, axis=axis, prepend=0)
-    np.testing.assert_array_equal(left_over, expected % 256)
+    np.testing.assert_array_equal(residuals, expected % 256)
     restored = np.empty_like(pixels)
-    kernels.unpredict_batch(left_over.reshape(-1), restored)
+    kernels.unpredict_batch(residuals.reshape(-1), restored)
     np.testing.assert_array_equal(restored, pixels)
 
 
@@ -74,18 +74,18 @@ def test_every_kernel_is_compiled_by_warm_up() -> None:
         for name, one in vars(module).items()
         if isinstance(one, Dispatcher) and one.targetoptions.get("nogil")
     }
-    slow_path = {"find_png_data_batch", "unfilter_batch"}  # where no library offers libdeflate
+    slow_path = {"find_png_data_batch", "unfilter_batch"}  # used if no library exports libdeflate
     assert len(named) > 10
     assert {name for name, one in named.items() if not one.signatures} <= slow_path
 
 
-def test_a_name_that_is_no_kernel() -> None:
+def test_an_unknown_kernel() -> None:
     with pytest.raises(AttributeError, match="kernels' has no attribute 'decode_gif'"):
         kernels.decode_gif  # noqa: B018
 
 
 def run(code: str, **environment: str) -> str:
-    """What a fresh process prints."""
+    """Run code in a fresh process; return its output."""
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", textwrap.dedent(code)],
         capture_output=True,
@@ -97,8 +97,8 @@ def run(code: str, **environment: str) -> str:
     return done.stdout
 
 
-def test_numba_is_loaded_when_a_kernel_is_asked_for() -> None:
-    """Which commands do without it: see ``test_libraries_that_a_command_does_not_import``."""
+def test_numba_is_loaded_on_first_use_of_a_kernel() -> None:
+    """For commands that never load it, see ``test_libraries_that_a_command_does_not_import``."""
     assert run("""
     import sys
     import cinic_shards
@@ -114,8 +114,8 @@ def test_numba_is_loaded_when_a_kernel_is_asked_for() -> None:
 
 
 @pytest.mark.parametrize("is_on", [True, False])
-def test_loading_numba_collects_no_garbage_and_leaves_the_collector_as_it_was(is_on: bool) -> None:
-    """With torch loaded, these collections would double the time."""
+def test_loading_numba_collects_no_garbage_and_restores_the_collector(is_on: bool) -> None:
+    """With torch loaded, garbage collections would double the time."""
     assert run(f"""
     import gc, sys
     if not {is_on}:
@@ -166,7 +166,7 @@ def test_a_process_forked_while_a_thread_compiles_has_its_kernels() -> None:
     """) == "0\n"  # fmt: skip
 
 
-def test_without_a_folder_for_compiled_kernels_one_warning_says_so() -> None:
+def test_without_a_writable_cache_folder_there_is_one_warning() -> None:
     assert run("""
     import warnings
     import numpy as np

@@ -1,4 +1,4 @@
-"""The format's bytes: tar members, index and manifest, round trips, and what is refused."""
+"""The format's bytes: tar members, index and manifest; round trips and rejected files."""
 
 import hashlib
 import io
@@ -40,7 +40,7 @@ NAMES = {
 
 
 def python_member(name: str, content: bytes) -> bytes:
-    """What tarfile writes, but for the device numbers: it leaves them empty, GNU tar writes 0."""
+    """The member tarfile writes, with device numbers 0 as in GNU tar; tarfile leaves them empty."""
     info = tarfile.TarInfo(name)
     info.size = len(content)
     header = bytearray(info.tobuf(tarfile.USTAR_FORMAT, "utf-8"))
@@ -57,13 +57,13 @@ def read_tar(data: bytes) -> list[tarfile.TarInfo]:
 
 @pytest.mark.parametrize("name", NAMES.values(), ids=NAMES)
 @pytest.mark.parametrize("size", [0, 1, 511, 512, 513])
-def test_a_member_is_what_tarfile_writes(name: str, size: int) -> None:
+def test_a_member_equals_that_of_tarfile(name: str, size: int) -> None:
     content = b"\xa5" * size
     assert fmt.one_member(name, content) == python_member(name, content)
 
 
 @pytest.mark.parametrize("name", NAMES.values(), ids=NAMES)
-def test_a_member_is_an_ordinary_file_of_nobody(name: str) -> None:
+def test_a_member_is_an_ordinary_file_without_owner(name: str) -> None:
     (info,) = read_tar(fmt.one_member(name, b"content") + fmt.TAR_END)
     assert (info.name, info.size, info.isreg()) == (name, 7, True)
     assert (info.mode, info.mtime) == (0o644, 0)
@@ -71,7 +71,7 @@ def test_a_member_is_an_ordinary_file_of_nobody(name: str) -> None:
     assert info.offset_data == 512 and not info.pax_headers
 
 
-def test_members_are_what_gnu_tar_writes(tmp_path: Path) -> None:
+def test_members_equal_those_of_gnu_tar(tmp_path: Path) -> None:
     version = ["tar", "--version"]
     if not shutil.which("tar") or b"GNU" not in subprocess.check_output(version):
         pytest.skip("NOT RUN: no GNU tar here")
@@ -96,7 +96,7 @@ def test_members_are_what_gnu_tar_writes(tmp_path: Path) -> None:
     ],
 )
 def test_a_long_name_is_cut_at_its_last_slash(name: str, prefix: str) -> None:
-    """Where tarfile would cut at an earlier one, which reads the same."""
+    """Tarfile would cut at an earlier slash; both read the same."""
     member = fmt.one_member(name, b"")
     assert member[345:500].rstrip(b"\0").decode() == prefix
     assert member[:100].rstrip(b"\0").decode() == name.removeprefix(prefix + "/")
@@ -114,13 +114,13 @@ def test_a_long_name_is_cut_at_its_last_slash(name: str, prefix: str) -> None:
         "é" * 51,
     ],
 )
-def test_a_name_that_no_header_holds(name: str) -> None:
+def test_names_that_are_too_long(name: str) -> None:
     with pytest.raises(FormatError, match=f"^{name}: the name is too long for a tar member"):
         fmt.one_member(name, b"")
 
 
 @pytest.mark.parametrize("sizes", [[], [0], [5], [512, 0, 513, 1], [0, 0, 10_000]])
-def test_members_one_behind_another(sizes: list[int]) -> None:
+def test_consecutive_members(sizes: list[int]) -> None:
     names = [f"train/cat/{number}.png" for number in range(len(sizes))]
     buffer, starts = lay_out_members([name.encode() for name in names], np.array(sizes, int))
     expected = [fmt.one_member(name, bytes(size)) for name, size in zip(names, sizes, strict=True)]
@@ -166,7 +166,7 @@ def test_shard_name(shard: tuple[str, int, int], name: str) -> None:
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (2, 2), (32, 32), (5, 7), (7, 5)])
-def test_pixel_hash_is_its_definition(shape: tuple[int, int]) -> None:
+def test_pixel_hash_matches_its_definition(shape: tuple[int, int]) -> None:
     images = np.random.default_rng(0).integers(0, 256, (3, *shape, 3), np.uint8)
     head = b"".join(n.to_bytes(4, "little") for n in (*shape, 3))
     expected = [
@@ -177,7 +177,7 @@ def test_pixel_hash_is_its_definition(shape: tuple[int, int]) -> None:
     assert [row.tobytes() for row in found] == expected
 
 
-def test_pixel_hash_tells_shapes_apart() -> None:
+def test_pixel_hash_depends_on_the_shape() -> None:
     shapes = [(2, 8), (8, 2), (4, 4), (1, 16)]
     hashes = {fmt.pixel_hashes(np.zeros((1, *s, 3), np.uint8)).tobytes() for s in shapes}
     assert len(hashes) == 4
@@ -201,8 +201,8 @@ def test_mean_and_std_are_numpys(low: int, high: int, num_pixels: int) -> None:
 
 
 @pytest.mark.parametrize("value", [0, 1, 77, 255])
-def test_nothing_cancels(value: int) -> None:
-    """A billion equal pixels deviate by 0, and one other among them by what it must."""
+def test_std_has_no_cancellation(value: int) -> None:
+    """A billion equal pixels have a deviation of 0; with a different one it is still exact."""
     count = 10**9
     equal = PixelSums(count, (value * count,) * 3, (value**2 * count,) * 3)
     assert equal.std == (0, 0, 0)
@@ -302,7 +302,7 @@ def test_a_payload_of_several_samples() -> None:
         (3, 2_691_156, 4821, Provenance("imagenet", "n02691156", 4821)),
     ],
 )
-def test_index_tells_provenance(
+def test_index_gives_provenance(
     origin: int, synset: int, number: int, expected: Provenance
 ) -> None:
     index = replace(
@@ -314,7 +314,7 @@ def test_index_tells_provenance(
     assert parse_index(index.to_bytes()).provenance(0) == expected
 
 
-def test_fingerprint_input_is_its_definition() -> None:
+def test_fingerprint_input_matches_its_definition() -> None:
     index = make_index(3)
     assert index.fingerprint_input() == b"".join(
         key.encode() + b"\0" + int(label).to_bytes(4, "little") + pixel_hash.tobytes()
@@ -329,19 +329,19 @@ def u8(*values: int) -> NDArray[np.uint64]:
 INDEX_VALUES: dict[str, tuple[dict[str, NDArray[Any]], str]] = {
     "payload one byte too long": (
         {"offset": u8(0, 10, 20, 30), "length": u8(1, 1, 1, END - 29)},
-        "a payload lies outside the shard's first 10000 bytes",
+        "a payload is outside the shard's first 10000 bytes",
     ),
     "payload behind the end": (
         {"offset": u8(0, 10, 20, END + 1), "length": u8(1, 1, 1, 0)},
-        "a payload lies outside",
+        "a payload is outside",
     ),
     "payload longer than the shard": (
         {"offset": u8(0, 10, 20, 30), "length": u8(1, 1, 1, 2**64 - 1)},
-        "a payload lies outside",
+        "a payload is outside",
     ),
     "offset and length wrap around": (
         {"offset": u8(0, 10, 20, 2**64 - 1), "length": u8(1, 1, 1, 2)},
-        "a payload lies outside",
+        "a payload is outside",
     ),
     "payloads overlap by a byte": (
         {"offset": u8(0, 10, 20, 30), "length": u8(1, 11, 1, 1)},
@@ -366,7 +366,7 @@ INDEX_VALUES: dict[str, tuple[dict[str, NDArray[Any]], str]] = {
 
 
 @pytest.mark.parametrize("case", INDEX_VALUES)
-def test_values_that_an_index_must_not_have(case: str) -> None:
+def test_invalid_index_values(case: str) -> None:
     values, message = INDEX_VALUES[case]
     data = replace(make_index(), **values).to_bytes()  # type: ignore[arg-type]
     with pytest.raises(FormatError, match=f"^x.tar: index: .*{message}.*; fetch the file again"):
@@ -420,7 +420,7 @@ INDEX_CONTENTS: dict[str, tuple[Callable[[Content], object], str]] = {
 
 
 @pytest.mark.parametrize("case", INDEX_CONTENTS)
-def test_contents_that_are_no_index(case: str) -> None:
+def test_invalid_index_contents(case: str) -> None:
     change, message = INDEX_CONTENTS[case]
     content = msgpack.unpackb(make_index().to_bytes())
     change(content)
@@ -446,12 +446,12 @@ HOSTILE_MSGPACK = {
 
 
 @pytest.mark.parametrize("data", HOSTILE_MSGPACK.values(), ids=HOSTILE_MSGPACK)
-def test_bytes_that_are_no_index(data: bytes) -> None:
+def test_bytes_that_are_not_an_index(data: bytes) -> None:
     with pytest.raises(FormatError, match=r"^x\.tar: index: not .*; fetch the file again"):
         parse_index(data)
 
 
-def test_every_cut_and_every_longer_index_is_refused() -> None:
+def test_truncated_and_longer_indexes_are_rejected() -> None:
     data = make_index().to_bytes()
     for longer_or_cut in (*(data[:stop] for stop in range(len(data))), data + b"\0"):
         with pytest.raises(FormatError):
@@ -459,7 +459,7 @@ def test_every_cut_and_every_longer_index_is_refused() -> None:
 
 
 def test_a_changed_bit_gives_an_index_within_bounds_or_a_format_error() -> None:
-    """Most changes only the index's SHA-256 in the manifest can find; none may go further."""
+    """Most changes can only be found by the index's SHA-256 in the manifest; all stay in bounds."""
     data = make_index().to_bytes()
     for position in range(len(data)):
         for bit in range(8):
@@ -530,7 +530,7 @@ def make_manifest() -> Manifest:
     )
 
 
-PLACE = r"^shards/manifest\.json: "
+LOCATION = r"^shards/manifest\.json: "
 
 
 def parse_manifest(data: bytes) -> Manifest:
@@ -538,7 +538,7 @@ def parse_manifest(data: bytes) -> Manifest:
 
 
 def seal(content: Content) -> bytes:
-    """A manifest with this content and the right digest."""
+    """A manifest with this content and its correct digest."""
     content = {**content, "digest": "sha256:" + "0" * 64}
     data = json.dumps(content).encode()
     return data.replace(b"0" * 64, hashlib.sha256(data).hexdigest().encode(), 1)
@@ -558,13 +558,13 @@ def test_manifest_round_trip() -> None:
     assert parsed.split("train") == manifest.splits[1] and parsed.split("valid") is None
 
 
-def test_what_a_manifest_says_beside_what_it_holds() -> None:
+def test_derived_fields_of_a_manifest() -> None:
     manifest = make_manifest()
     content = content_of(manifest)
     assert list(content)[:3] == ["format", "version", "digest"]
     assert content["required_features"] == []
     assert content["num_samples"] == 7
-    assert content["image_shape"] is None  # of images of several sizes
+    assert content["image_shape"] is None  # the images have several sizes
     test = content["splits"][0]
     assert test["image_sizes"] == [[1, 2, 4], [3, 4, 1]]
     assert test["mean"] == list(manifest.splits[0].pixels.mean)
@@ -580,17 +580,17 @@ def test_the_digest_is_over_the_files_own_bytes() -> None:
     assert hashlib.sha256(blank).hexdigest() == digest
 
 
-def test_any_changed_bit_is_refused() -> None:
+def test_any_changed_bit_is_rejected() -> None:
     data = make_manifest().to_bytes()
     for position in range(len(data)):
         for bit in range(8):
             damaged = bytearray(data)
             damaged[position] ^= 1 << bit
-            with pytest.raises(FormatError, match=PLACE):
+            with pytest.raises(FormatError, match=LOCATION):
                 parse_manifest(bytes(damaged))
 
 
-def test_any_byte_added_or_missing_is_refused() -> None:
+def test_any_added_or_missing_byte_is_rejected() -> None:
     data = make_manifest().to_bytes()
     for position in range(len(data)):
         for damaged in (
@@ -598,7 +598,7 @@ def test_any_byte_added_or_missing_is_refused() -> None:
             data[:position] + b" " + data[position:],
             data[:position],
         ):
-            with pytest.raises(FormatError, match=PLACE):
+            with pytest.raises(FormatError, match=LOCATION):
                 parse_manifest(damaged)
 
 
@@ -615,14 +615,14 @@ def test_any_byte_added_or_missing_is_refused() -> None:
     ],
     ids=["line end", "no line end", "BOM", "CR LF", "one line", "escapes", "UTF-16"],
 )
-def test_the_same_content_in_other_bytes_is_refused(edit: Callable[[bytes], bytes]) -> None:
-    """The digest is of bytes: nobody needs a canonical JSON."""
+def test_the_same_content_in_different_bytes_is_rejected(edit: Callable[[bytes], bytes]) -> None:
+    """The digest is over the bytes, so that no canonical JSON is needed."""
     with pytest.raises(FormatError, match="the file is damaged or was edited"):
         parse_manifest(edit(make_manifest().to_bytes()))
 
 
 @pytest.mark.parametrize("digest", ["", "sha256:", "sha256:0", "sha256:" + "0" * 64, "md5:" + "0"])
-def test_a_digest_that_is_none(digest: str) -> None:
+def test_an_invalid_digest(digest: str) -> None:
     with pytest.raises(FormatError, match="digest"):
         parse_manifest(json.dumps({**content_of(make_manifest()), "digest": digest}).encode())
 
@@ -632,8 +632,8 @@ def test_a_digest_that_is_none(digest: str) -> None:
     [b"", b"[]", b"1", b"null", b"{}", b'{"format": "x"}', b"[" * 100_000, b"\xff", b"9" * 9999],
     ids=lambda data: repr(data[:20]),
 )
-def test_bytes_that_are_no_manifest(data: bytes) -> None:
-    with pytest.raises(FormatError, match=PLACE + "not "):
+def test_bytes_that_are_not_a_manifest(data: bytes) -> None:
+    with pytest.raises(FormatError, match=LOCATION + "not "):
         parse_manifest(data)
 
 
@@ -648,7 +648,7 @@ def test_unknown_fields_are_ignored() -> None:
 
 
 def test_a_required_feature_is_named() -> None:
-    """Before the digest is checked: a later version may have another one."""
+    """Features are checked before the digest: a later version may define it differently."""
     content = {**content_of(make_manifest()), "required_features": ["sparse", "x"]}
     content["version"] = "0.7"
     for data in (seal(content), json.dumps(content).encode()):
@@ -659,7 +659,7 @@ def test_a_required_feature_is_named() -> None:
 
 
 @pytest.mark.parametrize("version", ["1.0", "1", "10.1", "", "00.1", None, 0, 0.1])
-def test_another_major_version_is_refused(version: object) -> None:
+def test_a_different_major_version_is_rejected(version: object) -> None:
     with pytest.raises(FormatError, match=r"format version .*; this release reads 0\.x, upgrade"):
         parse_manifest(seal({**content_of(make_manifest()), "version": version}))
 
@@ -693,7 +693,7 @@ def test_an_unknown_encoding_is_named() -> None:
 def test_a_shards_name_cannot_leave_the_folder(name: str) -> None:
     content = content_of(make_manifest())
     content["splits"][0]["shards"][1]["name"] = name
-    with pytest.raises(FormatError, match=PLACE + "split test: .* is no shard's name"):
+    with pytest.raises(FormatError, match=LOCATION + "split test: .* is not a valid shard name"):
         parse_manifest(seal(content))
 
 
@@ -753,7 +753,7 @@ def test_fields_that_are_missing_or_wrong(
         else:
             part[field] = value
         data = json.dumps(content).encode() if field == "digest" else seal(content)
-        with pytest.raises(FormatError, match=PLACE):
+        with pytest.raises(FormatError, match=LOCATION):
             parse_manifest(data)
 
 
@@ -768,16 +768,16 @@ def test_fields_for_other_readers_are_not_needed(field: str) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda c: c["splits"].reverse(), "split train begins at id 5, expected 0"),
+        (lambda c: c["splits"].reverse(), "split train starts at id 5, expected 0"),
         (lambda c: c["splits"][0].update(num_samples=6), "shards do not add up to 6 samples"),
         (lambda c: c["splits"][0]["shards"].pop(), "shards do not add up to 5 samples"),
         (
             lambda c: c["splits"][0]["shards"][0].update(index_length=2049),
-            "test-00000-of-00002.tar has its index outside the file",
+            "test-00000-of-00002.tar: its index is outside the file",
         ),
     ],
 )
-def test_what_does_not_add_up(change: Callable[[Any], object], message: str) -> None:
+def test_inconsistent_counts_and_offsets(change: Callable[[Any], object], message: str) -> None:
     content = content_of(make_manifest())
     change(content)
     with pytest.raises(FormatError, match=message):
@@ -785,7 +785,7 @@ def test_what_does_not_add_up(change: Callable[[Any], object], message: str) -> 
 
 
 def resealed(change: Callable[[dict[str, Any]], object]) -> bytes:
-    """A manifest that a stranger changed, its digest right again."""
+    """A manifest that was changed and has a correct digest again."""
     content = content_of(make_manifest())
     change(content)
     content["digest"] = "sha256:" + "0" * 64
@@ -798,26 +798,26 @@ def resealed(change: Callable[[dict[str, Any]], object]) -> bytes:
     ("change", "message"),
     [
         (lambda c: c.update(required_features=[[]]), "needs \\[\\], which this release"),
-        (lambda c: c.update(classes=["cat", None]), "expected names, each once"),
-        (lambda c: c.update(classes=["cat", "cat"]), "expected names, each once"),
+        (lambda c: c.update(classes=["cat", None]), "expected distinct names"),
+        (lambda c: c.update(classes=["cat", "cat"]), "expected distinct names"),
         (lambda c: c.update(block_size=2**53), "block_size is 9007199254740992"),
-        (lambda c: c["splits"][0].update(name="../x"), "'../x' is no split's name"),
+        (lambda c: c["splits"][0].update(name="../x"), "'../x' is not a valid split name"),
         (lambda c: c["splits"][0].update(shards=[], num_samples=0), "do not add up to 0 samples"),
-        (lambda c: c["splits"][0].update(num_pixels=0), "cannot be those of 0 pixels"),
-        (lambda c: c["splits"][0].update(pixel_square_sums=[0, 0, 0]), "pixel sums cannot be"),
+        (lambda c: c["splits"][0].update(num_pixels=0), "impossible for 0 pixels"),
+        (lambda c: c["splits"][0].update(pixel_square_sums=[0, 0, 0]), "pixel sums are impossible"),
         (lambda c: c["splits"][0].update(image_sizes=[[2**31, 2**31, 1]]), "2147483648x2147483648"),
         (lambda c: c["splits"][0].update(image_sizes=[[2**70, 1, 1]]), "expected 3 integers"),
         (lambda c: c["splits"][0].update(image_sizes=[[0, 0, 1]]), "images of 0x0 pixels"),
     ],
 )
-def test_a_resealed_manifest_that_cannot_be(
+def test_invalid_manifests_with_a_correct_digest(
     change: Callable[[dict[str, Any]], object], message: str
 ) -> None:
     with pytest.raises(FormatError, match=message):
         parse_manifest(resealed(change))
 
 
-def test_a_digest_that_is_no_text_that_can_be_encoded() -> None:
+def test_a_digest_that_is_not_valid_unicode() -> None:
     content = {**content_of(make_manifest()), "digest": "\ud800"}
     with pytest.raises(FormatError, match="digest is"):
         parse_manifest(json.dumps(content).encode())

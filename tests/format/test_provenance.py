@@ -1,4 +1,4 @@
-"""File names tell where an image comes from; a name that is not CINIC-10's tells nothing."""
+"""Provenance from file names; a name that CINIC-10 does not use gives ``unknown``."""
 
 import pytest
 
@@ -34,7 +34,7 @@ NOT_CINIC10 = [
     "n02691156_1000000000000000000",
     "cifar10-train-0000000000000000001",
     "n02691156_" + "9" * 80,
-    # Another set, another dataset, no number.
+    # A different set, a different dataset, no number.
     "cifar10-valid-1",
     "cifar100-train-1",
     "cifar10-train",
@@ -47,7 +47,7 @@ NOT_CINIC10 = [
     "n026911561_1",
     "v02691156_1",
     "02691156_1",
-    "n00000000_1",  # an index's synset 0 is none
+    "n00000000_1",  # in an index, synset 0 means none
     # Other separators, other case.
     "cifar_10_train_103",
     "cifar--10-train-103",
@@ -57,7 +57,7 @@ NOT_CINIC10 = [
     "N02691156_4821",
     "CIFAR10-train-103",
     "cifar10-Train-103",
-    # Something before or behind it.
+    # Text before or after it.
     " cifar10-train-103",
     "cifar10-train-103 ",
     "cifar10-train-103\n",
@@ -67,7 +67,7 @@ NOT_CINIC10 = [
     "cifar10-train-103 (1)",
     "n02691156_4821_2",
     "train/cat/n02691156_4821",
-    # Numbers that int() would take.
+    # Numbers that int() would accept.
     "cifar10-train-+1",
     "cifar10-train-1_0",
     "cifar10-train-1e3",
@@ -92,7 +92,7 @@ def test_any_other_name_is_unknown(stem: str) -> None:
 
 
 @pytest.mark.parametrize("set_name, size", [("train", 50_000), ("test", 10_000)])
-def test_every_index_of_cifar10_and_no_other(set_name: str, size: int) -> None:
+def test_numbers_within_cifar10s_sets(set_name: str, size: int) -> None:
     assert CIFAR10_SIZES[set_name] == size
     for spelling in ("cifar10", "cifar-10"):
         found = [parse_stem(f"{spelling}-{set_name}-{i}") for i in (0, 1, size - 1, size)]
@@ -100,7 +100,7 @@ def test_every_index_of_cifar10_and_no_other(set_name: str, size: int) -> None:
         assert [one.origin for one in found] == [f"cifar10-{set_name}"] * 3 + ["unknown"]
 
 
-def test_origin_codes_are_the_formats() -> None:
+def test_origin_codes_match_the_format() -> None:
     """docs/format.md fixes them: never reorder, only append."""
     assert ORIGINS == ("unknown", "cifar10-train", "cifar10-test", "imagenet")
     assert {origin for origin, _, _ in KNOWN.values()} | {"unknown"} == set(ORIGINS)

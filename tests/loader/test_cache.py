@@ -198,8 +198,8 @@ def test_invalid_caches(shards: Path, tmp_path: Path, monkeypatch: pytest.Monkey
     ("kind", "options", "message"),
     [
         ("gpu", {}, "cache='gpu': expected one of none, ram, disk, device"),
-        ("ram", {"max_bytes": -1}, "max_bytes=-1: expected a whole number, at least 0"),
-        ("ram", {"max_bytes": 1e9}, "max_bytes=1000000000.0: expected a whole number"),
+        ("ram", {"max_bytes": -1}, "max_bytes=-1: expected an integer, at least 0"),
+        ("ram", {"max_bytes": 1e9}, "max_bytes=1000000000.0: expected an integer"),
         ("none", {"max_bytes": 1}, "max_bytes is for ram and disk, not for cache='none'"),
         ("device", {"max_bytes": 1}, "max_bytes is for ram and disk, not for cache='device'"),
         ("ram", {"folder": "x"}, "folder is for disk, not for cache='ram'"),

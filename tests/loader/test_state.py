@@ -199,9 +199,9 @@ def test_a_dictionary_that_is_not_a_state(encoded: dict[str, Path], state: dict[
     ("position", "said"),
     [
         ({"step": 10}, "step=10: an epoch has 9 steps"),
-        ({"step": -1}, "step=-1: expected a whole number, at least 0"),
-        ({"step": 1.5}, "step=1.5: expected a whole number"),
-        ({"epoch": None}, "epoch=None: expected a whole number"),
+        ({"step": -1}, "step=-1: expected an integer, at least 0"),
+        ({"step": 1.5}, "step=1.5: expected an integer"),
+        ({"epoch": None}, "epoch=None: expected an integer"),
     ],
 )
 def test_an_invalid_position(encoded: dict[str, Path], position: dict[str, Any], said: str) -> None:

@@ -88,5 +88,5 @@ def test_an_index_with_payloads_outside_the_shard_is_rejected(shards: Path) -> N
     changed = replace(shard, index_sha256=hashlib.sha256(data[index]).hexdigest())
     split = replace(manifest.splits[0], shards=(changed, *manifest.splits[0].shards[1:]))
     path.write_bytes(replace(manifest, splits=(split, *manifest.splits[1:])).to_bytes())
-    with pytest.raises(FormatError, match="a payload lies outside the shard's first"):
+    with pytest.raises(FormatError, match="a payload is outside the shard's first"):
         Dataset(shards).split("test")

@@ -166,7 +166,7 @@ def test_a_fraction_of_each_class_of_each_split(shards: Path) -> None:
         ({"fraction": 1.5}, "more than 0 and at most 1"),
         ({"fraction": float("nan")}, "more than 0 and at most 1"),
         ({"fraction": "0.1"}, "expected more than 0"),
-        ({"fraction": 0.5, "fraction_seed": 1.5}, "expected a whole number"),
+        ({"fraction": 0.5, "fraction_seed": 1.5}, "expected an integer"),
         ({"where": "x"}, "expected a function of Columns"),
         ({"exclude_duplicates_of": "dev"}, "no split 'dev'"),
         (

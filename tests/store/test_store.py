@@ -1,4 +1,4 @@
-"""Places; and local files: whole under their names or not there, errors that name the place."""
+"""Addresses of stores; local files: atomic writes, mapped reads, and errors that name the file."""
 
 import os
 import subprocess
@@ -21,13 +21,13 @@ def store(tmp_path: Path) -> LocalStore:
     return LocalStore(tmp_path / "folder")
 
 
-@pytest.mark.parametrize("kind", [str, Path])
-def test_a_place_is_a_folder(tmp_path: Path, kind: Callable[[object], str]) -> None:
-    store = open_store(kind(tmp_path / "x"))
+@pytest.mark.parametrize("path_type", [str, Path])
+def test_a_path_is_a_folder(tmp_path: Path, path_type: Callable[[object], str]) -> None:
+    store = open_store(path_type(tmp_path / "x"))
     assert store.root == tmp_path / "x" and str(store) == str(tmp_path / "x")
 
 
-PLACES: list[tuple[str, dict[str, Any], str]] = [
+URLS: list[tuple[str, dict[str, Any], str]] = [
     ("s3://bucket", {}, "s3://bucket"),
     ("s3://bucket/a/b/", {}, "s3://bucket/a/b"),
     ("S3://bucket/a?region=x&endpoint_url=http%3A%2F%2Fh%3A1", {}, "s3://bucket/a"),
@@ -42,7 +42,7 @@ PLACES: list[tuple[str, dict[str, Any], str]] = [
 ]
 
 
-@pytest.mark.parametrize("url, options, shown", PLACES)
+@pytest.mark.parametrize("url, options, shown", URLS)
 def test_a_url_is_an_address(
     url: str, options: dict[str, Any], shown: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -55,7 +55,7 @@ def test_a_url_is_an_address(
         assert store.address.options[name] == str(value)
 
 
-def test_options_of_the_call_go_before_those_of_the_url() -> None:
+def test_storage_options_override_those_of_the_url() -> None:
     store = open_store(
         "s3://b/x?region=one&Access_Key_Id=me", {"REGION": "two", "allow_http": True}
     )
@@ -64,7 +64,7 @@ def test_options_of_the_call_go_before_those_of_the_url() -> None:
     assert store.address.options == options
 
 
-def test_a_token_of_hugging_face_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hugging_face_token_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_TOKEN", "abc")
     store = open_store("hf://datasets/me/set")
     assert isinstance(store, RemoteStore)
@@ -73,46 +73,46 @@ def test_a_token_of_hugging_face_is_sent(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 @pytest.mark.parametrize(
-    "place, options, said",
+    "path, options, said",
     [
-        ("ftp://host/x", {}, "unknown kind of place ftp://; expected a path or s3://"),
-        ("s3:///x", {}, "s3:///x: names no bucket"),
-        ("https:///x", {}, "https:///x: names no host"),
-        ("https://me:secret@host/x", {}, "^https://host/x: a URL that holds a password"),
+        ("ftp://host/x", {}, "unknown scheme ftp://; expected a path or s3://"),
+        ("s3:///x", {}, "s3:///x: the URL has no bucket"),
+        ("https:///x", {}, "https:///x: the URL has no host"),
+        ("https://me:secret@host/x", {}, "^https://host/x: the URL holds a password"),
         ("file://host/x", {}, "expected file:///folder, with three slashes"),
-        ("file:///x?region=y", {}, "file:///x: a folder has no storage options; leave region"),
-        ("x", {"region": "y"}, "x: a folder has no storage options; leave region"),
+        ("file:///x?region=y", {}, "file:///x: a folder has no storage options; remove region"),
+        ("x", {"region": "y"}, "x: a folder has no storage options; remove region"),
         ("hf://datasets/me", {}, "expected hf://datasets/<owner>/<name>"),
         ("hf://me", {}, "expected hf://datasets/<owner>/<name>"),
     ],
 )
-def test_a_place_that_cannot_be(place: str, options: dict[str, Any], said: str) -> None:
+def test_invalid_paths(path: str, options: dict[str, Any], said: str) -> None:
     with pytest.raises(OptionError, match=said):
-        open_store(place, options)
+        open_store(path, options)
 
 
 @pytest.mark.parametrize(
-    "place, options, said",
+    "url, options, said",
     [
         ("s3://bucket/x", {"foo": "bar"}, "^s3://bucket/x: .*'foo' is not valid for store 'S3'"),
         ("https://host/x", {"region": "y"}, "^https://host/x: unknown option region"),
-        ("s3://bucket/x?timeout=soon", {}, "timeout=soon: expected a number, of seconds"),
+        ("s3://bucket/x?timeout=soon", {}, "timeout=soon: expected a number of seconds"),
         ("s3://bucket/x", {"max_retries": -1}, "max_retries=-1: expected a number"),
         ("az://container/x", {}, "Account must be specified"),
     ],
 )
-def test_an_option_that_cannot_be(
-    place: str, options: dict[str, Any], said: str, monkeypatch: pytest.MonkeyPatch
+def test_invalid_options(
+    url: str, options: dict[str, Any], said: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("AZURE_STORAGE_ACCOUNT_NAME", raising=False)
     with pytest.raises(OptionError, match=said):
-        open_store(place, options).read("x")
+        open_store(url, options).read("x")
 
 
 def test_a_profile_needs_boto3(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "boto3", None)
     monkeypatch.delenv("AWS_ACCESS_KEY_ID", raising=False)
-    said = "the AWS profile 'me' is read by boto3: pip install boto3, or set AWS_ACCESS_KEY_ID"
+    said = "the AWS profile 'me' needs boto3: pip install boto3, or set AWS_ACCESS_KEY_ID"
     with pytest.raises(OptionError, match=said):
         open_store("s3://bucket/x?profile=me").read("x")
     monkeypatch.setenv("AWS_PROFILE", "me")
@@ -120,9 +120,9 @@ def test_a_profile_needs_boto3(monkeypatch: pytest.MonkeyPatch) -> None:
         open_store("s3://bucket/x").read("x")
 
 
-def test_an_open_store_is_a_place(store: LocalStore) -> None:
+def test_an_open_store_is_returned(store: LocalStore) -> None:
     assert open_store(store) is store
-    with pytest.raises(OptionError, match="is open already"):
+    with pytest.raises(OptionError, match="is already open"):
         open_store(store, {"region": "x"})
 
 
@@ -132,7 +132,7 @@ def test_file_urls(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("command", [["--help"], ["pack", "--help"]])
-def test_no_command_line_loads_obstore(command: list[str]) -> None:
+def test_help_does_not_import_obstore(command: list[str]) -> None:
     script = (
         "import sys; from cinic_shards.__main__ import main; import cinic_shards.write.pack\n"
         "import cinic_shards.write.dataset, cinic_shards.store\n"
@@ -151,19 +151,19 @@ def test_names(store: LocalStore) -> None:
     assert store.names() == [".hidden", "B", "a", "b", "folder"]
 
 
-def test_names_where_there_is_no_folder(tmp_path: Path) -> None:
+def test_names_of_a_missing_folder(tmp_path: Path) -> None:
     assert LocalStore(tmp_path / "missing").names() == []
     (tmp_path / "file").touch()
     with pytest.raises(OutputError, match="file: a file, expected a folder"):
         LocalStore(tmp_path / "file").names()
 
 
-def test_names_of_a_place_that_the_system_refuses(tmp_path: Path) -> None:
+def test_names_of_a_folder_with_an_invalid_name(tmp_path: Path) -> None:
     with pytest.raises((StoreError, OutputError), match="File name too long"):
         LocalStore(tmp_path / ("x" * 300)).names()
 
 
-def test_a_file_appears_when_it_is_whole(store: LocalStore) -> None:
+def test_a_file_appears_when_it_is_complete(store: LocalStore) -> None:
     with store.create("x.tar") as file:
         file.write(b"abc")
         assert store.names() == ["x.tar" + TEMPORARY_SUFFIX]
@@ -172,7 +172,7 @@ def test_a_file_appears_when_it_is_whole(store: LocalStore) -> None:
     assert store.read("x.tar") == b"abcdef"
 
 
-def test_an_older_file_stays_until_the_new_one_is_whole(store: LocalStore) -> None:
+def test_an_older_file_stays_until_the_new_one_is_complete(store: LocalStore) -> None:
     (store.root / "x").write_bytes(b"old")
     with store.create("x") as file:
         file.write(b"newer")
@@ -191,7 +191,7 @@ def test_an_error_leaves_nothing_and_passes(store: LocalStore, error: type[BaseE
 
 
 def test_a_generator_that_is_dropped_leaves_nothing(store: LocalStore) -> None:
-    """As the one that a thread held when its process ends."""
+    """A thread may hold such a generator when its process ends."""
 
     def write_slowly():  # type: ignore[no-untyped-def]
         with store.create("x") as file:
@@ -205,8 +205,8 @@ def test_a_generator_that_is_dropped_leaves_nothing(store: LocalStore) -> None:
     assert store.names() == []
 
 
-def test_leftovers_of_a_killed_process_are_written_over(store: LocalStore) -> None:
-    (store.root / ("x" + TEMPORARY_SUFFIX)).write_bytes(b"much longer than what comes")
+def test_leftovers_of_a_killed_process_are_overwritten(store: LocalStore) -> None:
+    (store.root / ("x" + TEMPORARY_SUFFIX)).write_bytes(b"much longer than the new file")
     with store.create("x") as file:
         file.write(b"short")
     assert store.names() == ["x"] and store.read("x") == b"short"
@@ -219,9 +219,9 @@ def test_leftovers_of_a_killed_process_are_written_over(store: LocalStore) -> No
         (lambda root: (root / "x").mkdir(), "Is a directory"),
         (lambda root: (root.rmdir(), root.write_bytes(b"")), "Not a directory"),
     ],
-    ids=["no folder", "a folder of that name", "a file for a folder"],
+    ids=["no folder", "a folder of that name", "a file instead of a folder"],
 )
-def test_a_place_that_cannot_be_written(
+def test_a_file_that_cannot_be_written(
     store: LocalStore, prepare: Callable[[Path], object], said: str
 ) -> None:
     prepare(store.root)
@@ -248,7 +248,7 @@ def test_a_full_disk(mount_disk: Callable[[int], Path]) -> None:
 def test_one_write_larger_than_the_disk(
     mount_disk: Callable[[int], Path], num_pages: float
 ) -> None:
-    """The system takes a part of it without an error: nothing must pass for whole."""
+    """The system writes a part of it without an error; the file must not appear complete."""
     disk = mount_disk(2 * PAGE)
     with pytest.raises(OutputError, match="No space left"), LocalStore(disk).create("x") as file:
         file.write(bytes(int(num_pages * PAGE)))
@@ -263,16 +263,16 @@ def test_map(store: LocalStore, size: int) -> None:
     assert mapped.dtype == np.uint8 and mapped.tobytes() == data
     assert not mapped.flags.writeable
     (store.root / "x").unlink()
-    assert mapped.tobytes() == data  # until nobody refers to it
+    assert mapped.tobytes() == data  # the mapping keeps the file's content
 
 
-def test_map_of_nothing(store: LocalStore) -> None:
+def test_map_of_an_empty_file(store: LocalStore) -> None:
     (store.root / "x").touch()
     assert store.map("x", 0).shape == (0,)
 
 
 @pytest.mark.parametrize("size, expected", [(0, 1), (10, 9), (9, 10), (1_000_000, 2_000_000)])
-def test_map_of_another_size(store: LocalStore, size: int, expected: int) -> None:
+def test_map_with_a_wrong_size(store: LocalStore, size: int, expected: int) -> None:
     (store.root / "x").write_bytes(bytes(size))
     said = rf"/x: {size:,} bytes, the manifest says {expected:,}; .* fetch it again"
     with pytest.raises(StoreError, match=said):
@@ -290,7 +290,7 @@ def test_map_of_another_size(store: LocalStore, size: int, expected: int) -> Non
     ],
     ids=["no file", "no folder", "dangling link", "a folder"],
 )
-def test_what_cannot_be_read(
+def test_files_that_cannot_be_read(
     store: LocalStore, prepare: Callable[[Path], object], said: str, how: str
 ) -> None:
     prepare(store.root)

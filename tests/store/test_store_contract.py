@@ -1,4 +1,4 @@
-"""What holds of every store, on real ones: a folder, memory, two S3 servers and a web server."""
+"""The contract of every store: a folder, memory, two S3 servers and a web server."""
 
 import io
 import os
@@ -25,38 +25,38 @@ from cinic_shards.write.pack import PackOptions, pack
 from tests.support.servers import S3Server
 
 DATA = np.random.default_rng(0).bytes(3 * PART_BYTES + 12_345)
-"""Several requests long."""
+"""Content that takes several requests to read."""
 
 
 REAL = [pytest.param(name, marks=pytest.mark.real) for name in ("seaweedfs", "juicefs")]
 WRITTEN = ["folder", "memory", *REAL]
 
 
-def open_kind(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> Store:
+def open_empty(name: str, request: pytest.FixtureRequest, tmp_path: Path) -> Store:
     """An empty store that can be written."""
-    if kind == "folder":
+    if name == "folder":
         (tmp_path / "folder").mkdir()
         return open_store(tmp_path / "folder")
-    if kind == "memory":
+    if name == "memory":
         return open_store(f"memory://{uuid4()}/a/prefix")
-    server: S3Server = request.getfixturevalue(kind)
+    server: S3Server = request.getfixturevalue(name)
     return open_store(f"s3://{server.bucket}/{uuid4()}/a", server.storage_options)
 
 
 @pytest.fixture(params=WRITTEN)
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
     """An empty store that can be written."""
-    return open_kind(request.param, request, tmp_path)
+    return open_empty(request.param, request, tmp_path)
 
 
 @pytest.fixture(params=[*WRITTEN, pytest.param("web", marks=pytest.mark.real)])
 def pair(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Store, Store]:
-    """A store to read from, and one to write to, of the same place."""
+    """A store to read from and one to write to, both of the same files."""
     if request.param == "web":
         root: Path = request.getfixturevalue("web_root") / f"{uuid4()} b"
         root.mkdir()
         return open_store(f"{request.getfixturevalue('web')}/{root.name}"), LocalStore(root)
-    store = open_kind(request.param, request, tmp_path)
+    store = open_empty(request.param, request, tmp_path)
     return store, store
 
 
@@ -66,9 +66,9 @@ def write(store: Store, name: str, data: bytes) -> None:
 
 
 class TestReading:
-    """Of any store, a web server too."""
+    """Tests that run on every store, including a web server."""
 
-    def test_a_whole_file(self, pair: tuple[Store, Store]) -> None:
+    def test_an_entire_file(self, pair: tuple[Store, Store]) -> None:
         store, writer = pair
         write(writer, "x.json", DATA[:1000])
         assert store.read("x.json") == DATA[:1000]
@@ -111,13 +111,13 @@ class TestReading:
         assert not mapped.flags.writeable
 
     @pytest.mark.parametrize("expected", [99, 101])
-    def test_map_of_another_size(self, pair: tuple[Store, Store], expected: int) -> None:
+    def test_map_with_a_wrong_size(self, pair: tuple[Store, Store], expected: int) -> None:
         store, writer = pair
         write(writer, "x", DATA[:100])
         with pytest.raises(StoreError, match=f"/x: 100 bytes, the manifest says {expected}"):
             store.map("x", expected)
 
-    def test_what_is_not_there(self, pair: tuple[Store, Store]) -> None:
+    def test_missing_files(self, pair: tuple[Store, Store]) -> None:
         store, _ = pair
         for read in (
             lambda: store.read("x"),
@@ -129,10 +129,10 @@ class TestReading:
                 read()
 
     def test_a_file_that_is_replaced(self, pair: tuple[Store, Store]) -> None:
-        """Of the same size, between two reads: an error, never a mixture."""
+        """A replacement of the same size between two reads is an error, never a mixture."""
         store, writer = pair
         if store.is_local:
-            pytest.skip("a map keeps the file that it was made from; ranges are not pinned")
+            pytest.skip("a mapping keeps its file; ranges of local files are not checked")
         write(writer, "x", DATA[:PART_BYTES])
         store.read_range("x", 0, 100)
         other = open_store(writer if writer.is_local else _again(writer))
@@ -154,13 +154,13 @@ class TestReading:
 
 
 def _again(store: Store) -> Store:
-    """Another object of the same store: as that of another process."""
+    """A second object for the same store, as a different process would have."""
     assert isinstance(store, RemoteStore)
     return RemoteStore(store.address)
 
 
 class TestWriting:
-    """Of any store but a web server."""
+    """Tests that run on every store except a web server."""
 
     def test_names(self, store: Store) -> None:
         assert store.names() == []
@@ -172,7 +172,7 @@ class TestWriting:
         assert store.folder("below").names() == ["c"]
         assert store.folder("other").names() == []
 
-    def test_a_file_appears_when_it_is_whole(self, store: Store) -> None:
+    def test_a_file_appears_when_it_is_complete(self, store: Store) -> None:
         with store.create("x") as file:
             file.write(b"abc")
             assert "x" not in store.names()
@@ -183,15 +183,15 @@ class TestWriting:
         write(store, "x", DATA)
         assert store.map("x", len(DATA)).tobytes() == DATA
 
-    def test_a_file_of_numpy(self, store: Store) -> None:
-        """Which goes back in the file that it writes."""
+    def test_an_npz_file(self, store: Store) -> None:
+        """``np.savez`` seeks back in the file it writes."""
         with store.create("x.npz") as file:
             np.savez(file, a=np.arange(1000), b=np.zeros(3))
         with np.load(io.BytesIO(store.read("x.npz"))) as found:
             assert found["a"].tolist() == list(range(1000))
 
     @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
-    def test_an_error_leaves_what_was_there(self, store: Store, error: type[BaseException]) -> None:
+    def test_an_error_keeps_the_older_file(self, store: Store, error: type[BaseException]) -> None:
         write(store, "x", b"old")
         with pytest.raises(error, match="mine"), store.create("x") as file:
             file.write(b"half")
@@ -229,32 +229,32 @@ class TestWriting:
         assert below.names() == [] and not is_packing(store, store.names())
 
 
-@pytest.mark.parametrize("place", ["http://127.0.0.1:1/x", "https://127.0.0.1:1/x"])
-def test_a_web_server_is_only_read(place: str, demo_tree: Path) -> None:
-    store = open_store(place)
+@pytest.mark.parametrize("url", ["http://127.0.0.1:1/x", "https://127.0.0.1:1/x"])
+def test_a_web_server_is_read_only(url: str, demo_tree: Path) -> None:
+    store = open_store(url)
     for write_it in (
         store.names,
         lambda: store.delete("x"),
         lambda: store.take("below", "x"),
         lambda: store.create("x").__enter__(),
-        lambda: pack(demo_tree, place, workers=1),
+        lambda: pack(demo_tree, url, workers=1),
     ):
-        with pytest.raises(OptionError, match=f"^{place}: a web server"):
+        with pytest.raises(OptionError, match=f"^{url}: a web server"):
             write_it()
 
 
-def test_memory_is_of_one_process(demo_tree: Path) -> None:
-    place = f"memory://{uuid4()}/x"
-    with pytest.raises(StoreError, match="lies in another process alone; work with workers=1"):
-        pack(demo_tree, place, PackOptions(shard_size=50), workers=2)
+def test_memory_belongs_to_one_process(demo_tree: Path) -> None:
+    url = f"memory://{uuid4()}/x"
+    with pytest.raises(StoreError, match="exists only in another process; use workers=1"):
+        pack(demo_tree, url, PackOptions(shard_size=50), workers=2)
 
 
-def test_no_space_to_fetch_to(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_space_for_a_fetched_file(monkeypatch: pytest.MonkeyPatch) -> None:
     store = open_store(f"memory://{uuid4()}")
     write(store, "x", DATA[:1000])
     usage = type("Usage", (), {"free": 999})
     monkeypatch.setattr("cinic_shards.store.remote.shutil.disk_usage", lambda folder: usage)
-    with pytest.raises(StoreError, match=r"/x: .* fetched to .* free some or let TMPDIR name"):
+    with pytest.raises(StoreError, match=r"/x: fetching .* free some space or set TMPDIR"):
         store.map("x", 1000)
 
 
@@ -269,7 +269,7 @@ def test_a_file_larger_than_a_server_takes(monkeypatch: pytest.MonkeyPatch) -> N
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="the system has no fork")
 @pytest.mark.parametrize("when, said", [("before", "b'abc'"), ("after", "this process was forked")])
 def test_a_fork(web_server_of_python: str, when: str, said: str) -> None:
-    """A child may use a store that its parent has not used; else it is told, and does not hang."""
+    """A child may use a store that its parent has not used; else it raises, and does not hang."""
     script = f"""
         import os
         from cinic_shards.store import open_store
@@ -294,7 +294,7 @@ def test_a_fork(web_server_of_python: str, when: str, said: str) -> None:
 
 @pytest.fixture
 def web_server_of_python(tmp_path: Path) -> Iterator[str]:
-    """Without ranges, which a whole file does not need."""
+    """A web server without ranges; reading an entire file needs none."""
     (tmp_path / "x").write_bytes(b"abc")
     handler = partial(SimpleHTTPRequestHandler, directory=str(tmp_path))
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:

@@ -1,4 +1,4 @@
-"""An archive is packed as the tree in it is, and a hostile one gives one clear error."""
+"""An archive is packed like the tree in it; a hostile archive gives one clear error."""
 
 import gzip
 import io
@@ -62,7 +62,7 @@ ARCHIVES: dict[str, Callable[[Path, Path], object]] = {
 
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
-    """12 images, without a fault."""
+    """A tree of 12 images without a fault."""
     grow(tmp_path / "tree")
     return tmp_path / "tree"
 
@@ -88,7 +88,7 @@ def test_the_same_bytes_as_from_the_tree(
     assert files_of(out) == files_of(demo_shards)
     tops = {"tree.tar.gz": "CINIC-10", "below.zip": "CINIC-10", "tree.tgz": "a/b"}
     top = tops.get(kind)
-    assert told == ([f"the images lie in {top}/; it is left out of their names"] if top else [])
+    assert told == ([f"all images are in {top}/, which is not part of their names"] if top else [])
 
 
 def test_blocks_and_workers(tree: Path, tmp_path: Path) -> None:
@@ -99,7 +99,7 @@ def test_blocks_and_workers(tree: Path, tmp_path: Path) -> None:
     assert files_of(tmp_path / "one") == files_of(tmp_path / "two")
 
 
-def test_what_lies_beside_the_splits_is_told(tree: Path, tmp_path: Path) -> None:
+def test_files_beside_the_splits_are_reported(tree: Path, tmp_path: Path) -> None:
     for name in ("README", "imagenet-contributors.csv", "synsets-to-cifar-10-classes.txt"):
         (tree / name).write_text("text")
     write(tree, "train/a/._x.png", ".DS_Store")
@@ -113,19 +113,19 @@ def test_what_lies_beside_the_splits_is_told(tree: Path, tmp_path: Path) -> None
     assert files_of(tmp_path / "tree-out") == files_of(tmp_path / "tree.tgz-out")
 
 
-def test_beside_the_folder_of_the_images(tree: Path, tmp_path: Path) -> None:
+def test_files_beside_the_top_folder_are_reported(tree: Path, tmp_path: Path) -> None:
     with tarfile.open(tmp_path / "tree.tar", "w") as archive:
         archive.add(tree, "CINIC-10")
         archive.addfile(tarfile.TarInfo("notes.txt"))
         archive.addfile(tarfile.TarInfo("__MACOSX/CINIC-10/train/a/._x.png"))
     told: list[str] = []
     pack(tmp_path / "tree.tar", tmp_path / "out", workers=1, warn=told.append)
-    assert "left out, no image: notes.txt, __MACOSX/CINIC-10/train/a/._x.png" in told
+    assert "left out, not images: notes.txt, __MACOSX/CINIC-10/train/a/._x.png" in told
 
 
 @pytest.mark.parametrize("make", [make_tar, make_zip], ids=["tar", "zip"])
-def test_the_faults_of_a_tree_are_told_alike(tree: Path, tmp_path: Path, make: Callable) -> None:  # type: ignore[type-arg]
-    """All that an archive can hold too, at once."""
+def test_faults_are_reported_as_for_a_tree(tree: Path, tmp_path: Path, make: Callable) -> None:  # type: ignore[type-arg]
+    """All faults at once that an archive can have as well."""
     for number, (fault, (path, make_fault, _)) in enumerate(FAULTS.items()):
         parts = path.split("/")
         if "link" in fault or (make is make_zip and "not UTF-8" in fault):
@@ -149,7 +149,7 @@ def test_the_faults_of_a_tree_are_told_alike(tree: Path, tmp_path: Path, make: C
     assert len(problems[0]) > 30
 
 
-def test_damaged_images_are_told(tree: Path, tmp_path: Path) -> None:
+def test_damaged_images_are_reported(tree: Path, tmp_path: Path) -> None:
     (tree / "train/a/train_a0.png").write_bytes(PNG[:45])
     make_tar(tmp_path / "tree.tgz", tree, mode="w:gz")
     with pytest.raises(TreeError, match=r"train/a/train_a0\.png: "):
@@ -157,7 +157,7 @@ def test_damaged_images_are_told(tree: Path, tmp_path: Path) -> None:
     assert leaves_nothing(tmp_path / "out")
 
 
-# Hostile tars: what a member is, and what is said.
+# Hostile tars: the members to add, and the expected message.
 
 
 def member(name: str, **fields: object) -> tuple[tarfile.TarInfo, bytes]:
@@ -170,7 +170,7 @@ def member(name: str, **fields: object) -> tuple[tarfile.TarInfo, bytes]:
 
 TARS: dict[str, tuple[list[tuple[tarfile.TarInfo, bytes]], str]] = {
     "absolute": ([member("/etc/passwd.png")], "/etc/passwd.png: an absolute name"),
-    "dots": ([member("train/../../x.png")], "train/../../x.png: an absolute name, or one with"),
+    "dots": ([member("train/../../x.png")], "train/../../x.png: an absolute name, or a name with"),
     "dots, a folder": ([member("..", type=tarfile.DIRTYPE)], "..: an absolute name"),
     "link": ([member("train/a/x.png", type=tarfile.SYMTYPE, linkname="/")], "x.png: a link"),
     "link to a folder": ([member("valid", type=tarfile.SYMTYPE, linkname="..")], "valid: a link"),
@@ -180,7 +180,7 @@ TARS: dict[str, tuple[list[tuple[tarfile.TarInfo, bytes]], str]] = {
     ),
     "device": ([member("train/a/x.png", type=tarfile.CHRTYPE)], "train/a/x.png: a device"),
     "pipe": ([member("train/a/x.png", type=tarfile.FIFOTYPE)], "train/a/x.png: a named pipe"),
-    "unknown": ([member("train/a/x.png", type=b"Z")], "train/a/x.png: no ordinary file"),
+    "unknown": ([member("train/a/x.png", type=b"Z")], "train/a/x.png: not an ordinary file"),
     "sparse": (
         [member("train/a/x.png", pax_headers={"GNU.sparse.map": "0,1", "GNU.sparse.size": "9"})],
         "train/a/x.png: a sparse file",
@@ -189,7 +189,7 @@ TARS: dict[str, tuple[list[tuple[tarfile.TarInfo, bytes]], str]] = {
     "twice, otherwise": ([member("./train//a/train_a0.png")], "train_a0.png: twice in the archive"),
     "a file with children": (
         [member("train/c"), member("train/c/x.png")],
-        "train/c: a file and a folder",
+        "train/c: both a file and a folder",
     ),
 }
 
@@ -202,7 +202,7 @@ def hostile_tar(path: Path, tree: Path, members: list[tuple[tarfile.TarInfo, byt
 
 
 @pytest.mark.parametrize("fault", TARS)
-def test_what_a_tar_may_not_hold(tree: Path, tmp_path: Path, fault: str) -> None:
+def test_members_that_a_tar_must_not_have(tree: Path, tmp_path: Path, fault: str) -> None:
     members, said = TARS[fault]
     hostile_tar(tmp_path / "x.tar", tree, members)
     with pytest.raises(TreeError) as caught:
@@ -222,7 +222,7 @@ def test_all_faults_of_a_tar_at_once(tree: Path, tmp_path: Path) -> None:
 
 
 def test_a_long_name_is_read(tree: Path, tmp_path: Path) -> None:
-    """GNU's and POSIX's ways alike; a key may be of 95 bytes."""
+    """Both GNU's and POSIX's long names are read; a stem may have 95 bytes."""
     path = f"train/{'c' * 60}/{'x' * 28}.png"
     for kind in (tarfile.GNU_FORMAT, tarfile.PAX_FORMAT):
         shutil.rmtree(tmp_path / "out", ignore_errors=True)
@@ -251,7 +251,7 @@ def header(**fields: object) -> bytes:
 
 
 def with_tail(path: Path, data: bytes) -> None:
-    """Put something where the last member ends."""
+    """Replace what follows the last member."""
     with tarfile.open(path) as archive:
         end = max(info.offset_data + -(-info.size // 512) * 512 for info in archive)
     path.write_bytes(path.read_bytes()[:end] + data)
@@ -262,13 +262,13 @@ DAMAGED: dict[str, tuple[Callable[[Path], object], str]] = {
     "cut in a header": (lambda path: cut(path, 512 * 7 + 100), "unexpected end of data"),
     "no end": (lambda path: with_tail(path, b""), "unexpected end of data"),
     "half an end": (lambda path: with_tail(path, bytes(100)), "unexpected end of data"),
-    "a header overwritten": (lambda path: with_bytes(path, 512, b"\xff" * 512), "a header that"),
-    "another archive behind": (
+    "a header overwritten": (lambda path: with_bytes(path, 512, b"\xff" * 512), "invalid header"),
+    "a second archive after it": (
         lambda path: path.write_bytes(path.read_bytes() + path.read_bytes()),
-        "more data behind the archive's end",
+        "more data after the end of the archive",
     ),
     "a size that lies": (lambda path: with_tail(path, header(size=2**40)), "unexpected end"),
-    "a size below zero": (lambda path: with_tail(path, header(size=-1024)), "a size that cannot"),
+    "a size below zero": (lambda path: with_tail(path, header(size=-1024)), "invalid size"),
     "a name of a gigabyte": (
         lambda path: with_tail(path, header(size=2**30, type=tarfile.GNUTYPE_LONGNAME)),
         "headers of more than",
@@ -287,7 +287,7 @@ DAMAGED: dict[str, tuple[Callable[[Path], object], str]] = {
             + bytes(29)
             + b"\1" * 2**20,
         ),
-        "bad checksum|a header that is none|headers of more than",
+        "bad checksum|invalid header|headers of more than",
     ),
 }
 
@@ -304,7 +304,7 @@ def test_a_damaged_tar(tree: Path, tmp_path: Path, damage: str, packed: bool) ->
     with pytest.raises(TreeError, match=said) as caught:
         pack(path, tmp_path / "out", workers=1)
     (problem,) = caught.value.problems
-    assert problem.startswith(f"{path}: ") and problem.endswith("cut short, fetch it again")
+    assert problem.startswith(f"{path}: ") and problem.endswith("truncated, fetch it again")
     assert leaves_nothing(tmp_path / "out")
 
 
@@ -318,12 +318,12 @@ def test_a_damaged_stream(tree: Path, tmp_path: Path, mode: str, at: str) -> Non
         with_bytes(path, size // 2, bytes(20))
     else:
         cut(path, size // 2 if at == "middle" else size - 1)
-    with pytest.raises(TreeError, match="damaged or cut short, fetch it again"):
+    with pytest.raises(TreeError, match="damaged or truncated, fetch it again"):
         pack(path, tmp_path / "out", workers=1)
     assert leaves_nothing(tmp_path / "out")
 
 
-def test_a_gzip_of_several_parts_is_read_whole(
+def test_a_gzip_of_several_parts_is_read_to_its_end(
     tree: Path, expected: dict[str, bytes], tmp_path: Path
 ) -> None:
     make_tar(tmp_path / "x.tar", tree)
@@ -335,7 +335,7 @@ def test_a_gzip_of_several_parts_is_read_whole(
 
 
 def test_a_bomb_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Not written out until the disk is full: it grows beyond what any archive of PNGs does."""
+    """An archive that unpacks to more than any archive of PNGs is not written to the disk."""
     monkeypatch.setattr("cinic_shards.tree.members._MAX_SLACK_BYTES", 2**20)
     info = tarfile.TarInfo("train/a/x.png")
     info.size = 2**26
@@ -369,7 +369,7 @@ def linked(path: Path, archive: zipfile.ZipFile) -> None:
     ],
     ids="absolute,dots,link,twice".split(","),
 )
-def test_what_a_zip_may_not_hold(
+def test_members_that_a_zip_must_not_have(
     tree: Path, tmp_path: Path, add: Callable[[Path, zipfile.ZipFile], object], said: str
 ) -> None:
     path = tmp_path / "x.zip"
@@ -382,7 +382,7 @@ def test_what_a_zip_may_not_hold(
 
 
 def central(data: bytearray) -> int:
-    """Where the first entry of a zip's directory is that is an image's."""
+    """Find the first image's entry in a zip's central directory."""
     return data.index(b"PK\1\2", data.index(b".png", data.index(b"PK\1\2")) - 150)
 
 
@@ -398,7 +398,7 @@ def test_a_damaged_zip(tree: Path, tmp_path: Path, damage: str, method: int) -> 
     data = bytearray(path.read_bytes())
     at = data.index(b"PK\1\2")
     size = struct.unpack_from("<I", data, at + 24)[0]
-    said = "damaged or cut short, fetch it again"
+    said = "damaged or truncated, fetch it again"
     if damage == "cut":
         del data[-30:]
     elif damage == "encrypted":
@@ -418,7 +418,7 @@ def test_a_damaged_zip(tree: Path, tmp_path: Path, damage: str, method: int) -> 
         struct.pack_into("<I", data, at + 42, 3)
     else:
         data[60:80] = bytes(20)
-        if method == zipfile.ZIP_STORED:  # no zip reader looks: the image itself tells
+        if method == zipfile.ZIP_STORED:  # stored bytes are only checked when the image is decoded
             said = "test/a/test_a0.png: "
     path.write_bytes(data)
     with pytest.raises(TreeError, match=said):
@@ -429,7 +429,7 @@ def test_a_damaged_zip(tree: Path, tmp_path: Path, damage: str, method: int) -> 
 @pytest.mark.parametrize(
     "content", [b"<!DOCTYPE html>", b"", b"PK", bytes(10240), PNG, b"\x1f\x8b"]
 )
-def test_no_archive(tmp_path: Path, content: bytes) -> None:
+def test_files_that_are_not_archives(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "CINIC-10.tar.gz"
     path.write_bytes(content)
     with pytest.raises(TreeError) as caught:
@@ -465,10 +465,10 @@ def test_a_spool_is_beside_the_shards_while_it_is_needed(
     seen.clear()
     make_tar(tmp_path / "tree.tar", tree)
     pack(tmp_path / "tree.tar", tmp_path / "2", workers=1, progress=look, warn=lambda text: None)
-    assert not seen  # a tar is read where it is
+    assert not seen  # a tar is read in place
 
 
-def test_for_an_object_store_it_is_in_tmpdir(
+def test_for_an_object_store_the_spool_is_in_tmpdir(
     tree: Path, expected: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     temporary = tmp_path / "tmp"
@@ -501,7 +501,7 @@ def test_the_spool_of_a_running_process_stays(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_no_space_for_the_spool_is_told_first(
+def test_no_space_for_the_spool_is_reported_first(
     tree: Path, tmp_path: Path, mount_disk: Callable[[int], Path]
 ) -> None:
     disk = mount_disk(32_000)
@@ -529,7 +529,7 @@ def test_a_disk_that_fills_up_under_the_spool(
 
 
 class Stop(BaseException):
-    """As Ctrl-C."""
+    """An interruption like Ctrl-C."""
 
 
 @pytest.mark.parametrize("when", ["scan", "pack"])
@@ -548,7 +548,7 @@ def test_an_interruption_leaves_nothing(
 
 
 def kill_packing(archive: Path, out: Path, *, when: str) -> None:
-    """Kill a process at its first word about something."""
+    """Kill a process at the first progress report of an activity."""
     script = f"""
 import os, signal
 from cinic_shards.write.pack import PackOptions, pack
@@ -563,7 +563,7 @@ pack({str(archive)!r}, {str(out)!r}, PackOptions(shard_size=40), workers=1, prog
 
 
 @pytest.mark.parametrize("when", ["scan", "pack"])
-def test_a_killed_process_goes_on(
+def test_a_killed_process_is_resumed(
     demo_tree: Path, demo_shards: Path, tmp_path: Path, when: str
 ) -> None:
     archive, out = tmp_path / "tree.tgz", tmp_path / "out"
@@ -580,18 +580,18 @@ def test_a_killed_process_goes_on(
     assert files_of(out) == files_of(demo_shards)
 
 
-def test_an_archive_that_changed_meanwhile_is_refused(demo_tree: Path, tmp_path: Path) -> None:
+def test_an_archive_that_changed_meanwhile_is_rejected(demo_tree: Path, tmp_path: Path) -> None:
     archive, out = tmp_path / "tree.tgz", tmp_path / "out"
     make_tar(archive, demo_tree, mode="w:gz")
     kill_packing(archive, out, when="pack")
     os.utime(archive, (1, 1))
     with pytest.raises(TreeError, match=r"tree.tgz: changed since packing began\n"):
         pack(archive, out, SIZE, workers=1)
-    assert not list(out.rglob(f"*{spool.SPOOL_SUFFIX}"))  # the first one's is gone too
-    assert list(out.rglob("*.tar"))  # but not what it can go on with
+    assert not list(out.rglob(f"*{spool.SPOOL_SUFFIX}"))  # the killed process's spool is gone too
+    assert list(out.rglob("*.tar"))  # but the shards that it can resume from are not
 
 
-def test_a_spool_of_a_killed_process_goes_with_any_other_command(
+def test_any_later_command_deletes_the_spool_of_a_killed_process(
     demo_tree: Path, demo_shards: Path, tmp_path: Path
 ) -> None:
     archive, out = tmp_path / "tree.tgz", tmp_path / "out"

@@ -1,4 +1,4 @@
-"""Scanning a tree: every fault is told at once, and the same tree gives the same records."""
+"""Scanning a tree: all faults are reported at once; the same tree gives the same records."""
 
 import os
 import shutil
@@ -23,7 +23,7 @@ from tests.support.odd_pngs import RGB, SIGNATURE, chunk, encode_png
 
 
 def declaring(width: int, height: int) -> bytes:
-    """A PNG's header with this many pixels, and none behind it."""
+    """A PNG whose header declares this size, without pixels."""
     body = struct.pack(">IIBBBBB", width, height, 8, RGB, 0, 0, 0)
     return SIGNATURE + chunk(b"IHDR", body) + chunk(b"IEND", b"")
 
@@ -43,7 +43,7 @@ def root(tmp_path: Path) -> Path:
 
 
 def problems_of(root: Path) -> tuple[str, ...]:
-    """What packing says of a tree; the files themselves are opened while shards are written."""
+    """Pack a tree and return the problems; files are only opened while shards are written."""
     with pytest.raises(TreeError) as caught:
         pack(root, root.parent / "shards", workers=1)
     assert caught.value.root == str(root)
@@ -56,7 +56,7 @@ def content(data: bytes) -> Callable[[Path], object]:
     return lambda path: path.write_bytes(data)
 
 
-# A path in the tree, how it comes about, and what is said of it.
+# A path in the tree, a function that creates it, and the expected message.
 FAULTS: dict[str, tuple[str, Callable[[Path], object], str]] = {
     "zero bytes": ("train/a/x.png", content(b""), "an empty file"),
     "dangling link": (
@@ -82,11 +82,11 @@ FAULTS: dict[str, tuple[str, Callable[[Path], object], str]] = {
     "a bomb": ("train/a/x.png", content(declaring(2**14, 2**14)), "declares 16384x16384 pixels"),
     "the largest header": ("train/a/x.png", content(declaring(2**32 - 1, 2**32 - 1)), "declares"),
     "area beyond 63 bits": ("train/a/x.png", content(declaring(2**32 - 1, 2**31)), "declares"),
-    "same key twice": ("train/a/train_a0.PNG", content(PNG), "the same key twice"),
+    "same key twice": ("train/a/train_a0.PNG", content(PNG), "duplicate key"),
     "dot in a stem": ("train/a/x.y.png", content(PNG), "a dot in the name before .png"),
     "two suffixes": ("train/a/x.png.png", content(PNG), "a dot in the name before .png"),
-    "JPEG": ("train/a/x.jpg", content(b"\xff\xd8"), "an image, but no PNG; convert it"),
-    "WebP, capitals": ("train/a/x.WEBP", content(b"RIFF"), "an image, but no PNG; convert it"),
+    "JPEG": ("train/a/x.jpg", content(b"\xff\xd8"), "an image, but not a PNG; convert it"),
+    "WebP, capitals": ("train/a/x.WEBP", content(b"RIFF"), "an image, but not a PNG; convert it"),
     "nested folder": ("train/a/sub", lambda path: path.mkdir(), "a folder inside a class"),
     "image beside the classes": ("train/x.png", content(PNG), "outside any <split>/<class>/"),
     "image beside the splits": ("x.PNG", content(PNG), "outside any <split>/<class>/"),
@@ -96,20 +96,20 @@ FAULTS: dict[str, tuple[str, Callable[[Path], object], str]] = {
     "backslash in a stem": ("train/a/x\\y.png", content(PNG), "a control character or backslash"),
     "stem not UTF-8": ("train/a/x\udcff.png", content(PNG), "a name that is not UTF-8"),
     "96 bytes in a stem": (f"train/a/{'x' * 96}.png", content(PNG), "a name of 96 bytes"),
-    "96 bytes, fewer letters": (f"train/a/{'é' * 48}.png", content(PNG), "a name of 96 bytes"),
+    "96 bytes, fewer characters": (f"train/a/{'é' * 48}.png", content(PNG), "a name of 96 bytes"),
     "escape in a class": ("train/\x1b[31m/x.png", content(PNG), "a control character or back"),
     "class not UTF-8": ("train/\udce9/x.png", content(PNG), "a name that is not UTF-8"),
     "96 bytes in split/class": (f"train/{'c' * 90}/x.png", content(PNG), "a name of 96 bytes"),
-    "space in a split": ("my train/a/x.png", content(PNG), "a split's name must be of letters"),
-    "dash before a split": ("-train/a/x.png", content(PNG), "a split's name must be of letters"),
-    "dunder split": ("__train/a/x.png", content(PNG), "a split's name must be of letters"),
-    "split not ASCII": ("prüfung/a/x.png", content(PNG), "a split's name must be of letters"),
-    "split not UTF-8": ("\udcff/a/x.png", content(PNG), "a split's name must be of letters"),
+    "space in a split": ("my train/a/x.png", content(PNG), "a split's name may contain only"),
+    "dash before a split": ("-train/a/x.png", content(PNG), "a split's name may contain only"),
+    "dunder split": ("__train/a/x.png", content(PNG), "a split's name may contain only"),
+    "split not ASCII": ("prüfung/a/x.png", content(PNG), "a split's name may contain only"),
+    "split not UTF-8": ("\udcff/a/x.png", content(PNG), "a split's name may contain only"),
 }
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_a_fault_is_told_with_its_path(root: Path, fault: str) -> None:
+def test_a_fault_is_reported_with_its_path(root: Path, fault: str) -> None:
     path, make, said = FAULTS[fault]
     (root / path).parent.mkdir(parents=True, exist_ok=True)
     make(root / path)
@@ -122,10 +122,10 @@ def test_a_fault_is_told_with_its_path(root: Path, fault: str) -> None:
         assert f"{path}/".startswith(f"{named}/")
 
 
-def test_all_faults_are_told_at_once(root: Path) -> None:
+def test_all_faults_are_reported_at_once(root: Path) -> None:
     phrases = set()
     for number, (fault, (path, make, phrase)) in enumerate(FAULTS.items()):
-        # In a folder of its own, so that no two faults are one.
+        # Each in its own folder, so that faults do not mix.
         parts = path.split("/")
         if len(parts) == 3 and parts[:2] == ["train", "a"]:
             parts[1] = f"class{number}"
@@ -155,21 +155,23 @@ def test_all_faults_are_told_at_once(root: Path) -> None:
     ],
     ids="missing,file,dangling link,empty,no class,no image,text alone,hidden alone".split(","),
 )
-def test_no_tree(tmp_path: Path, make: Callable[[Path], object], said: str) -> None:
+def test_paths_that_are_not_trees(
+    tmp_path: Path, make: Callable[[Path], object], said: str
+) -> None:
     make(tmp_path / "tree")
     (problem,) = problems_of(tmp_path / "tree")
     assert problem.startswith(f"{tmp_path / 'tree'}: {said}")
 
 
-def test_a_name_longer_than_any_file_has() -> None:
-    """The system refuses even to look: a fault of the tree like any other."""
+def test_a_name_that_is_too_long() -> None:
+    """The system does not look up such a name; the error is a TreeError like any other."""
     with pytest.raises(TreeError):
         scan_tree("x" * 300)
 
 
 @pytest.mark.parametrize("path", ["loop", "train/loop"])
-def test_a_link_to_itself_where_a_folder_should_be(root: Path, path: str) -> None:
-    """It is no image and no folder: told in a warning or as a problem, never raised as it is."""
+def test_a_link_to_itself_instead_of_a_folder(root: Path, path: str) -> None:
+    """It is neither an image nor a folder: a warning or a problem, never an OSError."""
     (root / path).symlink_to("loop")
     try:
         told = " ".join(scan_tree(root).warnings)
@@ -179,8 +181,8 @@ def test_a_link_to_itself_where_a_folder_should_be(root: Path, path: str) -> Non
 
 
 @pytest.mark.skipif(not hasattr(socket, "AF_UNIX"), reason="needs Unix sockets")
-def test_a_socket_is_no_image(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(root / "train" / "a")  # a socket's path is short
+def test_a_socket_is_not_an_image(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(root / "train" / "a")  # a socket's path must be short
     with socket.socket(socket.AF_UNIX) as server:
         server.bind("x.png")
         (problem,) = problems_of(root)
@@ -188,8 +190,8 @@ def test_a_socket_is_no_image(root: Path, monkeypatch: pytest.MonkeyPatch) -> No
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
-def test_a_named_pipe_is_no_image(root: Path) -> None:
-    """Opening it for reading waits for a writer that never comes."""
+def test_a_named_pipe_is_not_an_image(root: Path) -> None:
+    """Opening it for reading would block until a writer opens it."""
     os.mkfifo(root / "train" / "a" / "x.png")
     script = f"""
         from cinic_shards.errors import TreeError
@@ -204,8 +206,8 @@ def test_a_named_pipe_is_no_image(root: Path) -> None:
     assert "train/a/x.png: " in result.stdout
 
 
-def test_a_file_that_no_tar_member_holds(root: Path) -> None:
-    """Sparse, so that it takes no space here."""
+def test_a_file_too_large_for_a_tar_member(root: Path) -> None:
+    """The file is sparse, so that it takes no space."""
     write(root, "train/a/x.png")
     os.truncate(root / "train/a/x.png", 2**33)
     (problem,) = problems_of(root)
@@ -266,12 +268,12 @@ NAMES = [
         ".git/x",
     ),
 ]
-"""A tree with every kind of warning, in no order."""
+"""A tree with every warning, unsorted."""
 
 WARNINGS = (
     "split dev has no image of a b, é",
-    "written with the suffix .png in small letters: train/a/ab.PNG",
-    "left out, no image: .git, a.txt, z.txt, dev/notes",
+    "stored with the suffix .png in lower case: train/a/ab.PNG",
+    "left out, not images: .git, a.txt, z.txt, dev/notes",
 )
 
 
@@ -309,7 +311,7 @@ def test_the_order_of_creation_does_not_matter(memory_folder: Path) -> None:
     assert equal(scan_tree(memory_folder / "one"), scan_tree(memory_folder / "two"))
 
 
-def test_any_executor_finds_the_same(root: Path) -> None:
+def test_any_executor_gives_the_same_tree(root: Path) -> None:
     with make_executor(2) as executor:
         assert equal(scan_tree(root, executor=executor), scan_tree(root))
 
@@ -340,15 +342,15 @@ def test_any_executor_finds_the_same(root: Path) -> None:
         ),
         (
             lambda root: write(root, "README.md", "train/notes.txt", "train/a/Thumbs.db"),
-            ("left out, no image: README.md, train/notes.txt, train/a/Thumbs.db",),
+            ("left out, not images: README.md, train/notes.txt, train/a/Thumbs.db",),
         ),
         (
             lambda root: write(root, ".git/config", "train/.DS_Store", "train/a/._x.png"),
-            ("left out, no image: .git, train/.DS_Store, train/a/._x.png",),
+            ("left out, not images: .git, train/.DS_Store, train/a/._x.png",),
         ),
         (
             lambda root: write(root, "train/a/x.PNG", "train/a/y.Png"),
-            ("written with the suffix .png in small letters: train/a/x.PNG, train/a/y.Png",),
+            ("stored with the suffix .png in lower case: train/a/x.PNG, train/a/y.Png",),
         ),
     ],
     ids=[
@@ -368,8 +370,8 @@ def test_warnings(root: Path, make: Callable[[Path], object], warnings: tuple[st
     assert scan_tree(root).warnings == warnings
 
 
-def test_a_class_that_is_empty_in_every_split_is_told(root: Path) -> None:
-    """It gets no label, so those of the classes behind it are not what ImageFolder counts."""
+def test_a_class_that_is_empty_in_every_split_is_reported(root: Path) -> None:
+    """It gets no label, so the labels of the classes after it differ from ImageFolder's."""
     for split in ("train", "test"):
         (root / split / "aa").mkdir()
     tree = scan_tree(root)
@@ -380,12 +382,12 @@ def test_a_class_that_is_empty_in_every_split_is_told(root: Path) -> None:
 def test_a_warning_lists_only_the_first_of_many(root: Path) -> None:
     write(root, *(f"train/a/{i:04}.txt" for i in range(1021)))
     (warning,) = scan_tree(root).warnings
-    assert warning.startswith("left out, no image: train/a/0000.txt, train/a/0001.txt, ")
+    assert warning.startswith("left out, not images: train/a/0000.txt, train/a/0001.txt, ")
     assert warning.endswith("train/a/0019.txt and 1,001 more")
 
 
 def test_classes_are_those_of_imagefolder(root: Path) -> None:
-    """Sorted by code points over all splits; none is dropped for its case or accent."""
+    """Classes of all splits are sorted by code points; case and accents are kept."""
     write(
         root, *(f"{s}/{c}/x.png" for s in ("train", "test") for c in "A B Z a1 _ é Ω 10 9".split())
     )
@@ -418,7 +420,7 @@ def test_names_that_are_allowed(tmp_path: Path, path: str) -> None:
 
 
 def test_links_are_followed(root: Path, tmp_path: Path) -> None:
-    """A tree may be made of links: to files, classes and splits."""
+    """A tree may consist of links to files, classes and splits."""
     write(tmp_path / "elsewhere", "a/x.png")
     (root / "linked").symlink_to(tmp_path / "elsewhere")
     (root / "train" / "c").symlink_to(tmp_path / "elsewhere" / "a")

@@ -83,7 +83,7 @@ def test_large_images_and_odd_names() -> None:
 
 
 def test_invalid_arguments_are_rejected(flat: Path, tmp_path: Path) -> None:
-    with pytest.raises(OptionError, match="per_class=0: expected a whole number, at least 1"):
+    with pytest.raises(OptionError, match="per_class=0: expected an integer, at least 1"):
         show(flat, tmp_path / "a.png", per_class=0)
     with pytest.raises(OptionError, match="no class 'cow'"):
         show(flat, tmp_path / "a.png", classes=["cow"])

@@ -403,7 +403,7 @@ def test_it_is_written_completely_or_not_at_all(
         path = tmp_path / "no" / "r.html" if error is OutputError else out
         with pytest.raises(error, match=message):
             write_report(place, path, workers=1)
-    with pytest.raises(OptionError, match="sample=0: expected a whole number, at least 1"):
+    with pytest.raises(OptionError, match="sample=0: expected an integer, at least 1"):
         write_report(encoded["png"], out, sample=0)
     out.write_text("an older one")
 

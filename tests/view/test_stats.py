@@ -94,7 +94,7 @@ def test_statistics_of_complete_splits_come_from_the_manifest(
 def test_any_number_of_threads_gives_the_same(encoded: dict[str, Path]) -> None:
     one, many = (stats(encoded["zstd"], histograms=True, workers=n) for n in (1, 5))
     assert one.to_json() == many.to_json()
-    with pytest.raises(OptionError, match="workers=0: expected a whole number, at least 1"):
+    with pytest.raises(OptionError, match="workers=0: expected an integer, at least 1"):
         stats(encoded["zstd"], histograms=True, workers=0)
 
 

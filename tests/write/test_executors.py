@@ -50,12 +50,12 @@ def test_processes(where: str | None, workers: int | None, expected: int) -> Non
 @pytest.mark.parametrize(
     ("where", "workers", "said"),
     [
-        ("process:0", None, "workers=0: expected a whole number, at least 1"),
+        ("process:0", None, "workers=0: expected an integer, at least 1"),
         ("process:", None, "expected process, process:N or dask://host:port"),
         ("process:-1", None, "expected process, process:N or dask://host:port"),
         ("ray://host", None, "executor 'ray://host': expected process, process:N or dask"),
-        ("process:2", 2, "2 workers and process:2: give one of them"),
-        ("dask://host:1", 2, "2 workers and dask://host:1: give one of them"),
+        ("process:2", 2, "2 workers and process:2: give only one of them"),
+        ("dask://host:1", 2, "2 workers and dask://host:1: give only one of them"),
     ],
 )
 def test_invalid_executors_are_rejected(where: str, workers: int | None, said: str) -> None:
@@ -108,7 +108,7 @@ def test_no_scheduler(monkeypatch: pytest.MonkeyPatch, tree: Path, tmp_path: Pat
     pytest.importorskip("distributed")
     monkeypatch.setattr(jobs, "WAIT_SECONDS", 0.5)
     place = f"dask://127.0.0.1:{free_port()}"
-    with pytest.raises(OptionError, match=f"{place}: no scheduler there; start one"):
+    with pytest.raises(OptionError, match=f"{place}: no scheduler answers; start one"):
         pack(tree, tmp_path / "out", executor=place)
     assert not (tmp_path / "out").exists()
 

@@ -521,7 +521,7 @@ def test_options_are_frozen() -> None:
 @pytest.mark.parametrize("workers", [0, -1])
 def test_fewer_than_one_worker_is_rejected(small_tree: Path, out: Path, workers: int) -> None:
     message = refused(small_tree, out, OptionError, workers=workers)
-    assert message == f"workers={workers}: expected a whole number, at least 1"
+    assert message == f"workers={workers}: expected an integer, at least 1"
 
 
 # --- Trees that cannot be packed --------------------------------------------------------------
@@ -608,7 +608,7 @@ def test_a_file_that_changes_between_scan_and_write(
 
     with pytest.raises(TreeError) as caught:
         pack(small_tree, out, workers=1, warn=warn)
-    assert said == ["left out, no image: notes.txt"]
+    assert said == ["left out, not images: notes.txt"]
     assert any(problem.startswith("train/b/1.png: ") for problem in caught.value.problems)
     assert len(caught.value.problems) == (3 if change == "its folder gone" else 1)
     assert not out.exists()
@@ -753,7 +753,7 @@ def test_an_output_whose_name_starts_with_the_trees(small_tree: Path) -> None:
 
 
 def test_a_url_with_an_unknown_scheme_is_rejected(small_tree: Path) -> None:
-    with pytest.raises(OptionError, match=r"^ftp://host/x: unknown kind of place"):
+    with pytest.raises(OptionError, match=r"^ftp://host/x: unknown scheme"):
         pack(small_tree, "ftp://host/x", workers=1)
 
 

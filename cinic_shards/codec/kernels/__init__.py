@@ -1,8 +1,8 @@
-"""The numba kernels: compiled loops over a whole batch that run without the GIL.
+"""The numba kernels: compiled loops over an entire batch that run without the GIL.
 
-Numba takes half a second to load, so it is loaded when a name is first asked for. Other modules
-import this package and call ``kernels.decode_png_batch(...)``: a process that only hands out jobs,
-or prints help, never loads numba.
+Numba takes half a second to load, so it is loaded on the first use of a kernel. Other modules
+import this package and call ``kernels.decode_png_batch(...)``: a process that only submits jobs, or
+prints help, never loads numba.
 """
 
 import importlib
@@ -16,7 +16,7 @@ _FILES = ("base", "blocks", "images", "permutation", "png")
 
 def __getattr__(name: str) -> Any:
     if not name.startswith("_"):
-        # All at once: no file is left to be imported later by a thread, while another one forks.
+        # Import all files at once, so that no thread imports one later while another thread forks.
         for file in _FILES:
             module = importlib.import_module(f"{__name__}.{file}")
             globals().update({n: value for n, value in vars(module).items() if n[0] != "_"})

@@ -1,4 +1,4 @@
-"""Loads numba; the decorators that compile kernels, and what several of them share."""
+"""Load numba; decorators that compile kernels, and functions that several kernels share."""
 
 import gc
 import os
@@ -9,19 +9,19 @@ from typing import Any
 import numpy as np
 
 _was_collecting = gc.isenabled()
-gc.disable()  # with torch loaded, the collections that this sets off take as long as all the rest
+gc.disable()  # with torch loaded, garbage collections would take half of the import's time
 try:
     import numba
     from numba.core.compiler_lock import global_compiler_lock
     from numba.core.registry import cpu_target
 
-    cpu_target.target_context.refresh()  # loads the other half of numba, or the first kernel would
+    cpu_target.target_context.refresh()  # loads the rest of numba now, not with the first kernel
 finally:
     if _was_collecting:
         gc.enable()
 
 if hasattr(os, "register_at_fork"):
-    # A process forked while another thread compiles would wait for that thread for ever.
+    # A process forked while another thread compiles would wait for that thread forever.
     os.register_at_fork(
         before=global_compiler_lock.acquire,
         after_in_parent=global_compiler_lock.release,
@@ -29,13 +29,13 @@ if hasattr(os, "register_at_fork"):
     )
 
 part = numba.njit
-"""Decorates a function that kernels call: compiled into each of them."""
+"""Decorator for a function that kernels call; it is compiled into each of them."""
 
 _can_cache = True
 
 
 def kernel(function: Callable[..., Any]) -> Any:
-    """``numba.njit(nogil=True, cache=True)``, without the cache where no folder is writable."""
+    """Apply ``numba.njit(nogil=True, cache=True)``; without a cache if no folder is writable."""
     global _can_cache
     if _can_cache:
         try:
@@ -51,13 +51,16 @@ def kernel(function: Callable[..., Any]) -> Any:
 
 
 def is_compiling() -> bool:
-    """Whether this thread is compiling a kernel: other threads may be waiting for it."""
+    """True if this thread is compiling a kernel; other threads may be waiting for it."""
     return bool(global_compiler_lock.is_locked())
 
 
 @part
 def mix(x):
-    """The output function of SplitMix64 (Steele, Lea, Flood 2014): every bit depends on all."""
+    """Apply the output function of SplitMix64 (Steele, Lea, Flood 2014) to a uint64.
+
+    Every output bit depends on all input bits.
+    """
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return x ^ (x >> np.uint64(31))

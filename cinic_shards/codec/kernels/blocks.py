@@ -1,8 +1,8 @@
-"""Blocks: where a row is, and the predictor of ``zstd``: pixels to what is left of them, and back.
+"""Blocks: find the block of a row, and the predictor of ``zstd``: pixels to residuals and back.
 
-Green is subtracted from red and blue. Of each plane a + b - c is subtracted, where a is the value
-on the left, b the one above, c the one above a; outside the image all are 0. All of it is modulo
-256, so going back is a running sum down the columns and one along the rows.
+Green is subtracted from red and blue. Then a + b - c is subtracted from each plane, where a is the
+value on the left, b the one above, c the one above a; outside the image all are 0. All arithmetic
+is modulo 256, so the inverse is a running sum down the columns and one along the rows.
 """
 
 import numpy as np
@@ -17,7 +17,7 @@ _THREE = np.uint64(3)
 
 @kernel
 def predict_batch(images, out):
-    """``images`` uint8 (N, H, W, 3) -> ``out`` uint8 (3, N, H, W), what the predictor leaves."""
+    """Compute the residuals of ``images`` uint8 (N, H, W, 3) into ``out`` uint8 (3, N, H, W)."""
     num_images, height, width, _ = images.shape
     for i in range(num_images):
         for y in range(height):
@@ -38,23 +38,23 @@ def predict_batch(images, out):
 
 
 @kernel
-def unpredict_batch(left_over, out):
-    """``left_over`` uint8, flat (3, N, H, W) -> ``out`` uint8 (N, H, W, 3)."""
+def unpredict_batch(residuals, out):
+    """Restore ``out`` uint8 (N, H, W, 3) from ``residuals`` uint8, flat (3, N, H, W)."""
     num_images, height, width, _ = out.shape
     pixels = out.reshape(-1)
     row_size = np.uint64(width)
     plane = np.uint64(num_images * height * width)
-    # Sums down the columns so far, of the three planes; the loop over them vectorises.
+    # Running sums down the columns of the three planes; the loop over them vectorises.
     columns = np.zeros(3 * width, np.uint8)
-    source = np.uint64(0)
+    row = np.uint64(0)
     to = np.uint64(0)
     for _ in range(num_images):
         columns[:] = 0
         for _ in range(height):
             for x in range(row_size):
-                columns[x] += left_over[source + x]
-                columns[row_size + x] += left_over[plane + source + x]
-                columns[_TWO * row_size + x] += left_over[_TWO * plane + source + x]
+                columns[x] += residuals[row + x]
+                columns[row_size + x] += residuals[plane + row + x]
+                columns[_TWO * row_size + x] += residuals[_TWO * plane + row + x]
             red = np.uint8(0)
             green = np.uint8(0)
             blue = np.uint8(0)
@@ -66,12 +66,12 @@ def unpredict_batch(left_over, out):
                 pixels[to + _ONE] = green
                 pixels[to + _TWO] = blue + green
                 to += _THREE
-            source += row_size
+            row += row_size
 
 
 @part
 def _block_of(row, block_starts, last):
-    """The block of a row, which is often that of the row before it."""
+    """Find the block of a row; ``last``, the block of the row before, is tried first."""
     if block_starts[last] <= row < block_starts[last + 1]:
         return last
     return np.searchsorted(block_starts, row, side="right") - 1
@@ -79,7 +79,13 @@ def _block_of(row, block_starts, last):
 
 @kernel
 def blocks_of_rows(rows, block_starts, out):
-    """The block of each row, into ``out`` int64 (N,)."""
+    """Find the block of each row, into ``out`` int64 (N,).
+
+    Args:
+        rows: int64 (N,).
+        block_starts: first row of each block, then the number of rows.
+        out: overwritten.
+    """
     block = 0
     for i in range(len(rows)):
         block = _block_of(rows[i], block_starts, block)
@@ -88,9 +94,17 @@ def blocks_of_rows(rows, block_starts, out):
 
 @kernel
 def addresses_of_rows(rows, block_starts, block_addresses, image_bytes, out):
-    """Where each row's image is, into ``out`` int64 (N,), where every block's address is known.
+    """Compute the address of each row's image, into ``out`` int64 (N,).
 
-    Returns -1, or the first block whose address is 0.
+    Args:
+        rows: int64 (N,).
+        block_starts: first row of each block, then the number of rows.
+        block_addresses: address of each block's first image; 0 if unknown.
+        image_bytes: size of an image in bytes.
+        out: overwritten.
+
+    Returns:
+        -1; or, as soon as a row needs it, the first block whose address is 0.
     """
     block = 0
     for i in range(len(rows)):

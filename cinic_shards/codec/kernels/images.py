@@ -1,4 +1,4 @@
-"""Decoded pixels: gathered from wherever they lie, augmented on the way, summed."""
+"""Decoded images: gather them from memory, augment them, sum up their pixels."""
 
 import numpy as np
 
@@ -9,7 +9,7 @@ _ONE = np.uint64(1)
 _TWO = np.uint64(2)
 _THREE = np.uint64(3)
 _CACHE_LINE = 64
-"""Bytes. Where it is another, only time is lost."""
+"""Bytes. On a CPU with a different size, this only costs time."""
 
 
 @kernel
@@ -19,7 +19,7 @@ def gather_images(addresses, out):
     size = height * width * 3
     to = out.ctypes.data
     for i in range(num_images):
-        if i + 2 < num_images:  # both pages that it is on: a random one is long looked for
+        if i + 2 < num_images:  # both pages of the image: a random page is slow to look up
             prefetch(addresses[i + 2])
             prefetch(addresses[i + 2] + size - 1)
         copy_bytes(to + i * size, addresses[i], size)
@@ -27,19 +27,26 @@ def gather_images(addresses, out):
 
 @kernel
 def draw_augmentations(ids, key, padding, flip, height, width, out):
-    """What chance does to each sample: a function of the key and its id alone.
+    """Draw the random augmentation of N samples, a function only of the key and a sample's id.
 
-    ``out`` int64 (N, 5): top and left of the crop in the padded image, 1 to flip it, row and column
-    of the middle of the cut-out square.
+    Args:
+        ids: int64 (N,).
+        key: uint64.
+        padding: pixels around an image before it is cropped.
+        flip: True to flip half of the images.
+        height: image height in pixels.
+        width: image width in pixels.
+        out: int64 (N, 5): top and left of the crop in the padded image, 1 to flip it, row and
+            column of the centre of the cut-out square; overwritten.
     """
     low = np.uint64(0xFFFFFFFF)
     half = np.uint64(32)
     for i in range(len(ids)):
         first = mix(key ^ mix(np.uint64(ids[i]) + np.uint64(0x9E3779B97F4A7C15)))
         second = mix(first + np.uint64(0x9E3779B97F4A7C15))
-        places = np.uint64(2 * padding + 1)
-        out[i, 0] = np.int64(((first >> half) * places) >> half)
-        out[i, 1] = np.int64(((first & low) * places) >> half)
+        positions = np.uint64(2 * padding + 1)
+        out[i, 0] = np.int64(((first >> half) * positions) >> half)
+        out[i, 1] = np.int64(((first & low) * positions) >> half)
         out[i, 2] = np.int64(second >> np.uint64(63)) if flip else 0
         out[i, 3] = np.int64((((second >> np.uint64(31)) & low) * np.uint64(height)) >> half)
         out[i, 4] = np.int64(((second & np.uint64(0x7FFFFFFF)) * np.uint64(width)) >> np.uint64(31))
@@ -50,22 +57,22 @@ def augment_images(addresses, draws, padding, cutout, fill, table, line, out):
     """Crop, flip, cut out and normalise N images in one pass.
 
     Args:
-        addresses: int64 (N,), of uint8 images (H, W, 3).
-        draws: what ``draw_augmentations`` gave.
-        padding: black pixels around an image before it is cropped to its old size.
-        cutout: side of the square that is filled; 0 for none.
-        fill: uint8 (3,), the colour of that square.
-        table: (3, 256), what each channel's values become; None to leave uint8 as it is.
-        line: float64 (2, 3 W), scale and offset of each value of a row, where
-            ``value * scale + offset`` in double precision, rounded once, is what the table says;
-            None to look values up. It vectorises: twice as fast.
-        out: (N, H, W, 3), of the table's dtype.
+        addresses: int64 (N,), addresses of uint8 images (H, W, 3).
+        draws: int64 (N, 5), see ``draw_augmentations``.
+        padding: black pixels around an image before it is cropped to its original size.
+        cutout: side of the filled square in pixels; 0 for none.
+        fill: uint8 (3,), the colour of this square.
+        table: (3, 256), the output for each value of each channel; None to keep uint8.
+        line: float64 (2, 3 W), scale and offset of each value of a row, if
+            ``value * scale + offset`` in double precision, rounded once, equals the table; it
+            vectorises and is twice as fast. None to use the table.
+        out: (N, H, W, 3), with the table's dtype; overwritten.
     """
     num_images, height, width, _ = out.shape
     flat = out.reshape(-1)
     row_bytes = 3 * width
     padded_row = row_bytes + 6 * padding
-    # Its border stays black: only the inside is written.
+    # The border stays black: only the inside is written.
     padded = np.zeros((height + 2 * padding) * padded_row, np.uint8)
     inside = padding * padded_row + 3 * padding
     columns = np.uint64(width)
@@ -75,15 +82,15 @@ def augment_images(addresses, draws, padding, cutout, fill, table, line, out):
         following = addresses[min(i + 1, num_images - 1)]
         left = draws[i, 1]
         if draws[i, 2]:
-            source = bytes_at(base, height * row_bytes)
+            image = bytes_at(base, height * row_bytes)
             for y in range(height):
                 last = np.uint64((y + 1) * row_bytes - 3)
                 to = np.uint64(inside + y * padded_row)
                 for x in range(columns):
-                    padded[to + _THREE * x] = source[last - _THREE * x]
-                    padded[to + _THREE * x + _ONE] = source[last - _THREE * x + _ONE]
-                    padded[to + _THREE * x + _TWO] = source[last - _THREE * x + _TWO]
-            left = 2 * padding - left  # of the crop in the mirrored image
+                    padded[to + _THREE * x] = image[last - _THREE * x]
+                    padded[to + _THREE * x + _ONE] = image[last - _THREE * x + _ONE]
+                    padded[to + _THREE * x + _TWO] = image[last - _THREE * x + _TWO]
+            left = 2 * padding - left  # in the mirrored image
             base = padded.ctypes.data
         elif padding > 0:
             for y in range(height):
@@ -91,7 +98,7 @@ def augment_images(addresses, draws, padding, cutout, fill, table, line, out):
                     padded.ctypes.data + inside + y * padded_row, base + y * row_bytes, row_bytes
                 )
             base = padded.ctypes.data
-        source = bytes_at(base, len(padded))
+        image = bytes_at(base, len(padded))
         for y in range(height):
             start = (draws[i, 0] + y) * padded_row + 3 * left
             row = np.uint64(start)
@@ -102,12 +109,12 @@ def augment_images(addresses, draws, padding, cutout, fill, table, line, out):
                 copy_bytes(flat.ctypes.data + np.int64(to), base + start, row_bytes)
             elif line is None:
                 for x in range(columns):
-                    flat[to + _THREE * x] = table[0, source[row + _THREE * x]]
-                    flat[to + _THREE * x + _ONE] = table[1, source[row + _THREE * x + _ONE]]
-                    flat[to + _THREE * x + _TWO] = table[2, source[row + _THREE * x + _TWO]]
+                    flat[to + _THREE * x] = table[0, image[row + _THREE * x]]
+                    flat[to + _THREE * x + _ONE] = table[1, image[row + _THREE * x + _ONE]]
+                    flat[to + _THREE * x + _TWO] = table[2, image[row + _THREE * x + _TWO]]
             else:
                 for x in range(values):
-                    exact = np.float64(source[row + x]) * line[0, x] + line[1, x]
+                    exact = np.float64(image[row + x]) * line[0, x] + line[1, x]
                     flat[to + x] = np.float32(exact)
         if cutout > 0:
             top = draws[i, 3] - cutout // 2
@@ -123,7 +130,7 @@ def augment_images(addresses, draws, padding, cutout, fill, table, line, out):
 def add_channel_sums(images, sums, square_sums):
     """Add the values and squared values of ``images`` uint8 (P, 3) to int64 sums of shape (3,)."""
     values = images.reshape(-1)
-    # A lane always sees the same channel, for 96 is a multiple of 3; so the loop vectorises.
+    # 96 is a multiple of 3, so a lane always sees the same channel and the loop vectorises.
     lane_sums = np.zeros(96, np.uint64)
     lane_squares = np.zeros(96, np.uint64)
     for start in range(np.uint64(0), np.uint64(len(values)), np.uint64(96)):
@@ -142,7 +149,7 @@ def add_histograms(images, groups, counts):
 
     Args:
         images: uint8, C-contiguous.
-        groups: int64 (N,), which of G groups an image is of.
+        groups: int64 (N,), the group of each image, below G.
         counts: int64 (G, 3, 256); added to.
     """
     num_images, height, width, _ = images.shape

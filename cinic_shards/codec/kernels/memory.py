@@ -1,7 +1,7 @@
 """Memory and C functions by address, for kernels.
 
-Memory that Python does not own as an array (a memory-mapped shard, a C library's functions) is
-passed as an integer address. Each caller keeps the memory alive and has checked its bounds.
+Memory and functions that are not a numpy array (a memory-mapped shard, a C library's functions) are
+passed as integer addresses. The caller keeps the memory alive and has checked its bounds.
 """
 
 import numpy as np
@@ -15,7 +15,7 @@ from cinic_shards.codec.kernels.base import part
 
 @intrinsic
 def _pointer(typing_context, address):
-    """An address as the pointer that ``numba.carray`` makes an array of."""
+    """Convert an address to the pointer that ``numba.carray`` expects."""
 
     def generate(context, builder, signature, arguments):
         return builder.inttoptr(arguments[0], cgutils.voidptr_t)
@@ -25,13 +25,13 @@ def _pointer(typing_context, address):
 
 @part
 def bytes_at(address, length):
-    """The bytes at an address as an array, uint8 (length,); nothing is copied."""
+    """Return the bytes at an address as an array, uint8 (length,); nothing is copied."""
     return carray(_pointer(address), (length,), np.uint8)
 
 
 @intrinsic
 def load_byte(typing_context, address):
-    """The byte at an address, int64."""
+    """Load the byte at an address, as int64."""
 
     def generate(context, builder, signature, arguments):
         pointer = builder.inttoptr(arguments[0], ir.IntType(8).as_pointer())
@@ -42,7 +42,7 @@ def load_byte(typing_context, address):
 
 @intrinsic
 def prefetch(typing_context, address):
-    """Let the processor begin to load what is at an address. Nothing depends on it."""
+    """Hint to the CPU to load the cache line at an address; it has no other effect."""
 
     def generate(context, builder, signature, arguments):
         byte, number = ir.IntType(8).as_pointer(), ir.IntType(32)
@@ -51,7 +51,7 @@ def prefetch(typing_context, address):
             builder.module, function_type, "llvm.prefetch.p0i8"
         )
         pointer = builder.inttoptr(arguments[0], byte)
-        # To be read, kept near, data.
+        # For reading, with high locality, into the data cache.
         builder.call(function, [pointer, number(0), number(3), number(1)])
         return context.get_dummy_value()
 
@@ -59,15 +59,15 @@ def prefetch(typing_context, address):
 
 
 @intrinsic
-def copy_bytes(typing_context, to, source, length):
-    """Copy ``length`` bytes from one address to another."""
+def copy_bytes(typing_context, to, start, length):
+    """Copy ``length`` bytes from address ``start`` to address ``to``."""
 
     def generate(context, builder, signature, arguments):
-        to, source, length = arguments
+        to, start, length = arguments
         cgutils.raw_memcpy(
             builder,
             builder.inttoptr(to, cgutils.voidptr_t),
-            builder.inttoptr(source, cgutils.voidptr_t),
+            builder.inttoptr(start, cgutils.voidptr_t),
             length,
             1,
         )

@@ -13,14 +13,28 @@ _NUM_ROUNDS = 8
 
 
 def choose(count: int, size: int, purpose: str, seed: int) -> NDArray[np.int64]:
-    """``count`` of range(size) by chance, int64; fewer of them are the first of more."""
+    """Choose ``count`` random numbers of range(size), without repetition.
+
+    Args:
+        count: how many.
+        size: size of the range.
+        purpose: part of the permutation's key, as is the seed.
+        seed: a smaller ``count`` with the same purpose and seed gives the first of these numbers.
+
+    Returns:
+        int64, shape (count,).
+    """
     out = np.empty(count, np.int64)
     permute(0, size, round_keys(purpose, seed, 0), out)
     return out
 
 
 def round_keys(purpose: str, seed: int, epoch: int) -> NDArray[np.uint64]:
-    """Round keys of one permutation: BLAKE2b over plan version, purpose, seed and epoch."""
+    """Derive the round keys of a permutation: BLAKE2b over plan version, purpose, seed and epoch.
+
+    Returns:
+        uint64, shape (8,).
+    """
     text = f"cinic-shards plan {PLAN_VERSION} {purpose} seed {seed} epoch {epoch}"
     digest = hashlib.blake2b(text.encode(), digest_size=8 * _NUM_ROUNDS).digest()
     return np.frombuffer(digest, "<u8").astype(np.uint64)
@@ -28,12 +42,12 @@ def round_keys(purpose: str, seed: int, epoch: int) -> NDArray[np.uint64]:
 
 @kernel
 def permute(start, size, keys, out):
-    """Where a keyed permutation of range(size) sends start, start + 1, ...: into ``out`` int64.
+    """Permute start, start + 1, ... by a keyed permutation of range(size), into ``out`` int64.
 
-    A Feistel network permutes the numbers of the fewest bits that hold ``size``; a result beyond
-    ``size`` is sent through again, which ends because the network is a permutation. The two
-    parts of a number differ by a bit where the bits are odd: each round changes one of them by a
-    function of the other, so it can be undone.
+    A Feistel network permutes the numbers with the fewest bits that can hold ``size``. A result
+    that is not below ``size`` is permuted again; this ends because the network is a permutation.
+    For an odd number of bits, the two parts of a number differ by one bit in length: each round
+    changes one part by a function of the other, so it can be inverted.
     """
     low_bits, low_mask, high_mask = feistel_masks(size)
     for i in range(len(out)):
@@ -42,7 +56,7 @@ def permute(start, size, keys, out):
 
 @part
 def feistel_masks(size):
-    """Bits of a number's low part, and the masks of its low and high part: see ``permute``."""
+    """Return the bits of a number's low part, and masks of both parts, uint64: see ``permute``."""
     bits = np.uint64(0)
     while bits < 63 and (np.int64(1) << np.int64(bits)) < size:
         bits += np.uint64(1)
@@ -54,7 +68,7 @@ def feistel_masks(size):
 
 @part
 def feistel(number, size, low_bits, low_mask, high_mask, keys, tweak):
-    """Where the permutation of range(size) with these keys and this tweak sends a number."""
+    """Permute one number of range(size) with these keys and this tweak, int64."""
     x = np.uint64(number)
     while True:
         low = x & low_mask
@@ -69,5 +83,5 @@ def feistel(number, size, low_bits, low_mask, high_mask, keys, tweak):
 
 @part
 def _round(x):
-    """The upper half of a product: every bit of the number and of its key has a part in it."""
+    """Return the upper half of a product; it depends on every bit of the number and its key."""
     return (x * np.uint64(0x9E3779B97F4A7C15)) >> np.uint64(32)

@@ -1,8 +1,8 @@
-"""PNG: the chunks, the inflate call and the row filters of a whole batch, in one kernel.
+"""PNG: parse chunks, call inflate and undo the row filters of an entire batch in one kernel.
 
-The fast path takes what nearly every file is: 8-bit RGB, not interlaced, no chunk that changes
-pixels. It only ever says "these are the pixels" or "not mine"; Pillow then decides what an
-unusual or damaged file means, so the package and Pillow agree on every file by construction.
+The fast path handles what nearly every file is: 8-bit RGB, not interlaced, no chunk that changes
+pixels. It either decodes a file or leaves it to Pillow, which then decides what an unusual or
+damaged file means. So the package and Pillow agree on every file by construction.
 """
 
 import numpy as np
@@ -24,7 +24,7 @@ _CRC_TABLE = _crc_table()
 
 @part
 def _crc32(address, length):
-    """CRC-32 a byte at a time: for the few bytes of a PNG's small chunks."""
+    """Compute a CRC-32 byte by byte, for the few bytes of a PNG's small chunks."""
     crc = np.uint32(0xFFFFFFFF)
     for i in range(length):
         index = (np.int64(crc) ^ load_byte(address + i)) & 0xFF
@@ -34,7 +34,14 @@ def _crc32(address, length):
 
 @kernel
 def crc32_batch(crc32, addresses, lengths, out):
-    """CRC-32 of N payloads; ``crc32`` is the address of libdeflate_crc32."""
+    """Compute the CRC-32 of N payloads into ``out`` uint32 (N,).
+
+    Args:
+        crc32: address of libdeflate_crc32.
+        addresses: int64 (N,).
+        lengths: sizes in bytes, int64 (N,).
+        out: overwritten.
+    """
     for i in range(len(addresses)):
         out[i] = np.uint32(call(crc32, 0, addresses[i], np.int64(lengths[i])) & 0xFFFFFFFF)
 
@@ -51,7 +58,7 @@ _SIGNATURE = _words(b"\x89PNG \r\n\x1a\n")
 
 @part
 def _load_u32(address):
-    """The big-endian 32-bit word at an address."""
+    """Load the big-endian 32-bit word at an address."""
     return (
         (load_byte(address) << 24)
         | (load_byte(address + 1) << 16)
@@ -62,7 +69,7 @@ def _load_u32(address):
 
 @part
 def _is_harmless(chunk, length):
-    """Whether Pillow reads a chunk of this type and length without any effect on the pixels."""
+    """True if Pillow reads a chunk of this type and length without any effect on the pixels."""
     return (
         (chunk == _GAMA and length == 4)
         or (chunk == _CHRM and length == 32)
@@ -76,10 +83,13 @@ def _is_harmless(chunk, length):
 
 @part
 def _find_png_data(address, length, height, width, joined):
-    """Find the compressed pixels of a PNG; ``(address, length)``, length 0 for "not mine".
+    """Find the compressed pixels of a PNG.
 
-    A file's only IDAT chunk is used where it lies; several are copied into ``joined``, a uint8
-    array that is at least as long as the file.
+    A single IDAT chunk is used in place; several are copied into ``joined``, a uint8 array that is
+    at least as long as the file.
+
+    Returns:
+        Address and length of the pixels; length 0 if Pillow must decode the file.
     """
     if length < 57:  # signature, IHDR, an empty IDAT and IEND
         return address, 0
@@ -140,7 +150,7 @@ def _find_png_data(address, length, height, width, joined):
 
 
 # The loops below index flat arrays with unsigned numbers: numba then neither counts references of
-# row slices nor looks for negative indices, and LLVM vectorises what it can.
+# row slices nor handles negative indices, and LLVM can vectorise.
 _ONE = np.uint64(1)
 _TWO = np.uint64(2)
 _THREE = np.uint64(3)
@@ -148,24 +158,24 @@ _THREE = np.uint64(3)
 
 @part
 def _unfilter_rgb(filtered, out, start, height, width):
-    """Undo PNG's row filters of one image.
+    """Undo the row filters of one image.
 
     ``filtered`` is uint8, flat (H, 1 + 3 W); the pixels go to ``out``, flat uint8, from ``start``.
-    Returns False where a filter byte is none of PNG's five.
+    Returns False if a filter byte is invalid.
     """
     stride = _THREE * np.uint64(width)
     row = np.uint64(0)
     to = np.uint64(start)
     above = to
     for y in range(height):
-        kind = filtered[row]
+        filter_type = filtered[row]
         row += _ONE
-        if kind == 4 and y > 0:
+        if filter_type == 4 and y > 0:
             _unfilter_paeth(filtered, row, out, above, to, stride)
-        elif kind == 2 and y > 0:
+        elif filter_type == 2 and y > 0:
             for x in range(stride):
                 out[to + x] = filtered[row + x] + out[above + x]
-        elif kind == 1 or kind == 4:  # Sub; Paeth with nothing above is Sub
+        elif filter_type == 1 or filter_type == 4:  # Sub; Paeth with nothing above is Sub
             a0 = np.uint8(0)
             a1 = np.uint8(0)
             a2 = np.uint8(0)
@@ -176,10 +186,10 @@ def _unfilter_rgb(filtered, out, start, height, width):
                 out[to + x] = a0
                 out[to + x + _ONE] = a1
                 out[to + x + _TWO] = a2
-        elif kind == 0 or kind == 2:  # None; Up with nothing above
+        elif filter_type == 0 or filter_type == 2:  # None; Up with nothing above
             for x in range(stride):
                 out[to + x] = filtered[row + x]
-        elif kind == 3:
+        elif filter_type == 3:
             for x in range(stride):
                 left = np.uint32(out[to + x - _THREE]) if x >= _THREE else np.uint32(0)
                 up = np.uint32(out[above + x]) if y > 0 else np.uint32(0)
@@ -194,10 +204,10 @@ def _unfilter_rgb(filtered, out, start, height, width):
 
 @part
 def _paeth(a, b, c):
-    """PNG's Paeth predictor of left a, above b and above-left c, without a branch.
+    """Compute PNG's Paeth predictor of left a, above b and above-left c, without a branch.
 
-    The nearest of a, b, c to a + b - c, in that order on ties, is the larger of a and b where
-    3c - a - b is at most the smaller, else the smaller where it is at least the larger, else c.
+    The nearest of a, b, c to a + b - c, in that order on ties, is the larger of a and b if
+    3c - a - b is at most the smaller, else the smaller if it is at least the larger, else c.
     """
     low = min(a, b)
     high = max(a, b)
@@ -207,7 +217,7 @@ def _paeth(a, b, c):
 
 @part
 def _unfilter_paeth(filtered, row, out, above, to, stride):
-    """One Paeth row; three channels side by side, to fill the wait for each one's last pixel."""
+    """Undo a Paeth row; three channels at once, since each waits for its previous pixel."""
     a0 = np.int32(0)
     a1 = np.int32(0)
     a2 = np.int32(0)
@@ -231,10 +241,16 @@ def _unfilter_paeth(filtered, row, out, above, to, stride):
 
 @kernel
 def decode_png_batch(inflate, allocate, release, addresses, lengths, out, done):
-    """Decode N PNGs into ``out`` uint8 (N, H, W, 3); ``done[i]`` says which of them it could.
+    """Decode N PNGs.
 
-    ``inflate``, ``allocate`` and ``release`` are the addresses of libdeflate_zlib_decompress,
-    libdeflate_alloc_decompressor and libdeflate_free_decompressor.
+    Args:
+        inflate: address of libdeflate_zlib_decompress.
+        allocate: address of libdeflate_alloc_decompressor.
+        release: address of libdeflate_free_decompressor.
+        addresses: int64 (N,).
+        lengths: sizes in bytes, int64 (N,).
+        out: uint8 (N, H, W, 3); overwritten.
+        done: bool (N,); set to True for decoded files, False for files that Pillow must decode.
     """
     num_images, height, width, _ = out.shape
     filtered = np.empty(height * (1 + 3 * width), np.uint8)
@@ -248,7 +264,7 @@ def decode_png_batch(inflate, allocate, release, addresses, lengths, out, done):
         )
         if data_length == 0 or decompressor == 0:
             continue
-        # With no place for the actual size, anything but exactly filtered.size bytes fails.
+        # Without a pointer for the actual size (0), any size but filtered.size is an error.
         status = call(
             inflate, decompressor, data, data_length, filtered.ctypes.data, filtered.size, 0
         )
@@ -262,7 +278,19 @@ def decode_png_batch(inflate, allocate, release, addresses, lengths, out, done):
 def find_png_data_batch(
     addresses, lengths, height, width, joined, joined_starts, data, data_lengths
 ):
-    """Where each of N PNGs has its compressed pixels, for an inflate that Python must call."""
+    """Find the compressed pixels of N PNGs, to be decompressed from Python.
+
+    Args:
+        addresses: int64 (N,).
+        lengths: sizes in bytes, int64 (N,).
+        height: expected height in pixels.
+        width: expected width in pixels.
+        joined: uint8 buffer for files with several IDAT chunks.
+        joined_starts: offset of each file's part of ``joined``, int64 (N,).
+        data: address of each file's compressed pixels, int64 (N,); overwritten.
+        data_lengths: their sizes in bytes, int64 (N,), 0 for files that Pillow must decode;
+            overwritten.
+    """
     for i in range(len(addresses)):
         data[i], data_lengths[i] = _find_png_data(
             addresses[i], np.int64(lengths[i]), height, width, joined[joined_starts[i] :]
@@ -271,7 +299,13 @@ def find_png_data_batch(
 
 @kernel
 def unfilter_batch(filtered, out, done):
-    """Undo the row filters of N images: ``filtered`` uint8 (N, H (1 + 3 W))."""
+    """Undo the row filters of N images.
+
+    Args:
+        filtered: uint8 (N, H (1 + 3 W)).
+        out: uint8 (N, H, W, 3); overwritten.
+        done: bool (N,); False images are skipped, and set to False if a filter byte is invalid.
+    """
     num_images, height, width, _ = out.shape
     pixels = out.reshape(-1)
     for i in range(num_images):

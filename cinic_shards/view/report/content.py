@@ -14,7 +14,7 @@ from cinic_shards.codec import kernels
 from cinic_shards.errors import DecodeError
 from cinic_shards.format import Manifest
 from cinic_shards.jobs import Progress
-from cinic_shards.options import number_of_workers, whole
+from cinic_shards.options import integer, number_of_workers
 from cinic_shards.read.columns import Columns
 from cinic_shards.read.dataset import Dataset
 from cinic_shards.read.map_images import Images, map_images
@@ -75,7 +75,7 @@ def gather(
 ) -> Content:
     """Read a dataset for its report; see ``report.write_report``."""
     workers = number_of_workers(workers)
-    sample, seed = whole("sample", sample, 1), whole("seed", seed)
+    sample, seed = integer("sample", sample, 1), integer("seed", seed)
     dataset = Dataset(path)
     reader = dataset.split(dataset.split_names)
     columns = reader.columns
