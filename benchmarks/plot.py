@@ -1,6 +1,6 @@
-r"""Turn the JSON lines of ``suite.py`` into plots, and into the tables of docs/benchmarks.md.
+r"""Turn the JSON lines of the suite into plots, and into the tables of docs/benchmarks.md.
 
-    python benchmarks/plot.py suite.jsonl --docs docs
+    python -m benchmarks.plot suite.jsonl --docs docs
 
 Writes ``docs/plots/*.svg``, a copy of the lines, and the part of ``docs/benchmarks.md`` between the
 marks; the rest of the page stays as it is.
@@ -16,15 +16,16 @@ import matplotlib as mpl
 
 mpl.use("Agg")
 import matplotlib.pyplot as plt
-from contenders import OURS
-from tables import Answers, number, sections
+
+from benchmarks.contenders import OURS
+from benchmarks.tables import Answers, number, sections
 
 BEGIN, END = "<!-- by benchmarks/plot.py: begin -->", "<!-- end -->"
 _OUR_COLOUR, _THEIR_COLOUR = "#4477aa", "#bbbbbb"
 
 
 def bars(axis: Any, title: str, values: dict[str, float]) -> None:
-    """A bar for each contender, the figure at its end; logarithmic: they differ by orders."""
+    """Draw a bar for each contender with its figure; logarithmic: they differ by orders."""
     names = list(values)
     colours = [_OUR_COLOUR if name.startswith(OURS) else _THEIR_COLOUR for name in names]
     drawn = axis.barh(names, list(values.values()), color=colours)
@@ -38,13 +39,13 @@ def bars(axis: Any, title: str, values: dict[str, float]) -> None:
 
 
 def save(figure: Any, path: Path) -> None:
-    """Without a date: the same lines give the same file."""
+    """Write a figure without a date: the same lines give the same file."""
     figure.savefig(path, metadata={"Date": None})
     plt.close(figure)
 
 
 def draw(answers: Answers, folder: Path) -> None:
-    """All plots."""
+    """Draw all plots."""
     mpl.rcParams["svg.hashsalt"] = "benchmarks"
     mpl.rcParams["svg.fonttype"] = "none"  # text, not outlines: smaller
     folder.mkdir(exist_ok=True)
@@ -90,13 +91,12 @@ def draw(answers: Answers, folder: Path) -> None:
 
 
 def draw_workers(answers: Answers, path: Path) -> None:
-    """A line for each contender."""
-    rates: dict[str, dict[int, float]] = {}
-    for row in answers.of("workers"):
-        rates.setdefault(row["contender"], {})[row["workers"]] = row["images_per_second"]
+    """Draw a line for each contender."""
     figure, axis = plt.subplots(figsize=(7, 4), layout="constrained")
     colours = [mpl.colormaps["tab20"](at) for at in range(20)]
-    for (name, found), colour in zip(rates.items(), itertools.cycle(colours), strict=False):
+    for (name, found), colour in zip(
+        answers.rates_by_workers().items(), itertools.cycle(colours), strict=False
+    ):
         ours = name.startswith(OURS)
         axis.plot(
             list(found), list(found.values()), marker="o", markersize=3, label=name, color=colour,

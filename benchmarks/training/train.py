@@ -23,12 +23,12 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, get_args
 
-import models
 import torch
 import torch.distributed as dist
-from recipe import Recipe, Setting
-from trainer import DivergedError, Run, StoppedError
 
+from benchmarks.training import models
+from benchmarks.training.recipe import Recipe, Setting
+from benchmarks.training.trainer import DivergedError, Run, StoppedError
 from cinic_shards.errors import CinicShardsError, OptionError
 from cinic_shards.loader.cache import CacheKind
 
@@ -143,7 +143,7 @@ def silent(text: str) -> None:
 
 def _draw(folder: Path) -> None:
     with suppress(ImportError):  # matplotlib is optional
-        from plot_training import plot_curves
+        from benchmarks.training.plot import plot_curves
 
         plot_curves([folder / "log.csv"], folder / "curves.png")
 

@@ -17,11 +17,18 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import models
-from recipe import Recipe
-from train import add_options, ended, is_first, recipe_of, run_all, say, setting_of
-from training_table import mean_and_deviation
-
+from benchmarks.training import models
+from benchmarks.training.recipe import Recipe
+from benchmarks.training.table import mean_and_deviation
+from benchmarks.training.train import (
+    add_options,
+    ended,
+    is_first,
+    recipe_of,
+    run_all,
+    say,
+    setting_of,
+)
 from cinic_shards.errors import OptionError
 from cinic_shards.format.provenance import origins_named
 from cinic_shards.read.dataset import Dataset
@@ -125,7 +132,7 @@ def main() -> None:
 
 def _draw(errors: Mapping[str, Mapping[str, Sequence[float]]], picture: Path) -> None:
     try:
-        from plot_training import plot_shift
+        from benchmarks.training.plot import plot_shift
     except ImportError:
         say(f"no {picture}: matplotlib is not installed")
         return

@@ -17,8 +17,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import models
-from recipe import Recipe
+from benchmarks.training import models
+from benchmarks.training.recipe import Recipe
 
 PUBLISHED: Mapping[str, Mapping[str, str]] = {
     "train": {

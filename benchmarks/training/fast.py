@@ -22,11 +22,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from evaluation import Evaluation, error_of
-from models import Residual, conv_norm_relu
 from torch import Tensor, nn
-from train import ended, say
 
+from benchmarks.training.evaluation import Evaluation, error_of
+from benchmarks.training.models import Residual, conv_norm_relu
+from benchmarks.training.train import ended, say
 from cinic_shards import Augment, Batch, ShardLoader, Subset
 
 

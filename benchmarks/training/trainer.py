@@ -11,15 +11,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
-import models
 import numpy as np
 import torch
 import torch.distributed as dist
-from evaluation import Evaluation, Scores, error_of
-from recipe import Recipe, Setting
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from benchmarks.training import models
+from benchmarks.training.evaluation import Evaluation, Scores, error_of
+from benchmarks.training.recipe import Recipe, Setting
 from cinic_shards import Augment, Batch, ShardLoader, Subset, __version__
 from cinic_shards.errors import OptionError
 

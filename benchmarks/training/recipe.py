@@ -4,9 +4,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-import models
 import torch
 
+from benchmarks.training import models
 from cinic_shards.errors import OptionError
 from cinic_shards.loader.cache import CacheKind
 
