@@ -47,7 +47,8 @@ def measure(jobs: Jobs, rounds: int, seconds: float) -> list[dict[str, Any]]:
         {
             "contender": name,
             "images_per_second": round(statistics.median(values), 1),
-            "images_per_second_all": [round(value, 1) for value in values],
+            "range": [round(min(values), 1), round(max(values), 1)],
+            "rounds": len(values),
         }
         for name, values in rates.items()
     ]
@@ -58,6 +59,12 @@ def parts(count: int, size: int) -> list[slice]:
     return [slice(start, min(start + size, count)) for start in range(0, count, size)]
 
 
+def blocks_of(reader: SplitReader) -> list[slice]:
+    """Rows of each block."""
+    starts = reader.block_starts.tolist()
+    return [*map(slice, starts[:-1], starts[1:])]
+
+
 class Bare:
     """The bare kernels, over all images of a split, on as many threads as cores."""
 
@@ -66,8 +73,8 @@ class Bare:
         self._zstd, self._png = zstd, png
         self._shape = raw.image_shape
         self._images = np.empty((len(raw), *self._shape), np.uint8)
-        for start, stop in zip(raw.block_starts[:-1], raw.block_starts[1:], strict=True):
-            raw.read_images(np.arange(start, stop), self._images[start:stop])
+        for block, rows in enumerate(blocks_of(raw)):
+            raw.read_block(block, self._images[rows])
         self._table = torch.from_numpy(self._images.reshape(len(raw), -1))
         self._rows = np.random.default_rng(0).permutation(len(raw))
         self._torch_rows = torch.from_numpy(self._rows)
@@ -94,12 +101,11 @@ class Bare:
             transform.on_cpu(addresses[part], draws[part], out)
 
         batches = parts(len(self._rows), BATCH)
-        blocks = [*map(slice, self._zstd.block_starts[:-1], self._zstd.block_starts[1:])]
         flat = self._table.shape[1:]
         return {
             "index_select": self._job(select_new, batches, flat),
             "index_select, reused": self._job(select, batches, flat),
-            "decoding its blocks": self._job(decode_block, blocks, self._shape),
+            "decoding its blocks": self._job(decode_block, blocks_of(self._zstd), self._shape),
             "decoding batches": self._job(decode_pngs, batches, self._shape),
             "augmenting alone": self._job(augment, batches, self._shape, torch.float32),
         }

@@ -132,11 +132,11 @@ _VERIFY: list[Column] = [
     ("of both", "verify", "share", plain),
 ]
 _KERNELS: list[Column] = [
-    ("images/s", "kernels", "images_per_second", with_spread),
+    ("images/s", "kernels", "images_per_second", plain),
     ("of", "kernels", "of", text),
     ("share", "kernels", "share", plain),
 ]
-_AUGMENT: list[Column] = [("images/s", "augment", "images_per_second", with_spread)]
+_AUGMENT: list[Column] = [("images/s", "augment", "images_per_second", plain)]
 
 
 def table(heads: list[str], rows: Iterator[list[str]]) -> list[str]:
@@ -179,7 +179,7 @@ def decode_table(answers: Answers) -> list[str]:
     counts = {}
     for row in answers.of("decode"):
         rates.setdefault(row["contender"], {})[row["threads"]] = row["images_per_second"]
-        counts[row["threads"]] = f"{row['threads']} threads, images/s"
+        counts[row["threads"]] = f"images/s, threads: {row['threads']}"
     return by_count(rates, counts)
 
 

@@ -1,4 +1,4 @@
-r"""How much do all ranks read in the order ``window``, how many blocks does each hold, how it mixes?
+r"""How much do ranks read and hold in the order ``window``, and how well does it mix?
 
 Simulated, no dataset is read: in an epoch each rank reads a block when it first needs it, and holds
 it until it needs it no more. CINIC-10's 270,000 samples with a global batch G of 512, and 10,000

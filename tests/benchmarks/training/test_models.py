@@ -1,8 +1,9 @@
 """The published models: as many parameters as published, and each of them learns."""
 
-import models
 import pytest
 import torch
+
+from benchmarks.training import models
 
 SEVEN = tuple(models.PUBLISHED_PARAMETERS)
 
@@ -35,9 +36,9 @@ def test_one_training_step(name: str) -> None:
     loss.backward()
     optimizer.step()
     assert torch.isfinite(loss)
-    for old, (place, parameter) in zip(before, model.named_parameters(), strict=True):
-        assert parameter.grad is not None and parameter.grad.abs().sum() > 0, place
-        assert not torch.equal(old, parameter), place
+    for old, (name, parameter) in zip(before, model.named_parameters(), strict=True):
+        assert parameter.grad is not None and parameter.grad.abs().sum() > 0, name
+        assert not torch.equal(old, parameter), name
 
 
 @pytest.mark.parametrize("name", models.NAMES)
