@@ -111,27 +111,39 @@ def draw_workers(answers: Answers, path: Path) -> None:
     save(figure, path)
 
 
+def write_page(lines: Path, docs: Path) -> None:
+    """Draw the plots of a run, and rewrite its part of ``docs/benchmarks.md``.
+
+    Raises:
+        ValueError: the page does not have the two marks.
+    """
+    answers = Answers(lines)
+    page = docs / "benchmarks.md"
+    text = page.read_text(encoding="utf-8")
+    if text.count(BEGIN) != 1 or text.count(END) != 1:
+        raise ValueError(f"{page}: expected one line {BEGIN} and one {END}")
+    before, rest = text.split(BEGIN)
+    after = rest.split(END)[1]
+    draw(answers, docs / "plots")
+    kept = docs / "plots" / "benchmarks.jsonl"
+    if lines.resolve() != kept.resolve():
+        shutil.copyfile(lines, kept)
+    made = "\n\n".join(sections(answers))
+    page.write_text(f"{before}{BEGIN}\n\n{made}\n\n{END}{after}", encoding="utf-8")
+
+
 def main() -> None:
     """Draw, and rewrite the page's part."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("lines", type=Path)
-    parser.add_argument("--docs", type=Path, required=True)
+    parser.add_argument("lines", type=Path, help="of the suite")
+    parser.add_argument("--docs", type=Path, required=True, help="folder of benchmarks.md")
     args = parser.parse_args()
-    answers = Answers(args.lines)
-    page = args.docs / "benchmarks.md"
-    text = page.read_text(encoding="utf-8")
-    if text.count(BEGIN) != 1 or text.count(END) != 1:
-        parser.error(f"{page}: expected one line {BEGIN} and one {END}")
-    before, rest = text.split(BEGIN)
-    after = rest.split(END)[1]
-    draw(answers, args.docs / "plots")
-    kept = args.docs / "plots" / "benchmarks.jsonl"
-    if args.lines.resolve() != kept.resolve():
-        shutil.copyfile(args.lines, kept)
-    made = "\n\n".join(sections(answers))
-    page.write_text(f"{before}{BEGIN}\n\n{made}\n\n{END}{after}", encoding="utf-8")
+    try:
+        write_page(args.lines, args.docs)
+    except ValueError as error:
+        parser.error(str(error))
 
 
 if __name__ == "__main__":

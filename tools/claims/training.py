@@ -1,9 +1,9 @@
 """Does a short run on a CPU learn, and does one that is killed end with the same weights?
 
-``benchmarks/training/train.py`` trains its tiny model twice, at the same time, with one thread each.
-One run is left alone. The other one is killed by ``kill -9`` twice, within an epoch, and goes on from its
-last checkpoint. Weights, optimizer and log must be equal, to the bit. On a given tree they learn
-from CIFAR-10's part of the training split, and are tested on CIFAR-10's test set.
+``benchmarks.training.train`` trains its tiny model twice, at the same time, with one thread each.
+One run is left alone. The other one is killed by ``kill -9`` twice, within an epoch, and goes on
+from its last checkpoint. Weights, optimizer and log must be equal, to the bit. On a given tree they
+learn from CIFAR-10's part of the training split, and are tested on CIFAR-10's test set.
 """
 
 import csv

@@ -122,7 +122,11 @@ def test_a_run_learns_and_keeps_its_log(finished_run: Path) -> None:
     assert not list(finished_run.glob("*.partial"))
 
 
-@pytest.mark.parametrize("stop_at", [1, 4, 5, 7], ids=lambda step: f"step {step}")
+@pytest.mark.parametrize(
+    "stop_at",
+    [4, 5, *(pytest.param(step, marks=pytest.mark.real) for step in (1, 7))],
+    ids=lambda step: f"step {step}",
+)
 def test_a_stopped_run_resumes_exactly(
     shards: str, finished_run: Path, tmp_path: Path, stop_at: int
 ) -> None:
@@ -177,6 +181,7 @@ def test_origin_and_fraction_choose_the_images(shards: str, tmp_path: Path) -> N
     assert recipe.name == "tiny-train+valid-imagenet-of-0.5-seed0"
 
 
+@pytest.mark.real
 def test_mixed_precision(shards: str, finished_run: Path, tmp_path: Path) -> None:
     train(shards, tmp_path, Recipe(model="tiny", epochs=1, batch_size=50, lr=0.05, amp=True))
     mine, theirs = float(rows(tmp_path)[0]["loss"]), float(rows(finished_run)[0]["loss"])
@@ -196,6 +201,7 @@ def test_the_table_has_every_published_error_and_ours_beside_it(finished_run: Pa
     assert sum(line.endswith("| | 0 | |") for line in lines) == 5 + 7
 
 
+@pytest.mark.real
 def test_distribution_shift_by_origin(shards: str, tmp_path: Path) -> None:
     parts = shift.fractions(shards, "train", equal=True)
     assert parts == {"all": 60 / 270, "cifar": 1, "imagenet": 60 / 210}
@@ -226,6 +232,13 @@ def test_shift_needs_both_origins(tmp_path: Path) -> None:
         shift.fractions(str(tmp_path / "shards"), "train", equal=False)
 
 
+def test_the_fast_recipe_runs(shards: str) -> None:
+    recipe = fast.Fast(epochs=1, batch_size=10, width=2, fraction=0.1)
+    outcome = fast.Bench(shards, recipe, CPU, by_compiler=False).run(0)
+    assert 0 <= outcome.accuracy < 1 and 0 < outcome.loss < 5 and outcome.seconds > 0
+
+
+@pytest.mark.real
 def test_the_fast_recipe_learns_and_a_seed_is_a_run(shards: str) -> None:
     recipe = fast.Fast(epochs=3, batch_size=30, width=8, peak_lr=0.2)
     bench = fast.Bench(shards, recipe, CPU, by_compiler=False)
@@ -263,6 +276,7 @@ def test_compiling_compiles_the_model(shards: str, finished_run: Path, tmp_path:
 TINY_OPTIONS = ("--model", "tiny", "--epochs", 2, "--batch-size", 50, "--lr", 0.05, "--workers", 1)
 
 
+@pytest.mark.real
 def test_the_command_prints_mean_and_deviation(
     shards: str, finished_run: Path, tmp_path: Path
 ) -> None:
@@ -313,6 +327,7 @@ def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
         time.sleep(0.02)
 
 
+@pytest.mark.real
 def test_a_mistake_is_one_line(shards: str, tmp_path: Path) -> None:
     process = run_script("train", shards, "--train-split", "trian", "--out", tmp_path)
     _, error = process.communicate(timeout=60)
