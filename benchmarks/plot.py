@@ -6,7 +6,6 @@ Writes ``docs/plots/*.svg``, a copy of the lines, and the part of ``docs/benchma
 marks; the rest of the page stays as it is.
 """
 
-import argparse
 import itertools
 import shutil
 from pathlib import Path
@@ -17,6 +16,7 @@ import matplotlib as mpl
 mpl.use("Agg")
 import matplotlib.pyplot as plt
 
+from benchmarks import argument_parser
 from benchmarks.contenders import OURS
 from benchmarks.tables import Answers, number, sections
 
@@ -134,9 +134,7 @@ def write_page(lines: Path, docs: Path) -> None:
 
 def main() -> None:
     """Draw, and rewrite the page's part."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argument_parser(__doc__)
     parser.add_argument("lines", type=Path, help="of the suite")
     parser.add_argument("--docs", type=Path, required=True, help="folder of benchmarks.md")
     args = parser.parse_args()

@@ -12,7 +12,6 @@ them; figures are medians.
 ``questions/`` has the questions and how each is measured; docs/benchmarks.md has the answers.
 """
 
-import argparse
 import json
 import os
 import platform
@@ -25,6 +24,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
+from benchmarks import argument_parser
 from benchmarks.contenders import CONTENDERS
 from benchmarks.contenders.base import Contender, samples_of
 from benchmarks.environments import python_of
@@ -96,9 +96,7 @@ def run(suite: Suite, contenders: list[Contender], questions: set[str]) -> Itera
 
 def main() -> None:
     """Run all questions and write a JSON line for each answer."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argument_parser(__doc__)
     parser.add_argument("--tree", type=Path, required=True, help="folder of <split>/<class>/*.png")
     parser.add_argument("--split", default="train")
     parser.add_argument("--out", type=Path, required=True, help="JSON lines")

@@ -13,13 +13,13 @@ rank holds its lanes' blocks and two more; samples move as far as in a permutati
 0.334). docs/order.md has the tables.
 """
 
-import argparse
 import json
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks import argument_parser
 from cinic_shards.loader.plan import EpochPlan
 
 BLOCK_SIZE = 1024
@@ -103,9 +103,7 @@ def quality(case: Case, order: NDArray[np.int64]) -> dict[str, float]:
 
 def main() -> None:
     """Simulate all cases."""
-    argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    ).parse_args()
+    argument_parser(__doc__).parse_args()
     for name, case in CASES.items():
         lanes = case.plan().num_lanes
         for world in case.worlds:

@@ -12,7 +12,6 @@ Result, of CINIC-10's size: 1,818 bytes; higher levels are no smaller, small blo
 only MED (1,782) is smaller, and a running sum does not undo it. docs/performance.md has the table.
 """
 
-import argparse
 import json
 import time
 
@@ -20,6 +19,7 @@ import numpy as np
 import zstandard
 from numpy.typing import NDArray
 
+from benchmarks import argument_parser
 from cinic_shards.read.dataset import Dataset
 
 NUM_IMAGES = 8192
@@ -75,9 +75,7 @@ def measure(
 
 def main() -> None:
     """Measure all ways."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argument_parser(__doc__)
     parser.add_argument("shards", help="a dataset, in any encoding")
     parser.add_argument("--split", default="train")
     args = parser.parse_args()

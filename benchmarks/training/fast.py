@@ -14,7 +14,6 @@ shards, copying the training split to the device, and training; testing does not
 warm-up of ten steps before the first run, in which ``--compile`` compiles.
 """
 
-import argparse
 import dataclasses
 import statistics
 import sys
@@ -25,6 +24,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from benchmarks import argument_parser
 from benchmarks.training.evaluation import Evaluation, error_of
 from benchmarks.training.models import Residual, conv_norm_relu
 from benchmarks.training.train import ended, say
@@ -217,9 +217,7 @@ def summary(values: list[float], digits: int) -> str:
 
 def main() -> None:
     """Run n times; print each run, then mean and deviation."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argument_parser(__doc__)
     parser.add_argument("shards", help="folder or URL that cinic-shard pack wrote to")
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--seed", type=int, default=0, help="of the first run")

@@ -7,11 +7,12 @@ resolution, no pooling before the first stage, and a mean over the remaining pix
 classifier. Convolutions have no bias if batch norm follows. Torch initialises the weights.
 """
 
-import argparse
 from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor, nn
+
+from benchmarks import argument_parser
 
 PUBLISHED_PARAMETERS = {
     "vgg16": 14.7,
@@ -298,9 +299,7 @@ def num_parameters(model: nn.Module) -> int:
 
 def main() -> None:
     """Print the parameters of each model."""
-    argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    ).parse_args()
+    argument_parser(__doc__).parse_args()
     print("| model | parameters | published |\n| --- | ---: | ---: |")
     for name in NAMES:
         published = PUBLISHED_PARAMETERS.get(name)

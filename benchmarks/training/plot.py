@@ -3,7 +3,6 @@
 python -m benchmarks.training.plot runs/*/log.csv curves.png
 """
 
-import argparse
 import csv
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,6 +12,8 @@ import matplotlib as mpl
 mpl.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.ticker import MaxNLocator
+
+from benchmarks import argument_parser
 
 _COLOURS = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#888888")
 
@@ -77,9 +78,7 @@ def plot_shift(errors: Mapping[str, Mapping[str, float]], picture: Path) -> None
 
 def main() -> None:
     """Read the logs and write the picture."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argument_parser(__doc__)
     parser.add_argument("logs", type=Path, nargs="+")
     parser.add_argument("picture", type=Path)
     args = parser.parse_args()

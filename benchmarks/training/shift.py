@@ -11,12 +11,12 @@ difference and not their number. Runs are those of ``train.py``, kept and resume
 table is printed and written to ``shift.md``, the plot to ``shift.png``.
 """
 
-import argparse
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks import argument_parser
 from benchmarks.training import models
 from benchmarks.training.recipe import Recipe
 from benchmarks.training.table import mean_and_deviation
@@ -87,9 +87,7 @@ def table(
 
 def main() -> None:
     """Train on the three sets with each seed; print the table and draw the plot."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argument_parser(__doc__)
     add_options(parser)
     parser.set_defaults(out=Path("runs-shift"))
     parser.add_argument("--model", default="resnet18", choices=models.NAMES)

@@ -8,7 +8,6 @@ the mean and, for several seeds, the deviation (of the sample); a row says in wh
 recipe differs from the published one.
 """
 
-import argparse
 import json
 import statistics
 import sys
@@ -17,6 +16,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from benchmarks import argument_parser
 from benchmarks.training import models
 from benchmarks.training.recipe import Recipe
 
@@ -98,9 +98,7 @@ def table(results: Iterable[Mapping[str, Any]]) -> str:
 
 def main() -> None:
     """Read the results and print the table."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argument_parser(__doc__)
     parser.add_argument("runs", type=Path, help="the --out of train.py")
     args = parser.parse_args()
     results = read_results(args.runs)

@@ -26,6 +26,7 @@ from typing import Any, get_args
 import torch
 import torch.distributed as dist
 
+from benchmarks import argument_parser
 from benchmarks.training import models
 from benchmarks.training.recipe import Recipe, Setting
 from benchmarks.training.trainer import DivergedError, Run, StoppedError
@@ -178,9 +179,7 @@ def is_first() -> bool:
 
 def main() -> None:
     """Train, and print mean and deviation of each model's test error."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argument_parser(__doc__)
     add_options(parser)
     parser.add_argument("--model", nargs="+", default=["resnet18"], choices=models.NAMES)
     parser.add_argument("--train-origin", default="all", choices=ORIGINS)
