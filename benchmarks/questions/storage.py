@@ -81,10 +81,11 @@ def verify(suite: Suite) -> Iterator[Row]:
             "share": round(verify / (sha256sum + epoch), 3),
         }
 
-    cores = len(os.sched_getaffinity(0))
-    for contender in suite.ours().values():
+    settings = dict.fromkeys(suite.ours().values(), len(os.sched_getaffinity(0)))
+    if not settings:
+        yield {"reason": "needs a contender of this package"}
+    for contender in settings:
         warm(suite.folder(contender))
-    settings = dict.fromkeys(suite.ours().values(), cores)
     yield from medians(suite, one_by_one(suite, settings, ask, repeats=suite.repeats))
 
 
