@@ -74,7 +74,7 @@ def with_spread(row: Row, figure: str) -> str:
     return text
 
 
-def whole(row: Row, figure: str) -> str:
+def integer(row: Row, figure: str) -> str:
     """All digits before the point."""
     return f"{row[figure]:,.0f}"
 
@@ -106,19 +106,19 @@ _SPEED: list[Column] = [
 ]
 _STORAGE: list[Column] = [
     ("packing, s", "pack", "seconds", seconds_or_none),
-    ("bytes an image", "pack", "bytes_per_image", whole),
-    ("of the disk", "pack", "disk_bytes_per_image", whole),
+    ("bytes an image", "pack", "bytes_per_image", integer),
+    ("of the disk", "pack", "disk_bytes_per_image", integer),
     ("memory, MB", "memory", "pss_mb", plain),
     ("without mapped files, MB", "memory", "own_mb", plain),
 ]
 _S3: list[Column] = [
     ("images/s", "s3", "images_per_second", plain),
     ("CPU seconds a million", "s3", "cpu_seconds_per_million", plain),
-    ("requests", "s3", "requests", whole),
+    ("requests", "s3", "requests", integer),
 ]
 _STREAM: list[Column] = [
     ("images/s", "stream", "images_per_second", with_spread),
-    ("bytes an image", "stream", "bytes_per_image", whole),
+    ("bytes an image", "stream", "bytes_per_image", integer),
 ]
 _TRAIN: list[Column] = [
     ("training, images/s", "train", "images_per_second", with_spread),
