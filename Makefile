@@ -64,13 +64,13 @@ DOCS ?= $(RESULTS)
 bench: $(INSTALLED)
 	@mkdir -p $(RESULTS)
 	test -e $(TREE) || $(BIN)/python tools/make_demo_tree.py $(TREE) --per-class 1000
-	$(BIN)/python benchmarks/suite.py --tree $(TREE) --out $(RESULTS)/suite.jsonl --scratch $(RESULTS) $(BENCH)
+	$(BIN)/python -m benchmarks.suite --tree $(TREE) --out $(RESULTS)/suite.jsonl --scratch $(RESULTS) $(BENCH)
 	@test -e $(DOCS)/benchmarks.md || cp docs/benchmarks.md $(DOCS)
-	$(BIN)/python benchmarks/plot.py $(RESULTS)/suite.jsonl --docs $(DOCS)
+	$(BIN)/python -m benchmarks.plot $(RESULTS)/suite.jsonl --docs $(DOCS)
 	@echo "$(RESULTS)/suite.jsonl, $(DOCS)/benchmarks.md and $(DOCS)/plots"
 
 bench-env: $(INSTALLED)
-	$(BIN)/python benchmarks/environments.py
+	$(BIN)/python -m benchmarks.environments
 
 # Every claim runs, also after one that does not hold; the exit status tells.
 claims: $(INSTALLED)

@@ -1,8 +1,9 @@
-"""The contenders' environments: those that do not install beside this package get one of their own.
+"""Make virtual environments for the contenders that do not install beside this package.
 
     make bench-env
 
-Each has torch as ``constraints.txt`` pins it. What cannot be installed is said, and left out.
+Each has torch as ``constraints.txt`` pins it. An environment that cannot be made is reported and
+left out.
 """
 
 import shutil
@@ -13,19 +14,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
+"""The repository."""
 FOLDER = ROOT / ".bench-envs"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Environment:
-    """What to install."""
+    """Packages of an environment."""
 
     packages: tuple[str, ...]
-    """By pip, beside torch and what ``worker.py`` needs."""
+    """Installed by pip, beside torch and what ``worker.py`` needs."""
     pkg_config: tuple[str, ...] = ()
-    """Libraries of the system that it is compiled against."""
+    """System libraries that they are compiled against."""
     how: str = ""
-    """Where those come from."""
+    """How to install those."""
 
 
 ENVIRONMENTS = {
@@ -37,18 +39,18 @@ ENVIRONMENTS = {
     "streaming": Environment(packages=("mosaicml-streaming", "litdata", "torchvision")),
     "grain": Environment(packages=("grain", "array-record")),
 }
-"""By name; "project" is this package's own."""
+"""Environments by name; "project" is this package's own."""
 
 
 def python_of(environment: str) -> Path:
-    """Its interpreter, which may not exist."""
+    """The environment's interpreter, which may not exist."""
     if environment == "project":
         return Path(sys.executable)
     return FOLDER / environment / "bin" / "python"
 
 
 def missing_libraries(environment: Environment) -> list[str]:
-    """Of the system."""
+    """System libraries that are not installed."""
     if environment.pkg_config and shutil.which("pkg-config") is None:
         return ["pkg-config", *environment.pkg_config]
     return [
@@ -59,7 +61,7 @@ def missing_libraries(environment: Environment) -> list[str]:
 
 
 def install(name: str) -> bool:
-    """Make an environment; say why where it cannot be made."""
+    """Make an environment; return False, and print why, if it cannot be made."""
     environment = ENVIRONMENTS[name]
     if missing := missing_libraries(environment):
         print(f"{name}: left out, {', '.join(missing)} not found. {environment.how}")
@@ -78,10 +80,10 @@ def install(name: str) -> bool:
 
 
 def main() -> None:
-    """Make all that are not there."""
+    """Make all environments that do not exist."""
     for name in ENVIRONMENTS:
         if python_of(name).exists():
-            print(f"{name}: there")
+            print(f"{name}: exists")
         else:
             install(name)
 

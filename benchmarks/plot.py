@@ -1,12 +1,11 @@
-r"""Turn the JSON lines of ``suite.py`` into plots, and into the tables of docs/benchmarks.md.
+r"""Turn the JSON lines of the suite into plots, and into the tables of docs/benchmarks.md.
 
-    python benchmarks/plot.py suite.jsonl --docs docs
+    python -m benchmarks.plot suite.jsonl --docs docs
 
 Writes ``docs/plots/*.svg``, a copy of the lines, and the part of ``docs/benchmarks.md`` between the
 marks; the rest of the page stays as it is.
 """
 
-import argparse
 import itertools
 import shutil
 from pathlib import Path
@@ -16,15 +15,17 @@ import matplotlib as mpl
 
 mpl.use("Agg")
 import matplotlib.pyplot as plt
-from contenders import OURS
-from tables import Answers, number, sections
+
+from benchmarks import argument_parser
+from benchmarks.contenders import OURS
+from benchmarks.tables import Answers, number, sections
 
 BEGIN, END = "<!-- by benchmarks/plot.py: begin -->", "<!-- end -->"
 _OUR_COLOUR, _THEIR_COLOUR = "#4477aa", "#bbbbbb"
 
 
 def bars(axis: Any, title: str, values: dict[str, float]) -> None:
-    """A bar for each contender, the figure at its end; logarithmic: they differ by orders."""
+    """Draw a bar for each contender with its figure; logarithmic: they differ by orders."""
     names = list(values)
     colours = [_OUR_COLOUR if name.startswith(OURS) else _THEIR_COLOUR for name in names]
     drawn = axis.barh(names, list(values.values()), color=colours)
@@ -38,13 +39,13 @@ def bars(axis: Any, title: str, values: dict[str, float]) -> None:
 
 
 def save(figure: Any, path: Path) -> None:
-    """Without a date: the same lines give the same file."""
+    """Write a figure without a date: the same lines give the same file."""
     figure.savefig(path, metadata={"Date": None})
     plt.close(figure)
 
 
 def draw(answers: Answers, folder: Path) -> None:
-    """All plots."""
+    """Draw all plots."""
     mpl.rcParams["svg.hashsalt"] = "benchmarks"
     mpl.rcParams["svg.fonttype"] = "none"  # text, not outlines: smaller
     folder.mkdir(exist_ok=True)
@@ -90,13 +91,12 @@ def draw(answers: Answers, folder: Path) -> None:
 
 
 def draw_workers(answers: Answers, path: Path) -> None:
-    """A line for each contender."""
-    rates: dict[str, dict[int, float]] = {}
-    for row in answers.of("workers"):
-        rates.setdefault(row["contender"], {})[row["workers"]] = row["images_per_second"]
+    """Draw a line for each contender."""
     figure, axis = plt.subplots(figsize=(7, 4), layout="constrained")
     colours = [mpl.colormaps["tab20"](at) for at in range(20)]
-    for (name, found), colour in zip(rates.items(), itertools.cycle(colours), strict=False):
+    for (name, found), colour in zip(
+        answers.rates_by_workers().items(), itertools.cycle(colours), strict=False
+    ):
         ours = name.startswith(OURS)
         axis.plot(
             list(found), list(found.values()), marker="o", markersize=3, label=name, color=colour,
@@ -111,27 +111,37 @@ def draw_workers(answers: Answers, path: Path) -> None:
     save(figure, path)
 
 
-def main() -> None:
-    """Draw, and rewrite the page's part."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("lines", type=Path)
-    parser.add_argument("--docs", type=Path, required=True)
-    args = parser.parse_args()
-    answers = Answers(args.lines)
-    page = args.docs / "benchmarks.md"
+def write_page(lines: Path, docs: Path) -> None:
+    """Draw the plots of a run, and rewrite its part of ``docs/benchmarks.md``.
+
+    Raises:
+        ValueError: the page does not have the two marks.
+    """
+    answers = Answers(lines)
+    page = docs / "benchmarks.md"
     text = page.read_text(encoding="utf-8")
     if text.count(BEGIN) != 1 or text.count(END) != 1:
-        parser.error(f"{page}: expected one line {BEGIN} and one {END}")
+        raise ValueError(f"{page}: expected one line {BEGIN} and one {END}")
     before, rest = text.split(BEGIN)
     after = rest.split(END)[1]
-    draw(answers, args.docs / "plots")
-    kept = args.docs / "plots" / "benchmarks.jsonl"
-    if args.lines.resolve() != kept.resolve():
-        shutil.copyfile(args.lines, kept)
+    draw(answers, docs / "plots")
+    kept = docs / "plots" / "benchmarks.jsonl"
+    if lines.resolve() != kept.resolve():
+        shutil.copyfile(lines, kept)
     made = "\n\n".join(sections(answers))
     page.write_text(f"{before}{BEGIN}\n\n{made}\n\n{END}{after}", encoding="utf-8")
+
+
+def main() -> None:
+    """Draw, and rewrite the page's part."""
+    parser = argument_parser(__doc__)
+    parser.add_argument("lines", type=Path, help="of the suite")
+    parser.add_argument("--docs", type=Path, required=True, help="folder of benchmarks.md")
+    args = parser.parse_args()
+    try:
+        write_page(args.lines, args.docs)
+    except ValueError as error:
+        parser.error(str(error))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A contender's process, seen from the runner: requests, answers, memory, and its end."""
+"""A process of a benchmark, seen from the suite: requests, answers, memory, and its end."""
 
 import json
 import os
@@ -10,46 +10,56 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import Event, Thread
-from types import TracebackType
 from typing import Any
 
 import psutil
 
-WORKER = Path(__file__).with_name("worker.py")
+from benchmarks.environments import ROOT
+
 _TIMEOUT_SECONDS = 900.0
 _PATIENCE_SECONDS = 5.0
 
 
 class ContenderError(Exception):
-    """A contender failed; tells why in a line."""
+    """A contender failed; the message is one line."""
 
 
 class Process:
-    """A worker; use as a context manager: it and all that it started are gone afterwards."""
+    """A process that answers requests; leaving its context ends it and all that it started.
 
-    def __init__(self, python: Path, log: Path, environment: Mapping[str, str]) -> None:
+    Args:
+        python: the interpreter.
+        log: gets what it and its libraries print.
+        module: runs ``worker.answer``.
+        environment: variables beside those of this process.
+    """
+
+    def __init__(
+        self,
+        python: Path,
+        log: Path,
+        *,
+        module: str = "benchmarks.worker",
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
         log.parent.mkdir(parents=True, exist_ok=True)
         self.log = log
         self.started = time.perf_counter()
+        path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
         with open(log, "ab") as errors:
             self._process = subprocess.Popen(
-                [python, WORKER],
+                [python, "-m", module],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=errors,
-                env=os.environ | environment,
+                env={**os.environ, "PYTHONPATH": path, **(environment or {})},
                 start_new_session=True,  # so that what it leaves behind can be ended with it
             )
 
     def __enter__(self) -> "Process":
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         assert self._process.stdin is not None and self._process.stdout is not None
         self.resume()
         self._process.stdin.close()
@@ -60,11 +70,11 @@ class Process:
         self._process.stdout.close()
 
     def pause(self) -> None:
-        """Stop it and its workers, which else read ahead while another one is measured."""
+        """Stop it and its workers, which would read ahead while others are measured."""
         self._signal(signal.SIGSTOP)
 
     def resume(self) -> None:
-        """Let it go on."""
+        """Continue."""
         self._signal(signal.SIGCONT)
 
     def _signal(self, number: signal.Signals) -> None:
@@ -72,7 +82,7 @@ class Process:
             os.killpg(self._process.pid, number)
 
     def ask(self, do: str, **options: Any) -> dict[str, Any]:
-        """One request's answer.
+        """Send one request and return its answer.
 
         Raises:
             ContenderError: the contender failed, ended, or did not answer in time.
@@ -93,20 +103,38 @@ class Process:
             raise ContenderError(f"{answer['error']}; see {self.log}")
         return answer
 
-    @contextmanager
-    def watched(self) -> Iterator[dict[str, float]]:
-        """Most memory of the process and its descendants while this lasts, in MB.
+    def memory_mb(self) -> dict[str, float]:
+        """Memory of the process and its descendants now, in MB (Linux).
 
         ``pss_mb``: proportional set size. ``own_mb``: the part that no file backs: a mapped file
-        is the page cache's, and goes when memory is short.
+        is in the page cache, which the system can empty.
         """
+        found = {"pss_mb": 0.0, "own_mb": 0.0}
+        this = psutil.Process(self._process.pid)
+        for process in (this, *this.children(recursive=True)):
+            try:
+                text = Path(f"/proc/{process.pid}/smaps_rollup").read_text()
+            except OSError:  # it has ended
+                continue
+            fields = dict(line.split(":", 1) for line in text.splitlines() if ":" in line)
+            sizes = {
+                name: int(value.split()[0]) / 1000
+                for name, value in fields.items()
+                if "kB" in value
+            }
+            found["pss_mb"] += sizes["Pss"]
+            found["own_mb"] += sizes["Pss_Anon"] + sizes["Pss_Shmem"]
+        return found
+
+    @contextmanager
+    def watched(self) -> Iterator[dict[str, float]]:
+        """The largest ``memory_mb`` while this lasts."""
         most = {"pss_mb": 0.0, "own_mb": 0.0}
         done = Event()
 
         def watch() -> None:
             while not done.wait(0.05):
-                found = memory_mb(self._process.pid)
-                for name, value in found.items():
+                for name, value in self.memory_mb().items():
                     most[name] = max(most[name], value)
 
         thread = Thread(target=watch)
@@ -116,21 +144,3 @@ class Process:
         finally:
             done.set()
             thread.join()
-
-
-def memory_mb(pid: int) -> dict[str, float]:
-    """Of a process and its descendants, now (Linux)."""
-    found = {"pss_mb": 0.0, "own_mb": 0.0}
-    this = psutil.Process(pid)
-    for process in (this, *this.children(recursive=True)):
-        try:
-            text = Path(f"/proc/{process.pid}/smaps_rollup").read_text()
-        except OSError:  # it has ended
-            continue
-        fields = dict(line.split(":", 1) for line in text.splitlines() if ":" in line)
-        sizes = {
-            name: int(value.split()[0]) / 1000 for name, value in fields.items() if "kB" in value
-        }
-        found["pss_mb"] += sizes["Pss"]
-        found["own_mb"] += sizes["Pss_Anon"] + sizes["Pss_Shmem"]
-    return found

@@ -1,85 +1,116 @@
-"""What the questions share: the run, its processes, and turns that contenders take."""
+"""One run of the suite, and what its questions share: processes, turns, medians."""
 
 import os
 import statistics
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from contenders import OURS
-from contenders.base import Contender, samples_of
-from environments import python_of
-from processes import ContenderError, Process
+from benchmarks.contenders import OURS
+from benchmarks.contenders.base import Contender, samples_of
+from benchmarks.environments import python_of
+from benchmarks.processes import ContenderError, Process
 
 Row = dict[str, Any]
-Ask = Callable[[Process], Row]
+Settings = dict[Contender, int]
+"""Contender -> number of workers."""
+Answer = tuple[Contender, int, Row]
 
 
 @dataclass(kw_only=True)
 class Suite:
-    """One run: what is measured, where, and what is known so far."""
+    """A run: what is measured, where, and what is known so far."""
 
     split: Path
     num_images: int
     scratch: Path
     repeats: int
     seconds: float
-    """Of a glance, its beginning too; a third of it is the least that epochs are timed for."""
+    """Length of a glance, its start included; epochs are timed for a third of it or more."""
     latency_seconds: float
     bytes_a_second: float
     say: Callable[[str], None]
     contenders: list[Contender] = field(default_factory=list)
     """Those that are installed and have not failed."""
     versions: dict[str, Row] = field(default_factory=dict)
-    rates: dict[str, dict[int, float]] = field(default_factory=dict)
-    """By contender and number of workers, uint8."""
+    rates: dict[Contender, dict[int, float]] = field(default_factory=dict)
+    """Images a second by number of workers, uint8, warm."""
 
     def log(self, name: str) -> Path:
-        """Where a contender's libraries talk."""
+        """The file where a process and its libraries print."""
         return self.scratch / "logs" / f"{slug(name)}.log"
 
     def folder(self, contender: Contender) -> Path:
-        """What ``build`` wrote."""
+        """The contender's dataset."""
         return self.scratch / slug(contender.name)
 
     def small(self, contender: Contender) -> Path:
-        """The same for the small dataset."""
+        """The contender's small dataset, which loads its libraries."""
         return self.scratch / f"{slug(contender.name)}-small"
 
-    def start(self, contender: Contender, **environment: str) -> Process:
-        """A process of its own."""
-        return Process(python_of(contender.environment), self.log(contender.name), environment)
+    def ours(self) -> dict[str, Contender]:
+        """This package's contenders by their encoding."""
+        return {
+            contender.name.rpartition(", ")[2]: contender
+            for contender in self.contenders
+            if contender.library == OURS
+        }
 
-    def chosen(self) -> dict[Contender, int]:
-        """Those that go on, and their number of workers."""
-        best: dict[str, tuple[float, Contender, int]] = {}
-        for contender in self.contenders:
-            for workers, rate in self.rates.get(contender.name, {}).items():
-                key = contender.name if contender.library == OURS else contender.library
-                if key not in best or rate > best[key][0]:
-                    best[key] = rate, contender, workers
-        return {contender: workers for _, contender, workers in best.values()}
+    def start(self, contender: Contender, **environment: str) -> Process:
+        """Start the contender's process."""
+        python = python_of(contender.environment)
+        return Process(python, self.log(contender.name), environment=environment)
+
+    def start_here(self, module: str) -> Process:
+        """Start a process of this package's own environment."""
+        return Process(python_of("project"), self.log(module), module=module)
+
+    def open(self, process: Process, contender: Contender, **reading: Any) -> Row:
+        """Open the contender's loader."""
+        out = str(self.folder(contender))
+        return process.ask("open", contender=contender.name, out=out, reading=reading)
+
+    def load_libraries(self, process: Process, contender: Contender, workers: int) -> None:
+        """Read the small dataset, so that libraries are imported and kernels compiled."""
+        out, reading = str(self.small(contender)), {"workers": workers}
+        process.ask("open", contender=contender.name, out=out, reading=reading)
+        process.ask("check")
+
+    def glance(self, process: Process, contender: Contender, **reading: Any) -> Row:
+        """Measure a rate in the middle of ``seconds``."""
+        self.open(process, contender, **reading)
+        return rate(process.ask("glance", seconds=self.seconds))
+
+    def chosen(self) -> Settings:
+        """The best settings by ``rates``."""
+        return best_settings(self.rates)
 
     def fail(self, contender: Contender, error: ContenderError) -> Row:
-        """A row that says so."""
+        """Report an error; return it as a row."""
         self.say(f"{contender.name}: failed: {error}")
         return {"contender": contender.name, "error": str(error)}
 
 
+def best_settings(rates: Mapping[Contender, Mapping[int, float]]) -> Settings:
+    """The fastest contender of each library, of ours each one, and its best number of workers."""
+    best: dict[str, tuple[float, Contender, int]] = {}
+    for contender, by_workers in rates.items():
+        for workers, value in by_workers.items():
+            key = contender.name if contender.library == OURS else contender.library
+            if key not in best or value > best[key][0]:
+                best[key] = value, contender, workers
+    return {contender: workers for _, contender, workers in best.values()}
+
+
 def slug(name: str) -> str:
-    """For the name of a folder."""
+    """The name of a folder or file."""
     return "".join(letter if letter.isalnum() else "-" for letter in name)
 
 
-def open_loader(process: Process, contender: Contender, folder: Path, **reading: Any) -> None:
-    """Open one folder by one contender."""
-    process.ask("open", contender=contender.name, out=str(folder), reading=reading)
-
-
 def rate(answer: Row) -> Row:
-    """Of an answer of ``epochs``."""
+    """Rate and cost of an answer that has images, seconds and CPU seconds."""
     return {
         "images_per_second": round(answer["images"] / answer["seconds"], 1),
         "cpu_seconds_per_million": round(1e6 * answer["cpu_seconds"] / answer["images"], 3),
@@ -87,10 +118,10 @@ def rate(answer: Row) -> Row:
 
 
 def files(folder: Path) -> Iterator[Path]:
-    """Below a folder, links to folders too."""
-    for place, _, names in os.walk(folder, followlinks=True):
+    """Files below a folder, through links to folders too."""
+    for parent, _, names in os.walk(folder, followlinks=True):
         for name in names:
-            yield Path(place, name)
+            yield Path(parent, name)
 
 
 def warm(folder: Path) -> None:
@@ -108,31 +139,53 @@ def cool(folder: Path) -> None:
         os.close(descriptor)
 
 
-def glance(suite: Suite, process: Process, contender: Contender, **reading: Any) -> Row:
-    """A rate over a few seconds."""
-    open_loader(process, contender, suite.folder(contender), **reading)
-    return rate(process.ask("glance", seconds=suite.seconds))
+def one_by_one(
+    suite: Suite, settings: Settings, ask: Callable[[Contender, int], Row], *, repeats: int = 1
+) -> Iterator[Answer]:
+    """Ask contender by contender, in each repeat; ``ask`` starts a fresh process."""
+    for repeat in range(repeats):
+        for contender, count in settings.items():
+            suite.say(f"{contender.name}, {repeat + 1} of {repeats}")
+            try:
+                row = ask(contender, count)
+            except ContenderError as error:
+                row = suite.fail(contender, error)
+            yield contender, count, row
 
 
 def in_turn(
-    suite: Suite, settings: dict[Contender, int], *, augmented: bool, ask: Ask
-) -> Iterator[tuple[Contender, int, Row]]:
-    """Answers of open loaders, contender by contender in each repeat; the others are stopped."""
+    suite: Suite,
+    settings: Settings,
+    ask: Callable[[Process], Row],
+    *,
+    start: Callable[[Contender], Process] | None = None,
+    reading: Callable[[Contender], Row] = lambda contender: {},
+) -> Iterator[Answer]:
+    """Ask open loaders, contender by contender in each repeat; the others are stopped meanwhile.
+
+    An epoch comes before that does not count; without augmentation its contents are checked.
+
+    Args:
+        suite: the run.
+        settings: who takes part.
+        ask: measures a process whose loader is open.
+        start: starts a contender's process; default: ``suite.start``.
+        reading: options of ``Reading`` beside the number of workers.
+    """
     with ExitStack() as stack:
         opened: dict[Contender, Process] = {}
         checked: dict[Contender, Row] = {}
         for contender, count in settings.items():
             warm(suite.folder(contender))
-            process = stack.enter_context(suite.start(contender))
+            process = stack.enter_context((start or suite.start)(contender))
             suite.say(f"{contender.name}: the epoch that does not count")
+            options = reading(contender)
+            least = suite.seconds / 3
             try:
-                open_loader(
-                    process, contender, suite.folder(contender), workers=count, augmented=augmented
-                )
-                least = suite.seconds / 3
-                if not augmented:
+                suite.open(process, contender, workers=count, **options)
+                if not options.get("augmented"):
                     checked[contender] = process.ask("check")
-                if augmented or checked[contender].pop("seconds") < least:
+                if contender not in checked or checked[contender].pop("seconds") < least:
                     # On a small tree, an epoch is too short to compile or to start everything.
                     process.ask("epochs", least_seconds=least, most_seconds=suite.seconds)
                 opened[contender] = process
@@ -153,26 +206,25 @@ def in_turn(
                 yield contender, settings[contender], row
 
 
-def medians(suite: Suite, answers: Iterator[tuple[Contender, int, Row]]) -> Iterator[Row]:
-    """A row for each contender: the median of each figure, and all of them."""
-    rows: dict[Contender, list[Row]] = {}
-    counts = {}
+def medians(suite: Suite, answers: Iterable[Answer]) -> Iterator[Row]:
+    """A row for each setting: the median of each measured figure, and all its values."""
+    rows: dict[tuple[Contender, int], list[Row]] = {}
     for contender, count, row in answers:
         if "error" in row:
             yield row | {"workers": count}
-            rows.pop(contender, None)
+            rows.pop((contender, count), None)
         else:
-            rows.setdefault(contender, []).append(row)
-            counts[contender] = count
-    for contender, found in rows.items():
-        row = {"contender": contender.name, "workers": counts[contender]}
+            rows.setdefault((contender, count), []).append(row)
+    for (contender, count), found in rows.items():
+        row = {"contender": contender.name, "workers": count}
         if labels := found[0].get("labels"):
             expected = [0] * len(labels)
             for _, label in samples_of(suite.split):
                 expected[label] += 1
             row |= {"kind": found[0]["kind"], "every_image_once": labels == expected}
-        for name, value in found[0].items():
-            if isinstance(value, float) and name not in ("mean", "deviation"):
+        for name in found[0]:
+            if name not in ("labels", "kind", "mean", "deviation"):
                 values = [one[name] for one in found]
-                row |= {name: statistics.median(values), f"{name}_all": values}
+                row[name] = statistics.median(values)
+                row |= {f"{name}_all": values} if len(values) > 1 else {}
         yield row

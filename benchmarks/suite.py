@@ -1,20 +1,20 @@
-r"""How do the ways to read CINIC-10 compare? Every contender, every question, one run.
+r"""Compare the ways to read CINIC-10: every contender, every question, one run.
 
 Each contender stores and reads the same split of the same tree in a process of its own environment,
-with its documented best settings (``contenders/``); it is skipped, with the reason, where it is not
+with its documented best settings (``contenders/``); it is skipped, with the reason, if it is not
 installed. Contenders take turns, repeat by repeat, so that a machine that slows down slows all of
-them; the table has medians and the spread.
+them; figures are medians.
 
-    make bench-env                                     # once: environments for some contenders
-    python benchmarks/suite.py --tree ./cinic --out suite.jsonl
-    python benchmarks/plot.py suite.jsonl --docs docs  # tables and plots
+    make bench-env                                       # once: environments for some contenders
+    python -m benchmarks.suite --tree ./cinic --out suite.jsonl
+    python -m benchmarks.plot suite.jsonl --docs docs    # tables and plots
 
-The questions, and how each is asked, are in ``questions.py``; the answers in docs/benchmarks.md.
+``questions/`` has the questions and how each is measured; docs/benchmarks.md has the answers.
 """
 
-import argparse
 import json
 import os
+import platform
 import shutil
 import sys
 import tempfile
@@ -24,17 +24,34 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from contenders import CONTENDERS
-from contenders.base import Contender, samples_of
-from environments import ROOT, python_of
-from processes import ContenderError, Process
-from questions import QUESTIONS
-from runs import Suite
+from benchmarks import argument_parser
+from benchmarks.contenders import CONTENDERS
+from benchmarks.contenders.base import Contender, samples_of
+from benchmarks.environments import python_of
+from benchmarks.processes import ContenderError, Process
+from benchmarks.questions import QUESTIONS, with_needed
+from benchmarks.runs import Suite
 
 
 def say(text: str) -> None:
-    """To the one who waits."""
+    """Print progress."""
     print(f"{datetime.now(UTC):%H:%M:%S} {text}", file=sys.stderr, flush=True)
+
+
+def machine() -> dict[str, Any]:
+    """Processor, cores and memory."""
+    model = platform.processor() or platform.machine()
+    if Path("/proc/cpuinfo").exists():
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        names = (line.split(": ")[1] for line in lines if line.startswith("model name"))
+        model = next(names, model)
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    return {
+        "system": f"{platform.system()} {platform.machine()}",
+        "processor": model,
+        "cores": len(os.sched_getaffinity(0)),
+        "memory_gib": round(memory, 1),
+    }
 
 
 def installed(suite: Suite, contenders: list[Contender]) -> Iterator[dict[str, Any]]:
@@ -43,7 +60,7 @@ def installed(suite: Suite, contenders: list[Contender]) -> Iterator[dict[str, A
         python = python_of(environment)
         names = [one.name for one in contenders if one.environment == environment]
         if python.exists():
-            with Process(python, suite.log(environment), {}) as process:
+            with Process(python, suite.log(environment)) as process:
                 found = process.ask("describe", contenders=names)
         else:
             reason = f"no environment {environment!r}; make bench-env makes it"
@@ -58,29 +75,46 @@ def installed(suite: Suite, contenders: list[Contender]) -> Iterator[dict[str, A
     suite.contenders.sort(key=[*CONTENDERS.values()].index)
 
 
+def run(suite: Suite, contenders: list[Contender], questions: set[str]) -> Iterator[dict[str, Any]]:
+    """A row for each answer."""
+    yield from installed(suite, contenders)
+    yield {
+        "question": "run",
+        "machine": machine(),
+        "date": f"{datetime.now(UTC):%Y-%m-%d}",
+        "images": suite.num_images,
+        "repeats": suite.repeats,
+        "latency_seconds": suite.latency_seconds,
+        "bytes_a_second": suite.bytes_a_second,
+        "versions": suite.versions,
+    }
+    for name in with_needed(questions):
+        say(f"--- {name}")
+        for row in QUESTIONS[name](suite):
+            yield {"question": name, **row}
+
+
 def main() -> None:
-    """Run all questions and print a JSON line for each answer."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    """Run all questions and write a JSON line for each answer."""
+    parser = argument_parser(__doc__)
     parser.add_argument("--tree", type=Path, required=True, help="folder of <split>/<class>/*.png")
     parser.add_argument("--split", default="train")
     parser.add_argument("--out", type=Path, required=True, help="JSON lines")
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--seconds", type=float, default=3.0, help="length of a glance")
     parser.add_argument(
-        "--seconds", type=float, default=3.0, help="of a glance, such as at workers"
-    )
-    parser.add_argument("--questions", nargs="+", choices=QUESTIONS, default=[*QUESTIONS])
+        "--questions", nargs="+", choices=QUESTIONS, default=[*QUESTIONS], metavar="QUESTION",
+        help=f"default: all of {', '.join(map(repr, QUESTIONS))}",
+    )  # fmt: skip
     parser.add_argument(
         "--contenders", nargs="+", default=["*"], metavar="PATTERN", help="such as 'FFCV*'"
     )
     parser.add_argument("--scratch", type=Path, help="where to build; default: a temporary folder")
-    parser.add_argument("--latency", type=float, default=0.03, help="of S3, seconds a request")
-    parser.add_argument("--bandwidth", type=float, default=20e6, help="of S3, a connection's")
+    parser.add_argument("--latency", type=float, default=0.03, help="S3: seconds a request")
+    parser.add_argument(
+        "--bandwidth", type=float, default=20e6, help="S3: bytes a second of a connection"
+    )
     args = parser.parse_args()
-    sys.path += [str(ROOT / "tools"), str(ROOT / "tools" / "claims")]  # the servers, and claim.py
-    from claim import machine
-
     wanted = [
         contender
         for name, contender in CONTENDERS.items()
@@ -91,7 +125,7 @@ def main() -> None:
     folder = args.tree.resolve() / args.split
     if not folder.is_dir():
         parser.error(f"--tree: no folder {folder}")
-    scratch = Path(tempfile.mkdtemp(prefix="bench-", dir=args.scratch))
+    scratch = Path(tempfile.mkdtemp(prefix="bench-", dir=args.scratch)).resolve()
     args.out.parent.mkdir(parents=True, exist_ok=True)
     suite = Suite(
         split=folder,
@@ -105,28 +139,8 @@ def main() -> None:
     )
     try:
         with open(args.out, "w") as out:
-
-            def write(row: dict[str, Any]) -> None:
+            for row in run(suite, wanted, {*args.questions}):
                 print(json.dumps(row), file=out, flush=True)
-
-            for row in installed(suite, wanted):
-                write(row)
-            write({
-                "question": "run",
-                "machine": machine(),
-                "date": f"{datetime.now(UTC):%Y-%m-%d}",
-                "images": suite.num_images,
-                "repeats": args.repeats,
-                "latency_seconds": args.latency,
-                "bytes_a_second": args.bandwidth,
-                "versions": suite.versions,
-                "cores": len(os.sched_getaffinity(0)),
-            })  # fmt: skip
-            for name in QUESTIONS:
-                if name in ("pack", "workers", *args.questions):  # the others need these two
-                    say(f"--- {name}")
-                    for row in QUESTIONS[name](suite):
-                        write({"question": name, **row})
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     say(f"{args.out} is written")

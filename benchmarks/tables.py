@@ -1,43 +1,52 @@
-"""The answers of ``suite.py`` as Markdown: what ``plot.py`` writes into docs/benchmarks.md."""
+"""The answers of the suite as Markdown: ``plot.py`` writes it into docs/benchmarks.md."""
 
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from contenders import OURS
+from benchmarks.contenders import OURS
 
 Row = dict[str, Any]
 
 
 class Answers:
-    """A run's rows, by question."""
+    """The rows of a run, by question."""
 
     def __init__(self, path: Path) -> None:
-        rows = [json.loads(line) for line in path.read_text().splitlines()]
         self.rows: dict[str, list[Row]] = {}
-        for row in rows:
+        for line in path.read_text().splitlines():
+            row = json.loads(line)
             self.rows.setdefault(row["question"], []).append(row)
         self.run = self.rows["run"][0]
-        self.names = list(dict.fromkeys(row["contender"] for row in self.of("pack")))
 
     def of(self, question: str) -> list[Row]:
-        """Those that are answers; failures are elsewhere."""
-        return [row for row in self.rows.get(question, []) if "error" not in row]
+        """The question's answers, without failures."""
+        return [row for row in self.rows.get(question, []) if not failed(row)]
 
     def by_name(self, question: str, figure: str) -> dict[str, Any]:
         """Contender -> figure."""
         return {row["contender"]: row[figure] for row in self.of(question)}
 
+    def rates_by_workers(self) -> dict[str, dict[int, float]]:
+        """Contender -> number of workers -> images a second."""
+        rates: dict[str, dict[int, float]] = {}
+        for row in self.of("workers"):
+            rates.setdefault(row["contender"], {})[row["workers"]] = row["images_per_second"]
+        return rates
+
     def failures(self) -> list[Row]:
-        """What went wrong, and what was left out."""
-        return [
-            row for rows in self.rows.values() for row in rows if "error" in row or "reason" in row
-        ]
+        """Rows of what failed or was left out."""
+        return [row for rows in self.rows.values() for row in rows if failed(row)]
+
+
+def failed(row: Row) -> bool:
+    """True if a row is an error, or a reason why something was left out."""
+    return "error" in row or "reason" in row
 
 
 def number(value: float | None) -> str:
-    """Three digits that count."""
+    """Three significant digits."""
     if value is None:
         return ""
     if value >= 100:
@@ -46,8 +55,17 @@ def number(value: float | None) -> str:
     return f"{value:.3g}"
 
 
+Cell = Callable[[Row, str], str]
+"""A row and the name of one of its figures, as text."""
+
+
+def plain(row: Row, figure: str) -> str:
+    """Three significant digits."""
+    return number(row.get(figure))
+
+
 def with_spread(row: Row, figure: str) -> str:
-    """The median, and how far the others lie from it."""
+    """The median, and half the range of the values."""
     values = row.get(f"{figure}_all", [])
     text = number(row[figure])
     if len(values) > 1 and row[figure]:
@@ -56,105 +74,117 @@ def with_spread(row: Row, figure: str) -> str:
     return text
 
 
+def integer(row: Row, figure: str) -> str:
+    """All digits before the point."""
+    return f"{row[figure]:,.0f}"
+
+
+def seconds_or_none(row: Row, figure: str) -> str:
+    """Seconds; "none" if there was nothing to do."""
+    return number(row[figure]) if row[figure] >= 0.01 else "none"
+
+
+def percent(row: Row, figure: str) -> str:
+    """A share."""
+    return f"{100 * row[figure]:.{0 if row[figure] >= 0.1 else 1}f} %"
+
+
+def text(row: Row, figure: str) -> str:
+    """A text, if the row has it."""
+    return str(row.get(figure, ""))
+
+
+Column = tuple[str, str, str, Cell]
+"""Heading, question, figure, and how it is written."""
+
+_SPEED: list[Column] = [
+    ("uint8, images/s", "uint8", "images_per_second", with_spread),
+    ("augmented float32, images/s", "float32", "images_per_second", with_spread),
+    ("CPU seconds a million of these", "float32", "cpu_seconds_per_million", plain),
+    ("cold, uint8, images/s", "cold", "images_per_second", plain),
+    ("first batch, s", "first batch", "seconds", plain),
+]
+_STORAGE: list[Column] = [
+    ("packing, s", "pack", "seconds", seconds_or_none),
+    ("bytes an image", "pack", "bytes_per_image", integer),
+    ("of the disk", "pack", "disk_bytes_per_image", integer),
+    ("memory, MB", "memory", "pss_mb", plain),
+    ("without mapped files, MB", "memory", "own_mb", plain),
+]
+_S3: list[Column] = [
+    ("images/s", "s3", "images_per_second", plain),
+    ("CPU seconds a million", "s3", "cpu_seconds_per_million", plain),
+    ("requests", "s3", "requests", integer),
+]
+_STREAM: list[Column] = [
+    ("images/s", "stream", "images_per_second", with_spread),
+    ("bytes an image", "stream", "bytes_per_image", integer),
+]
+_TRAIN: list[Column] = [
+    ("training, images/s", "train", "images_per_second", with_spread),
+    ("on one batch in place", "train", "in_place", plain),
+    ("efficiency", "train", "efficiency", percent),
+]
+_VERIFY: list[Column] = [
+    ("verify, s", "verify", "seconds", with_spread),
+    ("sha256sum, s", "verify", "sha256sum_seconds", plain),
+    ("an epoch, s", "verify", "epoch_seconds", plain),
+    ("of both", "verify", "share", plain),
+]
+_KERNELS: list[Column] = [
+    ("images/s", "kernels", "images_per_second", plain),
+    ("of", "kernels", "of", text),
+    ("share", "kernels", "share", plain),
+]
+_AUGMENT: list[Column] = [("images/s", "augment", "images_per_second", plain)]
+
+
 def table(heads: list[str], rows: Iterator[list[str]]) -> list[str]:
-    """Markdown; the first column to the left."""
+    """Markdown; the first column is aligned to the left."""
     lines = [f"| {' | '.join(heads)} |", "| --- |" + " ---: |" * (len(heads) - 1)]
     return [*lines, *(f"| {' | '.join(row)} |" for row in rows)]
 
 
-def speed_table(answers: Answers) -> list[str]:
-    """Warm and cold epochs, and what they cost."""
-    cold = answers.by_name("cold", "images_per_second")
-    first = answers.by_name("first batch", "seconds")
-    floats = {row["contender"]: row for row in answers.of("float32")}
+def table_of(answers: Answers, columns: list[Column]) -> list[str]:
+    """A row for each contender that answered the first column's question."""
+    found = {
+        question: {row["contender"]: row for row in answers.of(question)}
+        for _, question, _, _ in columns
+    }
 
     def rows() -> Iterator[list[str]]:
-        for row in answers.of("uint8"):
-            name = row["contender"]
-            augmented = floats.get(name)
-            yield [
-                name,
-                with_spread(row, "images_per_second"),
-                with_spread(augmented, "images_per_second") if augmented else "",
-                number(augmented["cpu_seconds_per_million"]) if augmented else "",
-                number(cold.get(name)),
-                number(first.get(name)),
+        for name in found[columns[0][1]]:
+            yield [name] + [
+                write(found[question][name], figure) if name in found[question] else ""
+                for _, question, figure, write in columns
             ]
 
-    heads = [
-        "", "uint8, images/s", "augmented float32, images/s", "CPU seconds a million of these",
-        "cold, uint8, images/s", "first batch, s",
-    ]  # fmt: skip
-    return table(heads, rows())
+    return table(["", *(head for head, _, _, _ in columns)], rows())
 
 
-def storage_table(answers: Answers) -> list[str]:
-    """Packing, bytes and memory."""
-    memory = {row["contender"]: row for row in answers.of("memory")}
-
-    def rows() -> Iterator[list[str]]:
-        for row in answers.of("pack"):
-            found = memory.get(row["contender"], {})
-            yield [
-                row["contender"],
-                number(row["seconds"]) if row["seconds"] >= 0.01 else "none",
-                f"{row['bytes_per_image']:,.0f}",
-                f"{row['disk_bytes_per_image']:,.0f}",
-                number(found.get("pss_mb")),
-                number(found.get("own_mb")),
-            ]
-
-    heads = [
-        "", "packing, s", "bytes an image", "of the disk", "memory, MB", "without mapped files, MB",
-    ]  # fmt: skip
-    return table(heads, rows())
+def by_count(rates: dict[str, dict[int, float]], heads: dict[int, str]) -> list[str]:
+    """Images a second in a column for each count, of workers or threads."""
+    rows = ([name, *(number(found.get(count)) for count in heads)] for name, found in rates.items())
+    return table(["", *heads.values()], rows)
 
 
 def workers_table(answers: Answers) -> list[str]:
     """Images a second by number of workers."""
+    return by_count(answers.rates_by_workers(), {0: "0 workers", 1: "1", 2: "2", 4: "4"})
+
+
+def decode_table(answers: Answers) -> list[str]:
+    """Images a second by number of threads."""
     rates: dict[str, dict[int, float]] = {}
-    for row in answers.of("workers"):
-        rates.setdefault(row["contender"], {})[row["workers"]] = row["images_per_second"]
-
-    def rows() -> Iterator[list[str]]:
-        for name, found in rates.items():
-            yield [name, *(number(found.get(count)) for count in (0, 1, 2, 4))]
-
-    return table(["", "0 workers", "1", "2", "4"], rows())
-
-
-def s3_table(answers: Answers) -> list[str]:
-    """From object storage."""
-
-    def rows() -> Iterator[list[str]]:
-        for row in answers.of("s3"):
-            yield [
-                row["contender"],
-                number(row["images_per_second"]),
-                number(row["cpu_seconds_per_million"]),
-                f"{row['requests']:,}",
-            ]
-
-    return table(["", "images/s", "CPU seconds a million", "requests"], rows())
-
-
-def train_table(answers: Answers) -> list[str]:
-    """A linear model's efficiency."""
-
-    def rows() -> Iterator[list[str]]:
-        for row in answers.of("train"):
-            yield [
-                row["contender"],
-                with_spread(row, "images_per_second"),
-                number(row["in_place"]),
-                f"{100 * row['efficiency']:.{0 if row['efficiency'] >= 0.1 else 1}f} %",
-            ]
-
-    return table(["", "training, images/s", "on one batch in place", "efficiency"], rows())
+    counts = {}
+    for row in answers.of("decode"):
+        rates.setdefault(row["contender"], {})[row["threads"]] = row["images_per_second"]
+        counts[row["threads"]] = f"images/s, threads: {row['threads']}"
+    return by_count(rates, counts)
 
 
 def cpu_line(answers: Answers) -> list[str]:
-    """Ours beside the best peer's."""
+    """Our CPU seconds beside the best peer's."""
     seconds = answers.by_name("float32", "cpu_seconds_per_million")
     ours = {name: value for name, value in seconds.items() if name.startswith(OURS)}
     theirs = {name: value for name, value in seconds.items() if name not in ours}
@@ -221,19 +251,24 @@ def sections(answers: Answers) -> Iterator[str]:
         f"{1000 * run['latency_seconds']:g} ms a request, "
         f"{run['bytes_a_second'] / 1e6:g} MB/s a connection"
     )
-    parts: list[tuple[str, list[str], Callable[[Answers], list[str]]]] = [
-        ("Speed", ["speed", "cold"], speed_table),
-        ("Storage and memory", ["storage"], storage_table),
-        ("Workers", ["workers"], workers_table),
-        (f"From S3: {network}", ["s3"], s3_table),
-        ("Training a linear model", ["train"], train_table),
+    parts: list[tuple[str, list[str], list[str]]] = [
+        ("Speed", ["speed", "cold"], table_of(answers, _SPEED)),
+        ("Storage and memory", ["storage"], table_of(answers, _STORAGE)),
+        ("Workers", ["workers"], workers_table(answers)),
+        (f"From S3: {network}", ["s3"], table_of(answers, _S3)),
+        ("From S3 without delay", [], table_of(answers, _STREAM)),
+        ("Training a linear model", ["train"], table_of(answers, _TRAIN)),
+        ("Verifying", [], table_of(answers, _VERIFY)),
+        ("The loader beside its bare kernels", [], table_of(answers, _KERNELS)),
+        ("Decoding", [], decode_table(answers)),
+        ("Augmenting, one thread", [], table_of(answers, _AUGMENT)),
     ]
-    for title, pictures, make in parts:
-        lines = make(answers)
+    for title, pictures, lines in parts:
         if len(lines) > 2:
             yield f"### {title}"
             yield "\n".join(lines)
-            yield "\n".join(f"![{title}](plots/{picture}.svg)" for picture in pictures)
+            if pictures:
+                yield "\n".join(f"![{title}](plots/{picture}.svg)" for picture in pictures)
     yield from cpu_line(answers)
     yield "### Where another is ahead of our best encoding"
     yield "\n".join(losses(answers))

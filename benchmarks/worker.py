@@ -1,11 +1,13 @@
-"""A contender's process: started by ``suite.py`` in the contender's environment.
+"""A contender's process: the suite starts it in the contender's environment.
 
-Answers JSON lines with JSON lines. Needs torch, numpy, psutil and what the contender needs.
+It answers JSON lines with JSON lines. At first it needs psutil alone; then torch, numpy and what
+the contender needs.
 """
 
 import gc
 import json
 import os
+import resource
 import sys
 import time
 import traceback
@@ -15,8 +17,9 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from contenders import CONTENDERS
-from contenders.base import Batches, Reading
+
+from benchmarks.contenders import CONTENDERS
+from benchmarks.contenders.base import Batches, Reading
 
 LIBRARIES = (
     "array-record", "cinic-shards", "datasets", "ffcv", "grain", "litdata", "mosaicml-streaming",
@@ -36,8 +39,14 @@ def cpu_seconds() -> float:
     return total
 
 
+def largest_process_mb() -> float:
+    """The most resident memory that this process or one of its ended descendants has had, in MB."""
+    both = resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN
+    return max(resource.getrusage(who).ru_maxrss for who in both) * 1024 / 1e6  # Linux: KiB
+
+
 class Worker:
-    """What is open in this process."""
+    """A contender's open loader, and what can be asked of it."""
 
     def __init__(self) -> None:
         self.batches: Batches = ()
@@ -53,18 +62,23 @@ class Worker:
         missing = {name: CONTENDERS[name].missing() for name in contenders}
         return {"versions": found, "missing": missing}
 
+    def load(self, contender: str) -> dict[str, Any]:
+        """Import the contender's libraries."""
+        return {"missing": CONTENDERS[contender].missing()}
+
     def build(self, contender: str, split: str, out: str) -> dict[str, Any]:
-        """Seconds to write a split's folder to a new folder, imports not counted."""
-        entry = CONTENDERS[contender]
-        entry.missing()  # imports
+        """Write a split's folder to a new folder."""
         Path(out).mkdir(parents=True)
         before, start = cpu_seconds(), time.perf_counter()
-        entry.build(Path(split), Path(out))
-        seconds = time.perf_counter() - start
-        return {"seconds": seconds, "cpu_seconds": cpu_seconds() - before}
+        CONTENDERS[contender].build(Path(split), Path(out))
+        return {
+            "seconds": time.perf_counter() - start,
+            "cpu_seconds": cpu_seconds() - before,
+            "largest_process_mb": largest_process_mb(),
+        }
 
     def open(self, contender: str, out: str, reading: dict[str, Any]) -> dict[str, Any]:
-        """Open, for the epochs to come."""
+        """Open the loader that the next requests read."""
         self.batches = ()
         gc.collect()  # the loader before, its processes too
         start = time.perf_counter()
@@ -73,12 +87,12 @@ class Worker:
         return {"seconds": time.perf_counter() - start}
 
     def first(self) -> dict[str, Any]:
-        """The first batch of an epoch; the rest is left."""
+        """Read the first batch of an epoch; the rest is left."""
         _, labels = next(iter(self.batches))
         return {"images": len(labels)}
 
     def epochs(self, least_seconds: float = 0.0, most_seconds: float = 1e9) -> dict[str, Any]:
-        """Whole epochs, one or as many as make up the least time; one is cut at the most."""
+        """Read epochs until the least time has passed; stop within one at the most."""
         images = 0
         before, start = cpu_seconds(), time.perf_counter()
         while True:
@@ -95,10 +109,10 @@ class Worker:
                 }
 
     def glance(self, seconds: float) -> dict[str, Any]:
-        """The middle of an epoch, or of several: two thirds of the time, from a batch to a batch.
+        """Time the last two thirds of the given seconds, from one batch to another.
 
-        What begins an epoch comes before, and so do its processes; buffers are as full at the end
-        as at the beginning.
+        The start of an epoch and of its processes is in the first third; buffers are as full at
+        the end as at the beginning.
         """
         images, begun, before = 0, 0.0, 0.0
         start = time.perf_counter()
@@ -114,7 +128,7 @@ class Worker:
                     begun, before = now, cpu_seconds()
 
     def check(self) -> dict[str, Any]:
-        """What an epoch holds: images by label, their kind, mean and deviation of all values."""
+        """Read an epoch: count labels, name dtype and shape, take mean and deviation of values."""
         import torch
 
         start = time.perf_counter()
@@ -138,7 +152,7 @@ class Worker:
         }
 
     def train(self, least_seconds: float, in_place: bool) -> dict[str, Any]:
-        """Images a second of a linear model: on the loader's batches, or always on one of them."""
+        """Train a linear model: on the loader's batches, or always on the same one."""
         import torch
 
         model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.LazyLinear(10))
@@ -165,23 +179,22 @@ class Worker:
         return {"images": done, "seconds": seconds, "cpu_seconds": cpu_seconds() - before}
 
 
-def main() -> None:
-    """Answer requests until the input ends."""
+def answer(worker: object) -> None:
+    """Answer requests, each the name of a method and its arguments, until the input ends."""
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what libraries print is no answer
-    worker = Worker()
     for line in sys.stdin:
         request = json.loads(line)
         method: Callable[..., dict[str, Any]] = getattr(worker, request.pop("do"))
         try:
-            answer = method(**request)
+            found = method(**request)
         except Exception as error:  # of any library: a contender that fails is a line of its own
             traceback.print_exc()
-            answer = {"error": f"{type(error).__name__}: {error}".splitlines()[0]}
-        print(json.dumps(answer), file=answers, flush=True)
-    # Loaders' threads and processes are the caller's to end: some do not end by themselves.
+            found = {"error": f"{type(error).__name__}: {error}".splitlines()[0]}
+        print(json.dumps(found), file=answers, flush=True)
+    # Some libraries' threads and processes do not end by themselves: the caller ends them.
     os._exit(0)
 
 
 if __name__ == "__main__":
-    main()
+    answer(Worker())

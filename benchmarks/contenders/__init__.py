@@ -1,6 +1,6 @@
-"""Who is measured: a file each, in the order of the tables."""
+"""The contenders, one file for each library, in the order of the tables."""
 
-from contenders import (
+from benchmarks.contenders import (
     cinic_shards,
     ffcv,
     grain,
@@ -11,7 +11,7 @@ from contenders import (
     tensor,
     webdataset,
 )
-from contenders.base import Contender
+from benchmarks.contenders.base import Contender
 
 OURS = "cinic-shards"
 

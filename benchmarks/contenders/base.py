@@ -1,6 +1,6 @@
-"""What every contender shares: how it is asked to read, and the images it is built from.
+"""A contender, how it is asked to read, and what contenders share.
 
-Only the standard library is imported here: contenders run in environments of their own.
+Only the standard library is imported at first: contenders run in environments of their own.
 """
 
 import importlib
@@ -17,8 +17,8 @@ MEAN, STD = (0.47889522, 0.47227842, 0.43047404), (0.24205776, 0.23828046, 0.258
 SIDE, PADDING = 32, 4
 
 Batches = Iterable[Any]
-"""Each time it is iterated: one shuffled epoch of (images, labels), every image once. Images are a
-tensor or an array of N, uint8 or float32, labels of int64."""
+"""Each iteration is one shuffled epoch of (images, labels) with every image once. Images are a
+tensor or an array of N, uint8 or float32; labels are int64."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,7 +26,7 @@ class Reading:
     """How a contender is to read its epochs."""
 
     workers: int
-    """Processes or threads, whichever it has; 0: none but the caller's."""
+    """Processes or threads, whichever it has; 0: only the caller's."""
     batch_size: int = 512
     augmented: bool = False
     """False: uint8 as stored. True: random crop with a padding of 4, random flip, float32
@@ -35,9 +35,9 @@ class Reading:
     """An ``s3://`` prefix with what ``build`` wrote; "": the folder itself. Endpoint and
     credentials are in the environment."""
     signed: tuple[str, ...] = ()
-    """Signed URLs of the same objects, for those who only speak HTTP."""
+    """Signed URLs of the same objects, for libraries that only speak HTTP."""
     cache: str = ""
-    """An empty folder for what is fetched."""
+    """An empty folder for fetched files."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,17 +47,17 @@ class Contender:
     name: str
     """What tables say: the library, and how pixels are stored."""
     build: Callable[[Path, Path], None]
-    """From a folder of ``<class>/*.png`` to an empty folder."""
+    """Writes a folder of ``<class>/*.png`` to an empty folder."""
     epochs: Callable[[Path, Reading], Batches]
-    """Of the folder that ``build`` wrote."""
+    """Opens the folder that ``build`` wrote."""
     modules: tuple[str, ...]
     """Must import; the first is the library."""
     environment: str = "project"
-    """Where it is installed: a name of ``environments``."""
+    """Name of the environment where it is installed: see ``environments``."""
     workers: tuple[int, ...] = (0, 2, 4)
     """Settings that are tried; the best counts."""
     streams: bool = False
-    """Whether it can read what ``build`` wrote from S3."""
+    """True if it can read what ``build`` wrote from S3."""
 
     @property
     def library(self) -> str:
@@ -65,7 +65,7 @@ class Contender:
         return self.name.partition(",")[0]
 
     def missing(self) -> str:
-        """Why it cannot run here; "" if it can."""
+        """Import its libraries; return why it cannot run here, "" if it can."""
         try:
             if "torchvision" in self.modules:  # first: others import it, too
                 import_torchvision()
@@ -94,7 +94,7 @@ def pixels_of(png: Path | bytes) -> Any:
 def per_image(reading: Reading) -> Callable[[Any], Any]:
     """Torchvision's transforms for one image: PIL's, or uint8 (H, W, 3).
 
-    PIL images are cropped and flipped as such, arrays as tensors: what is faster for each.
+    PIL images are cropped and flipped as such, arrays as tensors: the faster way for each.
     """
     import_torchvision()
     import torch
@@ -143,29 +143,15 @@ def data_loader(dataset: Any, reading: Reading, **options: Any) -> Any:
     )
 
 
-_stub_operators: list[Any] = []
-
-
 def import_torchvision() -> None:
     """Import torchvision, also beside a CPU build of torch that lacks its operators."""
-    try:
-        importlib.import_module("torchvision")
-    except RuntimeError as error:
-        if "torchvision::nms does not exist" not in str(error):
-            raise
-        import torch
+    from cinic_shards.loader import bench  # imports torch alone, which every environment has
 
-        # No contender uses them: define the two that the import asks for, without a body. The
-        # package does the same, but is not installed in every environment.
-        library = torch.library.Library("torchvision", "DEF")
-        for name in ("nms", "qnms"):
-            library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-        _stub_operators.append(library)
-        importlib.import_module("torchvision")
+    bench.import_torchvision()
 
 
 def stack(images: Sequence[Any]) -> Any:
-    """One tensor of several."""
+    """Join tensors of one shape in a new first dimension."""
     import torch
 
     return torch.stack(list(images))

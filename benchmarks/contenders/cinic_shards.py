@@ -1,9 +1,9 @@
-"""Ours, as it comes: ``cinic-shard pack`` in each encoding, ShardLoader with default options."""
+"""This package: ``cinic-shard pack`` in each encoding, ShardLoader with default options."""
 
 from collections.abc import Callable
 from pathlib import Path
 
-from contenders.base import MEAN, STD, Batches, Contender, Reading
+from benchmarks.contenders.base import MEAN, STD, Batches, Contender, Reading
 
 
 def build(encoding: str) -> Callable[[Path, Path], None]:

@@ -9,11 +9,20 @@ compiles into one pass; its first epoch compiles.
 from pathlib import Path
 from typing import Any
 
-from contenders.base import MEAN, PADDING, STD, Batches, Contender, Reading, pixels_of, samples_of
+from benchmarks.contenders.base import (
+    MEAN,
+    PADDING,
+    STD,
+    Batches,
+    Contender,
+    Reading,
+    pixels_of,
+    samples_of,
+)
 
 
 class Images:
-    """What DatasetWriter asks for."""
+    """The dataset that DatasetWriter reads."""
 
     def __init__(self, split: Path) -> None:
         self.samples = samples_of(split)

@@ -2,8 +2,8 @@
 
 As its documentation says (https://google-grain.readthedocs.io): MapDataset, shuffled globally,
 mapped and batched before it becomes an IterDataset, then ``mp_prefetch``; ``repeat`` keeps its
-processes. Pixels are batched first and decoded as one array: no work of Python's an image, unless
-they are augmented, which numpy does image by image.
+processes. Pixels are batched first and decoded as one array, without Python work for each image;
+numpy augments image by image.
 """
 
 import struct
@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from contenders.base import (
+from benchmarks.contenders.base import (
     MEAN,
     PADDING,
     SIDE,
@@ -51,7 +51,7 @@ def augment(image: Any, rng: Any) -> Any:
 
 
 def epochs(kind: str) -> Callable[[Path, Reading], Batches]:
-    """Epochs of one endless iterator, whose processes go on from one to the next."""
+    """Epochs of one endless iterator, whose processes stay alive between epochs."""
 
     def open_loader(out: Path, reading: Reading) -> Batches:
         return Epochs(out, reading, kind)
@@ -60,7 +60,7 @@ def epochs(kind: str) -> Callable[[Path, Reading], Batches]:
 
 
 class Epochs:
-    """``repeat`` shuffles each epoch anew. Where one was left, the next goes on from there."""
+    """``repeat`` shuffles each epoch again. After an epoch that was left, the next continues it."""
 
     def __init__(self, out: Path, reading: Reading, kind: str) -> None:
         import grain

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from contenders.base import (
+from benchmarks.contenders.base import (
     SIDE,
     Batches,
     Contender,
@@ -25,7 +25,7 @@ from contenders.base import (
 
 
 def build(kind: str) -> Callable[[Path, Path], None]:
-    """ArrowWriter, which ``from_generator`` and ``load_dataset`` write with."""
+    """ArrowWriter, which ``from_generator`` and ``load_dataset`` use."""
 
     def write(split: Path, out: Path) -> None:
         import datasets

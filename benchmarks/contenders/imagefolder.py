@@ -7,7 +7,14 @@ than tensors' (v2 is no faster on single images).
 
 from pathlib import Path
 
-from contenders.base import Batches, Contender, Reading, data_loader, import_torchvision, per_image
+from benchmarks.contenders.base import (
+    Batches,
+    Contender,
+    Reading,
+    data_loader,
+    import_torchvision,
+    per_image,
+)
 
 
 def build(split: Path, out: Path) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from contenders.base import (
+from benchmarks.contenders.base import (
     SIDE,
     Batches,
     Contender,
@@ -31,7 +31,7 @@ def sample_of_files(sample: tuple[str, int]) -> dict[str, Any]:
 
 
 def sample_of_pixels(sample: tuple[str, int]) -> dict[str, Any]:
-    """One axis: then LitData stores bytes alone."""
+    """One axis: then LitData stores only bytes."""
     path, label = sample
     return {"image": pixels_of(Path(path)).reshape(-1), "label": label}
 
@@ -57,7 +57,7 @@ def build(make: Callable[[tuple[str, int]], Any]) -> Callable[[Path, Path], None
 
 
 class Collate:
-    """Samples to a batch; a class, because LitData's workers are started afresh and get it sent."""
+    """Join samples to a batch; a class, because it is pickled for LitData's spawned workers."""
 
     def __init__(self, reading: Reading) -> None:
         self.reading = reading
@@ -72,7 +72,7 @@ class Collate:
         return stack(images), torch.tensor([sample["label"] for sample in samples])
 
     def decoded(self, image: Any) -> Any:
-        """PIL's image of a file, (H, W, 3) of a flat array."""
+        """A PIL image from a file's bytes, or (H, W, 3) from a flat array."""
         from PIL import Image
 
         if hasattr(image, "reshape"):

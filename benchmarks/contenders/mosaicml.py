@@ -1,15 +1,15 @@
 """MosaicML Streaming: MDS shards of PNG files, or of pixels as an ndarray of fixed shape.
 
 As its performance guide says (https://docs.mosaicml.com/projects/streaming): the defaults, which
-are ``py1e`` shuffling and one canonical node a node, the batch size told to the dataset, which then
-partitions by it, and ``predownload`` of 8 batches. A fixed shape spares each sample its header.
+are ``py1e`` shuffling and one canonical node a node, the batch size as an option of the dataset,
+which partitions by it, and ``predownload`` of 8 batches. A fixed shape saves each sample a header.
 """
 
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from contenders.base import (
+from benchmarks.contenders.base import (
     Batches,
     Contender,
     Reading,
@@ -48,7 +48,7 @@ def epochs(out: Path, reading: Reading) -> Batches:
     from streaming import StreamingDataset
     from streaming.base.util import clean_stale_shared_memory
 
-    clean_stale_shared_memory()  # of a process that was killed
+    clean_stale_shared_memory()  # from a killed process
     transform = per_image(reading)
 
     class Images(StreamingDataset):  # type: ignore[misc]

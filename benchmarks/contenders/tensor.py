@@ -1,15 +1,15 @@
-"""What one writes by hand: the whole split as a tensor in memory, gathered by ``index_select``.
+"""A loader written by hand: the entire split as a tensor in memory, read by ``index_select``.
 
-The floor of every loader, for data that fits into memory: it neither reads nor checks, and begins
-when all images have been decoded and loaded. Augmented as a batch, by torch operations: one padded
-batch, a window of it at each image's place, a flip, and the arithmetic.
+For data that fits into memory. It reads and checks nothing in an epoch, but starts only when all
+images are loaded. Torch operations augment a batch: one padded batch, a window of it for each
+image, a flip, and the arithmetic.
 """
 
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from contenders.base import (
+from benchmarks.contenders.base import (
     MEAN,
     PADDING,
     SIDE,

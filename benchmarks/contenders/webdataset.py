@@ -1,8 +1,8 @@
 """Stock webdataset: its ShardWriter's shards, shuffled and batched in the workers.
 
 As its documentation advises (https://webdataset.github.io/webdataset): shards in random order, a
-shuffle buffer of 1,000, batches made in the workers, WebLoader without batching of its own. uint8
-by ``torchrgb8``, which is its fastest decoder of PNGs here; augmented images by "pil" and
+shuffle buffer of 1,000, batches made in the workers, WebLoader without batching of its own. PNGs
+as uint8 by both of its fast decoders, ``torchrgb8`` and ``pil``; augmented images by ``pil`` and
 torchvision. ``mtime=0`` makes its shards a third smaller. Pixels as ``.npy`` members: no decoder is
 faster. Shards of 2,560, so that four workers have some to choose from.
 """
@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from contenders.base import (
+from benchmarks.contenders.base import (
     Batches,
     Contender,
     Reading,
@@ -22,7 +22,7 @@ from contenders.base import (
 )
 
 
-def build(kind: str) -> Callable[[Path, Path], None]:
+def build(member: str) -> Callable[[Path, Path], None]:
     """ShardWriter, of "png" or "npy" members."""
 
     def write(split: Path, out: Path) -> None:
@@ -33,20 +33,20 @@ def build(kind: str) -> Callable[[Path, Path], None]:
         size = min(2560, -(-len(samples) // 4))
         with webdataset.ShardWriter(pattern, maxcount=size, verbose=0, mtime=0) as writer:
             for path, label in shuffled(samples):
-                image = path.read_bytes() if kind == "png" else pixels_of(path)
-                writer.write({"__key__": path.stem, kind: image, "cls": label})
+                image = path.read_bytes() if member == "png" else pixels_of(path)
+                writer.write({"__key__": path.stem, member: image, "cls": label})
 
     return write
 
 
 def shuffled(samples: list[Any]) -> list[Any]:
-    """Once, so that a shard holds every class: a buffer of 1,000 cannot mix sorted classes."""
+    """Shuffle once: a buffer of 1,000 cannot mix sorted classes."""
     import random
 
     return random.Random(0).sample(samples, len(samples))
 
 
-def epochs(kind: str) -> Callable[[Path, Reading], Batches]:
+def epochs(member: str, decoder: str) -> Callable[[Path, Reading], Batches]:
     """WebLoader over WebDataset."""
 
     def open_loader(out: Path, reading: Reading) -> Batches:
@@ -56,13 +56,10 @@ def epochs(kind: str) -> Callable[[Path, Reading], Batches]:
         urls = list(reading.signed) or sorted(str(path) for path in out.glob("*.tar"))
         dataset = webdataset.WebDataset(urls, shardshuffle=len(urls), empty_check=False)
         dataset = dataset.shuffle(1000)
-        if kind == "npy":
-            dataset = dataset.decode().to_tuple("npy", "cls").map_tuple(per_image(reading), int)
-        elif reading.augmented:
-            dataset = dataset.decode("pil").to_tuple("png", "cls")
+        chosen = "pil" if decoder and reading.augmented else decoder
+        dataset = dataset.decode(*filter(None, [chosen])).to_tuple(member, "cls")
+        if chosen != "torchrgb8":
             dataset = dataset.map_tuple(per_image(reading), int)
-        else:
-            dataset = dataset.decode("torchrgb8").to_tuple("png", "cls")
         loader: Batches = webdataset.WebLoader(
             dataset.batched(reading.batch_size),
             batch_size=None,
@@ -77,10 +74,14 @@ def epochs(kind: str) -> Callable[[Path, Reading], Batches]:
 CONTENDERS = [
     Contender(
         name=f"webdataset, {name}",
-        build=build(kind),
-        epochs=epochs(kind),
+        build=build(member),
+        epochs=epochs(member, decoder),
         modules=("webdataset", "torchvision"),
         streams=True,
     )
-    for name, kind in (("png", "png"), ("raw", "npy"))
+    for name, member, decoder in (
+        ("png", "png", "torchrgb8"),
+        ("png by pil", "png", "pil"),
+        ("raw", "npy", ""),
+    )
 ]

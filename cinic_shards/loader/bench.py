@@ -1,6 +1,7 @@
 """Images a second of ImageFolder and of the loader, on the same images in the same run.
 
-Needs torchvision for ImageFolder (``pip install cinic-shards[bench]``).
+Needs torchvision for ImageFolder (``pip install cinic-shards[bench]``). The environments of other
+libraries that ``benchmarks/`` measures import this module too: it needs only torch at first.
 """
 
 import glob
@@ -9,42 +10,31 @@ import os
 import statistics
 import time
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
 from cinic_shards.errors import OptionError
-from cinic_shards.loader.loader import ShardLoader
-from cinic_shards.read.dataset import Dataset
 
 IMAGEFOLDER_WORKERS = (0, 2, 4)
 """DataLoader worker counts that ImageFolder is tried with; its best one counts."""
+
+Key = TypeVar("Key", bound=Hashable)
 
 _stub_operators: list[Any] = []
 
 
 @dataclass(frozen=True, slots=True)
-class Contender:
-    """One way to read an epoch."""
+class Result:
+    """Rates of one way to read an epoch."""
 
     name: str
     setting: str
     """What was chosen for it, such as its number of workers."""
-    data: str
-    """A glob pattern of the files that an epoch reads."""
-    open: Callable[[], Iterable[Any]]
-    """Makes an object that yields one epoch of (images, labels) each time it is iterated."""
-
-
-@dataclass(frozen=True, slots=True)
-class Result:
-    """What one contender's epochs took."""
-
-    name: str
-    setting: str
     rates: tuple[float, ...]
     """Images a second of each counted epoch, its start and end included."""
 
@@ -53,51 +43,8 @@ class Result:
         return statistics.median(self.rates)
 
 
-def measure(
-    contenders: Sequence[Contender],
-    *,
-    epochs: int,
-    progress: Callable[[str], None] = lambda text: None,
-) -> list[Result]:
-    """Time ``epochs`` epochs of each contender after one that does not count.
-
-    The contenders take turns epoch by epoch, so that a machine that slows down slows all of them.
-    Before each epoch all of its files are read once: some systems empty their page cache by and by.
-    """
-    rates: list[list[float]] = [[] for _ in contenders]
-    with warnings.catch_warnings():
-        # More workers than cores are tried on purpose.
-        warnings.filterwarnings("ignore", "This DataLoader will create", UserWarning)
-        opened = [contender.open() for contender in contenders]
-        for epoch in range(epochs + 1):
-            for contender, batches, rate in zip(contenders, opened, rates, strict=True):
-                progress(f"{contender.name} ({contender.setting}), epoch {epoch} of {epochs}")
-                warm(contender.data)
-                rate.append(images_per_second(batches))
-    return [
-        Result(contender.name, contender.setting, tuple(rate[1:]))
-        for contender, rate in zip(contenders, rates, strict=True)
-    ]
-
-
-def warm(pattern: str) -> None:
-    """Read the files that a glob pattern names, so that the page cache holds them."""
-    buffer = bytearray(2**20)
-    for path in glob.iglob(pattern):
-        with open(path, "rb", buffering=0) as file:
-            while file.readinto(buffer):
-                pass
-
-
-def images_per_second(batches: Iterable[Any]) -> float:
-    """The rate of one epoch."""
-    start = time.perf_counter()
-    num_images = sum(len(labels) for _, labels in batches)
-    return num_images / (time.perf_counter() - start)
-
-
 def best_by_name(results: Sequence[Result]) -> list[Result]:
-    """Of each contender's settings, the fastest."""
+    """The fastest setting of each name."""
     best: dict[str, Result] = {}
     for result in results:
         if result.name not in best or result.median > best[result.name].median:
@@ -105,72 +52,72 @@ def best_by_name(results: Sequence[Result]) -> list[Result]:
     return list(best.values())
 
 
-def cinic_shards(
-    shards: str | os.PathLike[str], split: str, *, batch_size: int, normalize: bool = False
-) -> Contender:
-    """Our loader, as it comes."""
+def take_turns(
+    jobs: Mapping[Key, Callable[[], int]],
+    *,
+    rounds: int,
+    least_seconds: float = 0.0,
+    before: Callable[[Key, int], object] = lambda key, number: None,
+) -> dict[Key, list[float]]:
+    """Images a second of each job in each round, after a round that does not count.
 
-    def open_loader() -> ShardLoader:
-        return ShardLoader(shards, split=split, batch_size=batch_size, normalize=normalize)
+    The jobs take turns, so that a machine that slows down slows all of them.
 
-    return Contender("cinic-shards", "default threads", shards_of(shards, split), open_loader)
+    Args:
+        jobs: each does its work once and returns the number of images.
+        rounds: at least as many count.
+        least_seconds: more rounds follow until this time has passed.
+        before: called with the job's key and the round, 0 first, before each job; not timed.
+    """
+    rates: dict[Key, list[float]] = {key: [] for key in jobs}
+    number, begun = 0, time.perf_counter()
+    while number <= rounds or time.perf_counter() - begun < least_seconds:
+        for key, job in jobs.items():
+            before(key, number)
+            start = time.perf_counter()
+            count = job()
+            rates[key].append(count / (time.perf_counter() - start))
+        number += 1
+    return {key: values[1:] for key, values in rates.items()}
 
 
-def shards_of(shards: str | os.PathLike[str], split: str) -> str:
-    """A glob pattern of one split's shards."""
-    return os.path.join(glob.escape(os.fspath(shards)), f"{glob.escape(split)}-*.tar")
+def count_images(batches: Iterable[Any]) -> int:
+    """Read one epoch; return its number of images."""
+    return sum(len(labels) for _, labels in batches)
 
 
 def imagefolder(
-    tree: str | os.PathLike[str],
-    split: str,
+    folder: str | os.PathLike[str],
     *,
     batch_size: int,
     workers: int,
     normalize: tuple[Sequence[float], Sequence[float]] | None = None,
-) -> Contender:
+) -> Iterable[Any]:
     """Torchvision's ImageFolder in a DataLoader with persistent workers.
 
     uint8 images by PILToTensor; with ``normalize``, float32 by ToTensor and Normalize.
     """
-    folder = os.path.join(tree, split)
+    import_torchvision()
+    from torchvision import datasets, transforms
 
-    def open_loader() -> Iterable[Any]:
-        import_torchvision()
-        from torchvision import datasets, transforms
-
-        if normalize is None:
-            transform: Any = transforms.PILToTensor()
-        else:
-            transform = transforms.Compose([
-                transforms.ToTensor(),
-                transforms.Normalize(*normalize),
-            ])  # fmt: skip
-        return torch.utils.data.DataLoader(
-            datasets.ImageFolder(folder, transform),
-            batch_size,
-            shuffle=True,
-            num_workers=workers,
-            persistent_workers=workers > 0,
-            drop_last=True,
-        )
-
-    pattern = os.path.join(glob.escape(folder), "*", "*")
-    return Contender("imagefolder", f"{workers} workers", pattern, open_loader)
+    if normalize is None:
+        transform: Any = transforms.PILToTensor()
+    else:
+        transform = transforms.Compose([transforms.ToTensor(), transforms.Normalize(*normalize)])
+    return torch.utils.data.DataLoader(
+        datasets.ImageFolder(folder, transform),
+        batch_size,
+        shuffle=True,
+        num_workers=workers,
+        persistent_workers=workers > 0,
+        drop_last=True,
+    )
 
 
 def import_torchvision() -> ModuleType:
-    """torchvision, also beside a CPU build of torch that lacks the operators it registers with.
-
-    Raises:
-        OptionError: it is not installed.
-    """
+    """Import torchvision, also beside a CPU build of torch that lacks its operators."""
     try:
         return importlib.import_module("torchvision")
-    except ModuleNotFoundError as error:
-        raise OptionError(
-            "ImageFolder needs torchvision; pip install 'cinic-shards[bench]'"
-        ) from error
     except RuntimeError as error:
         if "torchvision::nms does not exist" not in str(error):
             raise
@@ -194,32 +141,67 @@ def compare(
 ) -> list[Result]:
     """ImageFolder at each worker count, and our loader, over one split.
 
+    Before each epoch all of its files are read once: some systems empty their page cache by and by.
+
     Raises:
-        OptionError: tree and shards do not hold the same number of images.
+        OptionError: torchvision is not installed, or tree and shards do not hold the same number
+            of images.
     """
-    dataset = Dataset(shards)
-    reader = dataset.split(split)
-    import_torchvision()
-    pixels = reader.pixels
-    contenders = [
-        imagefolder(
-            tree,
-            split,
-            batch_size=batch_size,
-            workers=workers,
-            normalize=(pixels.mean, pixels.std) if normalize else None,
-        )
-        for workers in IMAGEFOLDER_WORKERS
-    ]
-    found = sum(
-        name.lower().endswith(".png")
-        for _, _, names in os.walk(os.path.join(tree, split))
-        for name in names
-    )
-    if found != len(reader):
+    from cinic_shards.loader.loader import ShardLoader
+    from cinic_shards.read.dataset import Dataset
+
+    reader = Dataset(shards).split(split)
+    try:
+        import_torchvision()
+    except ModuleNotFoundError as error:
         raise OptionError(
-            f"{tree}/{split} holds {found:,} PNGs, {shards} has {len(reader):,} samples of that "
-            "split; give the tree that the shards were packed from"
+            "ImageFolder needs torchvision; pip install 'cinic-shards[bench]'"
+        ) from error
+    folder = os.path.join(tree, split)
+    pngs = [
+        os.path.join(parent, name)
+        for parent, _, names in os.walk(folder)
+        for name in names
+        if name.lower().endswith(".png")
+    ]
+    if len(pngs) != len(reader):
+        raise OptionError(
+            f"{tree}/{split} holds {len(pngs):,} PNGs, {shards} has {len(reader):,} samples of "
+            "that split; give the tree that the shards were packed from"
         )
-    ours = cinic_shards(shards, split, batch_size=batch_size, normalize=normalize)
-    return measure([*contenders, ours], epochs=epochs, progress=progress)
+    pattern = f"{glob.escape(split)}-*.tar"
+    files = {
+        "imagefolder": pngs,
+        "cinic-shards": glob.glob(os.path.join(glob.escape(os.fspath(shards)), pattern)),
+    }
+    normalizing = (reader.pixels.mean, reader.pixels.std) if normalize else None
+
+    def before(key: tuple[str, str], number: int) -> None:
+        name, setting = key
+        progress(f"{name} ({setting}), epoch {number} of {epochs}")
+        _read_files(files[name])
+
+    with warnings.catch_warnings():
+        # More workers than cores are tried on purpose.
+        warnings.filterwarnings("ignore", "This DataLoader will create", UserWarning)
+        loaders: dict[tuple[str, str], Iterable[Any]] = {
+            ("imagefolder", f"{workers} workers"): imagefolder(
+                folder, batch_size=batch_size, workers=workers, normalize=normalizing
+            )
+            for workers in IMAGEFOLDER_WORKERS
+        }
+        loaders["cinic-shards", "default threads"] = ShardLoader(
+            shards, split=split, batch_size=batch_size, normalize=normalize
+        )
+        jobs = {key: partial(count_images, batches) for key, batches in loaders.items()}
+        rates = take_turns(jobs, rounds=epochs, before=before)
+    return [Result(*key, tuple(values)) for key, values in rates.items()]
+
+
+def _read_files(paths: Iterable[str]) -> None:
+    """Read files, so that the page cache holds them."""
+    buffer = bytearray(2**20)
+    for path in paths:
+        with open(path, "rb", buffering=0) as file:
+            while file.readinto(buffer):
+                pass

@@ -6,7 +6,8 @@ every parameter must have a gradient other than zero.
 
 import torch
 from claim import Claim
-from models import PUBLISHED_PARAMETERS, build, num_parameters
+
+from benchmarks.training.models import PUBLISHED_PARAMETERS, build, num_parameters
 
 BAR_MILLIONS = 0.1
 

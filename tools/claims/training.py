@@ -1,9 +1,9 @@
 """Does a short run on a CPU learn, and does one that is killed end with the same weights?
 
-``benchmarks/train.py`` trains its tiny model twice, at the same time, with one thread each. One run
-is left alone. The other one is killed by ``kill -9`` twice, within an epoch, and goes on from its
-last checkpoint. Weights, optimizer and log must be equal, to the bit. On a given tree they learn
-from CIFAR-10's part of the training split, and are tested on CIFAR-10's test set.
+``benchmarks.training.train`` trains its tiny model twice, at the same time, with one thread each.
+One run is left alone. The other one is killed by ``kill -9`` twice, within an epoch, and goes on
+from its last checkpoint. Weights, optimizer and log must be equal, to the bit. On a given tree they
+learn from CIFAR-10's part of the training split, and are tested on CIFAR-10's test set.
 """
 
 import csv
@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from claim import REPOSITORY, Claim
+from claim import Claim
 
 KILLS = 2
 EXACT = ("epoch", "loss", "train_accuracy", "test_accuracy", "lr")
@@ -25,7 +25,7 @@ EXACT = ("epoch", "loss", "train_accuracy", "test_accuracy", "lr")
 
 def start(shards: Path, out: Path, options: list[str]) -> "subprocess.Popen[bytes]":
     """Begin to train, or go on."""
-    command = [sys.executable, REPOSITORY / "benchmarks" / "train.py", shards, *options]
+    command = [sys.executable, "-m", "benchmarks.training.train", shards, *options]
     return subprocess.Popen(
         [*map(str, command), "--out", str(out), "--quiet", "--resume"],
         env={**os.environ, "OMP_NUM_THREADS": "1"},

@@ -1,19 +1,19 @@
-"""What a training run does, and how: its options."""
+"""Options of a training run: what it does, and how."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-import models
 import torch
 
+from benchmarks.training import models
 from cinic_shards.errors import OptionError
 from cinic_shards.loader.cache import CacheKind
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe:
-    """All that a run's result depends on.
+    """Everything that a run's result depends on.
 
     The default is that of https://github.com/BayesWatch/cinic-10: 300 epochs of SGD, the rate
     annealed to zero along a cosine (here step by step). Images are cropped and flipped as in
@@ -28,9 +28,9 @@ class Recipe:
     """``all``, or an origin as ``ShardLoader`` takes it: ``cifar``, ``imagenet``, ..."""
     test_origin: str = "all"
     train_fraction: float = 1.0
-    """So much of the training images, of each class alike."""
+    """Share of each class's training images."""
     seed: int = 0
-    """Of the weights, the order and the augmentation."""
+    """Seed of the weights, the order and the augmentation."""
     epochs: int = 300
     batch_size: int = 64
     """Over all ranks."""
@@ -38,7 +38,7 @@ class Recipe:
     momentum: float = 0.9
     weight_decay: float = 1e-4
     amp: bool = False
-    """bfloat16 where torch's autocast deems it safe."""
+    """bfloat16 where torch's autocast uses it."""
 
     def __post_init__(self) -> None:
         if self.model not in models.NAMES:
@@ -48,7 +48,7 @@ class Recipe:
 
     @property
     def name(self) -> str:
-        """Of the run's folder: what distinguishes it from others of the same experiment."""
+        """Name of the run's folder, different for each run of an experiment."""
         parts = [self.model, self.train_split]
         parts += [self.train_origin] * (self.train_origin != "all")
         parts += [f"of-{self.train_fraction:.3g}"] * (self.train_fraction != 1)
@@ -57,28 +57,26 @@ class Recipe:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Setting:
-    """How a run is made: none of this changes what it learns, but for rounding."""
+    """Device, workers and the like: nothing here changes the result, except by rounding."""
 
     device: torch.device
     channels_last: bool = False
-    """Weights in channels-last memory order, as the loader's images are; else both contiguous."""
+    """Weights in channels-last memory order, like the loader's images; else both are contiguous."""
     compile: bool = False
-    """By ``torch.compile``."""
+    """Use ``torch.compile``."""
     workers: int | None = None
-    """Decoding threads: the loader's default where None."""
+    """Decoding threads; None is the loader's default."""
     cache: CacheKind = "none"
-    """The loader's."""
+    """The loader's cache."""
     checkpoint_seconds: float = 600.0
     """Between two checkpoints within an epoch; there is always one at its end."""
     resume: bool = False
-    """Go on where the folder's checkpoint says."""
+    """Continue from the folder's checkpoint."""
     quiet: bool = False
     is_asked_to_stop: Callable[[], bool] = field(default=lambda: False)
 
     @property
     def loader_options(self) -> dict[str, Any]:
-        """Of a ``ShardLoader``: how it works, and where its batches go."""
-        device = (
-            None if self.device.type == "cpu" else self.device
-        )  # the CPU is where they are made
+        """Options of a ``ShardLoader``: workers, cache, device."""
+        device = None if self.device.type == "cpu" else self.device
         return {"device": device, "workers": self.workers, "cache": self.cache}

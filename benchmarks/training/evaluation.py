@@ -1,4 +1,4 @@
-"""Right answers of a model on a split, told apart by where the images come from."""
+"""Correct answers of a model on a split, by the origin of the images."""
 
 from collections.abc import Mapping
 
@@ -11,17 +11,17 @@ from cinic_shards import ShardLoader
 from cinic_shards.format.provenance import origins_named
 
 GROUPS = ("cifar", "imagenet", "unknown")
-"""What errors are told apart by."""
+"""Groups of origins that errors are counted for."""
 
 Scores = Mapping[str, tuple[int, int]]
-"""A group -> right answers, and images; only groups that have any."""
+"""Group -> correct answers and images; only groups that have images."""
 
 
 class Evaluation:
     """A split to test models on.
 
     Args:
-        loader: of the split, without shuffle, with ``tail="pad"``; of all ranks.
+        loader: reads the split on all ranks, without shuffle, with ``tail="pad"``.
         amp: see ``Recipe``.
         channels_last: see ``Setting``.
     """
@@ -32,16 +32,16 @@ class Evaluation:
         self._channels_last = channels_last
         origin = loader.dataset.columns.origin
         groups = np.zeros(len(origin), np.int64)
-        for place, name in enumerate(GROUPS):
-            groups[np.isin(origin, list(origins_named(name)))] = place
+        for number, name in enumerate(GROUPS):
+            groups[np.isin(origin, list(origins_named(name)))] = number
         self._group_of = torch.from_numpy(groups)
 
     @torch.no_grad()
     def __call__(self, model: nn.Module, device: torch.device) -> Scores:
-        """The model's right answers, those of all ranks together.
+        """Count the model's correct answers on all ranks together.
 
-        It is left in its evaluation mode. Its buffers (batch norm's statistics) become those of
-        rank 0, as they are in a checkpoint.
+        The model stays in evaluation mode. Its buffers (batch norm's statistics) become rank 0's,
+        as in a checkpoint.
         """
         if dist.is_initialized():
             for buffer in model.buffers():

@@ -1,27 +1,34 @@
-"""How well does what is learnt from one origin serve the other: test error by origin.
+"""How well does a model trained on one origin do on the other: test error by origin.
 
-    python benchmarks/shift.py shards --amp --channels-last            # hours on one GPU
-    python benchmarks/shift.py shards --model tiny --epochs 5 --equal  # minutes on a CPU
+    python -m benchmarks.training.shift shards --amp --channels-last            # hours on one GPU
+    python -m benchmarks.training.shift shards --model tiny --epochs 5 --equal  # minutes on a CPU
 
 CINIC-10 joins images of CIFAR-10 and of ImageNet under one set of classes, to study what its
 authors call distribution shift. This trains one model on all images of a split, on CIFAR's part
 and on ImageNet's part, and tests each on both parts of the test split. CIFAR's part of ``train``
-has 20,000 images of 90,000: ``--equal`` trains on as many of each, so that not their number but
-their origin makes the difference. Runs are those of ``train.py``, kept and resumed as there; the
+has 20,000 images of 90,000: ``--equal`` trains on as many of each, so that their origin makes the
+difference and not their number. Runs are those of ``train.py``, kept and resumed as there; the
 table is printed and written to ``shift.md``, the plot to ``shift.png``.
 """
 
-import argparse
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import models
-from recipe import Recipe
-from train import add_options, ended, is_first, recipe_of, run_all, say, setting_of
-from training_table import mean_and_deviation
-
+from benchmarks import argument_parser
+from benchmarks.training import models
+from benchmarks.training.recipe import Recipe
+from benchmarks.training.table import mean_and_deviation
+from benchmarks.training.train import (
+    add_options,
+    ended,
+    is_first,
+    recipe_of,
+    run_all,
+    say,
+    setting_of,
+)
 from cinic_shards.errors import OptionError
 from cinic_shards.format.provenance import origins_named
 from cinic_shards.read.dataset import Dataset
@@ -31,12 +38,12 @@ TESTED_ON = ("all", "cifar", "imagenet")
 
 
 def fractions(shards: str, split: str, *, equal: bool) -> dict[str, float]:
-    """How much of each origin's training images to take.
+    """The share of each origin's training images to take.
 
     Args:
         shards: the dataset.
-        split: trained on.
-        equal: as many of each as the smallest part has.
+        split: the training split.
+        equal: take as many of each as the smallest part has.
 
     Raises:
         OptionError: the split has no images of one of the origins.
@@ -54,7 +61,7 @@ def fractions(shards: str, split: str, *, equal: bool) -> dict[str, float]:
 def errors_by_origin(
     results: Mapping[str, Sequence[Mapping[str, Any]]],
 ) -> dict[str, dict[str, list[float]]]:
-    """Trained on -> tested on -> the error of each seed."""
+    """Training set -> test set -> the error of each seed."""
     found = {}
     for trained, runs in results.items():
         by_group = [{"all": run["test_error"], **run["errors"]} for run in runs]
@@ -66,7 +73,7 @@ def table(
     errors: Mapping[str, Mapping[str, Sequence[float]]],
     results: Mapping[str, Sequence[Mapping[str, Any]]],
 ) -> str:
-    """Markdown: a row for what was trained on, a column for what was tested on."""
+    """Markdown: a row for each training set, a column for each test set."""
     lines = [
         "| trained on | images | " + " | ".join(f"error on {name}, %" for name in TESTED_ON) + " |",
         "| --- | ---: |" + " ---: |" * len(TESTED_ON),
@@ -79,10 +86,8 @@ def table(
 
 
 def main() -> None:
-    """Train three times, or three times as many seeds; print the table and draw the plot."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    """Train on the three sets with each seed; print the table and draw the plot."""
+    parser = argument_parser(__doc__)
     add_options(parser)
     parser.set_defaults(out=Path("runs-shift"))
     parser.add_argument("--model", default="resnet18", choices=models.NAMES)
@@ -125,7 +130,7 @@ def main() -> None:
 
 def _draw(errors: Mapping[str, Mapping[str, Sequence[float]]], picture: Path) -> None:
     try:
-        from plot_training import plot_shift
+        from benchmarks.training.plot import plot_shift
     except ImportError:
         say(f"no {picture}: matplotlib is not installed")
         return

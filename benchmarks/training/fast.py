@@ -1,19 +1,19 @@
-"""Train a small network in seconds, on one GPU: accuracy and time of n runs.
+r"""Train a small network in seconds, on one GPU: accuracy and time of n runs.
 
-    python benchmarks/fast.py shards --runs 5 --compile
-    python benchmarks/fast.py shards --device cpu --runs 2 --epochs 1 --width 8 --fraction 0.05
+    python -m benchmarks.training.fast shards --runs 5 --compile
+    python -m benchmarks.training.fast shards --device cpu --runs 2 --epochs 1 --width 8 \
+        --fraction 0.05
 
-Evidence: none. It was never run on a GPU; tests run it on a CPU, much smaller.
-The network and the recipe are near those of David Page's "How to Train Your ResNet", which were
-found for CIFAR-10. ``Fast`` holds all of the recipe, and each field is an option.
+Result: none yet. It was never run on a GPU; tests run it on a CPU, much smaller.
+Network and recipe are close to those of David Page's "How to Train Your ResNet", which were found
+for CIFAR-10. ``Fast`` is the recipe, and each field is an option.
 
-The pixels lie on the device (``cache="device"``), where they are gathered, cropped, flipped and
-cut; only places and chance go there in an epoch. A run's seconds are those of opening the shards,
-copying the training split to the device, and training; testing does not count, nor does a warm-up
-of ten steps before the first run, which is when ``--compile`` takes its time.
+The pixels are on the device (``cache="device"``), where they are gathered, cropped, flipped and
+cut; an epoch sends only row numbers and random numbers there. A run's seconds are opening the
+shards, copying the training split to the device, and training; testing does not count, nor does a
+warm-up of ten steps before the first run, in which ``--compile`` compiles.
 """
 
-import argparse
 import dataclasses
 import statistics
 import sys
@@ -22,28 +22,29 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from evaluation import Evaluation, error_of
-from models import Residual, conv_norm_relu
 from torch import Tensor, nn
-from train import ended, say
 
+from benchmarks import argument_parser
+from benchmarks.training.evaluation import Evaluation, error_of
+from benchmarks.training.models import Residual, conv_norm_relu
+from benchmarks.training.train import ended, say
 from cinic_shards import Augment, Batch, ShardLoader, Subset
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fast:
-    """The whole recipe."""
+    """The recipe."""
 
     epochs: int = 16
     batch_size: int = 512
     width: int = 64
     """Channels of the first convolution; the others have 2, 4 and 8 times as many."""
     score_scale: float = 0.125
-    """What the last layer's scores are multiplied by."""
+    """Factor of the last layer's scores."""
     peak_lr: float = 0.4
-    """The rate rises to it in a straight line, and falls to zero in another."""
+    """The learning rate rises to it linearly, then falls linearly to zero."""
     peak_at: float = 0.25
-    """When, as a part of all steps."""
+    """Where the peak is, as a share of all steps."""
     momentum: float = 0.9
     """Nesterov's."""
     weight_decay: float = 5e-4
@@ -52,7 +53,7 @@ class Fast:
     cutout: int = 8
     """Pixels of a square's side; 0 for none."""
     fraction: float = 1.0
-    """So much of the training split."""
+    """Share of the training split."""
     train_split: str = "train"
     test_split: str = "test"
 
@@ -72,7 +73,7 @@ class FastNet(nn.Module):
 
         def halved(channels_in: int, channels_out: int) -> nn.Sequential:
             convolution = nn.Conv2d(channels_in, channels_out, 3, padding=1, bias=False)
-            # Norm and ReLU see a quarter of the pixels when pooled before.
+            # Pooled first, norm and ReLU see a quarter of the pixels.
             return nn.Sequential(
                 convolution, nn.MaxPool2d(2), nn.BatchNorm2d(channels_out), nn.ReLU(inplace=True)
             )
@@ -98,23 +99,23 @@ class FastNet(nn.Module):
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """Of one run."""
+    """Result of one run."""
 
     accuracy: float
     """On the test split, 0 to 1."""
     seconds: float
     loss: float
-    """Of the last batch, with smoothed labels."""
+    """Loss of the last batch, with smoothed labels."""
 
 
 class Bench:
-    """A network that is trained anew in each run: compiled once.
+    """A network that is compiled once, and trained from new weights in each run.
 
     Args:
         shards: folder or URL of the dataset.
-        recipe: what to do.
-        device: where.
-        by_compiler: whether through ``torch.compile``.
+        recipe: options of the network and its training.
+        device: where it trains.
+        by_compiler: use ``torch.compile``.
     """
 
     def __init__(
@@ -140,8 +141,8 @@ class Bench:
         """Train from new weights and test.
 
         Args:
-            seed: of weights, order and augmentation.
-            most_steps: leave off there, for a warm-up.
+            seed: seed of weights, order and augmentation.
+            most_steps: stop after as many, for a warm-up.
         """
         recipe = self.recipe
         torch.manual_seed(seed)
@@ -209,16 +210,14 @@ class Bench:
 
 
 def summary(values: list[float], digits: int) -> str:
-    """Mean and, of several, deviation."""
+    """Mean and, if there are several, deviation."""
     deviation = f" +/- {statistics.stdev(values):.{digits}f}" if len(values) > 1 else ""
     return f"{statistics.fmean(values):.{digits}f}{deviation}"
 
 
 def main() -> None:
     """Run n times; print each run, then mean and deviation."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argument_parser(__doc__)
     parser.add_argument("shards", help="folder or URL that cinic-shard pack wrote to")
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--seed", type=int, default=0, help="of the first run")

@@ -1,4 +1,4 @@
-"""One training run over shards, which can be killed at any moment and goes on exactly."""
+"""A training run over shards, which can be killed at any moment and resumes exactly."""
 
 import csv
 import io
@@ -11,15 +11,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
-import models
 import numpy as np
 import torch
 import torch.distributed as dist
-from evaluation import Evaluation, Scores, error_of
-from recipe import Recipe, Setting
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from benchmarks.training import models
+from benchmarks.training.evaluation import Evaluation, Scores, error_of
+from benchmarks.training.recipe import Recipe, Setting
 from cinic_shards import Augment, Batch, ShardLoader, Subset, __version__
 from cinic_shards.errors import OptionError
 
@@ -27,45 +27,45 @@ COLUMNS = (
     "epoch", "loss", "train_accuracy", "test_accuracy", "lr", "seconds", "images_per_second",
     "waiting_share",
 )  # fmt: skip
-"""Of ``log.csv``. ``lr`` is the epoch's last, ``seconds`` are of training and testing together,
-``images_per_second`` and the loader's ``waiting_share`` are of training alone."""
+"""Columns of ``log.csv``. ``lr`` is the epoch's last; ``seconds`` include training and testing,
+``images_per_second`` and the loader's ``waiting_share`` only training."""
 
 _TEST_BATCH = 500
 _AGREE_STEPS = 10
-"""How often ranks agree whether to stop or to write a checkpoint."""
+"""Steps between two agreements of the ranks whether to stop or to write a checkpoint."""
 _CHECKPOINT_VERSION = 1
 
 
 class DivergedError(Exception):
-    """The loss is no number any more."""
+    """The loss is not finite."""
 
 
 class StoppedError(Exception):
-    """The run was asked to stop, and has left a checkpoint."""
+    """The run was asked to stop, and has written a checkpoint."""
 
 
 @dataclass(slots=True)
 class Sums:
-    """Of the epoch that is under way, over all its steps so far."""
+    """Sums over the steps so far of the current epoch."""
 
     counts: Tensor
-    """Loss, right answers and images of this rank: float64, shape (3,), on the device."""
+    """Loss, correct answers and images of this rank: float64, shape (3,), on the device."""
     training_seconds: float = 0.0
     waiting_seconds: float = 0.0
 
 
 class Run:
-    """A model, what trains it, and the folder it is kept in.
+    """A model, what trains it, and the folder that keeps it.
 
     Args:
         shards: the dataset, a folder or URL.
-        folder: of this run alone: ``checkpoint.pt``, ``log.csv``, ``result.json``.
-        recipe: what to do.
-        setting: how.
+        folder: for this run: ``checkpoint.pt``, ``log.csv``, ``result.json``.
+        recipe: what the result depends on.
+        setting: device, workers and the like.
 
     Raises:
-        OptionError: the folder has a checkpoint and ``resume`` was not said, or it is one of
-            another recipe; the dataset has no such split or origin.
+        OptionError: the folder has a checkpoint and ``resume`` is false, or the checkpoint's recipe
+            is different; the dataset has no such split or origin.
     """
 
     def __init__(self, shards: str, folder: Path, recipe: Recipe, setting: Setting) -> None:
@@ -112,7 +112,7 @@ class Run:
             self.optimizer, recipe.epochs * len(self.loader)
         )
         self.history: list[dict[str, float]] = []
-        """A row of ``log.csv`` for each epoch that is over."""
+        """A row of ``log.csv`` for each finished epoch."""
         self.sums = self._no_sums()
         self._saved_at = time.monotonic()
         self._steps = 0  # of this process
@@ -126,18 +126,18 @@ class Run:
             self._forward = cast(nn.Module, torch.compile(self._forward))
 
     def train(self, say: Callable[[str], None]) -> dict[str, Any]:
-        """All epochs that are left; writes the log and a checkpoint after each, then the result.
+        """Train the remaining epochs; write log and checkpoint after each, then the result.
 
         Args:
             say: takes a line for each epoch.
 
         Returns:
-            What ``result.json`` holds.
+            The content of ``result.json``.
 
         Raises:
-            StoppedError: it was asked for; the checkpoint is written.
+            StoppedError: the run was asked to stop; the checkpoint is written.
             DivergedError: the loss is not finite.
-            CinicShardsError: data cannot be read.
+            CinicShardsError: data is unreadable.
         """
         scores: Scores = {}
         while len(self.history) < self.recipe.epochs:
@@ -161,7 +161,7 @@ class Run:
                 f"test {row['test_accuracy']:.2%}, lr {row['lr']:.4f}, {row['seconds']:.1f} s, "
                 f"{row['images_per_second']:,.0f} images/s, waiting {row['waiting_share']:.1%}"
             )
-        if not scores:  # it was killed behind its last checkpoint
+        if not scores:  # it was killed after its last checkpoint
             scores = self._test()
         result = self._result(scores)
         if self.is_first:
@@ -202,16 +202,16 @@ class Run:
         self.scheduler.step()
         count = len(batch)
         right = (scores.detach().argmax(1) == batch.labels).sum()
-        self.sums.counts[0] += loss.detach() * count  # on the device: nothing waits for it
+        self.sums.counts[0] += loss.detach() * count  # on the device, without waiting for it
         self.sums.counts[1] += right
         self.sums.counts[2] += count
 
     def _test(self) -> Scores:
-        # DDP would speak to the other ranks in each batch.
+        # DDP would synchronise with the other ranks in each batch.
         return self._evaluation(self.model if dist.is_initialized() else self._forward, self.device)
 
     def _wishes(self) -> tuple[bool, bool]:
-        """Whether to stop, and whether to write a checkpoint: the same on all ranks."""
+        """Return if to stop and if to write a checkpoint: the same on all ranks."""
         stop = self.setting.is_asked_to_stop()
         save = time.monotonic() - self._saved_at >= self.setting.checkpoint_seconds
         if not dist.is_initialized():
@@ -224,13 +224,11 @@ class Run:
         agreed = wishes.tolist()
         return bool(agreed[0]), bool(agreed[1])
 
-    # What is kept
-
     def _no_sums(self) -> Sums:
         return Sums(torch.zeros(3, dtype=torch.float64, device=self.device))
 
     def _total(self) -> list[float]:
-        """Loss, right answers and images of all ranks."""
+        """Loss, correct answers and images of all ranks."""
         total = self.sums.counts.clone()
         if dist.is_initialized():
             dist.all_reduce(total)
@@ -249,7 +247,7 @@ class Run:
             "optimizer": self.optimizer.state_dict(),
             "scheduler": self.scheduler.state_dict(),
             "loader": self.loader.state_dict(),
-            # All ranks begin with one seed and draw alike: one state is everybody's.
+            # All ranks start with one seed and draw alike: one state fits all.
             "rng": torch.get_rng_state(),
             "device_rng": torch.cuda.get_rng_state() if self.device.type == "cuda" else None,
             "sums": [total, self.sums.training_seconds, self.sums.waiting_seconds],
@@ -262,7 +260,7 @@ class Run:
     def _load(self) -> None:
         state = torch.load(self.checkpoint, map_location="cpu", weights_only=True)
         if state.get("version") != _CHECKPOINT_VERSION:
-            raise OptionError(f"{self.checkpoint}: not a checkpoint of this version of train.py")
+            raise OptionError(f"{self.checkpoint}: not a checkpoint of this version")
         different = [
             f"{name} is {state['recipe'].get(name)!r} in the checkpoint and {value!r} here"
             for name, value in asdict(self.recipe).items()
@@ -270,8 +268,8 @@ class Run:
         ]
         if different:
             raise OptionError(
-                f"{self.checkpoint}: of another recipe: {'; '.join(different)}. Give the same "
-                "options, or another --out"
+                f"{self.checkpoint}: a different recipe: {'; '.join(different)}. Give the same "
+                "options, or a different --out"
             )
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
@@ -328,7 +326,7 @@ def _subset(origin: str, fraction: float = 1.0) -> Subset:
 
 
 def _replace(path: Path, write: Callable[[BinaryIO], object]) -> None:
-    """Write a file that is there as a whole, or as it was before."""
+    """Replace a file in one step: readers see its old or its new content."""
     partial = path.with_name(path.name + ".partial")
     try:
         with partial.open("wb") as file:

@@ -1,14 +1,13 @@
 """Print the results of ``train.py`` beside CINIC-10's published ones.
 
-    python benchmarks/training_table.py runs
+    python -m benchmarks.training.table runs
 
 The published errors are those of https://github.com/BayesWatch/cinic-10 (and arXiv:1810.03505), on
 the test split: after training on ``train`` once, and on ``train+valid`` with five seeds. Ours are
-the mean and, of several seeds, the deviation (of the sample); where a run's recipe is not the
-published one, its row says in what.
+the mean and, for several seeds, the deviation (of the sample); a row says in which fields its
+recipe differs from the published one.
 """
 
-import argparse
 import json
 import statistics
 import sys
@@ -17,8 +16,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import models
-from recipe import Recipe
+from benchmarks import argument_parser
+from benchmarks.training import models
+from benchmarks.training.recipe import Recipe
 
 PUBLISHED: Mapping[str, Mapping[str, str]] = {
     "train": {
@@ -39,11 +39,11 @@ PUBLISHED: Mapping[str, Mapping[str, str]] = {
         "mobilenet": "18.00 +/- 0.16",
     },
 }
-"""Split that was trained on -> model -> test error in percent. The page has no DenseNet-121 that
-was trained on ``train`` alone."""
+"""Training split -> model -> test error in percent. The page has no DenseNet-121 trained on
+``train`` alone."""
 
 _OWN_COLUMN = ("model", "train_split", "seed")
-"""What a row says of a recipe without being asked."""
+"""Fields of a recipe that a row always shows."""
 
 
 def read_results(folder: Path) -> list[dict[str, Any]]:
@@ -52,14 +52,14 @@ def read_results(folder: Path) -> list[dict[str, Any]]:
 
 
 def mean_and_deviation(errors: Iterable[float]) -> str:
-    """Of errors 0 to 1, in percent."""
+    """Errors from 0 to 1 as percent."""
     percent = [100 * error for error in errors]
     deviation = f" +/- {statistics.stdev(percent):.2f}" if len(percent) > 1 else ""
     return f"{statistics.fmean(percent):.2f}{deviation}"
 
 
 def difference(recipe: Mapping[str, Any]) -> str:
-    """In what a recipe is not the published one."""
+    """Fields in which a recipe differs from the published one."""
     published = asdict(Recipe())
     return ", ".join(
         f"{name} {value:.3g}" if isinstance(value, float) else f"{name} {value}"
@@ -73,8 +73,8 @@ def table(results: Iterable[Mapping[str, Any]]) -> str:
     runs: dict[tuple[str, str], dict[str, list[Mapping[str, Any]]]] = {}
     for result in results:
         recipe = result["recipe"]
-        place = recipe["train_split"], recipe["model"]
-        runs.setdefault(place, {}).setdefault(difference(recipe), []).append(result)
+        key = recipe["train_split"], recipe["model"]
+        runs.setdefault(key, {}).setdefault(difference(recipe), []).append(result)
     splits = dict.fromkeys([*PUBLISHED, *(split for split, _ in runs)])
     lines = []
     for split in splits:
@@ -98,9 +98,7 @@ def table(results: Iterable[Mapping[str, Any]]) -> str:
 
 def main() -> None:
     """Read the results and print the table."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argument_parser(__doc__)
     parser.add_argument("runs", type=Path, help="the --out of train.py")
     args = parser.parse_args()
     results = read_results(args.runs)

@@ -1,16 +1,16 @@
 """Train the published models on shards, by the published recipe or another.
 
-    python benchmarks/train.py shards                             # ResNet-18, 300 epochs
-    python benchmarks/train.py shards --model vgg16 mobilenet --amp --channels-last
-    python benchmarks/train.py shards --train-split train+valid --seeds 5
-    torchrun --nproc-per-node=8 benchmarks/train.py shards        # the same batches on 8 GPUs
-    python benchmarks/train.py shards --resume                    # goes on where it stopped
-    python benchmarks/train.py shards --model tiny --epochs 5 --train-origin cifar  # for a CPU
+    python -m benchmarks.training.train shards                         # ResNet-18, 300 epochs
+    python -m benchmarks.training.train shards --model vgg16 mobilenet --amp --channels-last
+    python -m benchmarks.training.train shards --train-split train+valid --seeds 5
+    torchrun --nproc-per-node=8 -m benchmarks.training.train shards    # the same batches on 8 GPUs
+    python -m benchmarks.training.train shards --resume                # after an interruption
+    python -m benchmarks.training.train shards --model tiny --epochs 5 --train-origin cifar  # a CPU
 
-Each run has a folder of its own in ``--out``, with ``log.csv`` (a row each epoch), ``curves.png``,
+Each run has a folder in ``--out``, with ``log.csv`` (a row for each epoch), ``curves.png``,
 ``result.json`` and ``checkpoint.pt``, which is written after each epoch, every
-``--checkpoint-seconds`` within one, and at Ctrl-C or SIGTERM. ``training_table.py`` prints all
-results beside the published ones.
+``--checkpoint-seconds`` within one, and at Ctrl-C or SIGTERM. ``table.py`` prints all results
+beside the published ones.
 """
 
 import argparse
@@ -23,12 +23,13 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, get_args
 
-import models
 import torch
 import torch.distributed as dist
-from recipe import Recipe, Setting
-from trainer import DivergedError, Run, StoppedError
 
+from benchmarks import argument_parser
+from benchmarks.training import models
+from benchmarks.training.recipe import Recipe, Setting
+from benchmarks.training.trainer import DivergedError, Run, StoppedError
 from cinic_shards.errors import CinicShardsError, OptionError
 from cinic_shards.loader.cache import CacheKind
 
@@ -36,7 +37,7 @@ ORIGINS = ("all", "cifar", "cifar-train", "cifar-test", "imagenet")
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """What ``recipe_of`` and ``setting_of`` read, but for seed, model and origins."""
+    """Add the options for ``recipe_of`` and ``setting_of``, without seed, model and origins."""
     default = Recipe()
     parser.add_argument("shards", help="folder or URL that cinic-shard pack wrote to")
     parser.add_argument("--out", type=Path, default=Path("runs"), help="default: runs")
@@ -44,40 +45,40 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     recipe.add_argument("--train-split", default=default.train_split, help="or train+valid")
     recipe.add_argument("--test-split", default=default.test_split)
     recipe.add_argument(
-        "--train-fraction", type=float, default=1.0, help="so much of each class's images"
+        "--train-fraction", type=float, default=1.0, help="share of each class's images"
     )
     recipe.add_argument("--epochs", type=int, default=default.epochs)
     recipe.add_argument("--batch-size", type=int, default=default.batch_size, help="over all ranks")
-    recipe.add_argument("--lr", type=float, default=default.lr, help="the first; falls to 0")
+    recipe.add_argument("--lr", type=float, default=default.lr, help="at the start; falls to 0")
     recipe.add_argument("--momentum", type=float, default=default.momentum)
     recipe.add_argument("--weight-decay", type=float, default=default.weight_decay)
     recipe.add_argument("--amp", action="store_true", help="mixed precision, with bfloat16")
     setting = parser.add_argument_group("setting")
-    setting.add_argument("--device", help="default: cuda where there is one, else cpu")
+    setting.add_argument("--device", help="default: cuda if there is one, else cpu")
     setting.add_argument(
         "--channels-last", action="store_true", help="memory order of weights and images"
     )
     setting.add_argument("--compile", action="store_true", help="by torch.compile")
     setting.add_argument("--workers", type=int, help="decoding threads; default: the cores")
     setting.add_argument(
-        "--cache", default="none", choices=get_args(CacheKind), help="the loader's"
+        "--cache", default="none", choices=get_args(CacheKind), help="of the loader"
     )
     setting.add_argument("--checkpoint-seconds", type=float, default=600, metavar="S")
-    setting.add_argument("--resume", action="store_true", help="go on with what --out holds")
-    setting.add_argument("--quiet", action="store_true", help="print results and errors alone")
+    setting.add_argument("--resume", action="store_true", help="from the checkpoints in --out")
+    setting.add_argument("--quiet", action="store_true", help="print only results and errors")
 
 
 def recipe_of(args: argparse.Namespace, **given: Any) -> Recipe:
-    """The recipe that the arguments tell."""
-    told = {one.name: getattr(args, one.name) for one in fields(Recipe) if hasattr(args, one.name)}
-    return Recipe(**told | given)
+    """The recipe from the arguments."""
+    read = {one.name: getattr(args, one.name) for one in fields(Recipe) if hasattr(args, one.name)}
+    return Recipe(**read | given)
 
 
 def setting_of(args: argparse.Namespace) -> Setting:
-    """The setting that the arguments tell; joins the other ranks where torchrun runs this.
+    """The setting from the arguments; under torchrun, join the other ranks.
 
-    From here on Ctrl-C and SIGTERM ask to stop. A second Ctrl-C ends a process at once, where
-    torchrun does not run it.
+    After this, Ctrl-C and SIGTERM ask to stop. A second Ctrl-C ends the process at once, unless it
+    is under torchrun.
     """
     device = torch.device(args.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     if device.type == "cuda":
@@ -91,7 +92,7 @@ def setting_of(args: argparse.Namespace) -> Setting:
 
     def ask(number: int, frame: object) -> None:
         asked.append(number)
-        if not dist.is_initialized():  # torchrun hands a signal on that its ranks have got already
+        if not dist.is_initialized():  # torchrun passes on a signal that its ranks already have
             signal.signal(number, signal.default_int_handler)
 
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -112,10 +113,10 @@ def setting_of(args: argparse.Namespace) -> Setting:
 def run_all(
     shards: str, out: Path, recipes: Sequence[Recipe], setting: Setting
 ) -> list[dict[str, Any]]:
-    """Train by each recipe, in turn; what is finished is not done again.
+    """Train by each recipe in turn; finished runs are not repeated.
 
     Returns:
-        What each folder's ``result.json`` holds.
+        The content of each folder's ``result.json``.
 
     Raises:
         StoppedError, DivergedError, CinicShardsError: as ``Run`` does, with the folder.
@@ -133,7 +134,7 @@ def run_all(
 
 
 def say(text: str) -> None:
-    """Print beside the results."""
+    """Print progress or an error."""
     print(text, file=sys.stderr, flush=True)
 
 
@@ -143,24 +144,24 @@ def silent(text: str) -> None:
 
 def _draw(folder: Path) -> None:
     with suppress(ImportError):  # matplotlib is optional
-        from plot_training import plot_curves
+        from benchmarks.training.plot import plot_curves
 
         plot_curves([folder / "log.csv"], folder / "curves.png")
 
 
 def ended(work: Callable[[], None]) -> int:
-    """Do the work of a command; the exit status, and one message where it fails."""
+    """Do the work of a command; return the exit status, print one message if it fails."""
     status = 0
     try:
         work()
     except StoppedError as error:  # on all ranks at the same step
         status = 130
         if is_first():
-            say(f"{error}; the same command with --resume goes on there")
+            say(f"{error}; run the same command with --resume to continue")
     except (CinicShardsError, DivergedError) as error:
         if is_first() or not isinstance(error, OptionError):
             say(f"error: {error}")
-        # Perhaps of this rank alone: torchrun ends the others, which wait for it.
+        # Perhaps only on this rank: torchrun ends the others, which wait for it.
         return 2 if isinstance(error, OptionError) else 1
     except KeyboardInterrupt:
         say("interrupted")
@@ -172,15 +173,13 @@ def ended(work: Callable[[], None]) -> int:
 
 
 def is_first() -> bool:
-    """Whether this is rank 0, or alone."""
+    """True on rank 0, and without other ranks."""
     return not dist.is_initialized() or dist.get_rank() == 0
 
 
 def main() -> None:
     """Train, and print mean and deviation of each model's test error."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argument_parser(__doc__)
     add_options(parser)
     parser.add_argument("--model", nargs="+", default=["resnet18"], choices=models.NAMES)
     parser.add_argument("--train-origin", default="all", choices=ORIGINS)

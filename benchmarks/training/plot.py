@@ -1,9 +1,8 @@
-"""Draw the logs of ``train.py``: loss and test error of each epoch.
+"""Draw the logs of ``train.py``: loss and error of each epoch.
 
-python benchmarks/plot_training.py runs/*/log.csv curves.png
+python -m benchmarks.training.plot runs/*/log.csv curves.png
 """
 
-import argparse
 import csv
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,11 +13,13 @@ mpl.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.ticker import MaxNLocator
 
+from benchmarks import argument_parser
+
 _COLOURS = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#888888")
 
 
 def plot_curves(logs: Sequence[Path], picture: Path) -> None:
-    """Training loss, and training and test error, of one run or of several.
+    """Draw training loss, training error and test error of one run or several.
 
     Args:
         logs: ``log.csv`` of each run, in a folder whose name is the run's.
@@ -49,19 +50,20 @@ def plot_curves(logs: Sequence[Path], picture: Path) -> None:
 
 
 def plot_shift(errors: Mapping[str, Mapping[str, float]], picture: Path) -> None:
-    """Test error by origin, a group of bars for what a model was trained on.
+    """Draw test error by origin, a group of bars for each training set.
 
     Args:
-        errors: what it was trained on -> what it was tested on -> the error, 0 to 1.
+        errors: training set -> test set -> error, 0 to 1.
         picture: a PNG to write.
     """
     tested = list(dict.fromkeys(name for row in errors.values() for name in row))
     figure, axis = plt.subplots(figsize=(6, 3.4), layout="constrained")
     width = 0.8 / len(tested)
     for number, name in enumerate(tested):
-        places = [place + (number - (len(tested) - 1) / 2) * width for place in range(len(errors))]
+        shift = (number - (len(tested) - 1) / 2) * width
+        positions = [position + shift for position in range(len(errors))]
         heights = [100 * row[name] for row in errors.values()]
-        bars = axis.bar(places, heights, 0.92 * width, label=name, color=_COLOURS[number])
+        bars = axis.bar(positions, heights, 0.92 * width, label=name, color=_COLOURS[number])
         axis.bar_label(bars, [f"{height:.1f}" for height in heights], padding=2, fontsize=8)
     axis.set_xticks(range(len(errors)), list(errors))
     axis.set_xlabel("trained on", fontsize=9)
@@ -76,9 +78,7 @@ def plot_shift(errors: Mapping[str, Mapping[str, float]], picture: Path) -> None
 
 def main() -> None:
     """Read the logs and write the picture."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argument_parser(__doc__)
     parser.add_argument("logs", type=Path, nargs="+")
     parser.add_argument("picture", type=Path)
     args = parser.parse_args()

@@ -1,4 +1,4 @@
-"""Training runs: their log, their end, and that a killed one goes on as if nothing had been."""
+"""Training runs: their log, their results, and that a killed run resumes exactly."""
 
 import csv
 import json
@@ -13,22 +13,19 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-import fast
 import pytest
-import shift
 import torch
-import training_table
 from make_demo_tree import make_tree
-from recipe import Recipe, Setting
-from train import run_all
-from trainer import COLUMNS, Run, StoppedError
 
+from benchmarks.training import fast, shift, table
+from benchmarks.training.recipe import Recipe, Setting
+from benchmarks.training.train import run_all
+from benchmarks.training.trainer import COLUMNS, Run, StoppedError
 from cinic_shards import Batch
 from cinic_shards.errors import OptionError
 from cinic_shards.write.pack import PackOptions, pack
 from tests.support import ROOT
 
-BENCHMARKS = ROOT / "benchmarks"
 CPU = torch.device("cpu")
 TINY = Recipe(model="tiny", epochs=2, batch_size=50, lr=0.05)
 
@@ -43,7 +40,7 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def shards(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """270 images of each split, in blocks that are mapped."""
+    """270 images of each split, as ``raw``."""
     root = tmp_path_factory.mktemp("training")
     make_tree(root / "tree", per_class=27, seed=0)
     pack(root / "tree", root / "shards", PackOptions(encoding="raw", block_size=64), workers=1)
@@ -51,9 +48,9 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.fixture(scope="module")
-def whole(shards: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a run of ``TINY`` that nothing stopped."""
-    folder = tmp_path_factory.mktemp("whole")
+def finished_run(shards: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of an uninterrupted run of ``TINY``."""
+    folder = tmp_path_factory.mktemp("finished_run")
     train(shards, folder)
     return folder
 
@@ -84,14 +81,18 @@ def equal(one: Sequence[torch.Tensor], other: Sequence[torch.Tensor]) -> bool:
 
 
 def run_script(name: str, *options: Any, **popen: Any) -> subprocess.Popen[str]:
-    command = [sys.executable, BENCHMARKS / f"{name}.py", *options]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", f"benchmarks.training.{name}", *options]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    return subprocess.Popen(list(map(str, command)), text=True, env=environment, **(pipes | popen))
+    return start(command, **(pipes | popen))
+
+
+def start(command: list[Any], **popen: Any) -> subprocess.Popen[str]:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen([*map(str, command)], cwd=ROOT, text=True, env=environment, **popen)
 
 
 def finished(process: subprocess.Popen[str]) -> str:
-    """What it printed on both; it must end well."""
+    """Its output and messages; it must succeed."""
     out, error = process.communicate(timeout=300)
     assert process.returncode == 0, error
     return out + error
@@ -104,26 +105,30 @@ def test_the_default_is_the_published_recipe() -> None:
     assert (recipe.train_split, recipe.test_split) == ("train", "test")
 
 
-def test_a_run_learns_and_keeps_its_log(whole: Path) -> None:
-    log = rows(whole)
+def test_a_run_learns_and_keeps_its_log(finished_run: Path) -> None:
+    log = rows(finished_run)
     assert tuple(log[0]) == COLUMNS
     assert [row["epoch"] for row in log] == ["1", "2"]
     assert float(log[1]["loss"]) < float(log[0]["loss"]) < 2.5
     assert float(log[1]["lr"]) == 0 < float(log[0]["lr"]) < TINY.lr
     assert all(0 <= float(row["waiting_share"]) < 1 for row in log)
     assert all(float(row["images_per_second"]) > 0 for row in log)
-    result = json.loads((whole / "result.json").read_text())
+    result = json.loads((finished_run / "result.json").read_text())
     assert result["test_error"] == 1 - float(log[1]["test_accuracy"])
     assert result["test_images"] == {"cifar": 60, "imagenet": 210}
     assert result["train_images"] == 270
     by_origin = 60 * result["errors"]["cifar"] + 210 * result["errors"]["imagenet"]
     assert by_origin / 270 == pytest.approx(result["test_error"])
-    assert not list(whole.glob("*.partial"))
+    assert not list(finished_run.glob("*.partial"))
 
 
-@pytest.mark.parametrize("stop_at", [1, 4, 5, 7], ids=lambda step: f"step {step}")
-def test_a_stopped_run_goes_on_exactly(
-    shards: str, whole: Path, tmp_path: Path, stop_at: int
+@pytest.mark.parametrize(
+    "stop_at",
+    [4, *(pytest.param(step, marks=pytest.mark.real) for step in (1, 5, 7))],
+    ids=lambda step: f"step {step}",
+)
+def test_a_stopped_run_resumes_exactly(
+    shards: str, finished_run: Path, tmp_path: Path, stop_at: int
 ) -> None:
     """In an epoch (of 5 steps), at the last step of one, and in the next."""
     steps = iter(range(1, 100))
@@ -132,35 +137,37 @@ def test_a_stopped_run_goes_on_exactly(
     assert not (tmp_path / "result.json").exists()
     torch.manual_seed(99)
     train(shards, tmp_path, resume=True)
-    assert equal(weights(tmp_path), weights(whole))
-    for row, expected in zip(rows(tmp_path), rows(whole), strict=True):
+    assert equal(weights(tmp_path), weights(finished_run))
+    for row, expected in zip(rows(tmp_path), rows(finished_run), strict=True):
         for name in ("epoch", "loss", "train_accuracy", "test_accuracy", "lr"):
             assert row[name] == expected[name]
 
 
-def test_a_finished_run_is_not_done_again(shards: str, whole: Path) -> None:
-    before = (whole / "log.csv").read_bytes(), weights(whole)
-    result = train(shards, whole, resume=True)
-    assert result["test_error"] == 1 - float(rows(whole)[-1]["test_accuracy"])
-    assert (whole / "log.csv").read_bytes() == before[0]
-    assert equal(weights(whole), before[1])
+def test_a_finished_run_is_not_repeated(shards: str, finished_run: Path) -> None:
+    before = (finished_run / "log.csv").read_bytes(), weights(finished_run)
+    result = train(shards, finished_run, resume=True)
+    assert result["test_error"] == 1 - float(rows(finished_run)[-1]["test_accuracy"])
+    assert (finished_run / "log.csv").read_bytes() == before[0]
+    assert equal(weights(finished_run), before[1])
 
 
-def test_a_checkpoint_is_not_overwritten_by_mistake(shards: str, whole: Path) -> None:
+def test_a_checkpoint_is_not_overwritten_by_mistake(shards: str, finished_run: Path) -> None:
     with pytest.raises(OptionError, match="has a checkpoint; give --resume"):
-        train(shards, whole)
+        train(shards, finished_run)
 
 
-def test_another_recipe_is_refused_and_all_that_differs_is_said(shards: str, whole: Path) -> None:
+def test_a_different_recipe_is_rejected_with_all_differences(
+    shards: str, finished_run: Path
+) -> None:
     other = Recipe(model="tiny", epochs=3, batch_size=50, lr=0.5)
     with pytest.raises(OptionError) as raised:
-        train(shards, whole, other, resume=True)
+        train(shards, finished_run, other, resume=True)
     assert "epochs is 2 in the checkpoint and 3 here; lr is 0.05" in str(raised.value)
 
 
-def test_seeds_differ(shards: str, whole: Path, tmp_path: Path) -> None:
+def test_seeds_differ(shards: str, finished_run: Path, tmp_path: Path) -> None:
     train(shards, tmp_path, Recipe(model="tiny", epochs=1, batch_size=50, lr=0.05, seed=1))
-    assert rows(tmp_path)[0]["loss"] != rows(whole)[0]["loss"]
+    assert rows(tmp_path)[0]["loss"] != rows(finished_run)[0]["loss"]
 
 
 def test_origin_and_fraction_choose_the_images(shards: str, tmp_path: Path) -> None:
@@ -174,17 +181,18 @@ def test_origin_and_fraction_choose_the_images(shards: str, tmp_path: Path) -> N
     assert recipe.name == "tiny-train+valid-imagenet-of-0.5-seed0"
 
 
-def test_mixed_precision(shards: str, whole: Path, tmp_path: Path) -> None:
+@pytest.mark.real
+def test_mixed_precision(shards: str, finished_run: Path, tmp_path: Path) -> None:
     train(shards, tmp_path, Recipe(model="tiny", epochs=1, batch_size=50, lr=0.05, amp=True))
-    mine, theirs = float(rows(tmp_path)[0]["loss"]), float(rows(whole)[0]["loss"])
+    mine, theirs = float(rows(tmp_path)[0]["loss"]), float(rows(finished_run)[0]["loss"])
     assert mine != theirs and mine == pytest.approx(theirs, rel=0.05)
 
 
-def test_the_table_has_every_published_error_and_ours_beside_it(whole: Path) -> None:
-    (result,) = training_table.read_results(whole)
+def test_the_table_has_every_published_error_and_ours_beside_it(finished_run: Path) -> None:
+    (result,) = table.read_results(finished_run)
     other = result | {"test_error": result["test_error"] + 0.02}
     published = {"recipe": asdict(Recipe(model="vgg16")), "test_error": 0.1525}
-    lines = training_table.table([result, published, other]).splitlines()
+    lines = table.table([result, published, other]).splitlines()
     assert "| vgg16 | 14.72 M | 15.25 | 15.25 | 1 |  |" in lines
     ours = f"{100 * result['test_error'] + 1:.2f} +/- 1.41"
     what = "epochs 2, batch_size 50, lr 0.05"
@@ -193,7 +201,8 @@ def test_the_table_has_every_published_error_and_ours_beside_it(whole: Path) -> 
     assert sum(line.endswith("| | 0 | |") for line in lines) == 5 + 7
 
 
-def test_distribution_shift_is_told_by_origin(shards: str, tmp_path: Path) -> None:
+@pytest.mark.real
+def test_distribution_shift_by_origin(shards: str, tmp_path: Path) -> None:
     parts = shift.fractions(shards, "train", equal=True)
     assert parts == {"all": 60 / 270, "cifar": 1, "imagenet": 60 / 210}
     results = {
@@ -223,6 +232,13 @@ def test_shift_needs_both_origins(tmp_path: Path) -> None:
         shift.fractions(str(tmp_path / "shards"), "train", equal=False)
 
 
+def test_the_fast_recipe_runs(shards: str) -> None:
+    recipe = fast.Fast(epochs=1, batch_size=10, width=2, fraction=0.1)
+    outcome = fast.Bench(shards, recipe, CPU, by_compiler=False).run(0)
+    assert 0 <= outcome.accuracy < 1 and 0 < outcome.loss < 5 and outcome.seconds > 0
+
+
+@pytest.mark.real
 def test_the_fast_recipe_learns_and_a_seed_is_a_run(shards: str) -> None:
     recipe = fast.Fast(epochs=3, batch_size=30, width=8, peak_lr=0.2)
     bench = fast.Bench(shards, recipe, CPU, by_compiler=False)
@@ -240,8 +256,8 @@ def test_shift_and_the_fast_recipe_by_their_commands(shards: str, tmp_path: Path
     assert said == (tmp_path / "runs" / "shift.md").read_text()
     assert said.startswith("| trained on | images | error on all, % |")
     assert (tmp_path / "runs" / "shift.png").read_bytes().startswith(b"\x89PNG")
-    table = finished(run_script("training_table", tmp_path / "runs"))
-    assert table.count("| tiny |") == 3
+    printed = finished(run_script("table", tmp_path / "runs"))
+    assert printed.count("| tiny |") == 3
     options = ("--device", "cpu", "--runs", 2, "--epochs", 1, "--width", 8, "--batch-size", 50)
     said = finished(run_script("fast", shards, *options))
     assert re.search(r"accuracy [\d.]+ \+/- [\d.]+ %, [\d.]+ \+/- [\d.]+ s, 2 runs on cpu", said)
@@ -249,18 +265,21 @@ def test_shift_and_the_fast_recipe_by_their_commands(shards: str, tmp_path: Path
 
 @pytest.mark.real
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's of itself
-def test_compiling_compiles_the_whole_model(shards: str, whole: Path, tmp_path: Path) -> None:
+def test_compiling_compiles_the_model(shards: str, finished_run: Path, tmp_path: Path) -> None:
     torch._dynamo.reset()  # type: ignore[no-untyped-call]
     train(shards, tmp_path, replace(TINY, epochs=1), compile=True)
     assert torch._dynamo.utils.counters["stats"]["calls_captured"] > 10
-    mine, theirs = float(rows(tmp_path)[0]["loss"]), float(rows(whole)[0]["loss"])
+    mine, theirs = float(rows(tmp_path)[0]["loss"]), float(rows(finished_run)[0]["loss"])
     assert mine == pytest.approx(theirs, rel=0.2)  # TINY's rate falls later
 
 
 TINY_OPTIONS = ("--model", "tiny", "--epochs", 2, "--batch-size", 50, "--lr", 0.05, "--workers", 1)
 
 
-def test_the_command_prints_mean_and_deviation(shards: str, whole: Path, tmp_path: Path) -> None:
+@pytest.mark.real
+def test_the_command_prints_mean_and_deviation(
+    shards: str, finished_run: Path, tmp_path: Path
+) -> None:
     out = tmp_path / "runs"
     said = finished(run_script("train", shards, *TINY_OPTIONS, "--seeds", 2, "--out", out))
     errors = [
@@ -271,13 +290,13 @@ def test_the_command_prints_mean_and_deviation(shards: str, whole: Path, tmp_pat
     assert match
     assert float(match[1]) == pytest.approx(sum(errors) / 2, abs=0.01)
     assert float(match[2]) == pytest.approx(abs(errors[0] - errors[1]) / 2**0.5, abs=0.01)
-    assert equal(weights(out / "tiny-train-seed0"), weights(whole))
+    assert equal(weights(out / "tiny-train-seed0"), weights(finished_run))
     assert (out / "tiny-train-seed1" / "curves.png").read_bytes().startswith(b"\x89PNG")
     assert said.count("waiting") == 4
 
 
 @pytest.mark.real
-def test_ctrl_c_leaves_a_checkpoint_and_kill_9_the_last_one(shards: str, tmp_path: Path) -> None:
+def test_ctrl_c_writes_a_checkpoint_and_kill_9_keeps_the_last(shards: str, tmp_path: Path) -> None:
     long = ("--model", "tiny", "--epochs", 1000, "--batch-size", 10, "--workers", 1, "--quiet")
     folder = tmp_path / "tiny-train-seed0"
     process = run_script("train", shards, *long, "--out", tmp_path, "--checkpoint-seconds", 0)
@@ -285,7 +304,7 @@ def test_ctrl_c_leaves_a_checkpoint_and_kill_9_the_last_one(shards: str, tmp_pat
     process.send_signal(signal.SIGINT)
     _, error = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert re.search(r"stopped in epoch \d+; the same command with --resume goes on", error)
+    assert re.search(r"stopped in epoch \d+; run the same command with --resume", error)
     assert "Traceback" not in error
     done = len(rows(folder))
     process = run_script(
@@ -308,7 +327,8 @@ def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
         time.sleep(0.02)
 
 
-def test_a_mistake_is_told_in_one_line(shards: str, tmp_path: Path) -> None:
+@pytest.mark.real
+def test_a_mistake_is_one_line(shards: str, tmp_path: Path) -> None:
     process = run_script("train", shards, "--train-split", "trian", "--out", tmp_path)
     _, error = process.communicate(timeout=60)
     assert process.returncode == 2
@@ -318,11 +338,8 @@ def test_a_mistake_is_told_in_one_line(shards: str, tmp_path: Path) -> None:
 def torchrun(*options: Any, **popen: Any) -> subprocess.Popen[str]:
     """``train.py`` on two ranks, in a process group of its own."""
     program = Path(sys.executable).with_name("torchrun")
-    command = [program, "--standalone", "--nproc-per-node=2", BENCHMARKS / "train.py", *options]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(
-        list(map(str, command)), env=environment, start_new_session=True, text=True, **popen
-    )
+    command = [program, "--standalone", "--nproc-per-node=2", "-m", "benchmarks.training.train"]
+    return start([*command, *options], start_new_session=True, **popen)
 
 
 def batches_of_rank(
@@ -336,18 +353,18 @@ def batches_of_rank(
     return [batch for _ in range(2) for batch in loader]
 
 
-def test_two_ranks_see_what_one_does(
+def test_two_ranks_see_the_same_global_batches(
     shards: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each global batch is the same, to the bit: 22 images and 23 are the 45 of one rank."""
     one = batches_of_rank(shards, tmp_path, 0, 1, monkeypatch)
     two = [batches_of_rank(shards, tmp_path, rank, 2, monkeypatch) for rank in range(2)]
     assert len(one) == len(two[0]) == len(two[1]) == 12
-    for whole, *parts in zip(one, *two, strict=True):
+    for joint, *parts in zip(one, *two, strict=True):
         assert [len(part) for part in parts] == [22, 23]
         for name in ("indices", "labels", "images"):
             joined = torch.cat([getattr(part, name) for part in parts])
-            assert torch.equal(joined, getattr(whole, name))
+            assert torch.equal(joined, getattr(joint, name))
 
 
 @pytest.mark.real
@@ -395,7 +412,7 @@ def test_two_ranks_learn_what_one_does(shards: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.real
-def test_two_ranks_stop_at_ctrl_c_and_one_goes_on(shards: str, tmp_path: Path) -> None:
+def test_two_ranks_stop_at_ctrl_c_and_one_resumes(shards: str, tmp_path: Path) -> None:
     options = [shards, "--model", "tiny", "--epochs", 25, "--batch-size", 45, "--lr", 0.01]
     options += ["--workers", 1, "--quiet", "--out", tmp_path]
     process = torchrun(*options, stderr=subprocess.PIPE)
@@ -403,7 +420,7 @@ def test_two_ranks_stop_at_ctrl_c_and_one_goes_on(shards: str, tmp_path: Path) -
     wait_for(folder / "log.csv", process)
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does
     _, error = process.communicate(timeout=120)
-    assert re.search(r"stopped in epoch \d+; the same command with --resume goes on", error)
+    assert re.search(r"stopped in epoch \d+; run the same command with --resume", error)
     state = torch.load(folder / "checkpoint.pt", weights_only=True)
     assert state["sums"][0][2] == 45 * state["loader"]["step"] > 0
     before = rows(folder)

@@ -1,17 +1,18 @@
 """The seven models that CINIC-10's page trains, for images of 32x32, and a tiny one for tests.
 
-    python benchmarks/models.py     # parameters of each, beside the page's
+    python -m benchmarks.training.models     # parameters of each, beside the page's
 
 Each is written from its paper, in the form that CIFAR-10 needs: the first convolution keeps the
-resolution, no pooling before the first stage, and a mean over what is left of the image before the
-classifier. Convolutions have no bias where batch norm follows. Weights begin as torch draws them.
+resolution, no pooling before the first stage, and a mean over the remaining pixels before the
+classifier. Convolutions have no bias if batch norm follows. Torch initialises the weights.
 """
 
-import argparse
 from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor, nn
+
+from benchmarks import argument_parser
 
 PUBLISHED_PARAMETERS = {
     "vgg16": 14.7,
@@ -29,7 +30,7 @@ its paper, which the page gives as 9.2."""
 def conv_norm(
     channels_in: int, channels_out: int, kernel: int = 3, *, stride: int = 1, groups: int = 1
 ) -> nn.Sequential:
-    """A convolution that keeps the resolution but for its stride, and batch norm."""
+    """A convolution that keeps the resolution except for its stride, and batch norm."""
     convolution = nn.Conv2d(
         channels_in, channels_out, kernel, stride, kernel // 2, groups=groups, bias=False
     )
@@ -63,7 +64,7 @@ class Residual(nn.Module):
 
 
 def shortcut(channels_in: int, channels_out: int, stride: int) -> nn.Module:
-    """The identity, or where the shape changes a projection."""
+    """The identity, or a projection if the shape changes."""
     if stride == 1 and channels_in == channels_out:
         return nn.Identity()
     return conv_norm(channels_in, channels_out, 1, stride=stride)
@@ -84,8 +85,8 @@ def vgg16(num_classes: int) -> nn.Module:
 def stages(widths: tuple[int, ...], depth: int) -> Iterator[tuple[int, int]]:
     """Width and stride of each block: each stage but the first halves the resolution."""
     for number, width in enumerate(widths):
-        for place in range(depth):
-            yield width, 2 if number > 0 and place == 0 else 1
+        for block in range(depth):
+            yield width, 2 if number > 0 and block == 0 else 1
 
 
 def resnet18(num_classes: int) -> nn.Module:
@@ -135,7 +136,7 @@ def preact_resnet18(num_classes: int) -> nn.Module:
 
 
 class Branches(nn.Module):
-    """What several modules make of the same images, side by side in channels."""
+    """Several modules on the same images; their channels are concatenated."""
 
     def __init__(self, *branches: nn.Module) -> None:
         super().__init__()
@@ -147,7 +148,7 @@ class Branches(nn.Module):
 
 
 def inception(channels: int, *widths: int) -> Branches:
-    """GoogLeNet's module; two 3x3 convolutions stand for one of 5x5, as in arXiv:1512.00567.
+    """GoogLeNet's module; two 3x3 convolutions replace one of 5x5, as in arXiv:1512.00567.
 
     Args:
         channels: of its input.
@@ -247,7 +248,7 @@ def mobilenet(num_classes: int) -> nn.Module:
 def tiny(num_classes: int) -> nn.Module:
     """Three convolutions, for a CPU.
 
-    Group norm looks at each image alone: a run on several ranks is that on one, but for rounding.
+    Group norm treats each image alone: several ranks compute what one does, except for rounding.
     """
     layers: list[nn.Module] = []
     channels = 3
@@ -273,15 +274,15 @@ _BUILDERS: dict[str, Callable[[int], nn.Module]] = {
     "tiny": tiny,
 }
 NAMES = tuple(_BUILDERS)
-"""What ``build`` knows: the seven published ones, and ``tiny``."""
+"""Models that ``build`` makes: the seven published ones, and ``tiny``."""
 
 
 def build(name: str, num_classes: int = 10) -> nn.Module:
-    """A model for images of float32 (N, 3, 32, 32), which gives float32 (N, num_classes).
+    """A model from float32 (N, 3, 32, 32) to float32 (N, num_classes).
 
     Args:
         name: one of ``NAMES``.
-        num_classes: how many.
+        num_classes: number of classes.
 
     Raises:
         ValueError: there is no such model.
@@ -292,15 +293,13 @@ def build(name: str, num_classes: int = 10) -> nn.Module:
 
 
 def num_parameters(model: nn.Module) -> int:
-    """How many numbers are trained."""
+    """Number of trained values."""
     return sum(parameter.numel() for parameter in model.parameters())
 
 
 def main() -> None:
     """Print the parameters of each model."""
-    argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    ).parse_args()
+    argument_parser(__doc__).parse_args()
     print("| model | parameters | published |\n| --- | ---: | ---: |")
     for name in NAMES:
         published = PUBLISHED_PARAMETERS.get(name)
