@@ -25,11 +25,11 @@ class Results:
             head = {"versions": {"python": platform.python_version(), **versions}}
             print(json.dumps(head | {"machine": machine()}), file=file)
 
-    def add(self, item: pytest.Item, report: pytest.TestReport, seconds: float) -> None:
+    def add(self, item: pytest.Function, report: pytest.TestReport, seconds: float) -> None:
         """Write one test's line."""
         row: dict[str, Any] = {
             "test": f"{item.path.stem}::{item.name}",
-            "question": (getattr(item, "obj").__doc__ or "").partition("\n")[0],
+            "question": (item.obj.__doc__ or "").partition("\n")[0],
             "outcome": report.outcome,
             "seconds": round(seconds, 1),
         }
@@ -38,7 +38,7 @@ class Results:
         elif report.failed:
             row["reason"] = report.longreprtext[-_MAX_REASON:]
         for name in ("tree", "small_tree"):
-            if tree := getattr(item, "funcargs", {}).get(name):
+            if tree := item.funcargs.get(name):
                 row |= {"tree": tree.origin, "images": len(tree.keys)}
         row["figures"] = dict(item.user_properties)
         self.rows.append(row)

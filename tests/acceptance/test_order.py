@@ -131,9 +131,7 @@ class Case:
             num_samples=self.num_samples,
             global_batch_size=self.global_batch_size,
             order="window",
-            block_starts=np.append(
-                np.arange(0, self.num_samples, BLOCK_SIZE), self.num_samples
-            ),
+            block_starts=np.append(np.arange(0, self.num_samples, BLOCK_SIZE), self.num_samples),
         )
 
 
@@ -144,7 +142,9 @@ CASES = {
 }
 
 
-def reads(case: Case, plan: EpochPlan, steps: list[NDArray[np.int64]], world: int) -> tuple[float, int]:
+def reads(
+    case: Case, plan: EpochPlan, steps: list[NDArray[np.int64]], world: int
+) -> tuple[float, int]:
     """Bytes that all ranks read, as a share of the dataset's; the most blocks that one holds.
 
     Simulated: a rank reads a block when it first needs it, and holds it until its last use.
@@ -162,7 +162,7 @@ def reads(case: Case, plan: EpochPlan, steps: list[NDArray[np.int64]], world: in
     sizes[-1] = case.num_samples - BLOCK_SIZE * (num_blocks - 1)
     used = first >= 0
     begins, ends = (
-        [np.bincount(at[rank][used[rank]], minlength=len(plan)) for rank in range(world)]
+        [np.bincount(at[rank][used[rank]], minlength=len(steps)) for rank in range(world)]
         for at in (first, last)
     )
     # At the end of a step: begun so far, and of these not those that ended before it.
@@ -182,7 +182,7 @@ def test_what_all_ranks_read(name: str, record_property: Record) -> None:
     case = CASES[name]
     plan = case.plan()
     steps = [(plan.rows(step) // BLOCK_SIZE).astype(np.int32) for step in range(len(plan))]
-    found = {world: reads(case, plan, steps, world) for world in case.worlds}
+    found = {world: reads(case, steps, world) for world in case.worlds}
     record_property("lanes", plan.num_lanes)
     record_property("times_read", {world: round(read, 2) for world, (read, _) in found.items()})
     record_property("blocks_held", {world: held for world, (_, held) in found.items()})

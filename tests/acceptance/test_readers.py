@@ -132,7 +132,7 @@ class Watch:
 def test_an_archive_is_packed_like_its_tree(
     tree: Tree, name: str, tmp_path: Path, record_property: Record
 ) -> None:
-    """Has an archive the shards of its tree, with one bounded file aside that is gone afterwards?"""
+    """Has an archive the shards of its tree, with one bounded file aside that does not stay?"""
     archive, out = tree.archive(name), tmp_path / "shards"
     with Watch(out) as watch:
         cinic_shard("pack", archive, out, "--quiet", *tree.options)

@@ -1,6 +1,6 @@
 """A rank of a node: two epochs from S3; writes its batches, and what it fetched.
 
-    node.py URL OUT BATCH EPOCHS OPTIONS
+node.py URL OUT BATCH EPOCHS OPTIONS
 """
 
 import hashlib
