@@ -125,7 +125,7 @@ def test_every_damaged_byte_is_found(tmp_path: Path, record_property: Record) ->
 
 
 def test_hostile_files_do_no_harm(record_property: Record) -> None:
-    """Does a hostile file ever crash, hang, take memory, or raise anything but the package's errors?
+    """Do hostile files ever crash, hang, take memory, or raise other than the package's errors?
 
     Every attack of tests/attacks by every way in, then seconds of fuzzing of every parser;
     ``python -m tests.attacks.run --seconds 600`` fuzzes for ten minutes each.
