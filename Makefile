@@ -7,16 +7,16 @@ INSTALLED := $(VENV)/.installed
 DEMO := demo
 RESULTS := bench-results
 
-.PHONY: help install demo test test-real lint bench bench-env claims clean
+.PHONY: help install demo test test-real lint bench bench-env acceptance clean
 
 help:
 	@echo "make demo       a small tree: pack, verify, stream, compare with ImageFolder"
 	@echo "make test       the tests (a few minutes)"
-	@echo "make test-real  the tests that need more: larger trees, stock readers"
+	@echo "make test-real  the tests that need more: acceptance on small trees, real servers"
 	@echo "make lint       ruff and mypy"
 	@echo "make bench      every loader beside ours; TREE=./cinic for your own tree"
 	@echo "make bench-env  environments for those that do not install beside this package"
-	@echo "make claims     every figure of README and docs; CINIC_TREE=./cinic for your own tree"
+	@echo "make acceptance what the package promises, on your tree: TREE=./cinic (about an hour)"
 
 install: $(INSTALLED)
 
@@ -72,11 +72,10 @@ bench: $(INSTALLED)
 bench-env: $(INSTALLED)
 	$(BIN)/python -m benchmarks.environments
 
-# Every claim runs, also after one that does not hold; the exit status tells.
-claims: $(INSTALLED)
-	@status=0; for script in tools/claims/*.py; do \
-	  test $$script = tools/claims/claim.py || $(BIN)/python $$script || status=1; \
-	done; exit $$status
+# Without TREE on small trees; a JSON line for each test goes to acceptance.jsonl.
+acceptance: $(INSTALLED)
+	$(BIN)/python -m pytest tests/acceptance --results acceptance.jsonl \
+	  $(if $(filter file,$(origin TREE)),,--tree $(TREE)) $(ACCEPTANCE)
 
 clean:
 	rm -rf $(DEMO) $(RESULTS) $(VENV) .bench-envs

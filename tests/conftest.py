@@ -18,6 +18,14 @@ from tests.support import servers
 from tests.support.command import Outcome, Run
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Options of tests/acceptance, here because pytest reads them only from this far up."""
+    group = parser.getgroup("acceptance")
+    group.addoption("--tree", type=Path, help="folder of CINIC-10's PNGs; default: small trees")
+    group.addoption("--sources", type=Path, help="cifar-10-python.tar.gz and synsets/*.tar")
+    group.addoption("--results", type=Path, help="write a JSON line for each test")
+
+
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
     """Run the command in this process, with one worker by default: quicker than starting any."""

@@ -1,11 +1,14 @@
 """Let the attacks of ``attacks.py`` at the package, each in a process of its own.
 
-    python -m tests.attacks.run [NAME ...]
+    python -m tests.attacks.run [--seconds S] [NAME ...]
 
 prints a JSON line for each attack and way in: what came of it, in how many seconds, and how much
 memory the process had then taken at most, over what it had before. Without names, all attacks.
+With ``--seconds`` each test of test_properties.py then runs for S seconds, as many at once as there
+are cores, on files that hypothesis changes, and prints a line too. Exits with 1 for any problem.
 """
 
+import argparse
 import io
 import json
 import os
@@ -13,11 +16,13 @@ import re
 import resource
 import select
 import signal
+import subprocess
 import sys
 import tempfile
 import time
 import zlib
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
@@ -27,12 +32,14 @@ from cinic_shards.check.verify import verify
 from cinic_shards.cli.inspect import info
 from cinic_shards.errors import CinicShardsError
 from cinic_shards.loader.loader import ShardLoader
+from cinic_shards.options import usable_cores
 from cinic_shards.read.subset import Subset
 from cinic_shards.view.stats import stats
 from cinic_shards.write.pack import pack
 from cinic_shards.write.select import select as select_dataset
 from cinic_shards.write.unpack import unpack
 from tests.attacks.attacks import ATTACKS, OUTSIDE, Attack, change, good_images
+from tests.support import ROOT
 from tests.support.odd_pngs import SIGNATURE
 
 MAX_SECONDS = 5.0
@@ -315,14 +322,48 @@ def warm_up() -> None:
                 sys.exit(f"the dataset that attacks begin with is not right: {result}")
 
 
+def fuzz(seconds: float) -> Iterator[Result]:
+    """Run each test of the parsers for so many seconds."""
+
+    def pytest(*words: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *words],
+            cwd=ROOT,
+            env={**os.environ, "CINIC_PROPERTY_SECONDS": str(seconds)},
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def run_test(test: str) -> Result:
+        done = pytest(test)
+        said = done.stdout[-2000:] if done.returncode else ""
+        return {"fuzzed": test.partition("::")[2], "problem": said, "seconds": seconds}
+
+    listed = pytest("--collect-only", "tests/attacks/test_properties.py").stdout.splitlines()
+    with ThreadPoolExecutor(usable_cores()) as threads:
+        yield from threads.map(run_test, [line for line in listed if "::" in line])
+
+
 def main() -> None:
     """Run the command."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("names", nargs="*", metavar="NAME", help="of attacks; default: all")
+    parser.add_argument("--seconds", type=float, help="of fuzzing, for each parser; default: none")
+    args = parser.parse_args()
     warm_up()
     max_seconds = allowed_seconds()
-    for name in sys.argv[1:] or ATTACKS:
+    num_problems = 0
+    for name in args.names or ATTACKS:
         for result in run(ATTACKS[name]):
             said = problem(ATTACKS[name], result, max_seconds)
+            num_problems += bool(said)
             print(json.dumps({"attack": name, "problem": said, **result}), flush=True)
+    for result in fuzz(args.seconds) if args.seconds else ():
+        num_problems += bool(result["problem"])
+        print(json.dumps(result), flush=True)
+    sys.exit(num_problems > 0)
 
 
 if __name__ == "__main__":

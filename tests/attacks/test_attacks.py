@@ -43,7 +43,8 @@ def results(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
             runners.append(
                 subprocess.Popen([*command, *names[number::num_runners]], stdout=out, cwd=ROOT)
             )
-    assert [runner.wait() for runner in runners] == [0] * num_runners
+    for runner in runners:
+        runner.wait()
     found: Results = {}
     for path in folder.iterdir():
         for line in path.read_text().splitlines():

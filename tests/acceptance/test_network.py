@@ -1,0 +1,130 @@
+"""Epochs from S3 over a bad network: latency, faults, a server that dies.
+
+SeaweedFS behind ``tools/fault_proxy.py``, on loopback, shards of ``zstd``.
+"""
+
+import json
+import os
+import subprocess
+import time
+from contextlib import ExitStack
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import pytest
+from fault_proxy import FAULTS, FaultProxy, Faults
+
+from tests.acceptance.trees import Tree, cinic_shard, python, torchrun
+from tests.support.servers import S3Server, address_of
+
+Record = Any
+LATENCY_SECONDS = 0.05
+FAULT_SHARE = 0.05
+MIN_PROXY, MIN_LATENCY = 0.8, 0.7
+"""Rates through the proxy of a direct connection's, and at 50 ms of those at 0."""
+EPOCHS = 3
+QUICK = {
+    "connect_timeout": 1,
+    "read_timeout": 1,
+    "timeout": 4,
+    "retry_timeout": 4,
+    "max_retries": 4,
+}
+"""Seconds, for a server that dies: a request ends within 8.5, which are the waits between refused
+tries, at most 0.1, 0.4, 1.6 and 6.4."""
+SLACK_SECONDS = 3.0
+"""For a rank's threads to end."""
+
+
+def behind(server: S3Server, proxy: FaultProxy) -> S3Server:
+    """The server as it is reached through the proxy."""
+    return S3Server(proxy.url, server.bucket)
+
+
+def epochs(server: S3Server, path: object, options: dict[str, Any]) -> list[list[str]]:
+    """Rate and hash of each epoch, in a fresh process."""
+    env = os.environ | server.environment
+    said = python("epochs.py", path, EPOCHS, json.dumps(options), env=env)
+    return [line.split() for line in said.splitlines()]
+
+
+@pytest.fixture(scope="module")
+def url(small_tree: Tree, seaweedfs: S3Server) -> str:
+    """The tree's blocks on S3."""
+    url = f"s3://{seaweedfs.bucket}/network"
+    options = ("--encoding", "zstd", "--workers", "1", "--quiet")
+    cinic_shard("convert", small_tree.packed("zstd"), url, *options,
+                env=os.environ | seaweedfs.environment)  # fmt: skip
+    return url
+
+
+@pytest.fixture(scope="module")
+def from_a_folder(small_tree: Tree, seaweedfs: S3Server) -> list[str]:
+    """Hashes of the epochs that a folder gives."""
+    return [found for _, found in epochs(seaweedfs, small_tree.packed("zstd"), {})]
+
+
+def test_latency(
+    small_tree: Tree, seaweedfs: S3Server, url: str, from_a_folder: list[str],
+    record_property: Record,
+) -> None:  # fmt: skip
+    """Has an epoch at 50 ms a request 0.7 of the rate at 0, of which the proxy passes 0.8?
+
+    The rates are held to that on a given tree only.
+    """
+    rates: dict[str, float] = {}
+    server = address_of(seaweedfs.endpoint)
+    slow = Faults(latency_seconds=LATENCY_SECONDS)
+    with FaultProxy(server, Faults()) as fast, FaultProxy(server, slow) as far:
+        ways = {
+            "direct": seaweedfs,
+            "0 ms": behind(seaweedfs, fast),
+            "50 ms": behind(seaweedfs, far),
+        }
+        for name, way in ways.items():
+            found = epochs(way, url, {})
+            assert [hashed for _, hashed in found] == from_a_folder, name
+            rates[name] = median(float(rate) for rate, _ in found)
+    record_property("images_per_second", {name: round(rate) for name, rate in rates.items()})
+    if small_tree.origin == "given":
+        assert rates["0 ms"] >= MIN_PROXY * rates["direct"]
+        assert rates["50 ms"] >= MIN_LATENCY * rates["0 ms"]
+
+
+def test_faults_change_no_epoch(
+    seaweedfs: S3Server, url: str, from_a_folder: list[str], record_property: Record
+) -> None:
+    """Are epochs a folder's to the bit with 5 % of each fault at once, and 50 ms?"""
+    chances = {kind: FAULT_SHARE for kind in FAULTS if kind != "etag"}
+    faults = Faults(LATENCY_SECONDS, 0, chances)
+    with FaultProxy(address_of(seaweedfs.endpoint), faults) as proxy:
+        found = epochs(behind(seaweedfs, proxy), url, {"read_timeout": 1})
+        record_property("requests_by_fault", dict(proxy.counts))
+    assert [hashed for _, hashed in found] == from_a_folder
+
+
+@pytest.mark.parametrize("kind", ["gone", "stall", "503"])
+def test_a_dead_server_ends_every_rank(
+    seaweedfs: S3Server, url: str, kind: str, tmp_path: Path, record_property: Record
+) -> None:
+    """Does each of two ranks end with one error, in the time that the options allow?"""
+    with ExitStack() as stack:
+        proxy = stack.enter_context(FaultProxy(address_of(seaweedfs.endpoint), Faults()))
+        words = torchrun("dies.py", url, tmp_path, json.dumps(QUICK),
+                         options=("--standalone", "--nproc-per-node=2"))  # fmt: skip
+        env = os.environ | behind(seaweedfs, proxy).environment
+        process = subprocess.Popen(words, env=env)
+        while len(list(tmp_path.glob("*.begun"))) < 2:
+            assert process.poll() is None, "a rank ended before the server died"
+            time.sleep(0.01)
+        if kind == "gone":
+            stack.close()
+        else:
+            proxy.faults.chances = {kind: 1.0}
+        process.wait(timeout=120)
+    said = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2)]
+    record_property("ranks", said)
+    allowed = QUICK["retry_timeout"] + QUICK["timeout"] + SLACK_SECONDS
+    for rank in said:
+        assert rank["error"] and rank["waited_seconds"] <= allowed

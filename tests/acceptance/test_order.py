@@ -1,0 +1,243 @@
+"""One order for any number of ranks and threads; what the order ``window`` reads and mixes."""
+
+import hashlib
+import itertools
+import json
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from cinic_shards import Augment, ShardLoader, Subset
+from cinic_shards.loader.plan import EpochPlan, Order
+from cinic_shards.read.dataset import Dataset
+from tests.acceptance.trees import Tree, torchrun
+
+Record = Any
+WORLDS = (1, 2, 3, 5, 7, 8, 64)
+THREADS = (1, 2, 3, 4)
+EPOCHS = 3
+SUBSETS: dict[str, dict[str, Any]] = {
+    "all": {"tail": "short"},
+    "subset": {"tail": "pad", "subset": Subset(origin="imagenet", exclude_duplicates_of="test")},
+}
+
+
+def selected(shards: Path, name: str) -> list[int]:
+    """Ids of a subset of ``train``, found without the loader's own selection."""
+    columns = Dataset(shards).columns
+    of_test = {
+        bytes(h) for h, s in zip(columns.pixel_hash, columns.split, strict=True) if s == "test"
+    }
+    rows = zip(columns.split, columns.origin, columns.pixel_hash, strict=True)
+    return [
+        i
+        for i, (split, origin, pixels) in enumerate(rows)
+        if split == "train"
+        and (name == "all" or (origin == "imagenet" and bytes(pixels) not in of_test))
+    ]
+
+
+def epoch_of(ranks: list[ShardLoader]) -> tuple[str, list[int]]:
+    """The hash of an epoch's global batches, and the ids that count."""
+    digest = hashlib.blake2b(digest_size=16)
+    ids: list[int] = []
+    for step in zip(*ranks, strict=True):  # every rank must have the same number of steps
+        for name in ("indices", "labels", "images"):
+            joined = torch.cat([getattr(batch, name)[batch.valid] for batch in step])
+            digest.update(joined.contiguous().numpy().data)
+            if name == "indices":
+                ids += joined.tolist()
+        digest.update(b"end of a step")
+    return digest.hexdigest(), ids
+
+
+def worlds_to_try(is_large: bool, order: Order) -> list[tuple[str, int, int, int]]:
+    """Encoding, ranks, threads and epochs of each run; the first one has all epochs.
+
+    A large tree has every number of ranks and every number of threads, but not all pairs; zstd and
+    epochs after the first are run with a few.
+    """
+    pairs = list(itertools.product(WORLDS, THREADS))
+    if is_large:
+        pairs = [(world, THREADS[number % 4]) for number, world in enumerate(WORLDS)]
+    found = [("raw", *pair, 1 if is_large and pair[0] not in (1, 3) else EPOCHS) for pair in pairs]
+    if order == "window":
+        found += [("zstd", world, 2, 1) for world in ((3, 64) if is_large else WORLDS)]
+    return found
+
+
+@pytest.mark.parametrize("name", SUBSETS)
+@pytest.mark.parametrize("order", ["window", "full"])
+def test_any_world_gives_the_same_batches(
+    small_tree: Tree, order: Order, name: str, record_property: Record
+) -> None:
+    """Do any ranks and threads give the same global batches, with each sample exactly once?
+
+    The ranks' loaders run side by side; each step's parts are joined and hashed: ids, labels and
+    pixels after augmentation.
+    """
+    expected_ids = selected(small_tree.packed("raw"), name)
+    expected: list[str] = []
+    runs = worlds_to_try(small_tree.is_large, order)
+    for encoding, world, threads, epochs in runs:
+        ranks = [
+            ShardLoader(
+                small_tree.packed(encoding),
+                global_batch_size=512,
+                order=order,
+                augment=Augment(dtype="uint8"),
+                workers=threads,
+                rank=rank,
+                world_size=world,
+                check="off",
+                **SUBSETS[name],
+            )
+            for rank in range(world)
+        ]
+        for number in range(epochs):
+            found, ids = epoch_of(ranks)
+            if len(expected) == number:
+                expected.append(found)
+            run = f"{encoding}, {world} ranks of {threads} threads, epoch {number}"
+            assert found == expected[number], f"{run}: other batches"
+            assert sorted(ids) == expected_ids, f"{run}: other samples"
+    assert len(set(expected)) == EPOCHS, "two epochs have one order"
+    record_property("runs: encoding, ranks, threads, epochs", runs)
+    record_property("samples_in_an_epoch", len(expected_ids))
+
+
+BLOCK_SIZE = 1024
+MAX_READ = 1.3
+"""Times the dataset's bytes that all ranks read together, with no more ranks than lanes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """A dataset, and the worlds that read it."""
+
+    num_samples: int
+    global_batch_size: int
+    worlds: tuple[int, ...]
+
+    def plan(self) -> EpochPlan:
+        """The epoch as one process sees it, whose steps all ranks share."""
+        return EpochPlan(
+            num_samples=self.num_samples,
+            global_batch_size=self.global_batch_size,
+            order="window",
+            block_starts=np.append(np.arange(0, self.num_samples, BLOCK_SIZE), self.num_samples),
+        )
+
+
+CINIC10 = Case(270_000, 512, (1, 2, 7, 8, 64, 256))
+CASES = {
+    "270,000 samples, G = 512": CINIC10,
+    "10,000 blocks, G = 8,192": Case(10_000 * BLOCK_SIZE, 8192, (1, 7, 8, 64, 1024, 4096)),
+}
+
+
+def reads(case: Case, steps: list[NDArray[np.int32]], world: int) -> tuple[float, int]:
+    """Bytes that all ranks read, as a share of the dataset's; the most blocks that one holds.
+
+    Simulated: a rank reads a block when it first needs it, and holds it until its last use.
+    """
+    num_blocks = -(-case.num_samples // BLOCK_SIZE)
+    first = np.full((world, num_blocks), -1, np.int32)
+    last = np.full((world, num_blocks), -1, np.int32)
+    for number, blocks in enumerate(steps):
+        bounds = len(blocks) * np.arange(world + 1) // world
+        rank = np.repeat(np.arange(world), np.diff(bounds))
+        is_new = first[rank, blocks] < 0
+        first[rank[is_new], blocks[is_new]] = number
+        last[rank, blocks] = number
+    sizes = np.full(num_blocks, BLOCK_SIZE)
+    sizes[-1] = case.num_samples - BLOCK_SIZE * (num_blocks - 1)
+    used = first >= 0
+    begins, ends = (
+        [np.bincount(at[rank][used[rank]], minlength=len(steps)) for rank in range(world)]
+        for at in (first, last)
+    )
+    # At the end of a step: begun so far, and of these not those that ended before it.
+    held = max(
+        int((np.cumsum(begun) - np.cumsum(ended) + ended).max())
+        for begun, ended in zip(begins, ends, strict=True)
+    )
+    return float((used * sizes).sum() / case.num_samples), held
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_what_all_ranks_read(name: str, record_property: Record) -> None:
+    """Do all ranks together read at most 1.3 times the bytes, and hold a block for each lane?
+
+    A rank may hold 3 blocks more. No tree is read.
+    """
+    case = CASES[name]
+    plan = case.plan()
+    steps = [(plan.rows(step) // BLOCK_SIZE).astype(np.int32) for step in range(len(plan))]
+    found = {world: reads(case, steps, world) for world in case.worlds}
+    record_property("lanes", plan.num_lanes)
+    record_property("times_read", {world: round(read, 2) for world, (read, _) in found.items()})
+    record_property("blocks_held", {world: held for world, (_, held) in found.items()})
+    for world, (read, held) in found.items():
+        assert held <= -(-plan.num_lanes // world) + 3, f"{world} ranks"
+        assert world > plan.num_lanes or read <= MAX_READ, f"{world} ranks"
+
+
+def quality(order: NDArray[np.int64]) -> dict[str, float]:
+    """What 200 batches of an order mix: means."""
+    case = CINIC10
+    size = case.global_batch_size
+    mixed = np.random.default_rng(0).integers(0, 10, case.num_samples)  # as packing leaves classes
+    batches = [order[start : start + size] for start in range(0, 200 * size, size)]
+
+    def deviation(labels: NDArray[np.int64]) -> float:
+        return float(np.mean([np.bincount(labels[one], minlength=10).std() for one in batches]))
+
+    found = {
+        "blocks in a batch": np.mean([len(np.unique(one // BLOCK_SIZE)) for one in batches]),
+        "deviation of a batch's class counts": deviation(mixed),
+        "the same for shards sorted by class": deviation(np.sort(mixed)),
+        "distance moved, of all samples": np.abs(order - np.arange(len(order))).mean()
+        / case.num_samples,
+        "neighbours in a batch": np.mean([(np.diff(np.sort(one)) == 1).sum() for one in batches]),
+    }
+    return {name: round(float(value), 4) for name, value in found.items()}
+
+
+def test_window_mixes_like_a_permutation(record_property: Record) -> None:
+    """Has a batch of the order ``window`` blocks of 0.9 lanes, and do samples move far (5 %)?"""
+    plan = CINIC10.plan()
+    order = np.concatenate([plan.rows(step) for step in range(len(plan))])
+    true = np.random.default_rng(1).permutation(CINIC10.num_samples)[: len(order)]
+    window, permutation = quality(order), quality(true)
+    record_property("window", window)
+    record_property("permutation", permutation)
+    record_property("as_stored", quality(np.arange(CINIC10.num_samples)))
+    assert window["blocks in a batch"] >= 0.9 * plan.num_lanes
+    distance = "distance moved, of all samples"
+    assert window[distance] == pytest.approx(permutation[distance], rel=0.05)
+
+
+def test_ddp_trains_and_evaluates_in_step(
+    small_tree: Tree, tmp_path: Path, record_property: Record
+) -> None:
+    """Do four processes under torchrun end with the weights of one, and count each sample once?
+
+    Their weights may differ from one process's by rounding: 1e-3 of the largest one.
+    """
+    out = tmp_path / "out.json"
+    options = ("--standalone", "--nproc-per-node=4")
+    words = torchrun("ddp.py", small_tree.packed(), out, options=options)
+    subprocess.run(words, check=True, timeout=600)
+    found = json.loads(out.read_text())
+    record_property("found", found)
+    assert found["ranks"] == [found["ranks"][0]] * 4, "ranks with other weights"
+    assert found["counts"] == found["alone"]
+    assert found["counts"][1] == found["size"]
+    assert found["difference"] <= 1e-3

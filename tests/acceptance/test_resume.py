@@ -1,0 +1,87 @@
+"""An epoch that is killed resumes at the same batch, to the bit, on any number of ranks."""
+
+import json
+import random
+import signal
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import pytest
+
+from tests.acceptance.trees import Tree, python
+
+Record = Any
+CASES: dict[str, dict[str, Any]] = {
+    "raw": {"order": "full", "tail": "short"},
+    "zstd": {"split": "train+valid"},
+    "png": {"subset": {"origin": "imagenet"}, "order": "window"},
+}
+"""Encoding, and the loader's options."""
+WORLDS = (1, 2, 3, 8)
+KILLS_AN_EPOCH = 4
+EPOCHS, EPOCHS_OF_A_LARGE_TREE = 4, 2
+MAX_SECONDS = 1.0
+"""Median, from making a rank's loader to its first batch."""
+
+
+@dataclass
+class Run:
+    """What a process of programs/resume.py printed, and how it ended."""
+
+    batches: list[str] = field(default_factory=list)
+    """Hash of each."""
+    seconds: list[float] = field(default_factory=list)
+    """To resume, if it did."""
+    status: int | None = None
+
+
+def run(*arguments: object) -> list[Run]:
+    """Start programs/resume.py; return its runs."""
+    runs = [Run()]
+    for line in python("resume.py", *arguments).splitlines():
+        word, value = line.split()
+        if word == "batch":
+            runs[-1].batches.append(value)
+        elif word == "seconds":
+            runs[-1].seconds.append(float(value))
+        else:
+            runs[-1].status = int(value)
+            runs.append(Run())
+    return runs[:-1]
+
+
+@pytest.mark.parametrize("encoding", CASES)
+def test_a_killed_epoch_resumes_to_the_bit(
+    small_tree: Tree, encoding: str, tmp_path: Path, record_property: Record
+) -> None:
+    """Are the batches of an epoch the same after each of several ``kill -9``, on any world?
+
+    Each epoch is killed four times, at random steps; each time another process, of a random number
+    of ranks, resumes from the last state. Hashes are of ids, labels and pixels after augmentation.
+    """
+    shards = small_tree.packed(encoding)
+    arguments = (shards, tmp_path / "state.json", json.dumps(CASES[encoding]))
+    (undisturbed,) = run(*arguments, [[1, 0]])
+    expected = undisturbed.batches
+    chance = random.Random(encoding)
+    plans = []
+    for _ in range(EPOCHS_OF_A_LARGE_TREE if small_tree.is_large else EPOCHS):
+        kills = sorted(chance.sample(range(1, len(expected)), KILLS_AN_EPOCH))
+        plans.append([*pairwise([0, *kills, len(expected)])])
+    parts = [part for plan in plans for part in plan]
+    worlds = [chance.choice(WORLDS) for _ in parts]
+    ends = [0 if stop == len(expected) else stop - start for start, stop in parts]
+    runs = run(*arguments, json.dumps([*zip(worlds, ends, strict=True)]))
+    for found, (start, stop), world, end in zip(runs, parts, worlds, ends, strict=True):
+        what = f"from step {start} to {stop} with {world} ranks; all parts: {plans}"
+        assert found.status == (-signal.SIGKILL if end else 0), what
+        assert found.batches == expected[start:stop], what
+    seconds = [value for found in runs for value in found.seconds]
+    assert len(seconds) == len(plans) * KILLS_AN_EPOCH
+    record_property("kills", len(seconds))
+    record_property("batches_in_an_epoch", len(expected))
+    record_property("seconds_to_resume", {"median": median(seconds), "max": max(seconds)})
+    assert small_tree.origin != "given" or median(seconds) <= MAX_SECONDS
