@@ -11,9 +11,9 @@ RESULTS := bench-results
 
 help:
 	@echo "make demo       a small tree: pack, verify, stream, compare with ImageFolder"
-	@echo "make test       the tests (a few minutes)"
+	@echo "make test       the tests (about three minutes on two cores)"
 	@echo "make test-real  the tests that need more: acceptance on small trees, real servers"
-	@echo "make lint       ruff and mypy"
+	@echo "make lint       ruff, mypy and codespell"
 	@echo "make bench      every loader beside ours; TREE=./cinic for your own tree"
 	@echo "make bench-env  environments for those that do not install beside this package"
 	@echo "make acceptance what the package promises, on your tree: TREE=./cinic (about an hour)"
@@ -48,7 +48,7 @@ demo: $(INSTALLED)
 	$(BIN)/cinic-shard bench $(DEMO)/cinic $(DEMO)/raw
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest -m "not real"
+	$(BIN)/python -m pytest -m "not real" -n 2 --dist worksteal
 
 test-real: $(INSTALLED)
 	$(BIN)/python -m pytest -m real
@@ -57,6 +57,7 @@ lint: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/codespell
 
 # Tables and plots of all that are installed; DOCS=docs rewrites the page itself.
 TREE ?= $(RESULTS)/cinic

@@ -45,7 +45,7 @@ class Contender:
     """One way to store a split and to read it."""
 
     name: str
-    """What tables say: the library, and how pixels are stored."""
+    """Name in tables: the library, and how pixels are stored."""
     build: Callable[[Path, Path], None]
     """Writes a folder of ``<class>/*.png`` to an empty folder."""
     epochs: Callable[[Path, Reading], Batches]

@@ -44,7 +44,7 @@ class Fast:
     peak_lr: float = 0.4
     """The learning rate rises to it linearly, then falls linearly to zero."""
     peak_at: float = 0.25
-    """Where the peak is, as a share of all steps."""
+    """Position of the peak, as a fraction of all steps."""
     momentum: float = 0.9
     """Nesterov's."""
     weight_decay: float = 5e-4

@@ -34,7 +34,7 @@ class Result:
 
     name: str
     setting: str
-    """What was chosen for it, such as its number of workers."""
+    """Chosen setting, such as its number of workers."""
     rates: tuple[float, ...]
     """Images a second of each counted epoch, its start and end included."""
 

@@ -42,13 +42,13 @@ class Attack:
     """One hostile dataset."""
 
     make: Callable[[Path], None]
-    """Writes it to a folder that does not exist."""
+    """Write it to a folder that does not exist."""
     refused_by: frozenset[str]
-    """The ways in that must raise, or find a fault. The others may, too."""
+    """Entry points that must raise or find a fault; the others may too."""
     png: bytes = b""
-    """The file for a tree to pack, where it is about one."""
+    """File for a tree to pack, if the attack is a file."""
     num_pixels: int = 16
-    """Of its largest image, where that may be decoded."""
+    """Pixels of its largest image that may be decoded."""
 
 
 ATTACKS: dict[str, Attack] = {}
@@ -76,9 +76,9 @@ class Member:
     kind: bytes = b"0"
     link: bytes = b""
     size: bytes = b""
-    """The header's field, where it is not the content's size."""
+    """The header's field, if it differs from the content's size."""
     row: int | None = None
-    """Of the sample whose PNG this is."""
+    """Row of the sample whose PNG this is."""
 
     def to_bytes(self) -> bytes:
         """Header, content, padding."""
@@ -103,27 +103,27 @@ def _keep(part: Any) -> None:
 
 @dataclass(slots=True)
 class Draft:
-    """What a dataset is made from; each function changes what it is given before it is written."""
+    """The parts of a dataset; each function changes its part before it is written."""
 
     images: list[Image]
     shape: tuple[int, int] = (4, 4)
     sidecars: tuple[str, ...] = ("cls",)
     encoding: str = "png"
     payload: Callable[[bytes], bytes] = lambda data: data
-    """Of the first block, in an encoding of blocks."""
+    """Changes the first block, in an encoding with blocks."""
     members: Edit = _keep
-    """Of the list of them."""
+    """Changes the list of members."""
     columns: Edit = _keep
-    """Of the index's columns, lists by name."""
+    """Changes the index's columns: name -> list."""
     index: Edit = _keep
     index_bytes: Callable[[bytes], bytes] = lambda data: data
     end: bytes = bytes(1024)
-    """Behind the index's member."""
+    """Bytes after the index's member."""
     manifest: Edit = _keep
     manifest_bytes: Callable[[bytes], bytes] = lambda data: data
-    """Before the digest is filled in."""
+    """Changes the manifest before its digest is filled in."""
     files: dict[str, bytes] = field(default_factory=dict)
-    """Put beside the shard."""
+    """Files beside the shard: name -> content."""
 
     def write(self, folder: Path) -> None:
         """Write the dataset."""
@@ -288,7 +288,7 @@ def npy(descr: str, array: NDArray[Any]) -> bytes:
 
 
 def left_over(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """What the predictor leaves of (N, H, W, 3): (3, N, H, W)."""
+    """Residuals of images (N, H, W, 3) after prediction: (3, N, H, W)."""
     red, green, blue = np.moveaxis(pixels, 3, 0)
     planes = np.stack([red - green, green, blue - green])
     for axis in (2, 3):
@@ -713,7 +713,7 @@ for said, edit in {
 
 
 def _no_second_sidecars(members: list[Member]) -> None:
-    """Where they would lie the file has ended."""
+    """The file ends where they would be."""
     del members[4:]
 
 
@@ -912,7 +912,7 @@ attack(
 
 BOMB = deflated_zeros(600_000_000)
 STARTS = {"zTXt": b"k\0\0", "iTXt": b"k\0\1\0\0\0", "iCCP": b"k\0\0"}
-"""Of chunks that hold a zlib stream."""
+"""Chunk type -> its data before the zlib stream."""
 png("600 MB more than needed", "", header(4, 4) + chunk(b"IDAT", BOMB) + END, black=True)
 PARTS = [chunk(b"IDAT", BOMB[at : at + 1000]) for at in range(0, len(BOMB), 1000)]
 png("600 MB more in many chunks", "", header(4, 4) + b"".join(PARTS) + END, black=True)
@@ -1136,7 +1136,7 @@ manifest("a shard size that is text", "", put("options", "shard_size", to="x"))
 manifest("libraries that are numbers", "", put("libraries", "x", to=1))
 
 OPEN = "load verify unpack duplicates"
-"""What does more than show the manifest."""
+"""Entry points that read more than the manifest."""
 for said, refused, edit in (
     ("classes backwards", "verify", put("classes", to=["dog", "cat"])),
     ("a class more", "verify", put("classes", to=["cat", "dog", "eel"])),

@@ -43,11 +43,11 @@ from tests.support import ROOT
 from tests.support.odd_pngs import SIGNATURE
 
 MAX_SECONDS = 5.0
-"""On a processor that compresses 32 MiB of zeros in ``_USUAL_SECONDS``; a slower one has longer."""
+"""If a processor compresses 32 MiB of zeros in ``_USUAL_SECONDS``; a slower one may take longer."""
 MAX_MEGABYTES = 300.0
-"""And 3 bytes a pixel of the largest image that may be decoded: its pixels are what is wanted."""
+"""Plus 3 bytes a pixel of the largest image that may be decoded."""
 MAX_MESSAGE = 50_000
-"""Letters of an error's message, which may tell of some hundred images."""
+"""Letters of an error's message, which may list some hundred images."""
 _PATIENCE_SECONDS = 60.0
 _USUAL_SECONDS = 0.25
 
@@ -62,7 +62,7 @@ class WrongError(Exception):
 
 
 class RefusedError(Exception):
-    """``verify`` raises nothing: it tells faults."""
+    """Faults that ``verify`` found: it returns them, and raises nothing."""
 
 
 # --- The ways in ------------------------------------------------------------------------------
@@ -107,7 +107,7 @@ def _duplicates(place: Path) -> None:
 
 
 def _printed(place: Path, *, as_json: bool, duplicates: bool = False) -> str:
-    """What ``cinic-shard info`` prints."""
+    """Return the output of ``cinic-shard info``."""
     data = io.BytesIO()
     with redirect_stdout(io.TextIOWrapper(data, "utf-8")) as out:
         info(str(place / "dataset"), duplicates, as_json)
@@ -150,10 +150,12 @@ def run(attack: Attack) -> Iterator[Result]:
     """Let one attack in by every way, in a process of its own."""
     with tempfile.TemporaryDirectory(prefix="hostile-") as folder:
         ways = _prepare(Path(folder), attack)
-        quick = attack.num_pixels > 2**20
+        is_large = attack.num_pixels > 2**20
         while ways:
             num_ended = 0
-            for result in _in_a_child(Path(folder), ways, quick):
+            # Memory that a large image has left would count for the next way in.
+            together = ways[:1] if is_large else ways
+            for result in _in_a_child(Path(folder), together, is_large):
                 num_ended += 1
                 yield result
             ways = ways[num_ended:]
@@ -254,7 +256,7 @@ _MADE = {"pack": "packed", "select": "selected"}
 
 
 def _harm(place: Path, before: set[str], way: str, came: str, quick: bool) -> str:
-    """What is there that must not be, or an empty string; quick looks at no image again."""
+    """Name something that must not be there, or return an empty string; quick verifies no image."""
     for name in sorted(_listed(place) ^ before):
         if not (way == "reindex" and name.startswith("out/reindexed/manifest.json ")):
             return f"changed outside the output: {name}"

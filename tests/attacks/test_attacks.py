@@ -25,26 +25,23 @@ pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="NOT RUN: no pro
 Results = dict[str, list[dict[str, Any]]]
 
 
-@pytest.fixture(scope="module")
-def results(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Results:
-    """What came of the attacks that are asked for, by name; as many run at once as there are cores.
+SAMPLE = [*ATTACKS][::8]
+"""The attacks of ``make test``; ``make test-real`` runs all."""
 
-    They run in other processes than pytest's, which is larger and has threads.
+
+def run_attacks(names: list[str], folder: Path) -> Results:
+    """Results by attack, from as many processes as there are cores.
+
+    They are not this process, which is larger and has threads.
     """
-    folder = tmp_path_factory.mktemp("hostile")
-    calls = [getattr(item, "callspec", None) for item in request.session.items]
-    asked = {call.params["attack"] for call in calls if call and "attack" in call.params}
-    names = [name for name in ATTACKS if name in asked]
     num_runners = min(4, usable_cores(), len(names))
     runners = []
     for number in range(num_runners):
         with open(folder / f"{number}.jsonl", "w") as out:
             command = [sys.executable, "-W", "ignore", "-m", "tests.attacks.run"]
-            runners.append(
-                subprocess.Popen([*command, *names[number::num_runners]], stdout=out, cwd=ROOT)
-            )
-    for runner in runners:
-        runner.wait()
+            command += names[number::num_runners]
+            runners.append(subprocess.Popen(command, stdout=out, cwd=ROOT))
+    assert [runner.wait() for runner in runners] == [0] * num_runners
     found: Results = {}
     for path in folder.iterdir():
         for line in path.read_text().splitlines():
@@ -53,11 +50,28 @@ def results(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     return found
 
 
-@pytest.mark.parametrize("attack", ATTACKS)
-def test_an_attack_does_no_harm(attack: str, results: Results) -> None:
+def check(attack: str, results: Results) -> None:
     came = results[attack]
     assert len(came) == 9 + bool(ATTACKS[attack].png)
-    assert [f"{one['way']}: {one['problem']}" for one in came if one["problem"]] == []
+    problems = [f"{one['way']}: {one['problem']}" for one in came if one["problem"]]
+    assert not problems, attack
+
+
+def test_a_sample_of_attacks_does_no_harm(tmp_path: Path) -> None:
+    results = run_attacks(SAMPLE, tmp_path)
+    for attack in SAMPLE:
+        check(attack, results)
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> Results:
+    return run_attacks([*ATTACKS], tmp_path_factory.mktemp("attacks"))
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("attack", ATTACKS)
+def test_an_attack_does_no_harm(attack: str, results: Results) -> None:
+    check(attack, results)
 
 
 def test_the_table_asks_for_something() -> None:

@@ -99,7 +99,7 @@ def changed_bytes(draw: Draw[Any], originals: list[bytes]) -> bytes:
 
 
 def values(leaves: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
-    """What JSON and msgpack can say."""
+    """Strategy for all values of JSON and msgpack."""
     leaves |= st.none() | st.booleans() | st.floats() | st.text(max_size=20)
     leaves |= st.sampled_from(NUMBERS) | st.integers(-(2**63), 2**64 - 1)
     leaves |= st.sampled_from(["../x", "train", "9.0", "a" * 300])
@@ -290,7 +290,7 @@ def test_a_shard_is_whole_or_has_faults(
 
 
 def digests_right(data: bytes, info: ShardInfo) -> ShardInfo:
-    """What a manifest says whose digests are those of the changed shard."""
+    """A shard's manifest entry with the digests of the changed shard."""
     start = min(info.index_offset, len(data))
     index = data[start : start + info.index_length]
     return ShardInfo(

@@ -669,7 +669,7 @@ def test_a_work_folder_with_other_files_is_rejected(
     other.mkdir()
     for name in names:
         (other / name).write_text("mine")
-    with pytest.raises(OutputError, match=r"tree\.building: needed as a work folder, but holds ot"):
+    with pytest.raises(OutputError, match=r"tree\.building: needed as a work folder, but holds"):
         run_build(sources, tmp_path / "tree", per_class=1)
     assert sorted(os.listdir(other)) == names
     assert sorted(os.listdir(tmp_path)) == ["sources", "tree.building"]

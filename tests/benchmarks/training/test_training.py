@@ -329,10 +329,10 @@ def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
 
 @pytest.mark.real
 def test_a_mistake_is_one_line(shards: str, tmp_path: Path) -> None:
-    process = run_script("train", shards, "--train-split", "trian", "--out", tmp_path)
+    process = run_script("train", shards, "--train-split", "training", "--out", tmp_path)
     _, error = process.communicate(timeout=60)
     assert process.returncode == 2
-    assert error.startswith("error: ") and "trian" in error and "Traceback" not in error
+    assert error.startswith("error: ") and "training" in error and "Traceback" not in error
 
 
 def torchrun(*options: Any, **popen: Any) -> subprocess.Popen[str]:
@@ -345,7 +345,7 @@ def torchrun(*options: Any, **popen: Any) -> subprocess.Popen[str]:
 def batches_of_rank(
     shards: str, folder: Path, rank: int, world_size: int, monkeypatch: pytest.MonkeyPatch
 ) -> list[Batch]:
-    """What a run trains on in two epochs, as a rank that torchrun started."""
+    """Batches that a rank under torchrun trains on in two epochs."""
     monkeypatch.setenv("RANK", str(rank))
     monkeypatch.setenv("WORLD_SIZE", str(world_size))
     setting = Setting(device=CPU, workers=1, quiet=True)
