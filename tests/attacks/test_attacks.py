@@ -26,7 +26,7 @@ Results = dict[str, list[dict[str, Any]]]
 
 
 SAMPLE = [*ATTACKS][::8]
-"""The attacks of ``make test``; ``make test-real`` runs all."""
+"""A few of each sort; tests/acceptance runs all."""
 
 
 def run_attacks(names: list[str], folder: Path) -> Results:
@@ -61,17 +61,6 @@ def test_a_sample_of_attacks_does_no_harm(tmp_path: Path) -> None:
     results = run_attacks(SAMPLE, tmp_path)
     for attack in SAMPLE:
         check(attack, results)
-
-
-@pytest.fixture(scope="module")
-def results(tmp_path_factory: pytest.TempPathFactory) -> Results:
-    return run_attacks([*ATTACKS], tmp_path_factory.mktemp("attacks"))
-
-
-@pytest.mark.real
-@pytest.mark.parametrize("attack", ATTACKS)
-def test_an_attack_does_no_harm(attack: str, results: Results) -> None:
-    check(attack, results)
 
 
 def test_the_table_asks_for_something() -> None:

@@ -1,0 +1,88 @@
+r"""Write a page of evidence from the results of ``make acceptance``.
+
+make acceptance TREE=./cinic
+python tools/evidence.py acceptance.jsonl docs/evidence.md
+"""
+
+import argparse
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+MAX_LETTERS = 160
+"""Longer figures are cut; acceptance.jsonl has all of them."""
+
+
+def shown(value: Any) -> str:
+    """A figure as a few words: ``kills 4; seconds to resume: median 0.07, max 0.11``."""
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {shown(one)}" for name, one in value.items())
+    if isinstance(value, list):
+        return ", ".join(map(shown, value))
+    if isinstance(value, float):
+        return f"{value:.3g}"
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def row(result: dict[str, Any]) -> str:
+    """A table row for one result."""
+    figures = "; ".join(
+        f"{name.replace('_', ' ')}: {shown(value)}" for name, value in result["figures"].items()
+    )
+    if len(figures) > MAX_LETTERS:
+        figures = figures[: MAX_LETTERS - 4].rpartition(" ")[0] + " ..."
+    if result["outcome"] == "skipped":
+        figures = result["reason"]
+    cells = [
+        result["question"].replace("``", "`"),
+        f"**{result['outcome']}**" if result["outcome"] != "passed" else "passed",
+        figures.replace("|", r"\|"),
+        f"{result['seconds']:,.0f}",
+        f"`{result['test'].replace('|', ' ')}`",
+    ]
+    return f"| {' | '.join(cells)} |"
+
+
+PAGE = """# Evidence
+
+Results of `make acceptance TREE=./cinic`, written by `tools/evidence.py`. Each row is a test of
+[tests/acceptance](../tests/acceptance): the question that it answers, and the figures it saw.
+
+{counts}, in {seconds:,.0f} s; tree: {trees}.
+{cores} cores of {processor}, {memory_gib} GiB, {system}; {versions}.
+
+| question | result | figures | seconds | test |
+| --- | --- | --- | ---: | --- |
+{rows}
+"""
+
+
+def page(head: dict[str, Any], results: list[dict[str, Any]]) -> str:
+    """The page, in Markdown."""
+    counts = Counter(one["outcome"] for one in results)
+    trees = {f"{one['images']:,} images ({one['tree']})" for one in results if "tree" in one}
+    return PAGE.format(
+        counts=", ".join(f"{count} {outcome}" for outcome, count in counts.most_common()),
+        seconds=sum(one["seconds"] for one in results),
+        trees=", ".join(sorted(trees)),
+        versions=", ".join(f"{name} {version}" for name, version in head["versions"].items()),
+        rows="\n".join(map(row, results)),
+        **head["machine"],
+    )
+
+
+def main() -> None:
+    """Read the results, write the page."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("results", type=Path, help="JSON lines of make acceptance")
+    parser.add_argument("page", type=Path, help="Markdown file to write")
+    args = parser.parse_args()
+    head, *results = map(json.loads, args.results.read_text().splitlines())
+    args.page.write_text(page(head, results), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
