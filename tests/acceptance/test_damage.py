@@ -43,7 +43,7 @@ def pixels_by_id(shards: Path, split: str, on_error: OnError) -> tuple[dict[int,
 
 
 def misdelivery(shards: Path, split: str, right: dict[int, bytes], what: str) -> str:
-    """What a fresh loader does wrong with damaged shards, or an empty string.
+    """Name what a fresh loader does wrong with damaged shards, or return an empty string.
 
     If the damage is in a sidecar or a tar header, no pixel is wrong, and it may deliver all.
     """

@@ -57,7 +57,7 @@ def network(
 def run_nodes(
     nodes: list[Host], server: S3Server, scratch: Path, ranks_a_node: int, options: dict[str, Any]
 ) -> tuple[list[list[Any]], list[int]]:
-    """What the ranks of each node wrote, and the bytes that it received."""
+    """Run the nodes; return what the ranks of each wrote, and the bytes that it received."""
     before = [node.received() for node in nodes]
     processes = []
     for number, node in enumerate(nodes):

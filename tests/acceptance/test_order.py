@@ -190,7 +190,7 @@ def test_what_all_ranks_read(name: str, record_property: Record) -> None:
 
 
 def quality(order: NDArray[np.int64]) -> dict[str, float]:
-    """What 200 batches of an order mix: means."""
+    """Measure how 200 batches of an order mix: means."""
     case = CINIC10
     size = case.global_batch_size
     mixed = np.random.default_rng(0).integers(0, 10, case.num_samples)  # as packing leaves classes

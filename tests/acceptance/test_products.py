@@ -245,7 +245,7 @@ def test_parameters(name: str, record_property: Record) -> None:
 
 KILLS = 2
 EXACT = ("epoch", "loss", "train_accuracy", "test_accuracy", "lr")
-"""Columns of the log that do not tell times."""
+"""Columns of the log that are not times."""
 
 
 def start_training(shards: Path, out: Path, options: list[str]) -> "subprocess.Popen[bytes]":

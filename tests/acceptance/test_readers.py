@@ -32,7 +32,7 @@ def with_json(tree: Tree) -> Path:
 
 
 def sidecars_of(tree: Tree) -> dict[str, dict[str, Any]]:
-    """What the JSON sidecar of each image says, found from names, by ImageFolder's rule."""
+    """Expected JSON sidecar of each image, from names alone, by ImageFolder's rule."""
     classes = sorted({path.name for path in tree.folder.glob("*/*")})
     found = {}
     for key in tree.keys:

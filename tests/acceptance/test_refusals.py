@@ -74,7 +74,7 @@ FAULTS: dict[str, tuple[str, Callable[[Path], object]]] = {
         lambda cat: (cat / "corrupt.png").write_bytes(damaged_pngs()["changed byte in middle"]),
     ),
 }
-"""What is wrong: what the message must name, and how a tree's cat folder gets it."""
+"""Fault -> text that the message must contain, and a function that puts it in a cat folder."""
 
 
 @pytest.mark.parametrize("fault", FAULTS)

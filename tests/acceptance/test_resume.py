@@ -29,7 +29,7 @@ MAX_SECONDS = 1.0
 
 @dataclass
 class Run:
-    """What a process of programs/resume.py printed, and how it ended."""
+    """Run programs/resume.py; return what it printed, and its exit status."""
 
     batches: list[str] = field(default_factory=list)
     """Hash of each."""

@@ -34,9 +34,9 @@ class Tree:
     origin: str
     """``given``, ``drawn`` or ``photographs``."""
     scratch: Path
-    """Where what is made from it goes."""
+    """Folder for shards and archives made from the tree."""
     options: tuple[str, ...] = ()
-    """Of packing it: a small tree gets small shards and blocks, so that there are many."""
+    """Options for packing: a small tree has small shards and blocks, so that there are many."""
     _packed: dict[str, Path] = field(default_factory=dict)
 
     @cached_property
@@ -75,7 +75,7 @@ class Tree:
 
     @cached_property
     def pixels(self) -> NDArray[np.uint8]:
-        """What Pillow decodes, uint8, shape (N, H, W, 3), in the order of ``keys``."""
+        """Pixels decoded by Pillow: uint8, shape (N, H, W, 3), in the order of ``keys``."""
         return np.stack([decode(self.path(key)) for key in self.keys])
 
     @cached_property
