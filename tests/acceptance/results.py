@@ -1,7 +1,6 @@
 """Results of a run as JSON lines, for ``--results FILE``: each is written when it is known."""
 
 import json
-import os
 import platform
 from importlib.metadata import version
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 import pytest
 
 import cinic_shards
+from benchmarks.suite import machine
 
 LIBRARIES = ("numpy", "numba", "pillow", "torch", "torchvision", "webdataset")
 _MAX_REASON = 2000
@@ -52,20 +52,3 @@ class Results:
         """Test, outcome and seconds, a line each."""
         width = max((len(row["test"]) for row in self.rows), default=0)
         return [f"{r['test']:{width}}  {r['outcome']:7}  {r['seconds']:7.1f} s" for r in self.rows]
-
-
-def machine() -> dict[str, Any]:
-    """Processor, cores and memory."""
-    model = platform.processor() or platform.machine()
-    if Path("/proc/cpuinfo").exists():
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        names = [line.split(": ")[1] for line in lines if line.startswith("model name")]
-        model = names[0] if names else model
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return {
-        "system": f"{platform.system()} {platform.machine()}",
-        "processor": model,
-        "cores": cores,
-        "memory_gib": round(memory, 1),
-    }
