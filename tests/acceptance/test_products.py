@@ -24,11 +24,10 @@ from PIL import Image
 from cinic_shards.cinic.cifar10 import CLASSES, FOLDER, read_cifar10
 from cinic_shards.codec import ENCODINGS
 from cinic_shards.format.provenance import CIFAR10_SIZES, parse_stem
-from tests.acceptance.trees import Tree, cinic_shard
+from tests.acceptance.trees import Record, Tree, cinic_shard
 from tests.support import ROOT
 from tests.support.files import digests
 
-Record = Any
 TRAIN = ROOT / "benchmarks" / "train.py"
 
 # --- Statistics ---------------------------------------------------------------------------------
