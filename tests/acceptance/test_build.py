@@ -18,11 +18,10 @@ from make_demo_sources import SYNSETS, encode, make_sources, write_tar
 from numpy.typing import NDArray
 from PIL import Image
 
-from tests.acceptance.trees import cinic_shard, differences
+from tests.acceptance.trees import Record, cinic_shard, differences
 from tests.support import ROOT
 from tests.support.files import digests
 
-Record = Any
 CIFAR10 = "cifar-10-python.tar.gz"
 REAL_SOURCES = ROOT.parent / "shared" / "tools" / "make_cinic_tree.py"
 PER_CLASS = 27

@@ -7,7 +7,6 @@ import sys
 import warnings
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from make_demo_tree import make_tree
@@ -19,11 +18,11 @@ from cinic_shards.loader.batches import OnError
 from cinic_shards.loader.loader import ShardLoader
 from cinic_shards.read.dataset import Dataset
 from cinic_shards.write.pack import PackOptions, pack
+from tests.acceptance.trees import Record
 from tests.attacks.attacks import ATTACKS
 from tests.attacks.run import fuzz
 from tests.support import ROOT
 
-Record = Any
 NUM_FLIPS, NUM_CUTS = 300, 50
 SECONDS_OF_FUZZING = 3
 

@@ -18,12 +18,11 @@ import obstore
 import pytest
 from fault_proxy import FaultProxy, Faults
 
-from tests.acceptance.trees import Tree, cinic_shard, differences
+from tests.acceptance.trees import Record, Tree, cinic_shard, differences
 from tests.support.command import COMMAND
 from tests.support.files import digests
 from tests.support.servers import S3Server, caddy, dask_cluster
 
-Record = Any
 KILLS, KILLS_OF_A_LARGE_TREE = 40, 4
 KILLS_ON_A_STORE, KILLS_ON_A_STORE_OF_A_LARGE_TREE = 5, 2
 MAX_SENT = 1.1

@@ -4,13 +4,11 @@ import itertools
 import os
 import random
 import threading
-from typing import Any
 
 from cinic_shards import Augment, ShardLoader
 from cinic_shards.codec import ENCODINGS
-from tests.acceptance.trees import Tree
+from tests.acceptance.trees import Record, Tree
 
-Record = Any
 ITERATORS = 1000
 
 

@@ -6,7 +6,6 @@ import subprocess
 import tempfile
 import warnings
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -15,12 +14,10 @@ from numpy.typing import NDArray
 from cinic_shards import ShardLoader
 from cinic_shards.codec import ENCODINGS
 from cinic_shards.read.dataset import Dataset
-from tests.acceptance.trees import Tree, cinic_shard, decode, differences
+from tests.acceptance.trees import Record, Tree, cinic_shard, decode, differences
 from tests.support.command import COMMAND
 from tests.support.files import digests, write
 from tests.support.odd_pngs import odd_pngs
-
-Record = Any
 
 
 def test_unpack_and_tar_restore_every_file(

@@ -15,10 +15,9 @@ from typing import Any
 import pytest
 from fault_proxy import FAULTS, FaultProxy, Faults
 
-from tests.acceptance.trees import Tree, cinic_shard, python, torchrun
+from tests.acceptance.trees import Record, Tree, cinic_shard, python, torchrun
 from tests.support.servers import S3Server, address_of
 
-Record = Any
 LATENCY_SECONDS = 0.05
 FAULT_SHARE = 0.05
 MIN_PROXY, MIN_LATENCY = 0.6, 0.5

@@ -22,11 +22,10 @@ from cinic_shards import Augment, ShardLoader
 from cinic_shards.loader.cache import CacheKind
 from cinic_shards.loader.plan import Tail
 from cinic_shards.read.dataset import Dataset
-from tests.acceptance.trees import Tree, cinic_shard, torchrun
+from tests.acceptance.trees import Record, Tree, cinic_shard, torchrun
 from tests.support.namespaces import INTERFACE, Host, can_make_hosts, hosts
 from tests.support.servers import S3Server, seaweedfs
 
-Record = Any
 GLOBAL_BATCH = 512
 EPOCHS = 2
 MANY_BLOCKS = 50

@@ -16,9 +16,8 @@ from numpy.typing import NDArray
 from cinic_shards import Augment, ShardLoader, Subset
 from cinic_shards.loader.plan import EpochPlan, Order
 from cinic_shards.read.dataset import Dataset
-from tests.acceptance.trees import Tree, torchrun
+from tests.acceptance.trees import Record, Tree, torchrun
 
-Record = Any
 WORLDS = (1, 2, 3, 5, 7, 8, 64)
 THREADS = (1, 2, 3, 4)
 EPOCHS = 3

@@ -24,11 +24,10 @@ from benchmarks.training.models import PUBLISHED_PARAMETERS, build, num_paramete
 from cinic_shards.cinic.cifar10 import CLASSES, FOLDER, read_cifar10
 from cinic_shards.codec import ENCODINGS
 from cinic_shards.format.provenance import CIFAR10_SIZES, parse_stem
-from tests.acceptance.trees import Tree, cinic_shard
+from tests.acceptance.trees import Record, Tree, cinic_shard
 from tests.support import ROOT
 from tests.support.files import digests
 
-Record = Any
 TRAIN = "benchmarks.training.train"
 
 # --- Statistics ---------------------------------------------------------------------------------

@@ -7,7 +7,6 @@ import sys
 import tarfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from make_demo_sources import SYNSETS, make_sources
@@ -16,8 +15,6 @@ from tests.acceptance.trees import Tree, cinic_shard
 from tests.support.command import COMMAND
 from tests.support.odd_pngs import damaged_pngs
 from tests.support.servers import caddy
-
-Record = Any
 
 
 def refuse(names: str, *words: object) -> None:

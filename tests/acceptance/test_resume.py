@@ -11,9 +11,8 @@ from typing import Any
 
 import pytest
 
-from tests.acceptance.trees import Tree, python
+from tests.acceptance.trees import Record, Tree, python
 
-Record = Any
 CASES: dict[str, dict[str, Any]] = {
     "raw": {"order": "full", "tail": "short"},
     "zstd": {"split": "train+valid"},

@@ -4,7 +4,7 @@ import subprocess
 import sys
 import tarfile
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -19,6 +19,8 @@ from tests.support import ROOT
 from tests.support.command import COMMAND
 from tests.support.files import digests
 
+Record = Callable[[str, object], None]
+"""The fixture ``record_property``: a figure's name and value, for the line of ``--results``."""
 PHOTOGRAPHS = ROOT.parent / "shared" / "data" / "cinic-mini.tar"
 PROGRAMS = ROOT / "tests" / "acceptance" / "programs"
 """Scripts that run in processes of their own."""
