@@ -67,7 +67,7 @@ def page(head: dict[str, Any], results: list[dict[str, Any]]) -> str:
         seconds=sum(one["seconds"] for one in results),
         trees=", ".join(sorted(trees)),
         versions=", ".join(f"{name} {version}" for name, version in head["versions"].items()),
-        rows="\n".join(map(row, results)),
+        rows="\n".join(map(row, sorted(results, key=lambda one: one["outcome"] == "passed"))),
         **head["machine"],
     )
 

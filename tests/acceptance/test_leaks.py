@@ -1,5 +1,6 @@
 """An iterator that is abandoned leaves nothing behind."""
 
+import gc
 import itertools
 import os
 import random
@@ -54,6 +55,7 @@ def test_abandoned_iterators_leave_nothing(small_tree: Tree, record_property: Re
         loaders.append(ShardLoader(shards, batch_size=64, cache="ram", device="cpu"))
     for loader in loaders:
         next(iter(loader))
+    gc.collect()
     before = most = counts()
     chance = random.Random(0)
     for number in range(ITERATORS):
@@ -61,6 +63,7 @@ def test_abandoned_iterators_leave_nothing(small_tree: Tree, record_property: Re
         num_batches = chance.randrange(min(len(loader), 40))
         leave(loader, num_batches, chance.choice(["drop", "break", "raise", "close"]))
         most = max(most, counts())
+    gc.collect()
     record_property("iterators", ITERATORS)
     record_property("threads_and_descriptors", {"before": before, "most": most})
     assert counts() == before

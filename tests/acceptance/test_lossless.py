@@ -55,8 +55,10 @@ def test_bytes_depend_on_neither_workers_nor_listing_order(
         assert differences(digests(tmp_path / encoding), digests(tree.packed(encoding))) == []
     memory = Path("/dev/shm")
     with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None) as links:
-        record_property("folders_in_another_order", shuffled_links(tree, Path(links)))
+        num_reordered = shuffled_links(tree, Path(links))
         cinic_shard("pack", links, tmp_path / "shuffled", "--quiet", *tree.options)
+    record_property("folders_in_another_order", num_reordered)
+    assert num_reordered or not memory.is_dir()
     found = digests(tmp_path / "shuffled")
     assert differences(found, digests(tree.packed())) == []
     record_property("shards_compared", len(found) * (1 + len(ENCODINGS)))

@@ -5,7 +5,6 @@ SeaweedFS behind ``tools/fault_proxy.py``, on loopback, shards of ``zstd``.
 
 import json
 import os
-import subprocess
 import time
 from contextlib import ExitStack
 from pathlib import Path
@@ -15,14 +14,15 @@ from typing import Any
 import pytest
 from fault_proxy import FAULTS, FaultProxy, Faults
 
-from tests.acceptance.trees import Record, Tree, cinic_shard, python, torchrun
+from tests.acceptance.trees import Record, Tree, cinic_shard, python, started, torchrun
 from tests.support.servers import S3Server, address_of
 
 LATENCY_SECONDS = 0.05
 FAULT_SHARE = 0.05
-MIN_PROXY, MIN_LATENCY = 0.6, 0.5
+MIN_PROXY, MIN_LATENCY = 0.8, 0.7
 """Rates through the proxy of a direct connection's, and at 50 ms of those at 0."""
 EPOCHS = 3
+REPEATS = 3
 QUICK = {
     "connect_timeout": 1,
     "read_timeout": 1,
@@ -41,11 +41,15 @@ def behind(server: S3Server, proxy: FaultProxy) -> S3Server:
     return S3Server(proxy.url, server.bucket)
 
 
-def epochs(server: S3Server, path: object, options: dict[str, Any]) -> list[list[str]]:
-    """Rate and hash of each epoch, in a fresh process."""
+def epochs(
+    server: S3Server, path: object, options: dict[str, Any]
+) -> tuple[list[str], list[float]]:
+    """Hashes and rates of epochs, in a fresh process."""
     env = os.environ | server.environment
     said = python("epochs.py", path, EPOCHS, json.dumps(options), env=env)
-    return [line.split() for line in said.splitlines()]
+    found = [line.split() for line in said.splitlines()]
+    hashes = [value for word, value in found if word == "batches"]
+    return hashes, [float(value) for word, value in found if word == "rate"]
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +65,7 @@ def url(small_tree: Tree, seaweedfs: S3Server) -> str:
 @pytest.fixture(scope="module")
 def from_a_folder(small_tree: Tree, seaweedfs: S3Server) -> list[str]:
     """Hashes of the epochs that a folder gives."""
-    return [found for _, found in epochs(seaweedfs, small_tree.packed("zstd"), {})]
+    return epochs(seaweedfs, small_tree.packed("zstd"), {})[0]
 
 
 def test_latency(
@@ -72,7 +76,7 @@ def test_latency(
 
     Only on a given tree of CINIC-10's size do the rates have bars.
     """
-    rates: dict[str, float] = {}
+    found: dict[str, list[float]] = {}
     server = address_of(seaweedfs.endpoint)
     slow = Faults(latency_seconds=LATENCY_SECONDS)
     with FaultProxy(server, Faults()) as fast, FaultProxy(server, slow) as far:
@@ -81,14 +85,15 @@ def test_latency(
             "0 ms": behind(seaweedfs, fast),
             "50 ms": behind(seaweedfs, far),
         }
-        for name, way in ways.items():
-            found = epochs(way, url, {})
-            assert [hashed for _, hashed in found] == from_a_folder, name
-            rates[name] = median(float(rate) for rate, _ in found)
-    record_property("images_per_second", {name: round(rate) for name, rate in rates.items()})
+        for name, way in [*ways.items()] * REPEATS:
+            hashes, rates = epochs(way, url, {})
+            assert hashes == from_a_folder, name
+            found.setdefault(name, []).extend(rates)
+    rate = {name: median(rates) for name, rates in found.items()}
+    record_property("images_per_second", {name: round(value) for name, value in rate.items()})
     if small_tree.has_bars:
-        assert rates["0 ms"] >= MIN_PROXY * rates["direct"]
-        assert rates["50 ms"] >= MIN_LATENCY * rates["0 ms"]
+        assert rate["0 ms"] >= MIN_PROXY * rate["direct"]
+        assert rate["50 ms"] >= MIN_LATENCY * rate["0 ms"]
 
 
 def test_faults_change_no_epoch(
@@ -96,11 +101,14 @@ def test_faults_change_no_epoch(
 ) -> None:
     """Are epochs a folder's to the bit with 5 % of each fault at once, and 50 ms?"""
     chances = {kind: FAULT_SHARE for kind in FAULTS if kind != "etag"}
-    faults = Faults(LATENCY_SECONDS, 0, chances)
+    each_once = [one for kind in chances for one in ("", kind, "")]
+    faults = Faults(LATENCY_SECONDS, 0, chances, each_once)
     with FaultProxy(address_of(seaweedfs.endpoint), faults) as proxy:
-        found = epochs(behind(seaweedfs, proxy), url, {"read_timeout": 1})
-        record_property("requests_by_fault", dict(proxy.counts))
-    assert [hashed for _, hashed in found] == from_a_folder
+        hashes, _ = epochs(behind(seaweedfs, proxy), url, {"read_timeout": 1})
+        counts = {kind or "none": count for kind, count in proxy.counts.items()}
+    record_property("requests_by_fault", counts)
+    assert hashes == from_a_folder
+    assert chances.keys() <= counts.keys()
 
 
 @pytest.mark.parametrize("kind", ["gone", "stall", "503"])
@@ -113,12 +121,12 @@ def test_a_dead_server_ends_every_rank(
         words = torchrun("dies.py", url, tmp_path, json.dumps(QUICK),
                          options=("--standalone", "--nproc-per-node=2"))  # fmt: skip
         env = os.environ | behind(seaweedfs, proxy).environment
-        process = subprocess.Popen(words, env=env)
+        process = stack.enter_context(started(words, env=env))
         while len(list(tmp_path.glob("*.begun"))) < 2:
             assert process.poll() is None, "a rank ended before the server died"
             time.sleep(0.01)
         if kind == "gone":
-            stack.close()
+            proxy.__exit__()
         else:
             proxy.faults.chances = {kind: 1.0}
         process.wait(timeout=120)

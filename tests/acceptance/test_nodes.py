@@ -7,7 +7,6 @@ these. Linux, as root.
 import hashlib
 import json
 import os
-import subprocess
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -22,7 +21,7 @@ from cinic_shards import Augment, ShardLoader
 from cinic_shards.loader.cache import CacheKind
 from cinic_shards.loader.plan import Tail
 from cinic_shards.read.dataset import Dataset
-from tests.acceptance.trees import Record, Tree, cinic_shard, torchrun
+from tests.acceptance.trees import Record, Tree, cinic_shard, started, torchrun
 from tests.support.namespaces import INTERFACE, Host, can_make_hosts, hosts
 from tests.support.servers import S3Server, seaweedfs
 
@@ -58,6 +57,7 @@ def run_nodes(
 ) -> tuple[list[list[Any]], list[int]]:
     """Run the nodes; return what the ranks of each wrote, and the bytes that it received."""
     before = [node.received() for node in nodes]
+    stack = ExitStack()
     processes = []
     for number, node in enumerate(nodes):
         words = torchrun(
@@ -73,8 +73,9 @@ def run_nodes(
             "CINIC_SHARDS_CACHE_DIR": str(scratch / f"cache-{number}"),
         }  # fmt: skip
         with node.inside():
-            processes.append(subprocess.Popen(words, env=env))
-    assert [process.wait() for process in processes] == [0] * len(nodes)
+            processes.append(stack.enter_context(started(words, env=env)))
+    with stack:
+        assert [process.wait(600) for process in processes] == [0] * len(nodes)
     said = [
         [json.loads((scratch / f"{first + rank}.json").read_text()) for rank in range(ranks_a_node)]
         for first in range(0, len(nodes) * ranks_a_node, ranks_a_node)
@@ -84,8 +85,7 @@ def run_nodes(
 
 def steps_of_one_process(shards: Path, world: int, tail: Tail) -> list[list[list[Any]]]:
     """Each rank's part of each step of each epoch, as one process that reads a folder has it."""
-    augment = Augment(dtype="uint8")
-    loader = ShardLoader(shards, global_batch_size=GLOBAL_BATCH, augment=augment, tail=tail)
+    loader = ShardLoader(shards, global_batch_size=GLOBAL_BATCH, augment=Augment(), tail=tail)
     found = []
     for epoch in range(EPOCHS):
         loader.set_epoch(epoch)

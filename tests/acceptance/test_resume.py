@@ -23,7 +23,7 @@ WORLDS = (1, 2, 3, 8)
 KILLS_AN_EPOCH = 4
 EPOCHS, EPOCHS_OF_A_LARGE_TREE = 4, 2
 MAX_SECONDS = 1.0
-"""Median, from making a rank's loader to its first batch."""
+"""From making a rank's loader to its first batch."""
 
 
 @dataclass
@@ -58,8 +58,9 @@ def test_a_killed_epoch_resumes_to_the_bit(
 ) -> None:
     """Are the batches of an epoch the same after each of several ``kill -9``, on any world?
 
-    Each epoch is killed four times, at random steps; each time another process, of a random number
-    of ranks, resumes from the last state. Hashes are of ids, labels and pixels after augmentation.
+    Each epoch is killed four times, at random steps, perhaps the last; each time another process,
+    of a random number of ranks, resumes from the last state. Hashes are of ids, labels and pixels
+    after augmentation.
     """
     shards = small_tree.packed(encoding)
     arguments = (shards, tmp_path / "state.json", json.dumps(CASES[encoding]))
@@ -68,11 +69,12 @@ def test_a_killed_epoch_resumes_to_the_bit(
     chance = random.Random(encoding)
     plans = []
     for _ in range(EPOCHS_OF_A_LARGE_TREE if small_tree.is_large else EPOCHS):
-        kills = sorted(chance.sample(range(1, len(expected)), KILLS_AN_EPOCH))
+        kills = sorted(chance.sample(range(1, len(expected) + 1), KILLS_AN_EPOCH))
         plans.append([*pairwise([0, *kills, len(expected)])])
     parts = [part for plan in plans for part in plan]
     worlds = [chance.choice(WORLDS) for _ in parts]
-    ends = [0 if stop == len(expected) else stop - start for start, stop in parts]
+    ends = [stop - start for plan in plans for start, stop in plan]
+    ends[KILLS_AN_EPOCH :: KILLS_AN_EPOCH + 1] = [0] * len(plans)  # the last part is not killed
     runs = run(*arguments, json.dumps([*zip(worlds, ends, strict=True)]))
     for found, (start, stop), world, end in zip(runs, parts, worlds, ends, strict=True):
         what = f"from step {start} to {stop} with {world} ranks; all parts: {plans}"
@@ -83,4 +85,4 @@ def test_a_killed_epoch_resumes_to_the_bit(
     record_property("kills", len(seconds))
     record_property("batches_in_an_epoch", len(expected))
     record_property("seconds_to_resume", {"median": median(seconds), "max": max(seconds)})
-    assert not small_tree.has_bars or median(seconds) <= MAX_SECONDS
+    assert not small_tree.has_bars or max(seconds) <= MAX_SECONDS

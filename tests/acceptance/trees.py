@@ -1,10 +1,13 @@
 """The trees that acceptance tests run on, and what is made from one once and then only read."""
 
+import os
+import signal
 import subprocess
 import sys
 import tarfile
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -131,6 +134,18 @@ def torchrun(program: str, *arguments: object, options: tuple[str, ...]) -> list
         str(Path(sys.executable).with_name("torchrun")), *options,
         str(PROGRAMS / program), *map(str, arguments),
     ]  # fmt: skip
+
+
+@contextmanager
+def started(words: list[str], **options: Any) -> Iterator["subprocess.Popen[bytes]"]:
+    """Start a command; its processes are ended with this, whatever happens."""
+    process = subprocess.Popen(words, start_new_session=True, **options)
+    try:
+        yield process
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
 
 
 def differences(found: Mapping[str, str], expected: Mapping[str, str]) -> list[str]:

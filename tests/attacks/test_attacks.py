@@ -41,7 +41,7 @@ def run_attacks(names: list[str], folder: Path) -> Results:
             command = [sys.executable, "-W", "ignore", "-m", "tests.attacks.run"]
             command += names[number::num_runners]
             runners.append(subprocess.Popen(command, stdout=out, cwd=ROOT))
-    assert [runner.wait() for runner in runners] == [0] * num_runners
+    assert {runner.wait() for runner in runners} <= {0, 1}  # 1: there are problems, see below
     found: Results = {}
     for path in folder.iterdir():
         for line in path.read_text().splitlines():
@@ -54,7 +54,7 @@ def check(attack: str, results: Results) -> None:
     came = results[attack]
     assert len(came) == 9 + bool(ATTACKS[attack].png)
     problems = [f"{one['way']}: {one['problem']}" for one in came if one["problem"]]
-    assert not problems, attack
+    assert not problems, (attack, problems)
 
 
 def test_a_sample_of_attacks_does_no_harm(tmp_path: Path) -> None:

@@ -39,7 +39,7 @@ def files_of(folder: Path) -> dict[str, bytes]:
 
 
 def digests(folder: Path) -> dict[str, str]:
-    """Return the SHA-256 of every file below a folder, by relative path."""
+    """Return the SHA-256 of every file below a folder, by relative path; "" for an empty folder."""
     found = {}
     for path in sorted(folder.rglob("*")):
         if path.is_file():
@@ -47,4 +47,6 @@ def digests(folder: Path) -> dict[str, str]:
                 found[path.relative_to(folder).as_posix()] = hashlib.file_digest(
                     file, "sha256"
                 ).hexdigest()
+        elif not any(path.iterdir()):
+            found[f"{path.relative_to(folder).as_posix()}/"] = ""
     return found

@@ -33,7 +33,7 @@ def main() -> None:
     loader = ShardLoader(
         url,
         global_batch_size=int(batch_size),
-        augment=Augment(dtype="uint8"),
+        augment=Augment(),
         **json.loads(options),
     )
     said: list[Any] = [dict(FETCHED)]

@@ -26,7 +26,7 @@ def run(shards: str, state_path: str, options: dict[str, Any], world: int, num_s
     state = None
 
     def make(rank: int) -> ShardLoader:
-        augment = Augment(dtype="uint8")
+        augment = Augment()
         loader = ShardLoader(
             shards, global_batch_size=128, augment=augment, rank=rank, world_size=world, **options
         )
