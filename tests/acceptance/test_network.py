@@ -116,17 +116,17 @@ def test_a_dead_server_ends_every_rank(
     seaweedfs: S3Server, url: str, kind: str, tmp_path: Path, record_property: Record
 ) -> None:
     """Does each of two ranks end with one error, in the time that the options allow?"""
-    with ExitStack() as stack:
-        proxy = stack.enter_context(FaultProxy(address_of(seaweedfs.endpoint), Faults()))
+    with ExitStack() as processes, ExitStack() as proxied:
+        proxy = proxied.enter_context(FaultProxy(address_of(seaweedfs.endpoint), Faults()))
         words = torchrun("dies.py", url, tmp_path, json.dumps(QUICK),
                          options=("--standalone", "--nproc-per-node=2"))  # fmt: skip
         env = os.environ | behind(seaweedfs, proxy).environment
-        process = stack.enter_context(started(words, env=env))
+        process = processes.enter_context(started(words, env=env))
         while len(list(tmp_path.glob("*.begun"))) < 2:
             assert process.poll() is None, "a rank ended before the server died"
             time.sleep(0.01)
         if kind == "gone":
-            proxy.__exit__()
+            proxied.close()
         else:
             proxy.faults.chances = {kind: 1.0}
         process.wait(timeout=120)
