@@ -112,7 +112,7 @@ def main() -> None:
     parser.add_argument("--scratch", type=Path, help="where to build; default: a temporary folder")
     parser.add_argument("--latency", type=float, default=0.03, help="S3: seconds per request")
     parser.add_argument(
-        "--bandwidth", type=float, default=20e6, help="S3: bytes per second and connection"
+        "--bandwidth", type=float, default=20e6, help="S3: bytes per second per connection"
     )
     args = parser.parse_args()
     wanted = [
