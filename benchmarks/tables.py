@@ -260,7 +260,7 @@ def sections(answers: Answers) -> Iterator[str]:
         ("From S3 without delay", [], table_of(answers, _STREAM)),
         ("Training a linear model", ["train"], table_of(answers, _TRAIN)),
         ("Verifying", [], table_of(answers, _VERIFY)),
-        ("The loader beside its bare kernels", [], table_of(answers, _KERNELS)),
+        ("The loader compared with its bare kernels", [], table_of(answers, _KERNELS)),
         ("Decoding", [], decode_table(answers)),
         ("Augmenting, one thread", [], table_of(answers, _AUGMENT)),
     ]
