@@ -4,7 +4,7 @@ import argparse
 
 
 def argument_parser(doc: str | None) -> argparse.ArgumentParser:
-    """A parser whose help begins with a module's docstring."""
+    """Make a parser whose help starts with a module's docstring."""
     return argparse.ArgumentParser(
         description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -1,9 +1,9 @@
-"""Make virtual environments for the contenders that do not install beside this package.
+"""Make virtual environments for the contenders that cannot be installed with this package.
 
     make bench-env
 
-Each has torch as ``constraints.txt`` pins it. An environment that cannot be made is reported and
-left out.
+Each has the version of torch that ``constraints.txt`` pins. An environment that cannot be made is
+reported and skipped.
 """
 
 import shutil
@@ -23,11 +23,11 @@ class Environment:
     """Packages of an environment."""
 
     packages: tuple[str, ...]
-    """Installed by pip, beside torch and what ``worker.py`` needs."""
+    """Packages that pip installs, in addition to torch and the requirements of ``worker.py``."""
     pkg_config: tuple[str, ...] = ()
-    """System libraries that they are compiled against."""
+    """System libraries that the packages are compiled against."""
     how: str = ""
-    """How to install those."""
+    """Instructions for installing these libraries."""
 
 
 ENVIRONMENTS = {
@@ -39,18 +39,18 @@ ENVIRONMENTS = {
     "streaming": Environment(packages=("mosaicml-streaming", "litdata", "torchvision")),
     "grain": Environment(packages=("grain", "array-record")),
 }
-"""Environments by name; "project" is this package's own."""
+"""Environments by name, without "project", which is this package's own."""
 
 
 def python_of(environment: str) -> Path:
-    """The environment's interpreter, which may not exist."""
+    """Return the path of the environment's interpreter, which may not exist."""
     if environment == "project":
         return Path(sys.executable)
     return FOLDER / environment / "bin" / "python"
 
 
 def missing_libraries(environment: Environment) -> list[str]:
-    """System libraries that are not installed."""
+    """Return the names of required system libraries that are not installed."""
     if environment.pkg_config and shutil.which("pkg-config") is None:
         return ["pkg-config", *environment.pkg_config]
     return [

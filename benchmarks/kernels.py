@@ -1,4 +1,4 @@
-"""The process that measures this package's kernels: see ``questions/ours.py``."""
+"""The process that measures this package's kernels; see ``questions/ours.py``."""
 
 import importlib
 import io
@@ -25,6 +25,7 @@ BATCH = 512
 DECODED = 1024
 """Images that ``decode`` decodes at a time."""
 MAX_DECODED = 16 * DECODED
+"""Most images that ``decode`` decodes in all."""
 
 Jobs = dict[str, Callable[[], int]]
 Rows = dict[str, list[dict[str, Any]]]
@@ -37,11 +38,11 @@ BARE = {
     "png": "decoding batches",
     "raw, augmented float32": "augmenting alone",
 }
-"""Loader -> what its rate is a share of."""
+"""Loader -> the job that its rate is divided by."""
 
 
 def measure(jobs: Jobs, rounds: int, seconds: float) -> list[dict[str, Any]]:
-    """Let jobs take turns, for ``seconds`` each; a row for each."""
+    """Measure jobs in turn, at least ``seconds`` each on average; return a row for each."""
     rates = take_turns(jobs, rounds=rounds, least_seconds=seconds * len(jobs))
     return [
         {
@@ -55,18 +56,18 @@ def measure(jobs: Jobs, rounds: int, seconds: float) -> list[dict[str, Any]]:
 
 
 def parts(count: int, size: int) -> list[slice]:
-    """Cut ``count`` positions into slices of a size; the last may be shorter."""
+    """Cut ``count`` positions into slices of ``size``; the last may be shorter."""
     return [slice(start, min(start + size, count)) for start in range(0, count, size)]
 
 
 def blocks_of(reader: SplitReader) -> list[slice]:
-    """Rows of each block."""
+    """Return the rows of each block."""
     starts = reader.block_starts.tolist()
     return [*map(slice, starts[:-1], starts[1:])]
 
 
 class Bare:
-    """The bare kernels, over all images of a split, on as many threads as cores."""
+    """The bare kernels, run on all images of a split with one thread per core."""
 
     def __init__(self, raw: SplitReader, zstd: SplitReader, png: SplitReader) -> None:
         self._threads = ThreadPoolExecutor(usable_cores())
@@ -80,7 +81,7 @@ class Bare:
         self._torch_rows = torch.from_numpy(self._rows)
 
     def jobs(self, transform: Transform) -> Jobs:
-        """Each handles every image once."""
+        """Return name -> job; each job processes every image once."""
         draws = transform.draw(self._rows, epoch=0)
         addresses = self._images.ctypes.data + self._rows * self._images[0].size
 
@@ -117,7 +118,7 @@ class Bare:
         shape: Iterable[int],
         dtype: torch.dtype = torch.uint8,
     ) -> Callable[[], int]:
-        """Run ``one`` of each slice on the threads, with memory that is used again."""
+        """Return a job that calls ``one`` for each slice in the threads, with reused memory."""
         sizes = [int(part.stop - part.start) for part in slices]
         buffers: SimpleQueue[torch.Tensor] = SimpleQueue()
         for _ in range(2 * usable_cores()):
@@ -143,7 +144,7 @@ class Kernels:
         torch.set_num_threads(1)
 
     def kernels(self, shards: dict[str, str], rounds: int, seconds: float) -> Rows:
-        """Loaders beside bare kernels."""
+        """Measure the loaders and the bare kernels."""
         options: dict[str, tuple[str, dict[str, Any]]] = {
             "raw": ("raw", {}),
             "raw, order full": ("raw", {"order": "full"}),
@@ -168,7 +169,7 @@ class Kernels:
         return {"rows": rows}
 
     def decode(self, shards: dict[str, str], rounds: int, seconds: float) -> Rows:
-        """Decoders of the same images, with one thread and with all."""
+        """Measure decoders on the same images, with one thread and with one per core."""
         decoders, slices = decoders_of(Dataset(shards["png"]).split("train"))
         rows = []
         for threads in sorted({1, usable_cores()}):
@@ -184,7 +185,7 @@ class Kernels:
         return {"rows": rows}
 
     def augment(self, shards: dict[str, str], rounds: int, seconds: float) -> Rows:
-        """Ways to augment a batch."""
+        """Measure ways to augment a batch."""
         shape = (32, 32, 3)
         images = np.random.default_rng(0).integers(0, 256, (BATCH, *shape), np.uint8)
         tensor = torch.from_numpy(images)
@@ -228,7 +229,7 @@ class Kernels:
 
 
 def decoders_of(reader: SplitReader) -> tuple[dict[str, Callable[[int], object]], list[slice]]:
-    """Decoders of one batch, by its number; and the rows of each batch."""
+    """Return name -> function that decodes the batch with a given number; and each batch's rows."""
     slices = parts(min(len(reader), MAX_DECODED), DECODED)
     rows = [np.arange(part.start, part.stop) for part in slices]
     files = [[payloads[i] for i in range(len(payloads))] for payloads in map(reader.payloads, rows)]

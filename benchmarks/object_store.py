@@ -1,6 +1,6 @@
 """The process of an S3 server: SeaweedFS, and the uploads to it.
 
-A process of its own, because a client's threads stay in the network namespace where they started.
+A separate process, because a client's threads stay in the network namespace where they started.
 """
 
 from contextlib import ExitStack
@@ -12,7 +12,7 @@ from benchmarks.worker import answer
 
 
 class ObjectStore:
-    """A server, once ``serve`` has started it; it ends with the process."""
+    """An S3 server, started by ``serve``; it ends with the process."""
 
     def __init__(self) -> None:
         self._stack = ExitStack()

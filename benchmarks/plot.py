@@ -2,8 +2,8 @@ r"""Turn the JSON lines of the suite into plots, and into the tables of docs/ben
 
     python -m benchmarks.plot suite.jsonl --docs docs
 
-Writes ``docs/plots/*.svg``, a copy of the lines, and the part of ``docs/benchmarks.md`` between the
-marks; the rest of the page stays as it is.
+Writes ``docs/plots/*.svg``, a copy of the lines, and the part of ``docs/benchmarks.md`` between two
+markers; the rest of the page does not change.
 """
 
 import itertools
@@ -25,7 +25,7 @@ _OUR_COLOUR, _THEIR_COLOUR = "#4477aa", "#bbbbbb"
 
 
 def bars(axis: Any, title: str, values: dict[str, float]) -> None:
-    """Draw a bar for each contender with its figure; logarithmic: they differ by orders."""
+    """Draw a bar for each contender, labelled with its value, on a logarithmic scale."""
     names = list(values)
     colours = [_OUR_COLOUR if name.startswith(OURS) else _THEIR_COLOUR for name in names]
     drawn = axis.barh(names, list(values.values()), color=colours)
@@ -39,7 +39,7 @@ def bars(axis: Any, title: str, values: dict[str, float]) -> None:
 
 
 def save(figure: Any, path: Path) -> None:
-    """Write a figure without a date: the same lines give the same file."""
+    """Write a figure without a date, so that the same lines give the same file."""
     figure.savefig(path, metadata={"Date": None})
     plt.close(figure)
 
@@ -68,11 +68,11 @@ def draw(answers: Answers, folder: Path) -> None:
         "speed.svg",
         ("uint8", "images_per_second", "warm, uint8, images/s"),
         ("float32", "images_per_second", "augmented float32, images/s"),
-        ("float32", "cpu_seconds_per_million", "CPU seconds a million of these"),
+        ("float32", "cpu_seconds_per_million", "CPU seconds per million of these"),
     )
     panels(
         "storage.svg",
-        ("pack", "bytes_per_image", "bytes an image"),
+        ("pack", "bytes_per_image", "bytes per image"),
         ("pack", "seconds", "packing, s"),
         ("memory", "pss_mb", "memory, MB"),
     )
@@ -85,13 +85,13 @@ def draw(answers: Answers, folder: Path) -> None:
     panels(
         "train.svg",
         ("train", "images_per_second", "training a linear model, images/s"),
-        ("train", "efficiency", "share of the rate on one batch in place"),
+        ("train", "efficiency", "share of the rate on one batch in memory"),
     )
     draw_workers(answers, folder / "workers.svg")
 
 
 def draw_workers(answers: Answers, path: Path) -> None:
-    """Draw a line for each contender."""
+    """Draw rate by number of workers, a line for each contender."""
     figure, axis = plt.subplots(figsize=(7, 4), layout="constrained")
     colours = [mpl.colormaps["tab20"](at) for at in range(20)]
     for (name, found), colour in zip(
@@ -115,7 +115,7 @@ def write_page(lines: Path, docs: Path) -> None:
     """Draw the plots of a run, and rewrite its part of ``docs/benchmarks.md``.
 
     Raises:
-        ValueError: the page does not have the two marks.
+        ValueError: the page does not have the two markers.
     """
     answers = Answers(lines)
     page = docs / "benchmarks.md"
@@ -133,9 +133,9 @@ def write_page(lines: Path, docs: Path) -> None:
 
 
 def main() -> None:
-    """Draw, and rewrite the page's part."""
+    """Draw the plots and update the page."""
     parser = argument_parser(__doc__)
-    parser.add_argument("lines", type=Path, help="of the suite")
+    parser.add_argument("lines", type=Path, help="JSON lines of the suite")
     parser.add_argument("--docs", type=Path, required=True, help="folder of benchmarks.md")
     args = parser.parse_args()
     try:

@@ -1,4 +1,4 @@
-"""A process of a benchmark, seen from the suite: requests, answers, memory, and its end."""
+"""A benchmark process as the suite sees it: requests, answers, memory, and its end."""
 
 import json
 import os
@@ -25,13 +25,13 @@ class ContenderError(Exception):
 
 
 class Process:
-    """A process that answers requests; leaving its context ends it and all that it started.
+    """A process that answers requests; leaving the context ends it and all processes it started.
 
     Args:
         python: the interpreter.
-        log: gets what it and its libraries print.
-        module: runs ``worker.answer``.
-        environment: variables beside those of this process.
+        log: file for the output of the process and its libraries.
+        module: the module to run; it calls ``worker.answer``.
+        environment: environment variables to add.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class Process:
                 stdout=subprocess.PIPE,
                 stderr=errors,
                 env={**os.environ, "PYTHONPATH": path, **(environment or {})},
-                start_new_session=True,  # so that what it leaves behind can be ended with it
+                start_new_session=True,  # so that processes it leaves behind can be ended too
             )
 
     def __enter__(self) -> "Process":
@@ -70,11 +70,11 @@ class Process:
         self._process.stdout.close()
 
     def pause(self) -> None:
-        """Stop it and its workers, which would read ahead while others are measured."""
+        """Suspend the process and its workers, which would read ahead while others are measured."""
         self._signal(signal.SIGSTOP)
 
     def resume(self) -> None:
-        """Continue."""
+        """Resume the process and its workers."""
         self._signal(signal.SIGCONT)
 
     def _signal(self, number: signal.Signals) -> None:
@@ -85,7 +85,7 @@ class Process:
         """Send one request and return its answer.
 
         Raises:
-            ContenderError: the contender failed, ended, or did not answer in time.
+            ContenderError: the contender failed, its process ended, or it did not answer in time.
         """
         assert self._process.stdin is not None and self._process.stdout is not None
         try:
@@ -104,10 +104,10 @@ class Process:
         return answer
 
     def memory_mb(self) -> dict[str, float]:
-        """Memory of the process and its descendants now, in MB (Linux).
+        """Return the current memory of the process and its descendants, in MB (Linux only).
 
-        ``pss_mb``: proportional set size. ``own_mb``: the part that no file backs: a mapped file
-        is in the page cache, which the system can empty.
+        ``pss_mb``: proportional set size. ``own_mb``: the part that is not backed by files; mapped
+        files are in the page cache, which the system can evict.
         """
         found = {"pss_mb": 0.0, "own_mb": 0.0}
         this = psutil.Process(self._process.pid)
@@ -128,7 +128,7 @@ class Process:
 
     @contextmanager
     def watched(self) -> Iterator[dict[str, float]]:
-        """The largest ``memory_mb`` while this lasts."""
+        """Yield a dict that is updated to the largest ``memory_mb`` until the context ends."""
         most = {"pss_mb": 0.0, "own_mb": 0.0}
         done = Event()
 

@@ -28,30 +28,30 @@ class Suite:
     scratch: Path
     repeats: int
     seconds: float
-    """Length of a glance, its start included; epochs are timed for a third of it or more."""
+    """Duration of a glance, including its start; epochs are measured for at least a third of it."""
     latency_seconds: float
     bytes_a_second: float
     say: Callable[[str], None]
     contenders: list[Contender] = field(default_factory=list)
-    """Those that are installed and have not failed."""
+    """The contenders that are installed and have not failed to pack."""
     versions: dict[str, Row] = field(default_factory=dict)
     rates: dict[Contender, dict[int, float]] = field(default_factory=dict)
-    """Images a second by number of workers, uint8, warm."""
+    """Images per second by number of workers, uint8, warm."""
 
     def log(self, name: str) -> Path:
-        """The file where a process and its libraries print."""
+        """Return the path of a process's log."""
         return self.scratch / "logs" / f"{slug(name)}.log"
 
     def folder(self, contender: Contender) -> Path:
-        """The contender's dataset."""
+        """Return the folder of the contender's dataset."""
         return self.scratch / slug(contender.name)
 
     def small(self, contender: Contender) -> Path:
-        """The contender's small dataset, which loads its libraries."""
+        """Return the folder of the contender's small dataset, which serves to load libraries."""
         return self.scratch / f"{slug(contender.name)}-small"
 
     def ours(self) -> dict[str, Contender]:
-        """This package's contenders by their encoding."""
+        """Return this package's contenders by encoding."""
         return {
             contender.name.rpartition(", ")[2]: contender
             for contender in self.contenders
@@ -64,7 +64,7 @@ class Suite:
         return Process(python, self.log(contender.name), environment=environment)
 
     def start_here(self, module: str) -> Process:
-        """Start a process of this package's own environment."""
+        """Start a process in this package's own environment."""
         return Process(python_of("project"), self.log(module), module=module)
 
     def open(self, process: Process, contender: Contender, **reading: Any) -> Row:
@@ -79,12 +79,12 @@ class Suite:
         process.ask("check")
 
     def glance(self, process: Process, contender: Contender, **reading: Any) -> Row:
-        """Measure a rate in the middle of ``seconds``."""
+        """Measure a rate within ``seconds``; see ``Worker.glance``."""
         self.open(process, contender, **reading)
         return rate(process.ask("glance", seconds=self.seconds))
 
     def chosen(self) -> Settings:
-        """The best settings by ``rates``."""
+        """Return the best settings by ``rates``."""
         return best_settings(self.rates)
 
     def fail(self, contender: Contender, error: ContenderError) -> Row:
@@ -94,7 +94,7 @@ class Suite:
 
 
 def best_settings(rates: Mapping[Contender, Mapping[int, float]]) -> Settings:
-    """The fastest contender of each library, of ours each one, and its best number of workers."""
+    """Return the fastest contender of each library, and all of ours, with their best settings."""
     best: dict[str, tuple[float, Contender, int]] = {}
     for contender, by_workers in rates.items():
         for workers, value in by_workers.items():
@@ -105,12 +105,12 @@ def best_settings(rates: Mapping[Contender, Mapping[int, float]]) -> Settings:
 
 
 def slug(name: str) -> str:
-    """The name of a folder or file."""
+    """Turn a name into that of a folder or file."""
     return "".join(letter if letter.isalnum() else "-" for letter in name)
 
 
 def rate(answer: Row) -> Row:
-    """Rate and cost of an answer that has images, seconds and CPU seconds."""
+    """Compute rate and cost from an answer with images, seconds and CPU seconds."""
     return {
         "images_per_second": round(answer["images"] / answer["seconds"], 1),
         "cpu_seconds_per_million": round(1e6 * answer["cpu_seconds"] / answer["images"], 3),
@@ -118,7 +118,7 @@ def rate(answer: Row) -> Row:
 
 
 def files(folder: Path) -> Iterator[Path]:
-    """Files below a folder, through links to folders too."""
+    """Yield all files below a folder; links to folders are followed."""
     for parent, _, names in os.walk(folder, followlinks=True):
         for name in names:
             yield Path(parent, name)
@@ -142,7 +142,7 @@ def cool(folder: Path) -> None:
 def one_by_one(
     suite: Suite, settings: Settings, ask: Callable[[Contender, int], Row], *, repeats: int = 1
 ) -> Iterator[Answer]:
-    """Ask contender by contender, in each repeat; ``ask`` starts a fresh process."""
+    """Ask contender by contender in each repeat; ``ask`` starts a new process each time."""
     for repeat in range(repeats):
         for contender, count in settings.items():
             suite.say(f"{contender.name}, {repeat + 1} of {repeats}")
@@ -161,16 +161,16 @@ def in_turn(
     start: Callable[[Contender], Process] | None = None,
     reading: Callable[[Contender], Row] = lambda contender: {},
 ) -> Iterator[Answer]:
-    """Ask open loaders, contender by contender in each repeat; the others are stopped meanwhile.
+    """Ask open loaders, contender by contender in each repeat; all others are suspended meanwhile.
 
-    An epoch comes before that does not count; without augmentation its contents are checked.
+    An unmeasured epoch comes first; without augmentation its content is checked.
 
     Args:
         suite: the run.
-        settings: who takes part.
+        settings: the contenders that take part, with their numbers of workers.
         ask: measures a process whose loader is open.
         start: starts a contender's process; default: ``suite.start``.
-        reading: options of ``Reading`` beside the number of workers.
+        reading: options of ``Reading`` other than the number of workers.
     """
     with ExitStack() as stack:
         opened: dict[Contender, Process] = {}
@@ -178,7 +178,7 @@ def in_turn(
         for contender, count in settings.items():
             warm(suite.folder(contender))
             process = stack.enter_context((start or suite.start)(contender))
-            suite.say(f"{contender.name}: the epoch that does not count")
+            suite.say(f"{contender.name}: unmeasured epoch")
             options = reading(contender)
             least = suite.seconds / 3
             try:
@@ -186,7 +186,7 @@ def in_turn(
                 if not options.get("augmented"):
                     checked[contender] = process.ask("check")
                 if contender not in checked or checked[contender].pop("seconds") < least:
-                    # On a small tree, an epoch is too short to compile or to start everything.
+                    # On a small tree, one epoch is too short to compile and start everything.
                     process.ask("epochs", least_seconds=least, most_seconds=suite.seconds)
                 opened[contender] = process
                 process.pause()
@@ -207,7 +207,7 @@ def in_turn(
 
 
 def medians(suite: Suite, answers: Iterable[Answer]) -> Iterator[Row]:
-    """A row for each setting: the median of each measured figure, and all its values."""
+    """Yield a row for each setting: the median of each measured figure, and all its values."""
     rows: dict[tuple[Contender, int], list[Row]] = {}
     for contender, count, row in answers:
         if "error" in row:

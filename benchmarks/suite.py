@@ -1,9 +1,9 @@
 r"""Compare the ways to read CINIC-10: every contender, every question, one run.
 
-Each contender stores and reads the same split of the same tree in a process of its own environment,
-with its documented best settings (``contenders/``); it is skipped, with the reason, if it is not
-installed. Contenders take turns, repeat by repeat, so that a machine that slows down slows all of
-them; figures are medians.
+Each contender stores and reads the same split of the same tree in a process in its own environment,
+with the best settings that its documentation gives (``contenders/``). Contenders that are not
+installed are skipped, with the reason. Contenders take turns, repeat by repeat, so that a machine
+that slows down slows all of them; figures are medians.
 
     make bench-env                                       # once: environments for some contenders
     python -m benchmarks.suite --tree ./cinic --out suite.jsonl
@@ -39,7 +39,7 @@ def say(text: str) -> None:
 
 
 def machine() -> dict[str, Any]:
-    """Processor, cores and memory."""
+    """Describe this machine: system, processor, cores and memory."""
     model = platform.processor() or platform.machine()
     if Path("/proc/cpuinfo").exists():
         lines = Path("/proc/cpuinfo").read_text().splitlines()
@@ -55,7 +55,7 @@ def machine() -> dict[str, Any]:
 
 
 def installed(suite: Suite, contenders: list[Contender]) -> Iterator[dict[str, Any]]:
-    """Ask each environment what it has; a row for each contender that is left out."""
+    """Ask each environment what is installed; yield a row for each contender that is skipped."""
     for environment in dict.fromkeys(contender.environment for contender in contenders):
         python = python_of(environment)
         names = [one.name for one in contenders if one.environment == environment]
@@ -76,7 +76,7 @@ def installed(suite: Suite, contenders: list[Contender]) -> Iterator[dict[str, A
 
 
 def run(suite: Suite, contenders: list[Contender], questions: set[str]) -> Iterator[dict[str, Any]]:
-    """A row for each answer."""
+    """Yield a row for each answer."""
     yield from installed(suite, contenders)
     yield {
         "question": "run",
@@ -101,7 +101,7 @@ def main() -> None:
     parser.add_argument("--split", default="train")
     parser.add_argument("--out", type=Path, required=True, help="JSON lines")
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--seconds", type=float, default=3.0, help="length of a glance")
+    parser.add_argument("--seconds", type=float, default=3.0, help="duration of a glance")
     parser.add_argument(
         "--questions", nargs="+", choices=QUESTIONS, default=[*QUESTIONS], metavar="QUESTION",
         help=f"default: all of {', '.join(map(repr, QUESTIONS))}",
@@ -110,9 +110,9 @@ def main() -> None:
         "--contenders", nargs="+", default=["*"], metavar="PATTERN", help="such as 'FFCV*'"
     )
     parser.add_argument("--scratch", type=Path, help="where to build; default: a temporary folder")
-    parser.add_argument("--latency", type=float, default=0.03, help="S3: seconds a request")
+    parser.add_argument("--latency", type=float, default=0.03, help="S3: seconds per request")
     parser.add_argument(
-        "--bandwidth", type=float, default=20e6, help="S3: bytes a second of a connection"
+        "--bandwidth", type=float, default=20e6, help="S3: bytes per second per connection"
     )
     args = parser.parse_args()
     wanted = [

@@ -21,22 +21,22 @@ class Answers:
         self.run = self.rows["run"][0]
 
     def of(self, question: str) -> list[Row]:
-        """The question's answers, without failures."""
+        """Return a question's answers, without failures."""
         return [row for row in self.rows.get(question, []) if not failed(row)]
 
     def by_name(self, question: str, figure: str) -> dict[str, Any]:
-        """Contender -> figure."""
+        """Return contender -> value of a figure."""
         return {row["contender"]: row[figure] for row in self.of(question)}
 
     def rates_by_workers(self) -> dict[str, dict[int, float]]:
-        """Contender -> number of workers -> images a second."""
+        """Return contender -> number of workers -> images per second."""
         rates: dict[str, dict[int, float]] = {}
         for row in self.of("workers"):
             rates.setdefault(row["contender"], {})[row["workers"]] = row["images_per_second"]
         return rates
 
     def failures(self) -> list[Row]:
-        """Rows of what failed or was left out."""
+        """Return the rows of failures, and of contenders and questions that were left out."""
         return [row for rows in self.rows.values() for row in rows if failed(row)]
 
 
@@ -46,7 +46,7 @@ def failed(row: Row) -> bool:
 
 
 def number(value: float | None) -> str:
-    """Three significant digits."""
+    """Format a number with three significant digits; an empty string for None."""
     if value is None:
         return ""
     if value >= 100:
@@ -56,16 +56,16 @@ def number(value: float | None) -> str:
 
 
 Cell = Callable[[Row, str], str]
-"""A row and the name of one of its figures, as text."""
+"""Formats a figure of a row, given by its name."""
 
 
 def plain(row: Row, figure: str) -> str:
-    """Three significant digits."""
+    """Format with three significant digits."""
     return number(row.get(figure))
 
 
 def with_spread(row: Row, figure: str) -> str:
-    """The median, and half the range of the values."""
+    """Format the median, and half the range of the values in percent of it."""
     values = row.get(f"{figure}_all", [])
     text = number(row[figure])
     if len(values) > 1 and row[figure]:
@@ -75,54 +75,54 @@ def with_spread(row: Row, figure: str) -> str:
 
 
 def integer(row: Row, figure: str) -> str:
-    """All digits before the point."""
+    """Format as an integer, with all digits."""
     return f"{row[figure]:,.0f}"
 
 
 def seconds_or_none(row: Row, figure: str) -> str:
-    """Seconds; "none" if there was nothing to do."""
+    """Format seconds; "none" if there was nothing to do."""
     return number(row[figure]) if row[figure] >= 0.01 else "none"
 
 
 def percent(row: Row, figure: str) -> str:
-    """A share."""
+    """Format a share in percent."""
     return f"{100 * row[figure]:.{0 if row[figure] >= 0.1 else 1}f} %"
 
 
 def text(row: Row, figure: str) -> str:
-    """A text, if the row has it."""
+    """Return the figure as it is; an empty string if the row does not have it."""
     return str(row.get(figure, ""))
 
 
 Column = tuple[str, str, str, Cell]
-"""Heading, question, figure, and how it is written."""
+"""Heading, question, figure, and its format."""
 
 _SPEED: list[Column] = [
     ("uint8, images/s", "uint8", "images_per_second", with_spread),
     ("augmented float32, images/s", "float32", "images_per_second", with_spread),
-    ("CPU seconds a million of these", "float32", "cpu_seconds_per_million", plain),
+    ("CPU seconds per million of these", "float32", "cpu_seconds_per_million", plain),
     ("cold, uint8, images/s", "cold", "images_per_second", plain),
     ("first batch, s", "first batch", "seconds", plain),
 ]
 _STORAGE: list[Column] = [
     ("packing, s", "pack", "seconds", seconds_or_none),
-    ("bytes an image", "pack", "bytes_per_image", integer),
-    ("of the disk", "pack", "disk_bytes_per_image", integer),
+    ("bytes per image", "pack", "bytes_per_image", integer),
+    ("on the disk", "pack", "disk_bytes_per_image", integer),
     ("memory, MB", "memory", "pss_mb", plain),
     ("without mapped files, MB", "memory", "own_mb", plain),
 ]
 _S3: list[Column] = [
     ("images/s", "s3", "images_per_second", plain),
-    ("CPU seconds a million", "s3", "cpu_seconds_per_million", plain),
+    ("CPU seconds per million", "s3", "cpu_seconds_per_million", plain),
     ("requests", "s3", "requests", integer),
 ]
 _STREAM: list[Column] = [
     ("images/s", "stream", "images_per_second", with_spread),
-    ("bytes an image", "stream", "bytes_per_image", integer),
+    ("bytes per image", "stream", "bytes_per_image", integer),
 ]
 _TRAIN: list[Column] = [
     ("training, images/s", "train", "images_per_second", with_spread),
-    ("on one batch in place", "train", "in_place", plain),
+    ("on one batch in memory", "train", "in_place", plain),
     ("efficiency", "train", "efficiency", percent),
 ]
 _VERIFY: list[Column] = [
@@ -140,13 +140,13 @@ _AUGMENT: list[Column] = [("images/s", "augment", "images_per_second", plain)]
 
 
 def table(heads: list[str], rows: Iterator[list[str]]) -> list[str]:
-    """Markdown; the first column is aligned to the left."""
+    """Return the lines of a Markdown table; only the first column is left-aligned."""
     lines = [f"| {' | '.join(heads)} |", "| --- |" + " ---: |" * (len(heads) - 1)]
     return [*lines, *(f"| {' | '.join(row)} |" for row in rows)]
 
 
 def table_of(answers: Answers, columns: list[Column]) -> list[str]:
-    """A row for each contender that answered the first column's question."""
+    """Return a table with a row for each contender that answered the first column's question."""
     found = {
         question: {row["contender"]: row for row in answers.of(question)}
         for _, question, _, _ in columns
@@ -163,18 +163,18 @@ def table_of(answers: Answers, columns: list[Column]) -> list[str]:
 
 
 def by_count(rates: dict[str, dict[int, float]], heads: dict[int, str]) -> list[str]:
-    """Images a second in a column for each count, of workers or threads."""
+    """Return a table of images per second, a column for each number of workers or threads."""
     rows = ([name, *(number(found.get(count)) for count in heads)] for name, found in rates.items())
     return table(["", *heads.values()], rows)
 
 
 def workers_table(answers: Answers) -> list[str]:
-    """Images a second by number of workers."""
+    """Return the table of images per second by number of workers."""
     return by_count(answers.rates_by_workers(), {0: "0 workers", 1: "1", 2: "2", 4: "4"})
 
 
 def decode_table(answers: Answers) -> list[str]:
-    """Images a second by number of threads."""
+    """Return the table of images per second by number of threads."""
     rates: dict[str, dict[int, float]] = {}
     counts = {}
     for row in answers.of("decode"):
@@ -184,7 +184,7 @@ def decode_table(answers: Answers) -> list[str]:
 
 
 def cpu_line(answers: Answers) -> list[str]:
-    """Our CPU seconds beside the best peer's."""
+    """Compare our CPU seconds with those of the best other library, in a sentence."""
     seconds = answers.by_name("float32", "cpu_seconds_per_million")
     ours = {name: value for name, value in seconds.items() if name.startswith(OURS)}
     theirs = {name: value for name, value in seconds.items() if name not in ours}
@@ -193,13 +193,14 @@ def cpu_line(answers: Answers) -> list[str]:
     our_best, best = (min(part, key=lambda name: part[name]) for part in (ours, theirs))
     share = ours[our_best] / theirs[best]
     return [
-        f"CPU seconds a million augmented float32 images: {our_best} {number(ours[our_best])}, "
-        f"the best other, {best}, {number(theirs[best])}: 1/{1 / share:.1f} of it."
+        f"CPU seconds per million augmented float32 images: {number(ours[our_best])} for "
+        f"{our_best}; {number(theirs[best])} for {best}, the best of the others: "
+        f"{1 / share:.1f} times as many."
     ]
 
 
 def losses(answers: Answers) -> list[str]:
-    """Every figure in which another library is ahead of our best encoding."""
+    """List every figure in which another library is ahead of our best encoding."""
     lines = []
     for question, figure, more_is_better, what in (
         ("uint8", "images_per_second", True, "warm uint8 epochs"),
@@ -208,7 +209,7 @@ def losses(answers: Answers) -> list[str]:
         ("cold", "images_per_second", True, "cold epochs"),
         ("first batch", "seconds", False, "first batch"),
         ("pack", "seconds", False, "packing"),
-        ("pack", "bytes_per_image", False, "bytes an image"),
+        ("pack", "bytes_per_image", False, "bytes per image"),
         ("memory", "pss_mb", False, "memory"),
         ("s3", "images_per_second", True, "S3"),
         ("train", "efficiency", True, "training efficiency"),
@@ -230,12 +231,12 @@ def losses(answers: Answers) -> list[str]:
 
 
 def sections(answers: Answers) -> Iterator[str]:
-    """The generated part of the page."""
+    """Yield the paragraphs of the page's generated part."""
     run = answers.run
     machine = run["machine"]
     versions: dict[str, str] = {}
     for found in run["versions"].values():
-        versions = found | versions  # of torch and the like, those beside this package
+        versions = found | versions  # the first environment, this package's own, takes precedence
     yield (
         f"Run of {run['date']}: {run['images']:,} images, {run['repeats']} repeats; "
         f"{machine['cores']} cores of {machine['processor']}, {machine['memory_gib']} GiB, "
@@ -246,10 +247,10 @@ def sections(answers: Answers) -> Iterator[str]:
     if wrong := [row["contender"] for row in checked if not row["every_image_once"]]:
         yield f"Not every image exactly once in the epoch that was checked: {', '.join(wrong)}."
     elif checked:
-        yield "Each delivered every image exactly once in the epoch that was checked."
+        yield "Each contender delivered every image exactly once in the epoch that was checked."
     network = (
-        f"{1000 * run['latency_seconds']:g} ms a request, "
-        f"{run['bytes_a_second'] / 1e6:g} MB/s a connection"
+        f"{1000 * run['latency_seconds']:g} ms per request, "
+        f"{run['bytes_a_second'] / 1e6:g} MB/s per connection"
     )
     parts: list[tuple[str, list[str], list[str]]] = [
         ("Speed", ["speed", "cold"], table_of(answers, _SPEED)),
@@ -259,7 +260,7 @@ def sections(answers: Answers) -> Iterator[str]:
         ("From S3 without delay", [], table_of(answers, _STREAM)),
         ("Training a linear model", ["train"], table_of(answers, _TRAIN)),
         ("Verifying", [], table_of(answers, _VERIFY)),
-        ("The loader beside its bare kernels", [], table_of(answers, _KERNELS)),
+        ("The loader compared with its bare kernels", [], table_of(answers, _KERNELS)),
         ("Decoding", [], decode_table(answers)),
         ("Augmenting, one thread", [], table_of(answers, _AUGMENT)),
     ]
@@ -270,7 +271,7 @@ def sections(answers: Answers) -> Iterator[str]:
             if pictures:
                 yield "\n".join(f"![{title}](plots/{picture}.svg)" for picture in pictures)
     yield from cpu_line(answers)
-    yield "### Where another is ahead of our best encoding"
+    yield "### Where another library is ahead of our best encoding"
     yield "\n".join(losses(answers))
     if failures := answers.failures():
         yield "### Left out, or failed"

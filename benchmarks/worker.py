@@ -1,7 +1,7 @@
 """A contender's process: the suite starts it in the contender's environment.
 
-It answers JSON lines with JSON lines. At first it needs psutil alone; then torch, numpy and what
-the contender needs.
+Requests and answers are JSON lines. Importing this module needs only psutil; requests need torch,
+numpy and the contender's libraries.
 """
 
 import gc
@@ -28,7 +28,7 @@ LIBRARIES = (
 
 
 def cpu_seconds() -> float:
-    """User and system time of this process, its descendants, and those that have ended."""
+    """User and system time of this process and its descendants, including those that have ended."""
     total = 0.0
     this = psutil.Process()
     for process in (this, *this.children(recursive=True)):
@@ -40,19 +40,19 @@ def cpu_seconds() -> float:
 
 
 def largest_process_mb() -> float:
-    """The most resident memory that this process or one of its ended descendants has had, in MB."""
+    """Peak resident memory in MB: the larger of this process's and any ended descendant's."""
     both = resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN
     return max(resource.getrusage(who).ru_maxrss for who in both) * 1024 / 1e6  # Linux: KiB
 
 
 class Worker:
-    """A contender's open loader, and what can be asked of it."""
+    """A contender's open loader; each method answers a request."""
 
     def __init__(self) -> None:
         self.batches: Batches = ()
 
     def describe(self, contenders: list[str]) -> dict[str, Any]:
-        """Versions, and why each of these contenders cannot run here."""
+        """Return library versions, and why each of these contenders cannot run here, if so."""
         found = {}
         for name in LIBRARIES:
             try:
@@ -67,7 +67,7 @@ class Worker:
         return {"missing": CONTENDERS[contender].missing()}
 
     def build(self, contender: str, split: str, out: str) -> dict[str, Any]:
-        """Write a split's folder to a new folder."""
+        """Build the contender's dataset from a split's folder, in a new folder."""
         Path(out).mkdir(parents=True)
         before, start = cpu_seconds(), time.perf_counter()
         CONTENDERS[contender].build(Path(split), Path(out))
@@ -80,19 +80,19 @@ class Worker:
     def open(self, contender: str, out: str, reading: dict[str, Any]) -> dict[str, Any]:
         """Open the loader that the next requests read."""
         self.batches = ()
-        gc.collect()  # the loader before, its processes too
+        gc.collect()  # frees the previous loader and its processes
         start = time.perf_counter()
         signed = tuple(reading.pop("signed", ()))
         self.batches = CONTENDERS[contender].epochs(Path(out), Reading(signed=signed, **reading))
         return {"seconds": time.perf_counter() - start}
 
     def first(self) -> dict[str, Any]:
-        """Read the first batch of an epoch; the rest is left."""
+        """Read only the first batch of an epoch."""
         _, labels = next(iter(self.batches))
         return {"images": len(labels)}
 
     def epochs(self, least_seconds: float = 0.0, most_seconds: float = 1e9) -> dict[str, Any]:
-        """Read epochs until the least time has passed; stop within one at the most."""
+        """Read epochs until the least time has passed; stop within an epoch after the most."""
         images = 0
         before, start = cpu_seconds(), time.perf_counter()
         while True:
@@ -109,10 +109,10 @@ class Worker:
                 }
 
     def glance(self, seconds: float) -> dict[str, Any]:
-        """Time the last two thirds of the given seconds, from one batch to another.
+        """Measure during the last two thirds of the given seconds, from one batch to another.
 
-        The start of an epoch and of its processes is in the first third; buffers are as full at
-        the end as at the beginning.
+        The epoch and its processes start in the first third; buffers are as full at the end of the
+        measurement as at its beginning.
         """
         images, begun, before = 0, 0.0, 0.0
         start = time.perf_counter()
@@ -128,7 +128,7 @@ class Worker:
                     begun, before = now, cpu_seconds()
 
     def check(self) -> dict[str, Any]:
-        """Read an epoch: count labels, name dtype and shape, take mean and deviation of values."""
+        """Read an epoch; return its label counts, dtype and shape, and mean and deviation."""
         import torch
 
         start = time.perf_counter()
@@ -152,13 +152,13 @@ class Worker:
         }
 
     def train(self, least_seconds: float, in_place: bool) -> dict[str, Any]:
-        """Train a linear model: on the loader's batches, or always on the same one."""
+        """Train a linear model on the loader's batches or, if ``in_place``, always on one batch."""
         import torch
 
         model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.LazyLinear(10))
         images, labels = (torch.as_tensor(part) for part in next(iter(self.batches)))
         model(images)
-        time.sleep(1)  # until the loader's processes have nothing to do
+        time.sleep(1)  # until the loader's processes are idle
         optimizer = torch.optim.SGD(model.parameters(), lr=0.001)
 
         def step(images: Any, labels: Any) -> int:
@@ -182,13 +182,13 @@ class Worker:
 def answer(worker: object) -> None:
     """Answer requests, each the name of a method and its arguments, until the input ends."""
     answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # what libraries print is no answer
+    os.dup2(2, 1)  # keep the libraries' output out of the answers
     for line in sys.stdin:
         request = json.loads(line)
         method: Callable[..., dict[str, Any]] = getattr(worker, request.pop("do"))
         try:
             found = method(**request)
-        except Exception as error:  # of any library: a contender that fails is a line of its own
+        except Exception as error:  # from any library: the failure is the answer
             traceback.print_exc()
             found = {"error": f"{type(error).__name__}: {error}".splitlines()[0]}
         print(json.dumps(found), file=answers, flush=True)

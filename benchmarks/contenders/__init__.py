@@ -22,4 +22,4 @@ CONTENDERS: dict[str, Contender] = {
     )
     for contender in module.CONTENDERS
 }  # fmt: skip
-"""By name."""
+"""Contenders by name."""

@@ -1,6 +1,6 @@
-"""A contender, how it is asked to read, and what contenders share.
+"""The interface of a contender, its reading options, and helpers that contenders share.
 
-Only the standard library is imported at first: contenders run in environments of their own.
+Importing this module needs only the standard library: contenders run in separate environments.
 """
 
 import importlib
@@ -11,63 +11,64 @@ from pathlib import Path
 from typing import Any
 
 MEAN, STD = (0.47889522, 0.47227842, 0.43047404), (0.24205776, 0.23828046, 0.25874835)
-"""CINIC-10's channels on the scale 0 to 1, as its authors publish them
+"""Statistics of CINIC-10's channels on the scale 0 to 1, as its authors publish them
 (https://github.com/BayesWatch/cinic-10)."""
 
 SIDE, PADDING = 32, 4
+"""Side of an image, and padding of a random crop, in pixels."""
 
 Batches = Iterable[Any]
-"""Each iteration is one shuffled epoch of (images, labels) with every image once. Images are a
-tensor or an array of N, uint8 or float32; labels are int64."""
+"""Each iteration is one shuffled epoch of batches (images, labels) with every image once. Images
+are a tensor or an array of N images, uint8 or float32; labels are int64, shape (N,)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reading:
-    """How a contender is to read its epochs."""
+    """Options for reading epochs."""
 
     workers: int
-    """Processes or threads, whichever it has; 0: only the caller's."""
+    """Number of processes or threads, whichever the library has; 0 for the caller's only."""
     batch_size: int = 512
     augmented: bool = False
     """False: uint8 as stored. True: random crop with a padding of 4, random flip, float32
     normalised by ``MEAN`` and ``STD``."""
     url: str = ""
-    """An ``s3://`` prefix with what ``build`` wrote; "": the folder itself. Endpoint and
-    credentials are in the environment."""
+    """An ``s3://`` prefix with the files that ``build`` wrote; "" to read the folder itself.
+    Endpoint and credentials are in environment variables."""
     signed: tuple[str, ...] = ()
-    """Signed URLs of the same objects, for libraries that only speak HTTP."""
+    """Signed URLs of the same objects, for libraries that support only HTTP."""
     cache: str = ""
-    """An empty folder for fetched files."""
+    """An empty folder for fetched files, if ``url`` is set."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Contender:
-    """One way to store a split and to read it."""
+    """One way to store and read a split."""
 
     name: str
-    """Name in tables: the library, and how pixels are stored."""
+    """Name in tables: the library, then the format of the images."""
     build: Callable[[Path, Path], None]
     """Writes a folder of ``<class>/*.png`` to an empty folder."""
     epochs: Callable[[Path, Reading], Batches]
     """Opens the folder that ``build`` wrote."""
     modules: tuple[str, ...]
-    """Must import; the first is the library."""
+    """Modules that it imports; the first is the library."""
     environment: str = "project"
-    """Name of the environment where it is installed: see ``environments``."""
+    """Name of the environment in which it is installed; see ``environments``."""
     workers: tuple[int, ...] = (0, 2, 4)
-    """Settings that are tried; the best counts."""
+    """Numbers of workers to try; the best one counts."""
     streams: bool = False
-    """True if it can read what ``build`` wrote from S3."""
+    """True if it can read its files from S3."""
 
     @property
     def library(self) -> str:
-        """The name without the way of storing."""
+        """The name without the format."""
         return self.name.partition(",")[0]
 
     def missing(self) -> str:
-        """Import its libraries; return why it cannot run here, "" if it can."""
+        """Import its modules; return why it cannot run here, or "" if it can."""
         try:
-            if "torchvision" in self.modules:  # first: others import it, too
+            if "torchvision" in self.modules:  # first, because other modules import it too
                 import_torchvision()
             for module in self.modules:
                 importlib.import_module(module)
@@ -77,13 +78,13 @@ class Contender:
 
 
 def samples_of(split: Path) -> list[tuple[Path, int]]:
-    """The PNGs of a split and their labels, in ImageFolder's order."""
+    """List the PNGs of a split with their labels, in ImageFolder's order."""
     classes = sorted(path for path in split.iterdir() if path.is_dir())
     return [(path, label) for label, name in enumerate(classes) for path in sorted(name.iterdir())]
 
 
 def pixels_of(png: Path | bytes) -> Any:
-    """uint8 (H, W, 3), decoded by Pillow."""
+    """Decode a PNG with Pillow, to uint8 (H, W, 3)."""
     import numpy as np
     from PIL import Image
 
@@ -92,9 +93,9 @@ def pixels_of(png: Path | bytes) -> Any:
 
 
 def per_image(reading: Reading) -> Callable[[Any], Any]:
-    """Torchvision's transforms for one image: PIL's, or uint8 (H, W, 3).
+    """Return torchvision's transforms for one image: a PIL image, or an array uint8 (H, W, 3).
 
-    PIL images are cropped and flipped as such, arrays as tensors: the faster way for each.
+    PIL images are cropped and flipped as PIL images, arrays as tensors: each is the faster way.
     """
     import_torchvision()
     import torch
@@ -132,7 +133,7 @@ def per_image(reading: Reading) -> Callable[[Any], Any]:
 
 
 def data_loader(dataset: Any, reading: Reading, **options: Any) -> Any:
-    """Torch's DataLoader; workers stay alive between epochs."""
+    """Make torch's DataLoader; its workers stay alive between epochs."""
     from torch.utils.data import DataLoader
 
     return DataLoader(
@@ -144,14 +145,14 @@ def data_loader(dataset: Any, reading: Reading, **options: Any) -> Any:
 
 
 def import_torchvision() -> None:
-    """Import torchvision, also beside a CPU build of torch that lacks its operators."""
-    from cinic_shards.loader import bench  # imports torch alone, which every environment has
+    """Import torchvision, even with a CPU build of torch that lacks its operators."""
+    from cinic_shards.loader import bench  # needs only torch, which every environment has
 
     bench.import_torchvision()
 
 
 def stack(images: Sequence[Any]) -> Any:
-    """Join tensors of one shape in a new first dimension."""
+    """Stack tensors of one shape along a new first dimension."""
     import torch
 
     return torch.stack(list(images))

@@ -1,4 +1,4 @@
-"""This package: ``cinic-shard pack`` in each encoding, ShardLoader with default options."""
+"""This package: ``cinic-shard pack`` in each encoding, read by ShardLoader with default options."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -7,7 +7,7 @@ from benchmarks.contenders.base import MEAN, STD, Batches, Contender, Reading
 
 
 def build(encoding: str) -> Callable[[Path, Path], None]:
-    """``cinic-shard pack``."""
+    """Build with ``cinic-shard pack``."""
 
     def write(split: Path, out: Path) -> None:
         from cinic_shards.write.pack import PackOptions, pack
@@ -24,7 +24,7 @@ def build(encoding: str) -> Callable[[Path, Path], None]:
 
 
 def epochs(out: Path, reading: Reading) -> Batches:
-    """ShardLoader."""
+    """Open a ShardLoader."""
     from cinic_shards import Augment, ShardLoader
 
     return ShardLoader(

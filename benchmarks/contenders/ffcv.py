@@ -1,9 +1,8 @@
 """FFCV: raw pixels in one file, read and augmented by compiled code.
 
-As its tuning guide says for data that fits into memory
-(https://docs.ffcv.io/parameter_tuning.html): ``os_cache=True`` and OrderOption.RANDOM. Its only
-lossless mode is raw. Its own flip, translate (the padded crop) and NormalizeImage, which it
-compiles into one pass; its first epoch compiles.
+``os_cache=True`` and OrderOption.RANDOM, as its tuning guide advises for data that fits into memory
+(https://docs.ffcv.io/parameter_tuning.html). Its only lossless mode is raw. It augments with its
+own flip, translate (the padded crop) and NormalizeImage, compiled into one pass in the first epoch.
 """
 
 from pathlib import Path
@@ -36,7 +35,7 @@ class Images:
 
 
 def build(split: Path, out: Path) -> None:
-    """DatasetWriter with as many workers as cores."""
+    """Build with DatasetWriter and as many workers as cores."""
     import os
 
     from ffcv.fields import IntField, RGBImageField
@@ -48,7 +47,7 @@ def build(split: Path, out: Path) -> None:
 
 
 def epochs(out: Path, reading: Reading) -> Batches:
-    """FFCV's Loader."""
+    """Open FFCV's Loader."""
     import numpy as np
     from ffcv.fields.decoders import IntDecoder, SimpleRGBImageDecoder
     from ffcv.loader import Loader, OrderOption

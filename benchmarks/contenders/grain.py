@@ -1,9 +1,9 @@
 """Grain over ArrayRecord files of PNGs, or of pixels, with ``group_size:1`` for random access.
 
-As its documentation says (https://google-grain.readthedocs.io): MapDataset, shuffled globally,
-mapped and batched before it becomes an IterDataset, then ``mp_prefetch``; ``repeat`` keeps its
-processes. Pixels are batched first and decoded as one array, without Python work for each image;
-numpy augments image by image.
+As its documentation advises (https://google-grain.readthedocs.io): a MapDataset that is shuffled
+globally, mapped and batched before it becomes an IterDataset, then ``mp_prefetch``; ``repeat``
+keeps its processes. Pixels are batched first and decoded as one array, without Python work for each
+image; numpy augments image by image.
 """
 
 import struct
@@ -25,7 +25,7 @@ from benchmarks.contenders.base import (
 
 
 def build(kind: str) -> Callable[[Path, Path], None]:
-    """ArrayRecordWriter: the label in a byte, then the image."""
+    """Build with ArrayRecordWriter: a record is the label as one byte, then the image."""
 
     def write(split: Path, out: Path) -> None:
         from array_record.python.array_record_module import ArrayRecordWriter
@@ -40,7 +40,7 @@ def build(kind: str) -> Callable[[Path, Path], None]:
 
 
 def augment(image: Any, rng: Any) -> Any:
-    """Random crop and flip of one image, uint8 (H, W, 3), by numpy."""
+    """Crop and flip one image, uint8 (H, W, 3), at random, with numpy."""
     import numpy as np
 
     padded = np.zeros((SIDE + 2 * PADDING, SIDE + 2 * PADDING, 3), np.uint8)
@@ -51,7 +51,7 @@ def augment(image: Any, rng: Any) -> Any:
 
 
 def epochs(kind: str) -> Callable[[Path, Reading], Batches]:
-    """Epochs of one endless iterator, whose processes stay alive between epochs."""
+    """Open epochs of one endless iterator, whose processes stay alive between epochs."""
 
     def open_loader(out: Path, reading: Reading) -> Batches:
         return Epochs(out, reading, kind)
@@ -60,7 +60,7 @@ def epochs(kind: str) -> Callable[[Path, Reading], Batches]:
 
 
 class Epochs:
-    """``repeat`` shuffles each epoch again. After an epoch that was left, the next continues it."""
+    """Epochs by ``repeat``, which shuffles each again; one that is left early is continued next."""
 
     def __init__(self, out: Path, reading: Reading, kind: str) -> None:
         import grain

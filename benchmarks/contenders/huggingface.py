@@ -1,8 +1,8 @@
 """Hugging Face datasets: an Arrow file of PNGs, or of pixels, mapped into memory.
 
-As its guide to PyTorch says (https://huggingface.co/docs/datasets/use_with_pytorch): a DataLoader
-with a BatchSampler, so that a batch is one read of many rows. PNGs are an Image feature. Pixels are
-binary values, of which a batch is made by numpy: 25 times as fast as the Array3D feature in the
+As its guide to PyTorch advises (https://huggingface.co/docs/datasets/use_with_pytorch): a
+DataLoader with a BatchSampler, so that a batch is one read of many rows. PNGs are an Image feature.
+Pixels are binary values that numpy joins to a batch: 25 times as fast as the Array3D feature in the
 format "numpy" or "torch".
 """
 
@@ -25,7 +25,7 @@ from benchmarks.contenders.base import (
 
 
 def build(kind: str) -> Callable[[Path, Path], None]:
-    """ArrowWriter, which ``from_generator`` and ``load_dataset`` use."""
+    """Build with ArrowWriter, which ``from_generator`` and ``load_dataset`` use."""
 
     def write(split: Path, out: Path) -> None:
         import datasets
@@ -47,7 +47,7 @@ def build(kind: str) -> Callable[[Path, Path], None]:
 
 
 def epochs(kind: str) -> Callable[[Path, Reading], Batches]:
-    """DataLoader over Dataset."""
+    """Open a DataLoader over Dataset."""
 
     def open_loader(out: Path, reading: Reading) -> Batches:
         import_torchvision()

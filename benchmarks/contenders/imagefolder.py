@@ -1,8 +1,8 @@
-"""torchvision's ImageFolder in a DataLoader: the folder as it is.
+"""torchvision's ImageFolder in a DataLoader, on the unchanged folder.
 
-As in torchvision's reference training (https://github.com/pytorch/vision, ``references``): shuffled
-DataLoader; its workers persist between epochs. PIL transforms: for 32x32 images they are faster
-than tensors' (v2 is no faster on single images).
+As in torchvision's reference training (https://github.com/pytorch/vision, ``references``): a
+shuffling DataLoader, whose workers persist between epochs. PIL transforms: for 32x32 images they
+are faster than those on tensors (v2 is no faster on single images).
 """
 
 from pathlib import Path
@@ -18,12 +18,12 @@ from benchmarks.contenders.base import (
 
 
 def build(split: Path, out: Path) -> None:
-    """Nothing to do: a link."""
+    """Make a symbolic link; there is nothing to convert."""
     (out / "split").symlink_to(split.resolve())
 
 
 def epochs(out: Path, reading: Reading) -> Batches:
-    """DataLoader over ImageFolder."""
+    """Open a DataLoader over ImageFolder."""
     import_torchvision()
     from torchvision.datasets import ImageFolder
 

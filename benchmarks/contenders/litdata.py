@@ -1,8 +1,8 @@
-"""LitData: chunks of PNG files, or of pixels as flat arrays, which have no header each.
+"""LitData: chunks of PNG files, or of pixels as flat arrays, which need no header for each image.
 
-As its README says (https://github.com/Lightning-AI/litData): ``optimize`` with chunks of 64 MB and
-a worker a core, StreamingDataset and StreamingDataLoader, which map local chunks into memory;
-workers persist. ``batch_decode`` is left to choose by itself.
+As its README advises (https://github.com/Lightning-AI/litData): ``optimize`` with chunks of 64 MB
+and a worker per core, StreamingDataset and StreamingDataLoader, which map local chunks into memory;
+workers persist. ``batch_decode`` has its default, automatic.
 """
 
 import io
@@ -25,19 +25,19 @@ from benchmarks.contenders.base import (
 
 
 def sample_of_files(sample: tuple[str, int]) -> dict[str, Any]:
-    """The file as it is."""
+    """Return a sample with the unchanged file."""
     path, label = sample
     return {"image": Path(path).read_bytes(), "label": label}
 
 
 def sample_of_pixels(sample: tuple[str, int]) -> dict[str, Any]:
-    """One axis: then LitData stores only bytes."""
+    """Return a sample with the pixels along one axis: LitData then stores only bytes."""
     path, label = sample
     return {"image": pixels_of(Path(path)).reshape(-1), "label": label}
 
 
 def build(make: Callable[[tuple[str, int]], Any]) -> Callable[[Path, Path], None]:
-    """``optimize``."""
+    """Build with ``optimize``."""
 
     def write(split: Path, out: Path) -> None:
         import_torchvision()
@@ -57,7 +57,7 @@ def build(make: Callable[[tuple[str, int]], Any]) -> Callable[[Path, Path], None
 
 
 class Collate:
-    """Join samples to a batch; a class, because it is pickled for LitData's spawned workers."""
+    """Joins samples to a batch; a class, so that LitData can pickle it for its spawned workers."""
 
     def __init__(self, reading: Reading) -> None:
         self.reading = reading
@@ -72,7 +72,7 @@ class Collate:
         return stack(images), torch.tensor([sample["label"] for sample in samples])
 
     def decoded(self, image: Any) -> Any:
-        """A PIL image from a file's bytes, or (H, W, 3) from a flat array."""
+        """Return a PIL image from a file's bytes, or uint8 (H, W, 3) from a flat array."""
         from PIL import Image
 
         if hasattr(image, "reshape"):
@@ -81,12 +81,12 @@ class Collate:
 
 
 def epochs(out: Path, reading: Reading) -> Batches:
-    """StreamingDataLoader over StreamingDataset."""
+    """Open a StreamingDataLoader over StreamingDataset."""
     import_torchvision()
     from litdata import StreamingDataLoader, StreamingDataset
     from litdata.streaming import downloader
 
-    # The server of a benchmark has no TLS, and LitData has no option for that.
+    # The benchmark's server has no TLS, and LitData has no option to allow that.
     downloader._OBSTORE_CLIENT_OPTIONS["allow_http"] = "true"
 
     dataset = StreamingDataset(

@@ -1,8 +1,8 @@
 """MosaicML Streaming: MDS shards of PNG files, or of pixels as an ndarray of fixed shape.
 
-As its performance guide says (https://docs.mosaicml.com/projects/streaming): the defaults, which
-are ``py1e`` shuffling and one canonical node a node, the batch size as an option of the dataset,
-which partitions by it, and ``predownload`` of 8 batches. A fixed shape saves each sample a header.
+As its performance guide advises (https://docs.mosaicml.com/projects/streaming): the defaults, which
+are ``py1e`` shuffling and one canonical node per node; the batch size as an option of the dataset,
+which partitions by it; and ``predownload`` of 8 batches. A fixed shape saves each sample a header.
 """
 
 from collections.abc import Callable
@@ -22,7 +22,7 @@ from benchmarks.contenders.base import (
 
 
 def build(kind: str) -> Callable[[Path, Path], None]:
-    """MDSWriter."""
+    """Build with MDSWriter."""
 
     def write(split: Path, out: Path) -> None:
         import_torchvision()
@@ -40,7 +40,7 @@ def build(kind: str) -> Callable[[Path, Path], None]:
 
 
 def epochs(out: Path, reading: Reading) -> Batches:
-    """DataLoader over StreamingDataset."""
+    """Open a DataLoader over StreamingDataset."""
     import_torchvision()
     import io
 

@@ -1,8 +1,8 @@
 """A loader written by hand: the entire split as a tensor in memory, read by ``index_select``.
 
-For data that fits into memory. It reads and checks nothing in an epoch, but starts only when all
-images are loaded. Torch operations augment a batch: one padded batch, a window of it for each
-image, a flip, and the arithmetic.
+For data that fits into memory. It reads and checks nothing during an epoch, but cannot start before
+all images are loaded. Torch operations augment a batch: they pad it, take a window of each image,
+flip, and normalise.
 """
 
 from collections.abc import Iterator
@@ -22,7 +22,7 @@ from benchmarks.contenders.base import (
 
 
 def build(split: Path, out: Path) -> None:
-    """Two .npy files."""
+    """Write all pixels and all labels to two npy files."""
     import numpy as np
 
     samples = samples_of(split)
@@ -31,7 +31,7 @@ def build(split: Path, out: Path) -> None:
 
 
 class Epochs:
-    """All pixels in memory."""
+    """Epochs of a split whose pixels are all in memory."""
 
     def __init__(self, out: Path, reading: Reading) -> None:
         import numpy as np

@@ -1,10 +1,10 @@
-"""Stock webdataset: its ShardWriter's shards, shuffled and batched in the workers.
+"""Stock webdataset: shards of its ShardWriter, shuffled and batched in the workers.
 
 As its documentation advises (https://webdataset.github.io/webdataset): shards in random order, a
-shuffle buffer of 1,000, batches made in the workers, WebLoader without batching of its own. PNGs
-as uint8 by both of its fast decoders, ``torchrgb8`` and ``pil``; augmented images by ``pil`` and
-torchvision. ``mtime=0`` makes its shards a third smaller. Pixels as ``.npy`` members: no decoder is
-faster. Shards of 2,560, so that four workers have some to choose from.
+shuffle buffer of 1,000, batches made in the workers, and a WebLoader that does not batch. PNGs are
+decoded to uint8 by either of its fast decoders, ``torchrgb8`` and ``pil``; augmented images by
+``pil`` and torchvision. ``mtime=0`` makes its shards a third smaller. Pixels are ``.npy`` members:
+no decoder is faster. Shards have 2,560 images, so that four workers have several to choose from.
 """
 
 from collections.abc import Callable
@@ -23,7 +23,7 @@ from benchmarks.contenders.base import (
 
 
 def build(member: str) -> Callable[[Path, Path], None]:
-    """ShardWriter, of "png" or "npy" members."""
+    """Build with ShardWriter, with "png" or "npy" members."""
 
     def write(split: Path, out: Path) -> None:
         import webdataset
@@ -47,7 +47,7 @@ def shuffled(samples: list[Any]) -> list[Any]:
 
 
 def epochs(member: str, decoder: str) -> Callable[[Path, Reading], Batches]:
-    """WebLoader over WebDataset."""
+    """Open a WebLoader over WebDataset."""
 
     def open_loader(out: Path, reading: Reading) -> Batches:
         import_torchvision()

@@ -1,8 +1,8 @@
-"""The questions of the suite: each yields a row for each answer, and says how it is measured.
+"""The questions of the suite: each yields a row for each answer, and documents its method.
 
-``pack`` builds every contender's dataset, and ``workers`` finds its best settings: of each library
-the fastest way to store and number of workers, of ours each encoding, take part in the questions
-that follow. Where contenders are compared, each runs in a process of its own.
+``pack`` builds every contender's dataset, and ``workers`` finds the best settings: in the questions
+after it, each library takes part with its fastest format and number of workers, and this package
+with every encoding. When contenders are compared, each runs in its own process.
 """
 
 from collections.abc import Callable, Iterator
@@ -26,12 +26,12 @@ QUESTIONS: dict[str, Callable[[Suite], Iterator[Row]]] = {
     "decode": ours.decode,
     "augment": ours.augment,
 }
-"""By name, in their order."""
+"""Questions by name, in the order in which they are asked."""
 
 _NEED_NO_SETTINGS = {"pack", "s3", "stream", "verify", "kernels", "decode", "augment"}
 
 
 def with_needed(names: set[str]) -> list[str]:
-    """The questions to ask for these to be answered, in their order."""
+    """Return these questions and those that they need, in the order in which they are asked."""
     needed = {"pack"} | ({"workers"} if names - _NEED_NO_SETTINGS else set())
     return [name for name in QUESTIONS if name in names | needed]

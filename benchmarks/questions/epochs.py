@@ -23,10 +23,10 @@ _TRAINED = ("ImageFolder", "webdataset", "FFCV", OURS)
 
 
 def workers(suite: Suite) -> Iterator[Row]:
-    """How many images a second does each number of workers deliver?
+    """How many images per second does each number of workers deliver?
 
-    0 or 1, 2 and 4 workers, uint8, warm, at a glance: ``--seconds``, of which the first third does
-    not count.
+    0 or 1, 2 and 4 workers, uint8, warm. Each is measured in a glance of ``--seconds``, of which
+    the first third does not count.
     """
     for contender in suite.contenders:
         warm(suite.folder(contender))
@@ -48,33 +48,33 @@ def epochs_of(suite: Suite) -> Callable[[Process], Row]:
 
 
 def augmented(contender: Contender) -> Row:
-    """Options of ``Reading``."""
+    """Return the options of ``Reading`` for augmented images."""
     return {"augmented": True}
 
 
 def uint8(suite: Suite) -> Iterator[Row]:
-    """How many images a second does a warm epoch deliver, as stored?
+    """How many images per second does a warm epoch deliver, as stored?
 
-    Complete epochs of an open loader that has delivered one before, which is checked to hold every
-    image once; and CPU seconds of the process tree. Contenders in turn, medians.
+    Complete epochs of an open loader. An earlier epoch is checked to hold every image once. Also
+    CPU seconds of the process tree. Contenders in turn, medians.
     """
     yield from medians(suite, in_turn(suite, suite.chosen(), epochs_of(suite)))
 
 
 def float32(suite: Suite) -> Iterator[Row]:
-    """How many images a second does a warm epoch deliver, augmented; how many CPU seconds is that?
+    """How many augmented images per second does a warm epoch deliver, and at how many CPU seconds?
 
-    As ``uint8``; images are cropped with a padding of 4, flipped and normalised to float32. CPU
-    seconds are user and system time of the process tree, for a million images.
+    Like ``uint8``; images are cropped with a padding of 4, flipped and normalised to float32. CPU
+    seconds are user and system time of the process tree, per million images.
     """
     answers = in_turn(suite, augmented_settings(suite), epochs_of(suite), reading=augmented)
     yield from medians(suite, answers)
 
 
 def augmented_settings(suite: Suite) -> Settings:
-    """The better of the best number of workers for uint8 and that of the cores.
+    """Return the faster of two numbers of workers: the best one for uint8, and that of the cores.
 
-    Augmenting needs processors even where uint8 does not.
+    Augmentation takes processor time even if reading uint8 does not.
     """
     settings = suite.chosen()
     cores = len(os.sched_getaffinity(0))
@@ -94,10 +94,10 @@ def augmented_settings(suite: Suite) -> Settings:
 
 
 def cold(suite: Suite) -> Iterator[Row]:
-    """How many images a second does an epoch from the disk deliver?
+    """How many images per second does an epoch from the disk deliver?
 
-    One uint8 epoch, its opening included, with the dataset's files dropped from the page cache
-    (their names stay known); the libraries have read a small dataset before.
+    One uint8 epoch, including opening the loader, with the dataset's files dropped from the page
+    cache (the system still knows their names). The libraries have read a small dataset before.
     """
 
     def ask(contender: Contender, count: int) -> Row:
@@ -115,8 +115,8 @@ def cold(suite: Suite) -> Iterator[Row]:
 def first_batch(suite: Suite) -> Iterator[Row]:
     """How long after the start of the process does the first batch arrive?
 
-    A shuffled uint8 batch; imports count; page cache and compiled kernels are warm. Medians, with
-    the chosen number of workers or the smallest, whichever is sooner.
+    A shuffled uint8 batch. Imports count; the page cache is warm and kernels are compiled. Medians,
+    with the chosen number of workers or the smallest, whichever is faster.
     """
 
     def ask(contender: Contender, count: int) -> Row:
@@ -142,9 +142,9 @@ def first_batch(suite: Suite) -> Iterator[Row]:
 def memory(suite: Suite) -> Iterator[Row]:
     """How much memory does reading take?
 
-    The most that the process tree has during two glances of an augmented epoch: ``pss_mb``, the
-    proportional set size, and ``own_mb``, the part of it that no file backs. ``libraries_mb`` is
-    what it had of its own once the libraries were imported.
+    Peak memory of the process tree during two glances' time of augmented epochs: ``pss_mb``, the
+    proportional set size, and ``own_mb``, the part of it that is not backed by files.
+    ``libraries_mb`` is ``own_mb`` after importing the libraries.
     """
 
     def ask(contender: Contender, count: int) -> Row:
@@ -163,10 +163,10 @@ def memory(suite: Suite) -> Iterator[Row]:
 
 
 def train(suite: Suite) -> Iterator[Row]:
-    """How many images a second does a linear model train on, and how many without a loader?
+    """How many images per second does a linear model train on, and how many without a loader?
 
-    Augmented batches, the model on the CPU, beside the same model on one batch in memory
-    (``in_place``); ``efficiency`` is the share. Contenders in turn, medians.
+    The model is on the CPU and gets augmented batches, or the same batch in memory again and again
+    (``in_place``); ``efficiency`` is the first rate over the second. Contenders in turn, medians.
     """
 
     def ask(process: Process) -> Row:

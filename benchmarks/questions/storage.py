@@ -13,16 +13,16 @@ from benchmarks.processes import ContenderError
 from benchmarks.runs import Row, Suite, files, medians, one_by_one, warm
 
 _SMALL = 64
-"""Images a class of the small dataset."""
+"""Images per class of the small dataset."""
 
 
 def pack(suite: Suite) -> Iterator[Row]:
-    """How long does packing the split take, and how many bytes is an image?
+    """How long does packing the split take, and how many bytes does an image take?
 
-    One run, the PNGs warm, in a process that has packed a small dataset before: libraries are
-    imported and kernels compiled. Bytes are those of the files, as a share of the PNGs' too, and
-    those that they take of the disk. ``largest_process_mb``: resident memory of the largest
-    process.
+    One run with the PNGs in the page cache, in a process that has packed a small dataset before, so
+    libraries are imported and kernels compiled. Bytes are the files' sizes, also as a share of the
+    PNGs' sizes, and the space on the disk. ``largest_process_mb``: peak resident memory of the
+    largest process.
     """
     small = suite.scratch / "small"
     for path, label in samples_of(suite.split):
@@ -59,10 +59,11 @@ def pack(suite: Suite) -> Iterator[Row]:
 
 
 def verify(suite: Suite) -> Iterator[Row]:
-    """How long does ``cinic-shard verify`` take, beside ``sha256sum`` and an epoch of the loader?
+    """How long does ``cinic-shard verify`` take, compared with ``sha256sum`` and a loader's epoch?
 
-    Entire processes for the first two, for the epoch the opening too; all warm, one after the
-    other, medians. ``share`` is verify's time over that of the two others together.
+    The times of ``verify`` and ``sha256sum`` are those of entire processes; the epoch's includes
+    opening the loader. All warm, in turn, medians. ``share`` is verify's time over the sum of the
+    other two.
     """
 
     def ask(contender: Contender, count: int) -> Row:
@@ -90,10 +91,10 @@ def verify(suite: Suite) -> Iterator[Row]:
 
 
 def seconds_of(command: list[Any]) -> float:
-    """Seconds from the start of a process to its end.
+    """Run a command; return the seconds from its start to its end.
 
     Raises:
-        ContenderError: it failed.
+        ContenderError: the command failed.
     """
     start = time.perf_counter()
     done = subprocess.run([*map(str, command)], capture_output=True, text=True)

@@ -1,1 +1,1 @@
-"""Studies behind choices of the format and the order: each a question, a method and a result."""
+"""Studies behind choices in the format and the order: each is a question, a method and a result."""

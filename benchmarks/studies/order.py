@@ -1,16 +1,17 @@
 r"""How much do ranks read and hold in the order ``window``, and how well does it mix?
 
-Simulated, no dataset is read: in an epoch each rank reads a block when it first needs it, and holds
-it until it needs it no more. CINIC-10's 270,000 samples with a global batch G of 512, and 10,000
-blocks of 1,024 samples with G = 8,192, which has 1,024 lanes. Then the shuffle's quality beside
-numpy's permutation: the blocks and classes that a batch mixes, how far samples move from where they
-are stored, and how many of a batch's samples are stored next to one another. Prints JSON lines.
+A simulation; no dataset is read. In an epoch, each rank reads a block when it first needs it, and
+holds it as long as it needs it. Two cases: CINIC-10's 270,000 samples with a global batch G of 512,
+and 10,000 blocks of 1,024 samples with G = 8,192, which gives 1,024 lanes. Then the shuffle's
+quality, compared with numpy's permutation: the blocks and classes that a batch mixes, how far
+samples move from their stored positions, and how many samples of a batch are stored next to each
+other. Prints JSON lines.
 
     python -m benchmarks.studies.order
 
-Result: with no more ranks than lanes, all ranks together read at most 1.24 times the dataset, and a
-rank holds its lanes' blocks and two more; samples move as far as in a permutation (0.325 and
-0.334). docs/order.md has the tables.
+Result: if there are no more ranks than lanes, all ranks together read at most 1.24 times the
+dataset, and a rank holds its lanes' blocks and two more. Samples move as far as in a permutation
+(0.325 and 0.334 of the dataset on average). docs/order.md has the tables.
 """
 
 import json
@@ -34,7 +35,7 @@ class Case:
     worlds: tuple[int, ...]
 
     def plan(self) -> EpochPlan:
-        """The epoch as one process sees it; all ranks share its steps."""
+        """Return the epoch's plan for a single process; several ranks divide its steps."""
         starts = np.append(np.arange(0, self.num_samples, BLOCK_SIZE), self.num_samples)
         return EpochPlan(
             num_samples=self.num_samples,
@@ -51,7 +52,7 @@ CASES = {
 
 
 def reads(case: Case, world_size: int) -> tuple[float, int]:
-    """Bytes read by all ranks, as a share of the dataset's, and the most blocks that one holds."""
+    """Return the share of the dataset that all ranks read together, and the most blocks held."""
     alone = case.plan()
     num_blocks = -(-case.num_samples // BLOCK_SIZE)
     first = np.full((world_size, num_blocks), -1, np.int32)
@@ -81,7 +82,7 @@ def reads(case: Case, world_size: int) -> tuple[float, int]:
 
 
 def quality(case: Case, order: NDArray[np.int64]) -> dict[str, float]:
-    """Means over the first 200 batches of an order."""
+    """Return means over the first 200 batches of an order."""
     size = case.global_batch_size
     mixed = np.random.default_rng(0).integers(0, 10, case.num_samples)  # as packing leaves classes
 

@@ -1,15 +1,16 @@
-r"""How many bytes is an image in a ``zstd`` block, by predictor, zstd level and block size?
+r"""How many bytes does an image take in a ``zstd`` block, by predictor, level and block size?
 
-8,192 images of a split: the format's way (green subtracted, a + b - c, three planes a block of
-1,024, level 1), its parts left out, and other ways. Prints a JSON line each: bytes an image, and
-images a second that one thread of zstd decompresses, without the inverse predictor. Sizes depend
-on the version of libzstd only.
+8,192 images of a split, encoded in the format's way (green subtracted, a + b - c, three planes per
+block of 1,024, level 1), without parts of it, and in other ways. Prints a JSON line for each: bytes
+per image, and images per second that one thread of zstd decompresses, without the inverse
+predictor. Sizes depend only on the images and the version of libzstd.
 
     cinic-shard pack ./cinic ./shards
     python -m benchmarks.studies.predictors ./shards
 
-Result, of CINIC-10's size: 1,818 bytes; higher levels are no smaller, small blocks cost nothing,
-only MED (1,782) is smaller, and a running sum does not undo it. docs/performance.md has the table.
+Result on a tree of CINIC-10's size: 1,818 bytes. Higher levels are no smaller, small blocks cost
+nothing, and only MED (1,782) is smaller, but a running sum cannot invert it. docs/performance.md
+has the table.
 """
 
 import json
@@ -26,7 +27,13 @@ NUM_IMAGES = 8192
 
 
 def left_over(images: NDArray[np.uint8], predictor: str, green: bool) -> NDArray[np.uint8]:
-    """Differences from a predictor's guesses, uint8 (N, H, W, 3)."""
+    """Return the differences between pixels and a predictor's guesses, uint8 (N, H, W, 3).
+
+    Args:
+        images: uint8, shape (N, H, W, 3).
+        predictor: name of the predictor.
+        green: subtract green from red and blue first.
+    """
     pixels = images.copy()
     if green:
         pixels[..., 0] -= images[..., 1]
@@ -56,7 +63,16 @@ def measure(
     level: int = 1,
     planar: bool = True,
 ) -> dict[str, float]:
-    """Bytes an image, and images a second that zstd decompresses; the defaults are the format's."""
+    """Return bytes per image, and images per second that zstd decompresses.
+
+    Args:
+        images: uint8, shape (N, H, W, 3).
+        predictor: see ``left_over``; the defaults are the format's choices.
+        green: see ``left_over``.
+        block: images per block.
+        level: zstd's level.
+        planar: store a block as three planes; else each image as three planes.
+    """
     left = left_over(images, predictor, green)
     axes = (3, 0, 1, 2) if planar else (0, 3, 1, 2)
     parts = [left[at : at + block].transpose(axes).tobytes() for at in range(0, len(left), block)]
@@ -74,7 +90,7 @@ def measure(
 
 
 def main() -> None:
-    """Measure all ways."""
+    """Measure all ways to encode."""
     parser = argument_parser(__doc__)
     parser.add_argument("shards", help="a dataset, in any encoding")
     parser.add_argument("--split", default="train")

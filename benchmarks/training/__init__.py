@@ -1,1 +1,1 @@
-"""Training of the models that CINIC-10's page publishes, on shards."""
+"""Train the models of CINIC-10's page from shards."""

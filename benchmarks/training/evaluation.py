@@ -1,4 +1,4 @@
-"""Correct answers of a model on a split, by the origin of the images."""
+"""Count a model's correct answers on a split, by the origin of the images."""
 
 from collections.abc import Mapping
 
@@ -38,10 +38,10 @@ class Evaluation:
 
     @torch.no_grad()
     def __call__(self, model: nn.Module, device: torch.device) -> Scores:
-        """Count the model's correct answers on all ranks together.
+        """Count the model's correct answers, summed over all ranks.
 
-        The model stays in evaluation mode. Its buffers (batch norm's statistics) become rank 0's,
-        as in a checkpoint.
+        The model is left in evaluation mode. Its buffers (the statistics of batch norm) are set to
+        those of rank 0, as in a checkpoint.
         """
         if dist.is_initialized():
             for buffer in model.buffers():
@@ -62,6 +62,6 @@ class Evaluation:
 
 
 def error_of(scores: Scores) -> float:
-    """The share of wrong answers over all groups."""
+    """Return the share of wrong answers over all groups, 0 to 1."""
     right = sum(right for right, _ in scores.values())
     return 1 - right / sum(count for _, count in scores.values())

@@ -1,17 +1,17 @@
-r"""Train a small network in seconds, on one GPU: accuracy and time of n runs.
+r"""Train a small network in seconds on one GPU; print accuracy and time of n runs.
 
     python -m benchmarks.training.fast shards --runs 5 --compile
     python -m benchmarks.training.fast shards --device cpu --runs 2 --epochs 1 --width 8 \
         --fraction 0.05
 
-Result: none yet. It was never run on a GPU; tests run it on a CPU, much smaller.
-Network and recipe are close to those of David Page's "How to Train Your ResNet", which were found
-for CIFAR-10. ``Fast`` is the recipe, and each field is an option.
+Result: none yet. It has never run on a GPU; tests run a much smaller version on a CPU. Network and
+recipe are close to those of David Page's "How to Train Your ResNet", which were tuned for CIFAR-10.
+``Fast`` is the recipe, and each field is an option.
 
-The pixels are on the device (``cache="device"``), where they are gathered, cropped, flipped and
-cut; an epoch sends only row numbers and random numbers there. A run's seconds are opening the
-shards, copying the training split to the device, and training; testing does not count, nor does a
-warm-up of ten steps before the first run, in which ``--compile`` compiles.
+The pixels are on the device (``cache="device"``), where batches are gathered, cropped, flipped and
+cut out; during an epoch, only row numbers, labels and random numbers are sent there. A run's time
+includes opening the shards, copying the training split to the device, and training. It does not
+include testing, or the ten steps of warm-up before the first run, in which ``--compile`` compiles.
 """
 
 import dataclasses
@@ -38,20 +38,20 @@ class Fast:
     epochs: int = 16
     batch_size: int = 512
     width: int = 64
-    """Channels of the first convolution; the others have 2, 4 and 8 times as many."""
+    """Channels of the first convolution; the other stages have 2, 4 and 8 times as many."""
     score_scale: float = 0.125
     """Factor of the last layer's scores."""
     peak_lr: float = 0.4
-    """The learning rate rises to it linearly, then falls linearly to zero."""
+    """Peak of the learning rate, which rises linearly to it and then falls linearly to zero."""
     peak_at: float = 0.25
     """Position of the peak, as a fraction of all steps."""
     momentum: float = 0.9
-    """Nesterov's."""
+    """Nesterov momentum."""
     weight_decay: float = 5e-4
     label_smoothing: float = 0.1
     crop_padding: int = 4
     cutout: int = 8
-    """Pixels of a square's side; 0 for none."""
+    """Side of the square in pixels; 0 for none."""
     fraction: float = 1.0
     """Share of the training split."""
     train_split: str = "train"
@@ -73,7 +73,7 @@ class FastNet(nn.Module):
 
         def halved(channels_in: int, channels_out: int) -> nn.Sequential:
             convolution = nn.Conv2d(channels_in, channels_out, 3, padding=1, bias=False)
-            # Pooled first, norm and ReLU see a quarter of the pixels.
+            # Pool first, so that norm and ReLU process a quarter of the pixels.
             return nn.Sequential(
                 convolution, nn.MaxPool2d(2), nn.BatchNorm2d(channels_out), nn.ReLU(inplace=True)
             )
@@ -102,8 +102,9 @@ class Outcome:
     """Result of one run."""
 
     accuracy: float
-    """On the test split, 0 to 1."""
+    """Accuracy on the test split, 0 to 1."""
     seconds: float
+    """Time of opening, copying and training."""
     loss: float
     """Loss of the last batch, with smoothed labels."""
 
@@ -114,7 +115,7 @@ class Bench:
     Args:
         shards: folder or URL of the dataset.
         recipe: options of the network and its training.
-        device: where it trains.
+        device: the device to train on.
         by_compiler: use ``torch.compile``.
     """
 
@@ -138,11 +139,11 @@ class Bench:
             self.model = torch.compile(self.model)
 
     def run(self, seed: int, *, most_steps: int | None = None) -> Outcome:
-        """Train from new weights and test.
+        """Train from new weights, then test.
 
         Args:
             seed: seed of weights, order and augmentation.
-            most_steps: stop after as many, for a warm-up.
+            most_steps: stop training after this many steps, for a warm-up; None for all steps.
         """
         recipe = self.recipe
         torch.manual_seed(seed)
@@ -210,7 +211,7 @@ class Bench:
 
 
 def summary(values: list[float], digits: int) -> str:
-    """Mean and, if there are several, deviation."""
+    """Format the mean and, if there are several values, the deviation."""
     deviation = f" +/- {statistics.stdev(values):.{digits}f}" if len(values) > 1 else ""
     return f"{statistics.fmean(values):.{digits}f}{deviation}"
 
@@ -222,7 +223,7 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--seed", type=int, default=0, help="of the first run")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--compile", action="store_true", help="by torch.compile")
+    parser.add_argument("--compile", action="store_true", help="use torch.compile")
     names = [one.name for one in dataclasses.fields(Fast)]
     for name in names:
         default: Any = getattr(Fast(), name)

@@ -1,10 +1,10 @@
-"""The seven models that CINIC-10's page trains, for images of 32x32, and a tiny one for tests.
+"""The seven models of CINIC-10's page, for images of 32x32 pixels, and a tiny one for tests.
 
     python -m benchmarks.training.models     # parameters of each, beside the page's
 
-Each is written from its paper, in the form that CIFAR-10 needs: the first convolution keeps the
-resolution, no pooling before the first stage, and a mean over the remaining pixels before the
-classifier. Convolutions have no bias if batch norm follows. Torch initialises the weights.
+Each is written from its paper, in the form that suits CIFAR-10: the first convolution keeps the
+resolution, there is no pooling before the first stage, and the classifier gets the mean over the
+remaining pixels. Convolutions followed by batch norm have no bias. Torch initialises the weights.
 """
 
 from collections.abc import Callable, Iterator
@@ -23,14 +23,14 @@ PUBLISHED_PARAMETERS = {
     "densenet121": 7.0,
     "mobilenet": 3.2,
 }
-"""Millions, as https://github.com/BayesWatch/cinic-10 has them. ResNeXt29_2x64d has 9.13 million by
-its paper, which the page gives as 9.2."""
+"""Millions of parameters, as given by https://github.com/BayesWatch/cinic-10. By its paper,
+ResNeXt29_2x64d has 9.13 million, where the page says 9.2."""
 
 
 def conv_norm(
     channels_in: int, channels_out: int, kernel: int = 3, *, stride: int = 1, groups: int = 1
 ) -> nn.Sequential:
-    """A convolution that keeps the resolution except for its stride, and batch norm."""
+    """Make a convolution that divides the resolution only by its stride, and batch norm."""
     convolution = nn.Conv2d(
         channels_in, channels_out, kernel, stride, kernel // 2, groups=groups, bias=False
     )
@@ -40,18 +40,18 @@ def conv_norm(
 def conv_norm_relu(
     channels_in: int, channels_out: int, kernel: int = 3, *, stride: int = 1, groups: int = 1
 ) -> nn.Sequential:
-    """``conv_norm`` and ReLU."""
+    """Make ``conv_norm`` followed by ReLU."""
     both = conv_norm(channels_in, channels_out, kernel, stride=stride, groups=groups)
     return both.append(nn.ReLU(inplace=True))
 
 
 def classifier(channels: int, num_classes: int) -> nn.Sequential:
-    """The mean over the image, and a linear layer."""
+    """Make a mean over the image, followed by a linear layer."""
     return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, num_classes))
 
 
 class Residual(nn.Module):
-    """``body(x) + shortcut(x)``, and ReLU."""
+    """``body(x) + shortcut(x)``, followed by ReLU."""
 
     def __init__(self, body: nn.Module, shortcut: nn.Module) -> None:
         super().__init__()
@@ -64,14 +64,14 @@ class Residual(nn.Module):
 
 
 def shortcut(channels_in: int, channels_out: int, stride: int) -> nn.Module:
-    """The identity, or a projection if the shape changes."""
+    """Make the identity, or a projection if the shape changes."""
     if stride == 1 and channels_in == channels_out:
         return nn.Identity()
     return conv_norm(channels_in, channels_out, 1, stride=stride)
 
 
 def vgg16(num_classes: int) -> nn.Module:
-    """Configuration D of arXiv:1409.1556 with batch norm, and one linear layer, not three."""
+    """Make configuration D of arXiv:1409.1556 with batch norm, and one linear layer, not three."""
     layers: list[nn.Module] = []
     channels = 3
     for width, depth in ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3)):
@@ -83,14 +83,14 @@ def vgg16(num_classes: int) -> nn.Module:
 
 
 def stages(widths: tuple[int, ...], depth: int) -> Iterator[tuple[int, int]]:
-    """Width and stride of each block: each stage but the first halves the resolution."""
+    """Yield width and stride of each block; every stage but the first halves the resolution."""
     for number, width in enumerate(widths):
         for block in range(depth):
             yield width, 2 if number > 0 and block == 0 else 1
 
 
 def resnet18(num_classes: int) -> nn.Module:
-    """ResNet-18 of arXiv:1512.03385."""
+    """Make ResNet-18 of arXiv:1512.03385."""
     layers: list[nn.Module] = [conv_norm_relu(3, 64)]
     channels = 64
     for width, stride in stages((64, 128, 256, 512), 2):
@@ -125,7 +125,7 @@ class PreActivation(nn.Module):
 
 
 def preact_resnet18(num_classes: int) -> nn.Module:
-    """ResNet-18 with pre-activation, of arXiv:1603.05027."""
+    """Make ResNet-18 with pre-activation, of arXiv:1603.05027."""
     layers: list[nn.Module] = [nn.Conv2d(3, 64, 3, padding=1, bias=False)]
     channels = 64
     for width, stride in stages((64, 128, 256, 512), 2):
@@ -148,10 +148,10 @@ class Branches(nn.Module):
 
 
 def inception(channels: int, *widths: int) -> Branches:
-    """GoogLeNet's module; two 3x3 convolutions replace one of 5x5, as in arXiv:1512.00567.
+    """Make GoogLeNet's module; two 3x3 convolutions replace one of 5x5, as in arXiv:1512.00567.
 
     Args:
-        channels: of its input.
+        channels: channels of its input.
         widths: a row of the paper's table: 1x1, 3x3 reduced, 3x3, 5x5 reduced, 5x5, pooled.
     """
     one, reduced3, three, reduced5, five, pooled = widths
@@ -168,7 +168,7 @@ def inception(channels: int, *widths: int) -> Branches:
 
 
 def googlenet(num_classes: int) -> nn.Module:
-    """GoogLeNet of arXiv:1409.4842 from its first inception module on, with batch norm."""
+    """Make GoogLeNet of arXiv:1409.4842 from its first inception module on, with batch norm."""
     return nn.Sequential(
         conv_norm_relu(3, 192),
         inception(192, 64, 96, 128, 16, 32, 32),
@@ -187,7 +187,7 @@ def googlenet(num_classes: int) -> nn.Module:
 
 
 def resnext29_2x64d(num_classes: int) -> nn.Module:
-    """ResNeXt-29 of arXiv:1611.05431 with two groups, 64 channels wide in the first stage."""
+    """Make ResNeXt-29 of arXiv:1611.05431 with two groups of 64 channels in the first stage."""
     groups, channels = 2, 64
     layers: list[nn.Module] = [conv_norm_relu(3, channels)]
     for width, stride in stages((64, 128, 256), 3):
@@ -203,7 +203,7 @@ def resnext29_2x64d(num_classes: int) -> nn.Module:
 
 
 def norm_relu_conv(channels_in: int, channels_out: int, kernel: int) -> nn.Sequential:
-    """Batch norm, ReLU and a convolution that keeps the resolution."""
+    """Make batch norm, ReLU and a convolution that keeps the resolution."""
     return nn.Sequential(
         nn.BatchNorm2d(channels_in),
         nn.ReLU(inplace=True),
@@ -212,7 +212,7 @@ def norm_relu_conv(channels_in: int, channels_out: int, kernel: int) -> nn.Seque
 
 
 def densenet121(num_classes: int) -> nn.Module:
-    """DenseNet-121 of arXiv:1608.06993: growth 32, bottlenecks, transitions that halve channels."""
+    """Make DenseNet-121 of arXiv:1608.06993: growth 32, bottlenecks, halving transitions."""
     growth = 32
     channels = 2 * growth
     layers: list[nn.Module] = [nn.Conv2d(3, channels, 3, padding=1, bias=False)]
@@ -231,7 +231,7 @@ def densenet121(num_classes: int) -> nn.Module:
 
 
 def mobilenet(num_classes: int) -> nn.Module:
-    """MobileNet v1 of arXiv:1704.04861, its first convolution and pair of layers at full size."""
+    """Make MobileNet v1 of arXiv:1704.04861; the first convolution and block do not downsample."""
     layers: list[nn.Module] = [conv_norm_relu(3, 32)]
     channels = 32
     blocks = [
@@ -246,9 +246,10 @@ def mobilenet(num_classes: int) -> nn.Module:
 
 
 def tiny(num_classes: int) -> nn.Module:
-    """Three convolutions, for a CPU.
+    """Make a network of three convolutions, for a CPU.
 
-    Group norm treats each image alone: several ranks compute what one does, except for rounding.
+    Group norm treats each image separately, so several ranks compute the same as one, except for
+    rounding.
     """
     layers: list[nn.Module] = []
     channels = 3
@@ -278,7 +279,7 @@ NAMES = tuple(_BUILDERS)
 
 
 def build(name: str, num_classes: int = 10) -> nn.Module:
-    """A model from float32 (N, 3, 32, 32) to float32 (N, num_classes).
+    """Make a model that maps float32 (N, 3, 32, 32) to float32 (N, num_classes).
 
     Args:
         name: one of ``NAMES``.
@@ -293,7 +294,7 @@ def build(name: str, num_classes: int = 10) -> nn.Module:
 
 
 def num_parameters(model: nn.Module) -> int:
-    """Number of trained values."""
+    """Return the number of trainable parameters."""
     return sum(parameter.numel() for parameter in model.parameters())
 
 

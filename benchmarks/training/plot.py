@@ -19,11 +19,11 @@ _COLOURS = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#
 
 
 def plot_curves(logs: Sequence[Path], picture: Path) -> None:
-    """Draw training loss, training error and test error of one run or several.
+    """Draw training loss, training error and test error of one or several runs.
 
     Args:
-        logs: ``log.csv`` of each run, in a folder whose name is the run's.
-        picture: a PNG to write.
+        logs: ``log.csv`` of each run, in a folder named after the run.
+        picture: the PNG to write.
     """
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
     for number, log in enumerate(logs):
@@ -54,7 +54,7 @@ def plot_shift(errors: Mapping[str, Mapping[str, float]], picture: Path) -> None
 
     Args:
         errors: training set -> test set -> error, 0 to 1.
-        picture: a PNG to write.
+        picture: the PNG to write.
     """
     tested = list(dict.fromkeys(name for row in errors.values() for name in row))
     figure, axis = plt.subplots(figsize=(6, 3.4), layout="constrained")

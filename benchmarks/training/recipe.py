@@ -1,4 +1,4 @@
-"""Options of a training run: what it does, and how."""
+"""Options of a training run: the recipe, which the result depends on, and the setting."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -15,9 +15,12 @@ from cinic_shards.loader.cache import CacheKind
 class Recipe:
     """Everything that a run's result depends on.
 
-    The default is that of https://github.com/BayesWatch/cinic-10: 300 epochs of SGD, the rate
-    annealed to zero along a cosine (here step by step). Images are cropped and flipped as in
-    https://github.com/kuangliu/pytorch-cifar, to whose models the page refers.
+    The defaults are those of https://github.com/BayesWatch/cinic-10: 300 epochs of SGD, with a
+    learning rate that is annealed to zero along a cosine (here step by step). Images are cropped
+    and flipped as in https://github.com/kuangliu/pytorch-cifar, the source of that page's models.
+
+    Raises:
+        OptionError: the model is unknown, or ``epochs`` or ``lr`` is not above 0.
     """
 
     model: str = "resnet18"
@@ -25,7 +28,7 @@ class Recipe:
     """``train+valid`` for the page's other configuration."""
     test_split: str = "test"
     train_origin: str = "all"
-    """``all``, or an origin as ``ShardLoader`` takes it: ``cifar``, ``imagenet``, ..."""
+    """``all``, or an origin as in ``Subset``: ``cifar``, ``imagenet``, ..."""
     test_origin: str = "all"
     train_fraction: float = 1.0
     """Share of each class's training images."""
@@ -33,8 +36,9 @@ class Recipe:
     """Seed of the weights, the order and the augmentation."""
     epochs: int = 300
     batch_size: int = 64
-    """Over all ranks."""
+    """Samples per batch over all ranks."""
     lr: float = 0.1
+    """Learning rate at the start."""
     momentum: float = 0.9
     weight_decay: float = 1e-4
     amp: bool = False
@@ -69,11 +73,13 @@ class Setting:
     cache: CacheKind = "none"
     """The loader's cache."""
     checkpoint_seconds: float = 600.0
-    """Between two checkpoints within an epoch; there is always one at its end."""
+    """Seconds between two checkpoints within an epoch; one is always written at its end."""
     resume: bool = False
     """Continue from the folder's checkpoint."""
     quiet: bool = False
+    """Do not report progress."""
     is_asked_to_stop: Callable[[], bool] = field(default=lambda: False)
+    """Called in each step; True to write a checkpoint and stop."""
 
     @property
     def loader_options(self) -> dict[str, Any]:

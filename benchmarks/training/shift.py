@@ -1,13 +1,13 @@
-"""How well does a model trained on one origin do on the other: test error by origin.
+"""How well does a model trained on one origin do on the other? Test error by origin.
 
     python -m benchmarks.training.shift shards --amp --channels-last            # hours on one GPU
     python -m benchmarks.training.shift shards --model tiny --epochs 5 --equal  # minutes on a CPU
 
 CINIC-10 joins images of CIFAR-10 and of ImageNet under one set of classes, to study what its
-authors call distribution shift. This trains one model on all images of a split, on CIFAR's part
-and on ImageNet's part, and tests each on both parts of the test split. CIFAR's part of ``train``
-has 20,000 images of 90,000: ``--equal`` trains on as many of each, so that their origin makes the
-difference and not their number. Runs are those of ``train.py``, kept and resumed as there; the
+authors call distribution shift. This script trains a model on all images of a split, one on CIFAR's
+part and one on ImageNet's part, and tests each on both parts of the test split. CIFAR's part of
+``train`` has 20,000 of its 90,000 images: ``--equal`` trains on the same number of each, so that
+only the origin makes a difference. Runs are those of ``train.py``, saved and resumed as there. The
 table is printed and written to ``shift.md``, the plot to ``shift.png``.
 """
 
@@ -38,12 +38,12 @@ TESTED_ON = ("all", "cifar", "imagenet")
 
 
 def fractions(shards: str, split: str, *, equal: bool) -> dict[str, float]:
-    """The share of each origin's training images to take.
+    """Return the fraction of the images of each origin to train on.
 
     Args:
-        shards: the dataset.
+        shards: folder or URL of the dataset.
         split: the training split.
-        equal: take as many of each as the smallest part has.
+        equal: take the same number of each, that of the smallest part.
 
     Raises:
         OptionError: the split has no images of one of the origins.
@@ -61,7 +61,7 @@ def fractions(shards: str, split: str, *, equal: bool) -> dict[str, float]:
 def errors_by_origin(
     results: Mapping[str, Sequence[Mapping[str, Any]]],
 ) -> dict[str, dict[str, list[float]]]:
-    """Training set -> test set -> the error of each seed."""
+    """Return training set -> test set -> error of each seed, 0 to 1."""
     found = {}
     for trained, runs in results.items():
         by_group = [{"all": run["test_error"], **run["errors"]} for run in runs]
@@ -73,7 +73,7 @@ def table(
     errors: Mapping[str, Mapping[str, Sequence[float]]],
     results: Mapping[str, Sequence[Mapping[str, Any]]],
 ) -> str:
-    """Markdown: a row for each training set, a column for each test set."""
+    """Return a Markdown table: a row for each training set, a column for each test set."""
     lines = [
         "| trained on | images | " + " | ".join(f"error on {name}, %" for name in TESTED_ON) + " |",
         "| --- | ---: |" + " ---: |" * len(TESTED_ON),
@@ -91,9 +91,9 @@ def main() -> None:
     add_options(parser)
     parser.set_defaults(out=Path("runs-shift"))
     parser.add_argument("--model", default="resnet18", choices=models.NAMES)
-    parser.add_argument("--equal", action="store_true", help="train on as many images of each")
-    parser.add_argument("--seed", type=int, default=0, help="the first; default 0")
-    parser.add_argument("--seeds", type=int, default=1, help="how many runs of each")
+    parser.add_argument("--equal", action="store_true", help="train on the same number of each")
+    parser.add_argument("--seed", type=int, default=0, help="of the first run; default: 0")
+    parser.add_argument("--seeds", type=int, default=1, help="number of runs of each; default: 1")
     args = parser.parse_args()
     if args.seeds < 1:
         parser.error(f"--seeds {args.seeds}: expected at least 1")

@@ -2,9 +2,9 @@
 
     python -m benchmarks.training.table runs
 
-The published errors are those of https://github.com/BayesWatch/cinic-10 (and arXiv:1810.03505), on
-the test split: after training on ``train`` once, and on ``train+valid`` with five seeds. Ours are
-the mean and, for several seeds, the deviation (of the sample); a row says in which fields its
+The published errors are from https://github.com/BayesWatch/cinic-10 (and arXiv:1810.03505), on the
+test split: after training on ``train`` once, and on ``train+valid`` with five seeds. Ours are the
+mean and, for several seeds, the sample standard deviation. Each row lists the fields in which its
 recipe differs from the published one.
 """
 
@@ -39,7 +39,7 @@ PUBLISHED: Mapping[str, Mapping[str, str]] = {
         "mobilenet": "18.00 +/- 0.16",
     },
 }
-"""Training split -> model -> test error in percent. The page has no DenseNet-121 trained on
+"""Training split -> model -> test error in percent. The page does not list DenseNet-121 trained on
 ``train`` alone."""
 
 _OWN_COLUMN = ("model", "train_split", "seed")
@@ -47,19 +47,19 @@ _OWN_COLUMN = ("model", "train_split", "seed")
 
 
 def read_results(folder: Path) -> list[dict[str, Any]]:
-    """Every ``result.json`` below a folder, in the order of their paths."""
+    """Read every ``result.json`` below a folder, in the order of their paths."""
     return [json.loads(path.read_text("utf-8")) for path in sorted(folder.rglob("result.json"))]
 
 
 def mean_and_deviation(errors: Iterable[float]) -> str:
-    """Errors from 0 to 1 as percent."""
+    """Format errors from 0 to 1 as mean and, if there are several, deviation, in percent."""
     percent = [100 * error for error in errors]
     deviation = f" +/- {statistics.stdev(percent):.2f}" if len(percent) > 1 else ""
     return f"{statistics.fmean(percent):.2f}{deviation}"
 
 
 def difference(recipe: Mapping[str, Any]) -> str:
-    """Fields in which a recipe differs from the published one."""
+    """List the fields in which a recipe differs from the published one, with their values."""
     published = asdict(Recipe())
     return ", ".join(
         f"{name} {value:.3g}" if isinstance(value, float) else f"{name} {value}"
@@ -69,7 +69,7 @@ def difference(recipe: Mapping[str, Any]) -> str:
 
 
 def table(results: Iterable[Mapping[str, Any]]) -> str:
-    """Markdown: a table for each of the two configurations, and one row for each recipe."""
+    """Return a Markdown table for each training split, with a row for each recipe."""
     runs: dict[tuple[str, str], dict[str, list[Mapping[str, Any]]]] = {}
     for result in results:
         recipe = result["recipe"]
@@ -99,7 +99,7 @@ def table(results: Iterable[Mapping[str, Any]]) -> str:
 def main() -> None:
     """Read the results and print the table."""
     parser = argument_parser(__doc__)
-    parser.add_argument("runs", type=Path, help="the --out of train.py")
+    parser.add_argument("runs", type=Path, help="the folder given to train.py as --out")
     args = parser.parse_args()
     results = read_results(args.runs)
     if not results:

@@ -1,4 +1,4 @@
-"""Train the published models on shards, by the published recipe or another.
+"""Train the published models from shards, with the published recipe or a different one.
 
     python -m benchmarks.training.train shards                         # ResNet-18, 300 epochs
     python -m benchmarks.training.train shards --model vgg16 mobilenet --amp --channels-last
@@ -8,8 +8,8 @@
     python -m benchmarks.training.train shards --model tiny --epochs 5 --train-origin cifar  # a CPU
 
 Each run has a folder in ``--out``, with ``log.csv`` (a row for each epoch), ``curves.png``,
-``result.json`` and ``checkpoint.pt``, which is written after each epoch, every
-``--checkpoint-seconds`` within one, and at Ctrl-C or SIGTERM. ``table.py`` prints all results
+``result.json`` and ``checkpoint.pt``. A checkpoint is written after each epoch, every
+``--checkpoint-seconds`` within an epoch, and on Ctrl-C or SIGTERM. ``table.py`` prints all results
 beside the published ones.
 """
 
@@ -58,7 +58,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     setting.add_argument(
         "--channels-last", action="store_true", help="memory order of weights and images"
     )
-    setting.add_argument("--compile", action="store_true", help="by torch.compile")
+    setting.add_argument("--compile", action="store_true", help="use torch.compile")
     setting.add_argument("--workers", type=int, help="decoding threads; default: the cores")
     setting.add_argument(
         "--cache", default="none", choices=get_args(CacheKind), help="of the loader"
@@ -69,16 +69,16 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def recipe_of(args: argparse.Namespace, **given: Any) -> Recipe:
-    """The recipe from the arguments."""
+    """Return the recipe from the arguments; ``given`` fields override them."""
     read = {one.name: getattr(args, one.name) for one in fields(Recipe) if hasattr(args, one.name)}
     return Recipe(**read | given)
 
 
 def setting_of(args: argparse.Namespace) -> Setting:
-    """The setting from the arguments; under torchrun, join the other ranks.
+    """Return the setting from the arguments; under torchrun, join the other ranks.
 
-    After this, Ctrl-C and SIGTERM ask to stop. A second Ctrl-C ends the process at once, unless it
-    is under torchrun.
+    After this, Ctrl-C and SIGTERM ask the run to stop. A second Ctrl-C ends the process at once,
+    except under torchrun.
     """
     device = torch.device(args.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     if device.type == "cuda":
@@ -113,13 +113,20 @@ def setting_of(args: argparse.Namespace) -> Setting:
 def run_all(
     shards: str, out: Path, recipes: Sequence[Recipe], setting: Setting
 ) -> list[dict[str, Any]]:
-    """Train by each recipe in turn; finished runs are not repeated.
+    """Train with each recipe in turn; finished runs are not repeated.
+
+    Args:
+        shards: folder or URL of the dataset.
+        out: folder of the runs' folders.
+        recipes: the recipes.
+        setting: device, workers and the like.
 
     Returns:
-        The content of each folder's ``result.json``.
+        The content of each run's ``result.json``.
 
     Raises:
-        StoppedError, DivergedError, CinicShardsError: as ``Run`` does, with the folder.
+        StoppedError, DivergedError: as ``Run.train``; the message names the run's folder.
+        CinicShardsError: as ``Run``.
     """
     results = []
     for recipe in recipes:
@@ -150,7 +157,7 @@ def _draw(folder: Path) -> None:
 
 
 def ended(work: Callable[[], None]) -> int:
-    """Do the work of a command; return the exit status, print one message if it fails."""
+    """Do the work of a command and return the exit status; if it fails, print one message."""
     status = 0
     try:
         work()
@@ -167,13 +174,13 @@ def ended(work: Callable[[], None]) -> int:
         say("interrupted")
         return 130
     if dist.is_initialized():
-        dist.barrier()  # torch may abort a process that leaves while others still talk
+        dist.barrier()  # torch may abort a process that leaves while others still communicate
         dist.destroy_process_group()
     return status
 
 
 def is_first() -> bool:
-    """True on rank 0, and without other ranks."""
+    """True on rank 0, and if there are no other ranks."""
     return not dist.is_initialized() or dist.get_rank() == 0
 
 
@@ -184,8 +191,8 @@ def main() -> None:
     parser.add_argument("--model", nargs="+", default=["resnet18"], choices=models.NAMES)
     parser.add_argument("--train-origin", default="all", choices=ORIGINS)
     parser.add_argument("--test-origin", default="all", choices=ORIGINS)
-    parser.add_argument("--seed", type=int, default=0, help="the first; default 0")
-    parser.add_argument("--seeds", type=int, default=1, help="how many runs of each model")
+    parser.add_argument("--seed", type=int, default=0, help="of the first run; default: 0")
+    parser.add_argument("--seeds", type=int, default=1, help="runs of each model; default: 1")
     args = parser.parse_args()
     if args.seeds < 1:
         parser.error(f"--seeds {args.seeds}: expected at least 1")

@@ -1,4 +1,4 @@
-"""A training run over shards, which can be killed at any moment and resumes exactly."""
+"""A training run on shards, which can be killed at any moment and resumes exactly."""
 
 import csv
 import io
@@ -27,12 +27,12 @@ COLUMNS = (
     "epoch", "loss", "train_accuracy", "test_accuracy", "lr", "seconds", "images_per_second",
     "waiting_share",
 )  # fmt: skip
-"""Columns of ``log.csv``. ``lr`` is the epoch's last; ``seconds`` include training and testing,
-``images_per_second`` and the loader's ``waiting_share`` only training."""
+"""Columns of ``log.csv``. ``lr`` is the last one of the epoch. ``seconds`` includes training and
+testing; ``images_per_second`` and the loader's ``waiting_share`` are for training only."""
 
 _TEST_BATCH = 500
 _AGREE_STEPS = 10
-"""Steps between two agreements of the ranks whether to stop or to write a checkpoint."""
+"""Number of steps after which the ranks agree on whether to stop or write a checkpoint."""
 _CHECKPOINT_VERSION = 1
 
 
@@ -46,7 +46,7 @@ class StoppedError(Exception):
 
 @dataclass(slots=True)
 class Sums:
-    """Sums over the steps so far of the current epoch."""
+    """Sums over the current epoch's steps so far."""
 
     counts: Tensor
     """Loss, correct answers and images of this rank: float64, shape (3,), on the device."""
@@ -55,17 +55,17 @@ class Sums:
 
 
 class Run:
-    """A model, what trains it, and the folder that keeps it.
+    """A model, its optimizer and data, and the folder with the run's files.
 
     Args:
-        shards: the dataset, a folder or URL.
-        folder: for this run: ``checkpoint.pt``, ``log.csv``, ``result.json``.
-        recipe: what the result depends on.
+        shards: folder or URL of the dataset.
+        folder: the run's folder, for ``checkpoint.pt``, ``log.csv`` and ``result.json``.
+        recipe: the options that the result depends on.
         setting: device, workers and the like.
 
     Raises:
-        OptionError: the folder has a checkpoint and ``resume`` is false, or the checkpoint's recipe
-            is different; the dataset has no such split or origin.
+        OptionError: the folder has a checkpoint and ``resume`` is False, the checkpoint's recipe is
+            different, or the dataset has no such split or origin.
     """
 
     def __init__(self, shards: str, folder: Path, recipe: Recipe, setting: Setting) -> None:
@@ -115,29 +115,29 @@ class Run:
         """A row of ``log.csv`` for each finished epoch."""
         self.sums = self._no_sums()
         self._saved_at = time.monotonic()
-        self._steps = 0  # of this process
+        self._steps = 0  # since this process started
         if self.checkpoint.exists():
             self._load()
         self._forward: nn.Module = self.model
         if dist.is_initialized():
             ids = [self.device.index] if self.device.type == "cuda" else None
             self._forward = DistributedDataParallel(self.model, device_ids=ids)
-        if setting.compile:  # by the function: the method leaves an nn.Sequential as it is
+        if setting.compile:  # the function, because the method does not change an nn.Sequential
             self._forward = cast(nn.Module, torch.compile(self._forward))
 
     def train(self, say: Callable[[str], None]) -> dict[str, Any]:
-        """Train the remaining epochs; write log and checkpoint after each, then the result.
+        """Train the remaining epochs; write log and checkpoint after each, and finally the result.
 
         Args:
-            say: takes a line for each epoch.
+            say: called with a line of text after each epoch.
 
         Returns:
             The content of ``result.json``.
 
         Raises:
-            StoppedError: the run was asked to stop; the checkpoint is written.
+            StoppedError: the run was asked to stop, and has written a checkpoint.
             DivergedError: the loss is not finite.
-            CinicShardsError: data is unreadable.
+            CinicShardsError: the data cannot be read.
         """
         scores: Scores = {}
         while len(self.history) < self.recipe.epochs:
@@ -211,7 +211,7 @@ class Run:
         return self._evaluation(self.model if dist.is_initialized() else self._forward, self.device)
 
     def _wishes(self) -> tuple[bool, bool]:
-        """Return if to stop and if to write a checkpoint: the same on all ranks."""
+        """Return whether to stop and whether to write a checkpoint, the same on all ranks."""
         stop = self.setting.is_asked_to_stop()
         save = time.monotonic() - self._saved_at >= self.setting.checkpoint_seconds
         if not dist.is_initialized():
@@ -228,7 +228,7 @@ class Run:
         return Sums(torch.zeros(3, dtype=torch.float64, device=self.device))
 
     def _total(self) -> list[float]:
-        """Loss, correct answers and images of all ranks."""
+        """Return loss, correct answers and images, each summed over all ranks."""
         total = self.sums.counts.clone()
         if dist.is_initialized():
             dist.all_reduce(total)
@@ -247,7 +247,7 @@ class Run:
             "optimizer": self.optimizer.state_dict(),
             "scheduler": self.scheduler.state_dict(),
             "loader": self.loader.state_dict(),
-            # All ranks start with one seed and draw alike: one state fits all.
+            # All ranks start with the same seed and draw the same numbers: one state fits all.
             "rng": torch.get_rng_state(),
             "device_rng": torch.cuda.get_rng_state() if self.device.type == "cuda" else None,
             "sums": [total, self.sums.training_seconds, self.sums.waiting_seconds],
@@ -326,7 +326,7 @@ def _subset(origin: str, fraction: float = 1.0) -> Subset:
 
 
 def _replace(path: Path, write: Callable[[BinaryIO], object]) -> None:
-    """Replace a file in one step: readers see its old or its new content."""
+    """Replace a file in one step: readers see either its old or its new content."""
     partial = path.with_name(path.name + ".partial")
     try:
         with partial.open("wb") as file:

@@ -1,4 +1,4 @@
-"""Payload bytes <-> pixels: one file for each encoding, and their registry.
+"""Convert payload bytes to pixels and back: a file for each encoding, and their registry.
 
 To add an encoding, add a file with a subclass of ``Encoding``, and a line to ``ENCODINGS``.
 """
@@ -19,7 +19,7 @@ __all__ = [
 ENCODINGS: dict[str, Encoding] = {
     encoding.name: encoding for encoding in (PngEncoding(), ZstdEncoding(), RawEncoding())
 }
-"""Name -> encoding, in the order used by messages."""
+"""Name -> encoding, in the order in which messages list them."""
 
 DEFAULT_ENCODING = PngEncoding.name
 

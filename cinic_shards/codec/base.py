@@ -22,7 +22,7 @@ class Encoding(ABC):
     suffix: ClassVar[str]
     """Suffix of the tar members that are payloads."""
     has_blocks: ClassVar[bool] = True
-    """True if a payload holds a block; then all images of a dataset have one size."""
+    """True if a payload holds a block; then all images of a dataset have the same size."""
     sidecars: ClassVar[tuple[str, ...]] = ()
     """Sidecars that each sample may have."""
     default_sidecars: ClassVar[tuple[str, ...]] = ()
@@ -38,7 +38,7 @@ class Encoding(ABC):
         """Return the number of samples in every payload of a shard but the last.
 
         Args:
-            block_size: samples a block.
+            block_size: samples per block.
         """
         return block_size if self.has_blocks else 1
 
@@ -47,7 +47,11 @@ class Encoding(ABC):
         return {}
 
     def least_bytes(self, image_shape: tuple[int, ...]) -> int:
-        """Return about the fewest bytes an image takes; to check the free disk space in advance."""
+        """Return a low estimate of an image's encoded size in bytes, to check free disk space.
+
+        Args:
+            image_shape: (H, W, 3).
+        """
         return 0
 
     @abstractmethod
@@ -72,7 +76,11 @@ class Encoding(ABC):
         """
 
     def image_shape(self, payload: NDArray[np.uint8]) -> tuple[int, int, int] | None:
-        """Return (H, W, 3) from a block's header; None if it is not a block of this encoding."""
+        """Return (H, W, 3) from a block's header; None if it is not a block of this encoding.
+
+        Args:
+            payload: the block, uint8, one-dimensional.
+        """
         return None
 
     def decode_rows(
@@ -97,7 +105,7 @@ class Encoding(ABC):
 
 @dataclass(frozen=True, slots=True)
 class Damage:
-    """Damage of a block that was decoded; false if there is none."""
+    """Damage found in a block when it was decoded; false if there is none."""
 
     rows: dict[int, str] = field(default_factory=dict)
     """Row -> why its pixels cannot be used."""
@@ -122,7 +130,7 @@ def decode_block(
         encoding: the shard's encoding.
         payload: the block's payload, uint8, one-dimensional.
         out: uint8, shape (N, H, W, 3), C-contiguous; overwritten.
-        crc_problem: what is wrong with the payload's CRC-32; empty if nothing, or not checked.
+        crc_problem: what is wrong with the payload's CRC-32; empty if it is right or not checked.
         pixel_hash: pixel hashes of the N images in the index, uint8, shape (N, 16).
     """
     problems = encoding.decode(Payloads.one(payload), out)
@@ -143,7 +151,7 @@ def hash_problems(found: NDArray[np.uint8], stated: NDArray[np.uint8]) -> dict[i
         stated: the hashes in the index, uint8, shape (N, 16).
 
     Returns:
-        Row -> what is wrong, for each row whose hashes differ.
+        Row -> the difference, for each row whose hashes differ.
     """
     return {
         row: f"its pixels' hash is {found[row].tobytes().hex()}, "

@@ -14,11 +14,10 @@ from cinic_shards.codec.png_head import check_heads
 from cinic_shards.format import PixelSums
 
 _CHUNK_SAMPLES = 256
-"""The most samples of a chunk: of CINIC-10, 256 files and their pixels fit in a core's L2 cache."""
-
+"""Most samples in a chunk: 256 files of CINIC-10 and their pixels fit in a core's L2 cache."""
 
 _CHUNK_BYTES = 2**24
-"""The most bytes of a chunk's files, and of its decoded pixels, if it has more than one image."""
+"""Most bytes in a chunk, of files and of decoded pixels, unless a single image is larger."""
 
 
 def chunks(sizes: NDArray[np.int64]) -> Iterator[tuple[int, int]]:

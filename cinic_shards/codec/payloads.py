@@ -91,7 +91,7 @@ def crc_problems(payloads: Payloads, stated: NDArray[np.uint32]) -> dict[int, st
         stated: the CRC-32 values in the index, shape (N,).
 
     Returns:
-        Position -> what is wrong, for each payload whose CRC-32 differs.
+        Position -> the difference, for each payload whose CRC-32 differs.
     """
     found = checksums(payloads)
     return {
@@ -104,7 +104,7 @@ def crc_problems(payloads: Payloads, stated: NDArray[np.uint32]) -> dict[int, st
 def libdeflate() -> tuple[int, int, int, int] | None:
     """Return the addresses of libdeflate's functions; None if no library exports them.
 
-    Searches the library in the package ``deflate``, then the system's.
+    Searches the package ``deflate``, then the system's library.
 
     Returns:
         Addresses of zlib_decompress, alloc_decompressor, free_decompressor and crc32.

@@ -47,7 +47,7 @@ def decode_png(payloads: Payloads, out: NDArray[np.uint8]) -> dict[int, str]:
         out: uint8, shape (N, H, W, 3), RGB, C-contiguous; overwritten in payload order.
 
     Returns:
-        Position -> why this file is not a PNG of H x W; the others are decoded.
+        Position -> why this file is not a PNG of H x W pixels; all other files are decoded.
     """
     done = np.zeros(len(payloads), np.bool_)
     functions = libdeflate()

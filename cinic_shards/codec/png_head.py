@@ -1,11 +1,11 @@
-"""Checks of the first bytes of many PNGs at once."""
+"""Check the first bytes of many PNGs at once."""
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cinic_shards.format import MAX_PIXELS
 
-# The first bytes of any PNG: signature, IHDR chunk's length and type; then width and height.
+# The first bytes of any PNG: signature, length and type of the IHDR chunk. Then width and height.
 _PNG_HEAD = b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR"
 HEAD_BYTES = len(_PNG_HEAD) + 8
 """The number of bytes at the start of a file that ``check_heads`` reads."""

@@ -44,7 +44,11 @@ class RawEncoding(Encoding):
 
 
 def npy_content(data: NDArray[np.uint8], shape: tuple[int, ...]) -> tuple[NDArray[np.uint8], str]:
-    """Return the values of an npy file of uint8 that must have this shape.
+    """Return the values of an npy file of uint8 that must have the given shape.
+
+    Args:
+        data: the file, uint8, one-dimensional.
+        shape: the expected shape.
 
     Returns:
         uint8, one-dimensional; and what is wrong with the file, or an empty string.

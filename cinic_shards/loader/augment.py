@@ -24,7 +24,7 @@ CINIC10_STATISTICS: Statistics = (
     (0.47889522, 0.47227842, 0.43047404),
     (0.24205776, 0.23828046, 0.25874835),
 )
-"""CINIC-10's, as its authors publish them (https://github.com/BayesWatch/cinic-10)."""
+"""CINIC-10's statistics as its authors publish them (https://github.com/BayesWatch/cinic-10)."""
 
 PublishedStatistics = Literal["cinic10"]
 Normalize = bool | PublishedStatistics | Statistics
@@ -44,22 +44,21 @@ class Augment:
     ``RandomHorizontalFlip``, ``ToTensor`` and ``Normalize`` do, in this order.
 
     Raises:
-        OptionError: a value is out of range or unknown, or uint8 is to be normalised.
+        OptionError: a value is out of range or unknown, or ``normalize`` is set for uint8 images.
     """
 
     crop_padding: int = 4
-    """Pixels of black padding on each side, before a random crop to the image's size; 0 to 1024, 0
-    for no crop."""
+    """Pixels of black padding on each side before a random crop to the image's size: 0 to 1024; 0
+    disables the crop."""
     flip: bool = True
     """Flip left and right with probability 1/2."""
     cutout: int = 0
-    """Side in pixels of a square of the mean colour at a random position, clipped at the border; 0
-    for none."""
+    """Side in pixels of a square of the mean colour, drawn at a random position and clipped at the
+    border; 0 for none."""
     normalize: Normalize | None = None
-    """Subtract the mean and divide by the standard deviation; by default unless ``dtype`` is uint8.
-    True uses the dataset's statistics, ``"cinic10"`` those that CINIC-10's authors publish, and a
-    pair (mean, std) is on the scale 0 to 1, with three channels each; False gives floats from 0 to
-    1."""
+    """Subtract the mean and divide by the standard deviation. True, the default unless ``dtype`` is
+    uint8, uses the dataset's statistics; ``"cinic10"`` uses CINIC-10's published statistics; a pair
+    is (mean, std) of the three channels on the scale 0 to 1. False gives floats from 0 to 1."""
     dtype: DtypeName | torch.dtype = "float32"
     """Type of the images: ``float32``, ``float16``, ``bfloat16`` or ``uint8``."""
 
@@ -83,14 +82,14 @@ class Augment:
 
 
 PLAIN = Augment(crop_padding=0, flip=False, dtype="uint8")
-"""Leave uint8 images as they are."""
+"""Leaves images unchanged, as uint8."""
 
 
 def value_table(statistics: Statistics | None, dtype: torch.dtype) -> torch.Tensor | None:
     """Return the table that maps each channel's 256 values to normalised ones.
 
-    An entry is ``(value / 255 - mean) / std`` in double precision, rounded once. A device looks
-    values up in it; so does a CPU, or it computes the same bits with ``value_line``.
+    An entry is ``(value / 255 - mean) / std`` in double precision, rounded once. A device looks up
+    values in the table; a CPU does too, or computes the same bits with ``value_line``.
 
     Args:
         statistics: None for mean 0 and standard deviation 1.
@@ -121,11 +120,11 @@ def value_line(statistics: Statistics | None, table: torch.Tensor) -> NDArray[np
     holds for nearly all statistics: double precision has 29 bits to spare.
 
     Args:
-        statistics: those that the table was made from.
-        table: from ``value_table``.
+        statistics: the statistics that the table was made from.
+        table: from ``value_table``, shape (3, 256).
 
     Returns:
-        float64, shape (2, 3); None if any bit differs, or if the table is not float32.
+        float64, shape (2, 3); None if any bit would differ, or if the table is not float32.
     """
     if table.dtype != torch.float32:
         return None
@@ -141,7 +140,7 @@ class Transform:
 
     Args:
         augment: the options.
-        measured: the dataset's statistics.
+        measured: the dataset's mean and standard deviation.
         image_shape: (H, W, 3).
         seed: seed of all random numbers.
         device: the device of ``on_device``; None if it is not used.
@@ -196,11 +195,15 @@ class Transform:
 
     @property
     def is_plain(self) -> bool:
-        """True if images stay as they are."""
+        """True if images are left unchanged."""
         return self._table is None and not self.moves_pixels
 
     def draw(self, ids: NDArray[np.int64], epoch: int) -> NDArray[np.int64]:
         """Draw the random numbers of N samples in an epoch.
+
+        Args:
+            ids: the samples' ids in the dataset, shape (N,).
+            epoch: the epoch.
 
         Returns:
             int64, shape (N, 5), see ``kernels.draw_augmentations``.

@@ -36,9 +36,9 @@ class Batch:
     valid: torch.Tensor
     """bool, shape (N,); False for the padding of ``tail="pad"``, which must not count."""
     loss_scale: float
-    """Factor for a mean loss over this batch's valid samples: with it, the mean over all ranks is
-    the mean over the entire global batch. 1 if all ranks' parts are equal, 0 if no sample is valid.
-    A damaged sample that was skipped still counts in the global batch."""
+    """Factor for the mean loss over this batch's valid samples. The mean of the scaled losses over
+    all ranks is then the mean over the global batch. 1 if all ranks' parts are equal, 0 if no
+    sample is valid. A damaged sample that was skipped still counts in the global batch."""
 
     def __iter__(self) -> Iterator[torch.Tensor]:
         return iter((self.images, self.labels))
@@ -64,7 +64,7 @@ class Batch:
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """The CPU's part of a batch that a device will finish."""
+    """The CPU's share of a batch that a device will finish."""
 
     images: torch.Tensor | None
     """uint8, shape (N, H, W, 3); None if the device holds the selection's pixels."""
@@ -86,7 +86,7 @@ class BatchMaker:
         selection: maps the plan's rows to the reader's rows.
         transform: augments and normalises.
         device: the device that batches are moved to; None to leave them on the CPU.
-        on_error: ``skip`` to leave damaged samples out instead of raising.
+        on_error: ``skip`` to leave out damaged samples, ``raise`` to raise an error.
 
     Raises:
         OptionError: ``on_error`` is unknown.
@@ -121,10 +121,14 @@ class BatchMaker:
         return int(np.prod(self._image_shape)) * self._transform.dtype.itemsize
 
     def on_cpu(self, source: EpochSource, steps: Sequence[Step]) -> list[Batch]:
-        """Make finished batches, side by side in one piece of memory. Runs in any thread.
+        """Make finished batches, next to each other in one buffer. Runs in any thread.
+
+        Args:
+            source: the epoch's pixels.
+            steps: steps of one epoch, already passed to ``source.want``.
 
         Raises:
-            DecodeError: a sample is damaged, and they are not skipped.
+            DecodeError: a sample is damaged, and ``on_error`` is ``raise``.
         """
         transform, epoch = self._transform, steps[0].plan.epoch
         rows = np.concatenate([step.rows for step in steps])
@@ -150,10 +154,10 @@ class BatchMaker:
         return list(map(Batch, *columns, scales))
 
     def for_device(self, source: EpochSource, steps: Sequence[Step]) -> list[Work]:
-        """Do the CPU's part of batches for a device. Runs in any thread.
+        """Do the CPU's share of the work on batches for a device. Runs in any thread.
 
         Raises:
-            DecodeError: a sample is damaged, and they are not skipped.
+            DecodeError: a sample is damaged, and ``on_error`` is ``raise``.
         """
         return [self._work(source, step) for step in steps]
 
@@ -216,10 +220,10 @@ class BatchMaker:
     def _fetch(
         self, source: EpochSource, rows: NDArray[np.int64]
     ) -> tuple[Fetched, NDArray[np.int64] | None]:
-        """Fetch pixels without the damaged rows; and the intact rows' positions, if any is damaged.
+        """Fetch the pixels of intact rows; also return their positions if any row is damaged.
 
         Raises:
-            DecodeError: a row is damaged, and they are not skipped.
+            DecodeError: a row is damaged, and ``on_error`` is ``raise``.
         """
         fetched = source.fetch(rows, self._buffers)
         if not fetched.errors:
@@ -231,7 +235,7 @@ class BatchMaker:
         return Fetched(addresses_in(images), images, []), good
 
     def _without(self, errors: list[DecodeError], rows: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return the positions of intact rows, or raise the first error if none are skipped."""
+        """Return the positions of intact rows; raise the first error if ``on_error`` says so."""
         if not self._skips_damaged:
             raise errors[0]
         bad = [error.position for error in errors]
@@ -240,10 +244,10 @@ class BatchMaker:
         return np.setdiff1d(np.arange(len(rows)), bad)
 
     def fill_device(self, threads: ThreadPoolExecutor) -> None:
-        """Decode the selection to the device, once for all epochs.
+        """Decode all selected samples and copy them to the device, once for all epochs.
 
         Raises:
-            DecodeError: a sample is damaged, and they are not skipped.
+            DecodeError: a sample is damaged, and ``on_error`` is ``raise``.
         """
         if self._resident is not None:
             return
@@ -274,7 +278,7 @@ class BatchMaker:
         self._resident = resident
 
     def finish(self, work: Work) -> Batch:
-        """Copy the CPU's part to the device, and make the batch there."""
+        """Copy the CPU's share to the device, and finish the batch there."""
         assert self._device is not None
         pinned = self._buffers.pinned
 

@@ -1,7 +1,7 @@
-"""Images a second of ImageFolder and of the loader, on the same images in the same run.
+"""Compare ImageFolder and the loader in images per second: same images, same run.
 
-Needs torchvision for ImageFolder (``pip install cinic-shards[bench]``). The environments of other
-libraries that ``benchmarks/`` measures import this module too: it needs only torch at first.
+ImageFolder needs torchvision (``pip install cinic-shards[bench]``). ``benchmarks/`` imports this
+module in other libraries' environments too, so importing it needs no other library than torch.
 """
 
 import glob
@@ -21,7 +21,7 @@ import torch
 from cinic_shards.errors import OptionError
 
 IMAGEFOLDER_WORKERS = (0, 2, 4)
-"""DataLoader worker counts that ImageFolder is tried with; its best one counts."""
+"""Numbers of DataLoader workers to try for ImageFolder; the best one counts."""
 
 Key = TypeVar("Key", bound=Hashable)
 
@@ -30,21 +30,22 @@ _stub_operators: list[Any] = []
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """Rates of one way to read an epoch."""
+    """Rates of one way to read epochs."""
 
     name: str
     setting: str
-    """Chosen setting, such as its number of workers."""
+    """The setting used, such as the number of workers."""
     rates: tuple[float, ...]
-    """Images a second of each counted epoch, its start and end included."""
+    """Images per second of each measured epoch, including its startup and shutdown."""
 
     @property
     def median(self) -> float:
+        """Median of ``rates``."""
         return statistics.median(self.rates)
 
 
 def best_by_name(results: Sequence[Result]) -> list[Result]:
-    """The fastest setting of each name."""
+    """Return the fastest setting of each name."""
     best: dict[str, Result] = {}
     for result in results:
         if result.name not in best or result.median > best[result.name].median:
@@ -59,15 +60,19 @@ def take_turns(
     least_seconds: float = 0.0,
     before: Callable[[Key, int], object] = lambda key, number: None,
 ) -> dict[Key, list[float]]:
-    """Images a second of each job in each round, after a round that does not count.
+    """Measure jobs in turn, round by round, after a warm-up round.
 
     The jobs take turns, so that a machine that slows down slows all of them.
 
     Args:
         jobs: each does its work once and returns the number of images.
-        rounds: at least as many count.
-        least_seconds: more rounds follow until this time has passed.
-        before: called with the job's key and the round, 0 first, before each job; not timed.
+        rounds: the fewest rounds to measure.
+        least_seconds: add rounds until this many seconds have passed, the warm-up included.
+        before: called with the job's key and the round before each job; not timed. Round 0 is the
+            warm-up.
+
+    Returns:
+        Key -> images per second in each measured round.
     """
     rates: dict[Key, list[float]] = {key: [] for key in jobs}
     number, begun = 0, time.perf_counter()
@@ -93,9 +98,14 @@ def imagefolder(
     workers: int,
     normalize: tuple[Sequence[float], Sequence[float]] | None = None,
 ) -> Iterable[Any]:
-    """Torchvision's ImageFolder in a DataLoader with persistent workers.
+    """Open torchvision's ImageFolder in a shuffling DataLoader with persistent workers.
 
-    uint8 images by PILToTensor; with ``normalize``, float32 by ToTensor and Normalize.
+    Args:
+        folder: folder of one split.
+        batch_size: images per batch; a smaller last batch is dropped.
+        workers: number of worker processes; 0 loads in this process.
+        normalize: (mean, std) on the scale 0 to 1, for float32 images by ToTensor and Normalize;
+            None for uint8 images by PILToTensor.
     """
     import_torchvision()
     from torchvision import datasets, transforms
@@ -115,13 +125,17 @@ def imagefolder(
 
 
 def import_torchvision() -> ModuleType:
-    """Import torchvision, also beside a CPU build of torch that lacks its operators."""
+    """Import torchvision, even with a CPU build of torch that lacks its operators.
+
+    Raises:
+        ModuleNotFoundError: torchvision is not installed.
+    """
     try:
         return importlib.import_module("torchvision")
     except RuntimeError as error:
         if "torchvision::nms does not exist" not in str(error):
             raise
-    # ImageFolder needs no operator: define the two that the import asks for, without a body.
+    # ImageFolder needs no operators: declare the two that the import looks up, without a body.
     library = torch.library.Library("torchvision", "DEF")
     for name in ("nms", "qnms"):
         library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
@@ -139,9 +153,18 @@ def compare(
     normalize: bool,
     progress: Callable[[str], None] = lambda text: None,
 ) -> list[Result]:
-    """ImageFolder at each worker count, and our loader, over one split.
+    """Measure ImageFolder with each number of workers, and the loader, on one split.
 
-    Before each epoch all of its files are read once: some systems empty their page cache by and by.
+    All files are read once before each epoch, because some systems evict them from the page cache.
+
+    Args:
+        tree: the tree that the shards were packed from.
+        shards: folder of the packed dataset.
+        split: the split to read.
+        batch_size: images per batch.
+        epochs: number of measured epochs; one more comes first as a warm-up.
+        normalize: float32 images, normalised by the split's statistics; else uint8.
+        progress: called with a line of text before each epoch.
 
     Raises:
         OptionError: torchvision is not installed, or tree and shards do not hold the same number

@@ -1,6 +1,6 @@
 """Read pixels block by block: decoded before their first use, and kept until their last one.
 
-In a cache they stay. Blocks of remote shards are fetched in the same way.
+A cache keeps them longer. Blocks of remote shards are fetched in the same way.
 """
 
 from collections import defaultdict
@@ -23,7 +23,7 @@ IMAGES_AT_ONCE = 4096
 """Images in a thread's job: starting a job takes as long as gathering a few hundred."""
 
 FETCHES_AT_ONCE = 16
-"""Blocks of remote shards that are fetched ahead at once; each is one request."""
+"""Blocks of remote shards that are fetched concurrently, with one request each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +64,7 @@ class BlockSource:
         """Copy the images of N rows to ``out``, uint8, shape (N, H, W, 3).
 
         Returns:
-            The errors of the first damaged block; none if all are intact.
+            The errors of the first damaged block; empty if all are intact.
         """
         blocks = self._reader.blocks_of(rows)
         for block in np.unique(blocks).tolist():
@@ -88,7 +88,7 @@ class BlockEpoch:
 
     Args:
         reader: reads the split.
-        cache: keeps decoded blocks; it has no room if none are to stay.
+        cache: keeps decoded blocks, as many as fit; it may have no room at all.
         plan: the epoch's plan.
         selection: maps the plan's rows to the reader's rows.
         threads: decode the blocks.
@@ -148,7 +148,7 @@ class BlockEpoch:
     def _get(self, block: int) -> NDArray[np.uint8]:
         """Return a block's images, or raise the epoch's first failure.
 
-        After a failure nothing more is requested: a dead server would only take time.
+        After a failure nothing more is requested: waiting for a dead server would take too long.
         """
         if self._failure is not None:
             raise self._failure

@@ -60,7 +60,7 @@ class Cache:
 
 
 def as_cache(cache: CacheKind | Cache) -> Cache:
-    """Return the option ``cache``, a ``Cache`` or its kind only, as a ``Cache``."""
+    """Return the option ``cache``, which may be just a kind, as a ``Cache``."""
     return cache if isinstance(cache, Cache) else Cache(cache)
 
 
@@ -84,7 +84,7 @@ class BlockCache:
         self._needed = needed
         self.image_bytes = int(np.prod(reader.image_shape))
         self.num_blocks = self._count_blocks(max_bytes)
-        """There is room for the needed ones among this many first blocks of the split."""
+        """The cache has room for the needed blocks among this many first blocks of the split."""
         self.memory = self._take_memory((int(self._starts[self.num_blocks]), *reader.image_shape))
         """Their pixels, uint8, shape (rows, H, W, 3)."""
         self._is_ready = np.zeros(self.num_blocks, np.bool_)
@@ -160,7 +160,7 @@ class DiskCache(BlockCache):
     The file ``state`` holds 8 bytes a block: 1 if the block is complete, and the CRC-32 of its
     pixels, both little-endian uint32. A process checks the CRC-32 when it first uses a block, so a
     block that a crash left half-written is decoded again. A process that fills a block holds a
-    lock, which ends with the process.
+    lock, which is released if the process dies.
 
     Args:
         reader: reads the blocks.
@@ -288,7 +288,7 @@ def _limit_of(cache: Cache) -> int | None:
 
 
 def _folder_of(cache: Cache, manifest: Manifest, reader: SplitReader) -> Path:
-    """Return the folder of a reader's blocks, named by its indexes, which hold each pixel hash."""
+    """Return the folder of a reader's blocks, named by a digest that covers all pixel hashes."""
     root = cache.folder or os.environ.get(CACHE_DIR_VARIABLE)
     if root is None:
         root = user_cache_path("cinic-shards", appauthor=False)

@@ -1,4 +1,4 @@
-"""Run an epoch: threads make batches ahead of their use, and time and work are counted."""
+"""Run an epoch: threads make batches ahead of their use; time and work are counted."""
 
 import sys
 import threading
@@ -181,7 +181,7 @@ class Threads:
         self._ended: list[ThreadPoolExecutor] = []
 
     def new_pool(self) -> ThreadPoolExecutor:
-        """Make a pool for one epoch; none of its threads is started."""
+        """Make a pool for one epoch; its threads start with their first jobs."""
         return ThreadPoolExecutor(self.count, thread_name_prefix="cinic-shards")
 
     def free_ended(self, pool: ThreadPoolExecutor) -> None:
@@ -206,17 +206,17 @@ def run(
     *,
     most_images: int,
 ) -> Generator[T, None, None]:
-    """Yield what ``make`` returns for each step, in order, with a bounded number under way.
+    """Yield what ``make`` returns for each step, in order, with a bounded number of jobs in flight.
 
     Args:
         plan: the epoch's plan.
         steps: numbers of the steps to make.
-        step_at: returns a step by its number.
+        step_at: returns the step with a given number.
         threads: makes the pool of threads.
         open_source: opens the source of pixels, with the pool.
         make: makes the batches of some steps; called in a thread.
         epoch: closed at the end.
-        most_images: bound on the images in a thread's job, if steps are small.
+        most_images: most images in one job, if it joins several small steps.
     """
     queue = epoch.queue
     pool = threads.new_pool()

@@ -37,7 +37,7 @@ class ShardLoader:
     """Batches of one or several splits, decoded by threads ahead of their use.
 
     Each iteration is one epoch, and each epoch has a different order; ``set_epoch`` chooses the
-    epoch. An epoch begins with the request for its first batch: an iterator that is never used does
+    epoch. An epoch begins when its first batch is requested: an iterator that is never used does
     not count. A batch stays valid while anything refers to it. ``state_dict`` returns the position
     of the next batch; a loader with the same options resumes there, on any number of ranks.
 
@@ -76,10 +76,10 @@ class ShardLoader:
         Args:
             path: a dataset that ``cinic-shard pack`` wrote: a folder, a URL or a ``Store``.
             split: the split to read, or several, as in ``train+valid``.
-            batch_size: samples a batch on each rank; 512 if no size is given.
-            global_batch_size: samples a batch over all ranks, instead of ``batch_size``: the order
-                then stays the same when the number of ranks changes. If it is not a multiple of
-                this number, the ranks' parts differ by one: multiply a mean loss by
+            batch_size: samples per batch on each rank; 512 if no size is given.
+            global_batch_size: samples per batch over all ranks, instead of ``batch_size``: the
+                order then stays the same when the number of ranks changes. If it is not a multiple
+                of that number, the ranks' parts differ by one: multiply a mean loss by
                 ``batch.loss_scale``.
             shuffle: visit the samples in a random order, a different one in each epoch.
             seed: seed of the order and the augmentation.
@@ -93,8 +93,8 @@ class ShardLoader:
                 ``normalize``.
             batch_transform: a function called with (images, labels) of each batch, in order, after
                 ``augment`` and in the consumer's thread; returns both.
-            subset: the samples to visit; by default all. Packing mixes a split, so a small subset
-                still reads every block that holds one of its samples (see ``stats``).
+            subset: the samples to visit; by default all. Packing shuffles a split, so even a small
+                subset reads every block that holds one of its samples (see ``stats``).
             order: how ``shuffle`` mixes: ``window`` permutes blocks, and the samples of some dozen
                 blocks at a time (docs/order.md); ``full`` permutes the entire split.
             cache: keep decoded pixels after an epoch: ``ram`` in this process, ``disk`` in a file
@@ -108,8 +108,8 @@ class ShardLoader:
             check: compare the CRC-32 of what is read with the index: the ``first`` time, in every
                 epoch (``always``), or never (``off``).
             on_error: what to do with a damaged sample: ``raise`` a DecodeError that names it, or
-                ``skip`` it: its batch is shorter, ``skipped`` names the sample and the reason, and
-                the epoch ends with a warning. The number of batches does not change.
+                ``skip`` it. A skipped sample makes its batch shorter; ``skipped`` names it with the
+                reason, and the epoch ends with a warning. The number of batches stays the same.
             progress: show a bar on standard error, on rank 0.
             rank: rank of this process, below ``world_size``; by default from torch.distributed if
                 it is initialised, else torchrun's RANK, else 0.
@@ -285,7 +285,7 @@ class ShardLoader:
         return self.state_dict()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Begin the next iteration at the position of a state.
+        """Start the next iteration at the position in a state.
 
         Raises:
             OptionError: the state is from a loader with a different dataset, subset, order, seed,

@@ -22,7 +22,7 @@ class _Lease(weakref.ref["NDArray[Any]"]):
 class BufferPool:
     """Memory for batches, reused once nothing refers to the batch in it.
 
-    New memory costs a page fault every 4 KiB, which takes a third as long as decoding its pixels.
+    New memory costs a page fault per 4 KiB: a third of the time that decoding its pixels takes.
     """
 
     def __init__(self, *, pinned: bool) -> None:
@@ -55,8 +55,8 @@ class BufferPool:
         else:
             buffer = lease.buffer
             del self._leases[id(lease)]
-        # Every tensor on this memory keeps this view alive, whatever is made from the batch. The
-        # end of a lease runs no Python code: a Ctrl-C during it would be lost.
+        # Every tensor on this memory keeps this view alive, including views of the batch. No Python
+        # code runs when a lease ends: a Ctrl-C during that code would be lost.
         view = buffer[:]
         lease = _Lease(view, ended.append)
         lease.buffer = buffer
@@ -83,7 +83,7 @@ def copy_ahead(
 
     Args:
         batches: CPU batches.
-        move: starts the copy of one batch, and what is computed from it on the device.
+        move: starts the copy of one batch, and the computation on the device.
         tensors: returns the device tensors of a moved batch.
         device: the device to move to.
     """
@@ -115,7 +115,7 @@ def _hand_over(
     side: torch.cuda.Stream,
     device: torch.device,
 ) -> _T:
-    """Make the consumer's stream wait for the copy, and keep the memory until it is done."""
+    """Make the consumer's stream wait for the copy; keep the memory while that stream uses it."""
     current = torch.cuda.current_stream(device)
     current.wait_stream(side)
     for tensor in tensors(batch):

@@ -34,15 +34,15 @@ class EpochSource(Protocol):
     images_at_once: int
     """Images that make a job worth a thread's time: smaller steps are joined with the next ones."""
     steps_ahead: int
-    """Number of steps before its use that a step should be wanted."""
+    """Number of steps ahead of its use at which a step should be passed to ``want``."""
     blocks: BlockCounts
     """The blocks used so far."""
 
     def want(self, step: Step) -> None:
-        """Start to get a step's rows."""
+        """Start to load a step's rows."""
 
     def fetch(self, rows: NDArray[np.int64], buffers: BufferPool) -> Fetched:
-        """Return the pixels of rows whose steps are wanted. Called from any thread.
+        """Return the pixels of rows whose steps were passed to ``want``. Called from any thread.
 
         Args:
             rows: the reader's rows, shape (N,).
@@ -50,7 +50,7 @@ class EpochSource(Protocol):
         """
 
     def release(self, step: int) -> None:
-        """Release what only this step and earlier ones need: they are done."""
+        """Release everything that no later step needs: steps up to this one are done."""
 
     def close(self) -> None:
         """Release everything: the epoch is over, and no thread works for it any more."""
@@ -61,7 +61,7 @@ class PixelSource(Protocol):
 
     @property
     def takes_any_row(self) -> bool:
-        """True if rows in any order cost no more than rows in the order of their blocks."""
+        """True if reading rows in any order is as fast as reading them block by block."""
 
     def open_epoch(
         self, plan: EpochPlan, selection: Selection, threads: ThreadPoolExecutor
@@ -85,7 +85,7 @@ def open_pixels(
     *,
     row_by_row: bool = False,
 ) -> PixelSource:
-    """Open the source of a split's pixels; the choice is made here only.
+    """Choose and open the source of a split's pixels.
 
     Args:
         reader: reads the split.
@@ -93,7 +93,7 @@ def open_pixels(
         cache: the cache's options. With ``device`` the device holds the pixels, and this source is
             not used.
         needed: numbers of the blocks that will be requested, ascending, at least one.
-        row_by_row: rows are requested one by one, so single rows are decoded if the encoding can.
+        row_by_row: rows are requested one by one: decode single rows if the encoding allows it.
 
     Raises:
         OptionError: there is no room for the cache, or its folder cannot be written.

@@ -1,4 +1,4 @@
-"""The order of an epoch: which rows each rank visits at each step, as pure integers.
+"""The order of an epoch: which rows each rank visits at each step, by integer arithmetic alone.
 
 One *global* sequence of rows per (seed, epoch) is defined independently of ranks, workers and
 where the data is. Step s is positions [s G, (s + 1) G) of it, with the global batch size G; rank r
@@ -11,12 +11,12 @@ of W takes [n r // W, n (r + 1) // W) of a step's n positions. There are two shu
     Blocks in a keyed random order, with the rows of each block permuted, make one sequence. It is
     cut into L *lanes* of equal length, and position p is the (p // L)-th row of lane p mod L. So a
     batch takes a few rows of each lane and mixes L random blocks, and a reader holds about L blocks
-    at a time. Even lanes are read forwards, odd ones backwards: two neighbours both begin, or both
+    at a time. Even lanes are read forwards, odd lanes backwards: two neighbours both begin, or both
     end, at the block that they share, so it is read once. Within a batch, rows are in the order of
     their lanes, so a rank reads only its own lanes.
 
 Rows are computed, not stored: no array here is as long as the epoch, and ``window`` holds three
-integers a block.
+integers per block.
 """
 
 from dataclasses import dataclass, field
@@ -105,7 +105,11 @@ class EpochPlan:
         return full + (1 if rest and self.tail != "drop" else 0)
 
     def num_valid(self, step: int) -> tuple[int, int]:
-        """Return how many samples of a step count: on this rank, and on all ranks together."""
+        """Return the number of a step's valid samples: on this rank, and on all ranks together.
+
+        Raises:
+            IndexError: the epoch has no such step.
+        """
         start, stop = self.positions(step)
         first = step * self.global_batch_size
         return stop - start, min(self.global_batch_size, self.num_samples - first)
@@ -128,8 +132,8 @@ class EpochPlan:
     def rows(self, step: int) -> NDArray[np.int64]:
         """Return the rows of this rank's part of a step, int64, shape (N,), in batch order.
 
-        With ``tail="pad"``, rows after the first ``num_valid(step)[0]`` do not count: they repeat
-        those, or the step's first row if this rank has none.
+        With ``tail="pad"``, only the first ``num_valid(step)[0]`` rows are valid. The rest repeats
+        them, or the step's first row if this rank has no valid row.
 
         Raises:
             IndexError: the epoch has no such step.
@@ -166,7 +170,7 @@ class EpochPlan:
     def last_steps(self) -> NDArray[np.int64]:
         """Return the last step in which any rank needs each block: int64, shape (B,).
 
-        It needs ``block_starts``.
+        Requires ``block_starts``.
         """
         starts = self.block_starts
         assert starts is not None

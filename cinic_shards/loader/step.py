@@ -1,4 +1,4 @@
-"""A step of an epoch: the rows that it requests from a source of pixels, and what it gets."""
+"""A step of an epoch: the rows to request from a source of pixels, and the pixels it returns."""
 
 from dataclasses import dataclass
 
@@ -50,14 +50,14 @@ class Fetched:
     """The pixels of N rows."""
 
     addresses: NDArray[np.int64]
-    """Address of each row's image, shape (N,). They are valid until the rows' step is released, or
-    as long as ``images``."""
+    """Address of each row's image, shape (N,). Valid as long as ``images`` exists or, if that is
+    None, until the rows' step is released."""
     images: torch.Tensor | None
-    """The images, uint8, shape (N, H, W, 3), if they were decoded side by side; else None."""
+    """The images, uint8, shape (N, H, W, 3), if they were decoded into one tensor; else None."""
     errors: list[DecodeError]
     """An error for each damaged row; its ``position`` is among the N rows."""
 
 
 def addresses_in(images: torch.Tensor) -> NDArray[np.int64]:
-    """Return the address of each of N images in one tensor, shape (N,)."""
+    """Return the address of each of N images in one tensor, int64, shape (N,)."""
     return images.data_ptr() + np.arange(images.size(0)) * images.stride(0)

@@ -1,6 +1,6 @@
 """The shards as torch Datasets, for code that needs a DataLoader instead of ``ShardLoader``.
 
-``CINIC10`` replaces ImageFolder or torchvision's CIFAR10: images one by one, by index.
+``CINIC10`` replaces ImageFolder or torchvision's CIFAR10: a map-style dataset of single images.
 ``ShardIterable`` yields a ``ShardLoader``'s batches from a DataLoader's worker processes.
 """
 
@@ -103,7 +103,7 @@ class CINIC10(TorchDataset[tuple[Any, Any]]):
 
         Raises:
             IndexError: there is no such sample.
-            DecodeError: it is damaged; names it.
+            DecodeError: the sample is damaged; names it.
             StoreError, FormatError: its shard cannot be read, or the dataset has been replaced.
         """
         return self.__getitems__([index])[0]
@@ -237,7 +237,7 @@ class ShardIterable(IterableDataset[Batch]):
         rank: int | None = None,
         world_size: int | None = None,
     ) -> None:
-        """Take the options of ``ShardLoader``, which documents them.
+        """Store the options for a ``ShardLoader``; see there.
 
         ``workers`` is the number of threads in each process, and ``cache`` must not be ``device``.
         Rank and world size are determined here, not in the workers. Each iteration is an epoch,
@@ -333,9 +333,9 @@ class _SharedEpochs:
 
     An iteration is identified by the DataLoader's seed and the number of iterations that its
     workers, if they persist, have begun: all its workers know both, and no other iteration has the
-    same. Each worker notes this pair, its epoch, and its epoch before that. An iteration runs the
-    epoch after the latest of all iterations *before* it: the noted epoch of workers that have not
-    begun it, and the earlier epoch of those that have.
+    same pair. Each worker notes this pair, its epoch, and its epoch before that. An iteration runs
+    the epoch after the latest of all iterations *before* it: the noted epoch of workers that have
+    not begun it, and the earlier epoch of those that have.
     """
 
     def __init__(self) -> None:
@@ -371,7 +371,7 @@ class _SharedEpochs:
         return epoch
 
     def _read(self) -> torch.Tensor:
-        """Read the notes as they are at one moment."""
+        """Return a consistent copy of the notes."""
         before = self._notes.clone()
         while not torch.equal(before, notes := self._notes.clone()):
             before = notes

@@ -9,7 +9,7 @@ from cinic_shards.options import integer, usable_cores
 
 
 def default_threads() -> int:
-    """Return this process's share of the usable cores: all of them divided by LOCAL_WORLD_SIZE.
+    """Return this process's share of the usable cores: their number divided by LOCAL_WORLD_SIZE.
 
     Raises:
         OptionError: LOCAL_WORLD_SIZE is not an integer.

@@ -16,8 +16,8 @@ from cinic_shards.store import Store
 class Columns:
     """Arrays with one value for each of N samples: ``columns.origin[batch.indices]``.
 
-    If a batch may hold a single sample, index by ``batch.indices.numpy()``: numpy takes a tensor
-    with one element for a scalar.
+    If a batch may hold a single sample, index by ``batch.indices.numpy()``: numpy treats a tensor
+    with one element as a scalar.
     """
 
     labels: NDArray[np.int64]
@@ -33,7 +33,7 @@ class Columns:
     keys: NDArray[np.object_]
     """``split/class/stem``, shape (N,)."""
     pixel_hash: NDArray[np.void]
-    """Hash of shape and pixels, 16 bytes, equal only for equal images; shape (N,)."""
+    """Hash of shape and pixels, 16 bytes, the same only for identical images; shape (N,)."""
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -44,7 +44,7 @@ class Columns:
 
     @classmethod
     def of(cls, indexes: Sequence[tuple[str, Index]]) -> "Columns":
-        """Concatenate the columns of shards, each given by its split and its index."""
+        """Concatenate the columns of shards, given as pairs of a split's name and an index."""
 
         def joined(name: str, dtype: str) -> NDArray[np.generic]:
             return np.concatenate([np.empty(0, dtype), *(getattr(i, name) for _, i in indexes)])

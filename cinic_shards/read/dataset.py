@@ -78,7 +78,7 @@ class Dataset:
         return [split for split in self.manifest.splits if split.name in wanted]
 
     def summary(self) -> dict[str, Any]:
-        """Return what ``cinic-shard info`` shows, as a dict of JSON values."""
+        """Return the facts that ``cinic-shard info`` shows, as a dict of JSON values."""
         manifest, measured = self.manifest, self.manifest.pixels
         return {
             "encoding": manifest.encoding,

@@ -1,4 +1,4 @@
-"""Decode images of any rows, encoding and size in several threads."""
+"""Decode any rows of a dataset in several threads, whatever their encoding and image size."""
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +17,7 @@ from cinic_shards.read.split import SplitReader
 R = TypeVar("R")
 
 _CHUNK_BYTES = 2**24
-"""Bytes of decoded files that each thread holds at once."""
+"""Most bytes of decoded files that each thread holds at once, unless a single image is larger."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +40,7 @@ def map_images(
     errors: list[DecodeError] | None = None,
     progress: Progress = lambda doing, done, total: None,
 ) -> list[R]:
-    """Decode each of these rows once, and call a function with a group of them at a time.
+    """Decode each of these rows once, and pass the images to a function in groups of one size.
 
     Args:
         reader: reader of the splits that hold the rows.
@@ -48,8 +48,8 @@ def map_images(
         function: called from several threads at once.
         doing: name of this operation in ``progress``.
         workers: number of threads; by default the cores that this process may use.
-        errors: list that gets an error for each image that cannot be decoded, with the reader's
-            row as ``position``; without it, these errors are raised after all rows are read.
+        errors: a list to which errors are appended, one for each image that cannot be decoded, with
+            the reader's row as ``position``. If None, they are raised together at the end.
         progress: see ``jobs.Progress``.
 
     Returns:

@@ -62,7 +62,13 @@ def is_packing(store: Store, names: Sequence[str]) -> bool:
 def open_shard(
     store: Store, shard: ShardInfo, num_classes: int, *, read_ahead: bool = False
 ) -> tuple[NDArray[np.uint8], Index]:
-    """Open a shard.
+    """Open a shard: map its file and parse its index.
+
+    Args:
+        store: the dataset's store.
+        shard: the shard's entry in the manifest.
+        num_classes: number of classes in the manifest; a label must be less.
+        read_ahead: let the system start to read the entire file now.
 
     Returns:
         The shard's bytes as ``Store.map`` returns them, uint8 (size,), and its index.

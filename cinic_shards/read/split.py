@@ -38,8 +38,8 @@ class SplitReader:
         store: the dataset's store.
         manifest: the dataset's manifest.
         splits: the splits' entries in the manifest, in its order.
-        check: when to compare a payload's CRC-32 with the index: when it is ``first`` read, once
-            per epoch (``always``), or never (``off``).
+        check: when to compare a payload's CRC-32 with the index: on its ``first`` read, once per
+            epoch (``always``), or never (``off``).
 
     Raises:
         OptionError: ``check`` is invalid.
@@ -153,7 +153,7 @@ class SplitReader:
             )
 
     def start_epoch(self) -> None:
-        """With ``check="always"``, check every payload again."""
+        """Start an epoch: with ``check="always"``, every payload is checked again."""
         if self._checks_always:
             self._is_checked[:] = False
 
@@ -162,6 +162,7 @@ class SplitReader:
 
     @property
     def num_blocks(self) -> int:
+        """Number of blocks, B."""
         return len(self.block_starts) - 1
 
     @cached_property
@@ -189,7 +190,7 @@ class SplitReader:
 
     @cached_property
     def columns(self) -> Columns:
-        """The columns of all rows."""
+        """The columns of all rows, in their order."""
         return Columns.of(list(zip(self._splits, self._indexes, strict=True)))
 
     def key(self, row: int) -> str:
@@ -220,7 +221,7 @@ class SplitReader:
         return out
 
     def payloads(self, numbers: NDArray[np.int64]) -> Payloads:
-        """Return payloads by number, that of a block or, if there are no blocks, of a row.
+        """Return payloads by number: the block's or, in an encoding without blocks, the row's.
 
         If the shards are not local, the payloads must be of one block; one request fetches them.
 
@@ -242,11 +243,11 @@ class SplitReader:
     # Decoding
 
     def read_images(self, rows: NDArray[np.int64], out: NDArray[np.uint8]) -> list[DecodeError]:
-        """Decode these rows of an encoding without blocks into ``out``, uint8 (n, H, W, 3).
+        """Decode these rows into ``out``, uint8 (n, H, W, 3); the encoding must have no blocks.
 
         Returns:
             An error for each damaged payload, in the order of ``rows``. It names shard and sample;
-            ``position`` is the position in ``rows``. The content of ``out`` there is undefined.
+            ``position`` is the position in ``rows``, where the content of ``out`` is undefined.
 
         Raises:
             StoreError: the payloads cannot be fetched.
@@ -264,8 +265,8 @@ class SplitReader:
         """Decode a block of any encoding into ``out``, uint8 (its rows, H, W, 3).
 
         Returns:
-            Errors as from ``read_images``; ``position`` is the position in the block. If the
-            damage cannot be attributed to single samples, there is an error for each of the block.
+            Errors as from ``read_images``; ``position`` is the position in the block. If the damage
+            cannot be attributed to single samples, there is an error for every row of the block.
 
         Raises:
             StoreError: the block cannot be fetched.

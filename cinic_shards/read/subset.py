@@ -1,4 +1,4 @@
-"""Select the samples of a split that an epoch visits, by the indexes alone, before planning."""
+"""Select the samples of a split that an epoch visits; only the indexes are read."""
 
 import hashlib
 from collections.abc import Callable, Sequence
@@ -58,14 +58,14 @@ class Subset:
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """The n selected rows of a reader's N. The plan counts them by position, 0 to n - 1."""
+    """The n selected rows of a reader. The plan refers to them by position, 0 to n - 1."""
 
     rows: NDArray[np.int64] | None
     """The reader's row at each position, ascending, shape (n,); None if all are selected."""
     block_starts: NDArray[np.int64]
     """First position of each of the b blocks with a selected row, then n: shape (b + 1,)."""
     blocks: NDArray[np.int64]
-    """The reader's numbers of these blocks, shape (b,)."""
+    """These blocks' numbers in the reader, shape (b,)."""
 
     def __len__(self) -> int:
         return int(self.block_starts[-1])
@@ -110,7 +110,7 @@ def select(dataset: Dataset, reader: SplitReader, subset: Subset) -> Selection:
 
 
 def choose_samples(dataset: Dataset, columns: Columns, subset: Subset) -> NDArray[np.bool_]:
-    """Return a mask of the samples that are in a subset, bool (N,).
+    """Return a mask of the samples in a subset, bool (N,).
 
     Args:
         dataset: the samples' dataset.

@@ -2,7 +2,7 @@
 
 ``base`` defines the interface, ``local`` is a folder, ``address`` parses URLs, ``remote`` is an
 object store or a web server, and ``web_file`` one file at a URL. Only ``connection``, ``remote``
-and ``web_file`` touch a network.
+and ``web_file`` use the network.
 """
 
 import os
@@ -38,10 +38,10 @@ def open_store(path: StoreLike, storage_options: Mapping[str, Any] | None = None
     """Open a folder or a URL as a store. Nothing is read or connected yet.
 
     Args:
-        path: a folder, a URL, or a store, which is returned as it is. A URL's query may hold
+        path: a folder, a URL, or a store, which is returned unchanged. A URL's query may hold
             options too.
-        storage_options: options for a URL, listed in docs/object-storage.md. Better leave
-            credentials to the environment.
+        storage_options: options for a URL, listed in docs/object-storage.md. Prefer the environment
+            for credentials.
 
     Raises:
         OptionError: the URL or an option is invalid; or options are given for a folder or an open

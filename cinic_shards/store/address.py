@@ -20,7 +20,7 @@ class Address:
     host: str
     """The bucket, the container, or the server with its port."""
     prefix: str
-    """The prefix of all names; no ``/`` at either end."""
+    """The prefix of all names, without ``/`` at either end."""
     options: dict[str, str] = field(default_factory=dict, repr=False)
     """Storage options by lower-case name; may hold secrets."""
     headers: dict[str, str] = field(default_factory=dict, repr=False)

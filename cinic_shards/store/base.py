@@ -61,7 +61,15 @@ class Store(ABC):
 
     @abstractmethod
     def read_range(self, name: str, start: int, stop: int) -> Bytes:
-        """Read bytes ``start`` to ``stop`` of a file by one request; never fewer.
+        """Read a range of a file's bytes with one request.
+
+        Args:
+            name: the file's name.
+            start: the first byte.
+            stop: the byte after the last.
+
+        Returns:
+            All ``stop - start`` bytes, never fewer.
 
         Raises:
             StoreError: the file cannot be read, is shorter, or was replaced since the first read.
@@ -71,8 +79,8 @@ class Store(ABC):
     def map(self, name: str, expected_size: int, *, read_ahead: bool = False) -> NDArray[np.uint8]:
         """Map a complete file as a read-only uint8 array, shape (expected_size,).
 
-        A local file is mapped: its pages are read on access. A remote file is first fetched to a
-        temporary file, which is deleted with the array.
+        Pages of a local file are read on access. A remote file is first fetched to a temporary
+        file, which is deleted with the array.
 
         Args:
             name: the file's name.
@@ -119,15 +127,20 @@ class Store(ABC):
 
     @abstractmethod
     def remove(self) -> None:
-        """Delete all files of this store, and the folder itself."""
+        """Delete all files of this store, and the folder itself.
+
+        Raises:
+            OutputError: a server does not delete a file. A local folder that cannot be deleted is
+                left, without an error.
+        """
 
     # Only a local folder overrides these.
 
     def lock(self, name: str) -> Any | None:
         """Lock a file; None if another process holds the lock.
 
-        Closing the returned object releases the lock. Object stores have no locks: there every
-        call succeeds.
+        Closing the returned object releases the lock. Object stores have no locks: every call
+        succeeds there.
         """
         return _NoLock()
 
@@ -136,7 +149,7 @@ class Store(ABC):
 
     @contextmanager
     def undone_on_error(self) -> Iterator[None]:
-        """Delete the folders made inside the block, if it ends with an error."""
+        """Context manager that deletes the folders made in its block if that ends with an error."""
         yield
 
     def is_folder(self, name: str) -> bool:
@@ -156,12 +169,12 @@ class _NoLock:
 
 
 def check_size(location: str, size: int, expected: int, remedy: str) -> None:
-    """Check a shard's size in bytes against its manifest's.
+    """Check the size of a shard against the manifest.
 
     Args:
         location: the shard, for the message.
-        size: the size found.
-        expected: the size in the manifest.
+        size: its size in bytes.
+        expected: its size in the manifest.
         remedy: what to do next, for the message.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Clients for servers, their timeouts and retries, and their errors in one line.
+"""Clients for servers: their timeouts and retries, and their errors as one line.
 
 obstore retries requests that can be retried; this file sets how often and how long.
 """
@@ -23,10 +23,11 @@ TIMES = {
     "write_timeout": 600.0,
     "retry_timeout": 120.0,
 }
-"""Seconds: to connect; without receiving a byte; for one request; for one request that writes; and
-from the first try to the start of the last retry. A read takes at most ``retry_timeout`` plus
-``timeout`` plus one wait between tries."""
+"""Limits in seconds: to connect; without receiving a byte; for one request; for one request that
+writes; and from the first try to the start of the last retry. A read takes at most
+``retry_timeout`` plus ``timeout`` plus one wait between tries."""
 MAX_RETRIES = 8
+"""Retries of one request."""
 
 _CLIENT_OPTIONS = frozenset(
     "allow_http allow_invalid_certificates http1_only http2_only pool_idle_timeout "
@@ -36,7 +37,7 @@ _CLIENT_OPTIONS = frozenset(
 _ENDPOINTS = ("endpoint", "endpoint_url", "aws_endpoint", "aws_endpoint_url", "azure_endpoint")
 
 _client_process = 0
-"""Id of the process that made the first client; 0 if there is none yet."""
+"""Id of the process that made the first client; 0 if there is no client yet."""
 
 
 def has_client() -> bool:
@@ -90,7 +91,7 @@ def _make_client(address: Address, timeout: str) -> Any:
 
     Raises:
         OptionError: an option is invalid.
-        StoreError: a ``memory://`` store of a different process.
+        StoreError: the store is the ``memory://`` of a different process.
     """
     import obstore.store as stores
     from obstore.exceptions import BaseError
@@ -223,7 +224,7 @@ def repeated(request: Callable[[], object]) -> None:
 
 
 def reason(error: Exception) -> str:
-    """Return in one line why a request failed; obstore's errors have many."""
+    """Return why a request failed, in one line; obstore's messages have many lines."""
     text = str(error)
     line = re.sub(r"^Generic \w+ error: ", "", text.partition("\n")[0])
     causes = ((re.search(pattern, text), meaning) for pattern, meaning in _CAUSES)

@@ -32,8 +32,8 @@ def lock_file(path: Path) -> BinaryIO | None:
     Closing the file, or the end of the process, releases the lock. On a system without ``fcntl``
     every call succeeds.
     """
-    # Not filelock: some of these files are data that other processes read while it is locked. On
-    # Windows its locks forbid that, and its FileLock would be a second handle beside this one.
+    # Not filelock: some of these files hold data that other processes read while they are locked.
+    # On Windows its locks forbid that, and its FileLock would be a second handle beside this one.
     file = open(path, "ab")  # noqa: SIM115
     if fcntl is not None:
         try:
@@ -214,7 +214,7 @@ class LocalStore(Store):
 
 
 def store_of_file(path: Path) -> LocalStore:
-    """Return the store of a file's folder; ``create(path.name)`` of it writes the file.
+    """Return the store of a file's folder; its ``create(path.name)`` writes the file.
 
     Raises:
         OutputError: the folder does not exist, or ``path`` is a folder.

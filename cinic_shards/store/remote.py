@@ -1,4 +1,4 @@
-"""Object stores and web servers, by way of obstore."""
+"""Object stores and web servers, accessed through obstore."""
 
 import errno
 import mmap
@@ -21,7 +21,7 @@ from cinic_shards.store.base import MAX_READ_BYTES, Bytes, Store, check_size
 from cinic_shards.store.connection import Connection, reason, repeated
 
 PART_BYTES = 2**23
-"""Bytes of one request when an entire file is read."""
+"""Bytes per request when an entire file is read."""
 MAX_IN_FLIGHT = 4
 """Concurrent requests of one call."""
 MAX_FILE_BYTES = 5 * 2**30
@@ -31,8 +31,8 @@ MAX_FILE_BYTES = 5 * 2**30
 class RemoteStore(Store):
     """A prefix of an object store, or a folder of a web server, which can only be read.
 
-    This object remembers each file's version (its ETag or date, and its size) from the first
-    answer about it. A different version in a later answer is a ``StoreError``.
+    The store remembers each file's version (its ETag or date, and its size) from the server's first
+    answer. A different version in a later answer raises ``StoreError``.
     """
 
     def __init__(self, address: Address) -> None:
@@ -219,7 +219,7 @@ class RemoteStore(Store):
         Args:
             error_type: the error to raise; ``MissingError`` for a missing file.
             name: the file's name, for the message.
-            detail: what the reason starts with.
+            detail: text before the reason.
         """
         from obstore.exceptions import (
             BaseError,

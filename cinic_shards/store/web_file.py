@@ -1,4 +1,4 @@
-"""One file of a web server, read from any byte onwards."""
+"""One file on a web server, read from any byte onwards."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from cinic_shards.store.address import Address
 from cinic_shards.store.remote import RemoteStore
 
 _DAY_SECONDS = "86400"
-"""The timeout of one answer in seconds; without receiving a byte, it is ``read_timeout``."""
+"""Timeout of one answer in seconds; while no byte arrives, ``read_timeout`` applies."""
 _CHUNK_BYTES = 2**16
 """Bytes read at a time; Ctrl-C is handled between two chunks."""
 

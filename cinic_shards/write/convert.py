@@ -43,9 +43,8 @@ def convert(
 ) -> Manifest:
     """Write the dataset at ``path`` to ``out`` in a different encoding.
 
-    Samples, order, ids and fingerprint stay the same, and every image is checked. The output has
-    the same bytes as if the tree were packed, except for PNGs made from blocks: these are
-    re-encoded.
+    Samples, order, ids and fingerprint stay the same, and every image is checked. The output is
+    identical to packing the tree, except that PNGs made from blocks are re-encoded.
 
     Args:
         path: the dataset's folder, URL or open store.
@@ -54,7 +53,7 @@ def convert(
         block_size: samples per block; by default that of the dataset.
         sidecars: see ``PackOptions``.
         workers: number of processes; by default the cores that this process may use.
-        executor: where to run instead; see ``pack``.
+        executor: runs the jobs instead; see ``pack``.
         overwrite: replace the dataset in ``out``.
         progress: see ``jobs.Progress``.
         warn: called with each warning, as a text.
@@ -63,7 +62,7 @@ def convert(
         The new manifest, as written.
 
     Raises:
-        OptionError: an option is invalid, or blocks are asked for and images have several sizes.
+        OptionError: an option is invalid, or the encoding has blocks and images have several sizes.
         StoreError, FormatError, TreeError: the dataset cannot be read, or is damaged.
         OutputError: ``out`` cannot be written, or holds other files.
     """
@@ -128,7 +127,7 @@ def _recipe(store: Store, manifest: Manifest, layout: ShardLayout) -> Recipe:
 
 
 def list_shards(manifest: Manifest) -> Listing:
-    """List shards as if they were files of a tree, with part of the SHA-256 instead of the date."""
+    """List shards as if they were files of a tree; part of the SHA-256 takes the date's place."""
     listing: Listing = {}
     for split in manifest.splits:
         paths = "\n".join(shard.name for shard in split.shards)

@@ -2,7 +2,7 @@
 
 They are written to a separate folder and moved once all of them are complete, the manifest last. So
 an older dataset stays until the new one is complete. A journal in that folder lets the same command
-resume if this process is killed.
+resume after this process is killed.
 """
 
 import os
@@ -43,13 +43,13 @@ class Recipe:
     """Yields split, name and samples of each shard, in dataset order."""
     num_samples: int
     needed_bytes: int
-    """Approximate size of all shards."""
+    """Low estimate of the size of all shards, to check the free disk space in advance."""
     changes: Callable[[], Sequence[str]] = lambda: ()
-    """Returns what has changed in the input since it was listed, one text per change."""
+    """Returns the changes to the input since it was listed, one text per change."""
 
 
 OpenRecipe = Callable[[Store, Executor], AbstractContextManager[Recipe]]
-"""Opens a recipe. It gets the journal's folder, held by this process alone, and the workers."""
+"""Opens a recipe; gets the journal's folder, locked by this process, and the workers."""
 
 
 def old_files(store: Store, overwrite: bool) -> list[str]:
@@ -123,7 +123,7 @@ def write_dataset(
         store: the output.
         open_recipe: opens the input, and closes it at the end.
         overwrite: replace the dataset in ``store``.
-        executor: where shards are made; see ``jobs.open_executor``.
+        executor: makes the shards; see ``jobs.open_executor``.
         workers: see ``jobs.open_executor``.
         doing: name of this operation in ``progress``.
         progress: see ``jobs.Progress``.
@@ -291,7 +291,7 @@ def _reopen(store: Store, journal: Journal, executor: Executor) -> dict[str, Sha
 
 
 def _move_files(store: Store, journal: Journal, manifest: Manifest, old: list[str]) -> None:
-    """Replace the old dataset by the new one. This can be repeated after an interruption."""
+    """Replace the old dataset with the new one. This can be repeated after an interruption."""
     names = [shard.name for split in manifest.splits for shard in split.shards]
     journal.moving(old)
     for name in [fmt.MANIFEST_NAME, *(name for name in old if name not in names)]:

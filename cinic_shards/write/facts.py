@@ -1,4 +1,4 @@
-"""Facts for the manifest, measured from samples in the same way by packing and by checking."""
+"""Facts for the manifest; packing and checking measure them from samples in the same way."""
 
 import hashlib
 import itertools
@@ -30,7 +30,7 @@ class ShardFacts:
 
 
 def packing_digests(keys: Sequence[str], seed: int) -> list[bytes]:
-    """Return the packing digests, by which samples are sorted, 16 bytes each.
+    """Return the 16-byte digests that define the packing order: samples are sorted by them.
 
     A digest is the BLAKE2b-128 of a sample's key, keyed with the seed (8 bytes, little-endian).
     """
@@ -47,7 +47,18 @@ def shard_facts(
     *, split: str, name: str, size: int, sha256: str, index: Index, index_bytes: bytes,
     index_offset: int, meter: ImageMeter,
 ) -> ShardFacts:  # fmt: skip
-    """Return the facts of a shard whose images have been measured by ``meter``."""
+    """Return the facts of a shard whose images ``meter`` has measured.
+
+    Args:
+        split: name of the shard's split.
+        name: the shard's file name.
+        size: size of the shard in bytes.
+        sha256: SHA-256 of the shard, as 64 hex digits.
+        index: the shard's index.
+        index_bytes: the index as stored in the shard.
+        index_offset: offset of ``index_bytes`` in the shard.
+        meter: has measured all images of the shard.
+    """
     classes = Counter(key.split("/")[1] for key in index.keys)
     origins = Counter(ORIGINS[code] for code in index.origin.tolist())
     info = ShardInfo(
@@ -111,7 +122,7 @@ def make_manifest(
 
 
 def libraries(encoding: Encoding) -> dict[str, str]:
-    """Return name -> version of the libraries that make shards and their facts here."""
+    """Return name -> version of the libraries that this process makes shards and facts with."""
     return {
         "cinic-shards": __version__,
         "numpy": np.__version__,

@@ -42,7 +42,10 @@ class Journal:
     """
 
     def __init__(self, out: Store) -> None:
-        """Lock the journal of an output, an earlier process's or a new one.
+        """Lock an output's journal; make a new one unless an earlier process left one.
+
+        Args:
+            out: the output's store.
 
         Raises:
             OutputError: another process holds the lock, or the journal is damaged.
@@ -62,7 +65,7 @@ class Journal:
             self.shards: list[dict[str, Any]] = [self._read(name) for name in notes]
             """The notes of all finished shards."""
             self.old_files: list[str] | None = None
-            """The files that the finished dataset replaces; None until it begins to be moved."""
+            """The files that the finished dataset replaces; None until it is being moved."""
             if _MOVING in names:
                 self.old_files = self._read(_MOVING)["old_files"]
         except BaseException:
@@ -140,12 +143,12 @@ class Journal:
         self._write(facts.info.name + _NOTE, note)
 
     def moving(self, old_files: Sequence[str]) -> None:
-        """Note that all files are written, and which old files are about to be deleted."""
+        """Note that all files are written, and name the old files that will be deleted."""
         self.old_files = list(old_files)
         self._write(_MOVING, {"old_files": self.old_files})
 
     def remove(self) -> None:
-        """Delete the journal and everything beside it.
+        """Delete the journal and everything else in its folder.
 
         Raises:
             OutputError: it cannot be deleted.

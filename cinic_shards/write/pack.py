@@ -45,7 +45,7 @@ class PackOptions:
     shard_size: int | None = None
     """Samples per shard; by default 10 blocks. The last shard of a split may have fewer."""
     block_size: int = fmt.BLOCK_SIZE
-    """Samples per block. Samples of a block are decoded together; shuffled batches mix blocks."""
+    """Samples per block: samples that are decoded together. A shuffled batch mixes many blocks."""
     seed: int = 0
     """Seed of the packing order, 0 to 2**53 - 1."""
     sidecars: tuple[str, ...] | None = None
@@ -131,7 +131,8 @@ def pack(
 ) -> Manifest:
     """Pack the PNG tree at ``root`` into shards and a manifest in ``out``.
 
-    The same tree and options give the same bytes for any number of workers, and from an archive.
+    The same tree and options give the same bytes for any number of workers; so does an archive of
+    the tree.
 
     Args:
         root: a folder with ``<split>/<class>/*.png``; or a zip or a tar of one (plain, gzip, xz or
@@ -142,9 +143,9 @@ def pack(
         options: see ``PackOptions``.
         workers: number of processes; by default the cores that this process may use. With more
             than one, call under ``if __name__ == "__main__":``, as for any spawned process.
-        executor: where to pack instead; see ``jobs.open_executor``. Workers on other machines
-            need ``root``, ``out`` and the temporary file of a compressed archive under the same
-            paths, and the same releases of the libraries.
+        executor: runs the jobs instead; see ``jobs.open_executor``. Workers on other machines need
+            ``root``, ``out`` and the temporary file of a compressed archive under the same paths,
+            and the same releases of the libraries.
         overwrite: replace the dataset in ``out`` (the files that its manifest names).
         progress: see ``jobs.Progress``.
         warn: called with each warning, as a text.
@@ -166,7 +167,8 @@ def pack(
 
     @contextmanager
     def open_recipe(folder: Store, pool: Executor) -> Iterator[Recipe]:
-        # With the shards: their disk must have room for as much, and other machines can see it.
+        # Next to the shards: their disk has room for files of this size, and workers on other
+        # machines can read it.
         spool_folder = str(folder) if folder.is_local else tempfile.gettempdir()
         with source.open(
             executor=pool, spool_folder=Path(spool_folder), progress=Tally(progress, "scan").add

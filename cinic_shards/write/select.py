@@ -1,7 +1,7 @@
 """Write part of a dataset, or some of its splits joined, as a new dataset or as a tree.
 
-The new shards have the same bytes as if that part of the tree were packed, with the labels of the
-full dataset; for ``zstd``, if libzstd is the same.
+The new shards are identical to packing that part of the tree, with the labels of the full dataset;
+for ``zstd`` this requires the same version of libzstd.
 """
 
 import hashlib
@@ -66,7 +66,7 @@ def select(
         subset: the samples to keep of each split. ``exclude_duplicates_of`` does not apply to new
             splits made from a split that it names.
         workers: number of processes; by default the cores that this process may use.
-        executor: where to run instead; see ``pack``.
+        executor: runs the jobs instead; see ``pack``.
         overwrite: replace the dataset in ``out``.
         progress: see ``jobs.Progress``.
         warn: called with each warning, as a text.
@@ -119,7 +119,7 @@ def _options(manifest: Manifest) -> PackOptions:
 
 
 def _parent(dataset: Dataset, chosen: Sequence[Chosen], subset: Subset) -> dict[str, Any]:
-    """Describe the selection for the manifest; a job is only resumed with the same one."""
+    """Describe the selection for the manifest. Only a job with the same selection is resumed."""
     selection: dict[str, Any] = {
         "splits": {new.name: sorted({split for split, _ in new.shards}) for new in chosen}
     }
@@ -190,8 +190,8 @@ def select_tree(
         out: folder of the tree. Existing files are kept if they are the same.
         splits: as in ``select``.
         subset: as in ``select``.
-        symlink_to: folder of the dataset's complete tree. Make symbolic links to its files instead
-            of files; their content is not read.
+        symlink_to: folder of the dataset's complete tree. Instead of files, make symbolic links to
+            the files of that tree; their content is not read.
         workers: number of processes; by default the cores that this process may use.
         progress: see ``jobs.Progress``.
         warn: called with each warning, as a text.

@@ -1,4 +1,4 @@
-"""Write one shard, a tar file, from its samples. The bytes are the same wherever the job runs."""
+"""Write one shard, a tar file, from its samples. Its bytes do not depend on where the job runs."""
 
 import hashlib
 import itertools
@@ -32,7 +32,7 @@ class ShardLayout:
     sidecars: tuple[str, ...]
     """Suffixes of the members beside each PNG."""
     classes: tuple[str, ...] | None = None
-    """The dataset's classes if one has no samples: then every index states them."""
+    """The dataset's classes if any of them has no samples: then every index states them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,16 +54,16 @@ class PackedShard:
 
     facts: ShardFacts
     problems: tuple[str, ...]
-    """Problems with its images. If there are any, the shard must not be used."""
+    """Problems with the shard's images. If there are any, the shard must not be used."""
 
 
 def write_shard(job: ShardJob) -> PackedShard:
     """Write one shard, in any process.
 
-    Problems with images are in the result, so that those of all shards can be reported together.
+    Problems with images are returned, so that those of all shards can be reported together.
 
     Raises:
-        OutputError: the shard cannot be written, and nothing of it is left; or this process has
+        OutputError: the shard cannot be written, and nothing is left of it; or this process has
             different releases of libraries than the process that made the job.
         StoreError, FormatError: the shard's input cannot be read.
     """
@@ -206,7 +206,7 @@ class _Shard:
 
 
 def _within(chunks: Any, first: int, end: int) -> Any:
-    """Yield the parts of ranges that are in [first, end)."""
+    """Yield the parts of the given ranges that are in [first, end)."""
     for start, stop in chunks:
         if start < end and stop > first:
             yield max(start, first), min(stop, end)

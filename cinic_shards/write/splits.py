@@ -1,4 +1,4 @@
-"""Choose the samples of a new dataset's splits, which may be kept, joined, renamed or reduced."""
+"""Choose the samples of a new dataset: splits may be kept, joined, renamed or reduced."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -66,18 +66,19 @@ class Chosen:
 
     name: str
     shards: tuple[tuple[str, ShardInfo], ...]
-    """All shards of the splits that it is made from, each after the name of its split."""
+    """All shards of the splits that it is made from, as pairs of split name and shard."""
     keys: list[str]
     """The samples' new keys."""
     old_keys: list[str]
+    """The samples' keys in the existing dataset."""
     labels: NDArray[np.int64]
     """Classes, shape (n,)."""
     ids: NDArray[np.int64]
     """Ids in the existing dataset, shape (n,)."""
     shard: NDArray[np.int64]
-    """The position in ``shards`` of each sample's shard, shape (n,)."""
+    """Position in ``shards`` of each sample's shard, shape (n,)."""
     row: NDArray[np.int64]
-    """The row in that shard of each sample, shape (n,)."""
+    """Row of each sample in its shard, shape (n,)."""
 
 
 def choose(
@@ -92,7 +93,8 @@ def choose(
         warn: called with each warning, as a text.
 
     Raises:
-        OptionError: an option is invalid, no sample is left, or two would have the same key.
+        OptionError: an option is invalid, no sample is left, or two samples would have the same
+            key.
         StoreError, FormatError: an index cannot be read, or is damaged.
     """
     manifest = dataset.manifest

@@ -52,7 +52,7 @@ class UnpackJob:
     rows: NDArray[np.int64] | None = None
     """Write only these rows of the shard, shape (n,); None for all."""
     new_split: str | None = None
-    """The folder of the split in the tree; None for the split's own name."""
+    """Name of the split's folder in the tree; None for the split's name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +89,9 @@ def unpack(
             all.
         workers: number of processes; by default the cores that this process may use.
         progress: see ``jobs.Progress``.
+
+    Returns:
+        The numbers of files that were written and kept.
 
     Raises:
         OptionError: the dataset does not have a split or class, or an origin is unknown.
@@ -177,7 +180,7 @@ def _jobs(
 
 
 def _unpack_shard(job: UnpackJob) -> _Done:
-    """Write the wanted samples of one shard, in any process."""
+    """Write the wanted samples of one shard. Runs in any process."""
     memory, index = open_shard(job.store, job.info, job.num_classes)
     rows = _wanted(job, index)
     shard = OpenShard(job.info, memory, index)
@@ -198,7 +201,7 @@ def _unpack_shard(job: UnpackJob) -> _Done:
 
 
 class _Target:
-    """The tree to which a shard's files are written."""
+    """The tree that a shard's files are written to."""
 
     def __init__(self, job: UnpackJob, *, are_copies: bool) -> None:
         self.problems: list[str] = []

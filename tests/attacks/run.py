@@ -1,11 +1,12 @@
-"""Let the attacks of ``attacks.py`` at the package, each in a process of its own.
+"""Run the attacks of ``attacks.py`` on the package, each in a separate process.
 
     python -m tests.attacks.run [--seconds S] [NAME ...]
 
-prints a JSON line for each attack and way in: what came of it, in how many seconds, and how much
-memory the process had then taken at most, over what it had before. Without names, all attacks.
-With ``--seconds`` each test of test_properties.py then runs for S seconds, as many at once as there
-are cores, on files that hypothesis changes, and prints a line too. Exits with 1 for any problem.
+Prints a JSON line for each attack and entry point: the outcome, the seconds that it took, and how
+much the peak memory of the process has grown so far. Without names, runs all attacks. With
+``--seconds``, each test of test_properties.py then runs for S seconds on files that hypothesis
+changes, with one test per core at a time, and prints a line too. Exits with 1 if there is any
+problem.
 """
 
 import argparse
@@ -43,29 +44,31 @@ from tests.support import ROOT
 from tests.support.odd_pngs import SIGNATURE
 
 MAX_SECONDS = 5.0
-"""If a processor compresses 32 MiB of zeros in ``_USUAL_SECONDS``; a slower one may take longer."""
+"""Limit on a processor that compresses 32 MiB of zeros in ``_USUAL_SECONDS``; slower processors get
+more."""
 MAX_MEGABYTES = 300.0
-"""Plus 3 bytes a pixel of the largest image that may be decoded."""
+"""Limit, plus 3 bytes per pixel of the largest image that may be decoded."""
 MAX_MESSAGE = 50_000
-"""Letters of an error's message, which may list some hundred images."""
+"""Characters of an error message, which may list some hundred images."""
 _PATIENCE_SECONDS = 60.0
 _USUAL_SECONDS = 0.25
 
 Result = dict[str, Any]
-"""``way``; ``came``: accepted, refused or wrong; ``said``; ``seconds``; ``megabytes``."""
+"""``way``: the entry point; ``came``: the outcome: accepted, refused or wrong; ``said``: the error
+message; ``seconds``; ``megabytes``."""
 
 _FILE = re.compile(r"train/[^/.][^/]*/[^/.]+\.png")
 
 
 class WrongError(Exception):
-    """Harm was done."""
+    """The attack did harm."""
 
 
 class RefusedError(Exception):
-    """Faults that ``verify`` found: it returns them, and raises nothing."""
+    """A fault that ``verify`` found: it returns faults instead of raising."""
 
 
-# --- The ways in ------------------------------------------------------------------------------
+# --- Entry points -----------------------------------------------------------------------------
 
 
 def _load(place: Path) -> None:
@@ -147,13 +150,13 @@ WAYS: dict[str, Callable[[Path], None]] = {
 
 
 def run(attack: Attack) -> Iterator[Result]:
-    """Let one attack in by every way, in a process of its own."""
+    """Run one attack on every entry point, in a child process."""
     with tempfile.TemporaryDirectory(prefix="hostile-") as folder:
         ways = _prepare(Path(folder), attack)
         is_large = attack.num_pixels > 2**20
         while ways:
             num_ended = 0
-            # Memory that a large image has left would count for the next way in.
+            # The memory of a large image would count for the next entry point too.
             together = ways[:1] if is_large else ways
             for result in _in_a_child(Path(folder), together, is_large):
                 num_ended += 1
@@ -162,7 +165,7 @@ def run(attack: Attack) -> Iterator[Result]:
 
 
 def _prepare(place: Path, attack: Attack) -> list[str]:
-    """Write what the ways need; which of them there are."""
+    """Write the files that the entry points need; return the names of those that apply."""
     attack.make(place / "dataset")
     (place / "out").mkdir()
     attack.make(place / "out" / "reindexed")
@@ -174,11 +177,11 @@ def _prepare(place: Path, attack: Attack) -> list[str]:
 
 
 def _in_a_child(place: Path, ways: list[str], quick: bool) -> Iterator[Result]:
-    """The results of these ways, up to one that the process does not survive."""
+    """Yield the results of these entry points, up to one that the process does not survive."""
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
-        base = _peak_bytes()  # that of a new process is what it has now
+        base = _peak_bytes()  # the peak of a new process is its current memory
         with open(writing, "w") as out:
             for way in ways:
                 print(json.dumps(one_way(place, way, base, quick)), file=out, flush=True)
@@ -205,7 +208,7 @@ def _in_a_child(place: Path, ways: list[str], quick: bool) -> Iterator[Result]:
 
 
 def one_way(place: Path, way: str, base: int = 0, quick: bool = False) -> Result:
-    """Let an attack in by one way."""
+    """Run an attack on one entry point."""
     before = _listed(place)
     start, start_of_work = time.monotonic(), time.process_time()
     said = ""
@@ -216,7 +219,7 @@ def one_way(place: Path, way: str, base: int = 0, quick: bool = False) -> Result
         came, said = "refused", str(error)
     except BaseException as error:
         came, said = "wrong", f"{type(error).__name__}: {error}"
-    # Other programs stretch the clock's time, not the processor's.
+    # Other programs lengthen the elapsed time, but not the processor time.
     seconds = time.monotonic() - start
     seconds = min(seconds, max(time.process_time() - start_of_work, seconds / 4))
     megabytes = (_peak_bytes() - base) / 1e6
@@ -234,13 +237,13 @@ def one_way(place: Path, way: str, base: int = 0, quick: bool = False) -> Result
 
 
 def _peak_bytes() -> int:
-    """The most memory that this process has had so far."""
+    """Return the peak memory of this process so far, in bytes."""
     unit = 1 if sys.platform == "darwin" else 1024
     return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def _listed(place: Path) -> set[str]:
-    """Everything but what the attack may make: images in the tree that is unpacked, a dataset."""
+    """List all files and modes, except those that may be made: an unpacked tree, a dataset."""
     found = set()
     for folder, folders, files in os.walk(place):
         for name in folders + files:
@@ -252,11 +255,11 @@ def _listed(place: Path) -> set[str]:
 
 
 _MADE = {"pack": "packed", "select": "selected"}
-"""Way -> the folder of the dataset that it makes."""
+"""Entry point -> the folder of the dataset that it makes."""
 
 
 def _harm(place: Path, before: set[str], way: str, came: str, quick: bool) -> str:
-    """Name something that must not be there, or return an empty string; quick verifies no image."""
+    """Return a description of any harm, or an empty string; ``quick`` verifies no images."""
     for name in sorted(_listed(place) ^ before):
         if not (way == "reindex" and name.startswith("out/reindexed/manifest.json ")):
             return f"changed outside the output: {name}"
@@ -264,13 +267,13 @@ def _harm(place: Path, before: set[str], way: str, came: str, quick: bool) -> st
         return f"made {OUTSIDE}"
     if way == "reindex" and came == "accepted":
         faults = verify(place / "out" / "reindexed", workers=1, quick=quick).faults
-        return f"its new manifest is not right: {faults[0]}" if faults else ""
+        return f"its new manifest is wrong: {faults[0]}" if faults else ""
     if way in _MADE:
         made = place / "out" / _MADE[way]
         if came == "accepted":
             faults = verify(made, workers=1, quick=quick).faults
-            return f"what it made is not whole: {faults[0]}" if faults else ""
-        return "something is left where nothing was made" if made.exists() else ""
+            return f"the dataset that it made is damaged: {faults[0]}" if faults else ""
+        return "it failed, but left files in the output" if made.exists() else ""
     return _harm_in_the_tree(place / "out" / "unpacked") if way == "unpack" else ""
 
 
@@ -280,18 +283,18 @@ def _harm_in_the_tree(root: Path) -> str:
             path = Path(folder, name)
             below = path.relative_to(root).as_posix()
             if path.is_symlink() or not (path.is_dir() or path.is_file()):
-                return f"unpacked something that is no file: {below}"
+                return f"unpacked something that is not a file: {below}"
             if name in files and not _FILE.fullmatch(below):
                 return f"unpacked as {below!r}"
             if name in files and not path.read_bytes().startswith(SIGNATURE):
-                return f"unpacked something that is no PNG: {below!r}"
+                return f"unpacked something that is not a PNG: {below!r}"
             if name in folders and below.startswith("_"):
                 return f"left {below!r}"
     return ""
 
 
 def allowed_seconds() -> float:
-    """``MAX_SECONDS`` of this processor: the best of three tries, as other programs disturb it."""
+    """Return ``MAX_SECONDS`` scaled to this processor, by the best of three measurements."""
     tries = []
     for _ in range(3):
         start = time.process_time()
@@ -301,7 +304,7 @@ def allowed_seconds() -> float:
 
 
 def problem(attack: Attack, result: Result, max_seconds: float) -> str:
-    """Why a result is not as it should be, or an empty string."""
+    """Return the problem with a result, or an empty string."""
     if result["came"] == "wrong":
         return str(result["said"])
     if result["way"] in attack.refused_by and result["came"] != "refused":
@@ -315,17 +318,17 @@ def problem(attack: Attack, result: Result, max_seconds: float) -> str:
 
 
 def warm_up() -> None:
-    """Load and compile what every way needs, so that no attack is blamed for it."""
+    """Load modules and compile kernels, so that this does not count for an attack."""
     good = Attack(change().write, frozenset(), good_images()[0].png)
     with tempfile.TemporaryDirectory(prefix="hostile-") as folder:
         for way in _prepare(Path(folder), good):
             result = one_way(Path(folder), way)
             if result["came"] != "accepted":
-                sys.exit(f"the dataset that attacks begin with is not right: {result}")
+                sys.exit(f"the dataset that attacks start from is not accepted: {result}")
 
 
 def fuzz(seconds: float) -> Iterator[Result]:
-    """Run each test of the parsers for so many seconds."""
+    """Run each test of the parsers for the given number of seconds."""
 
     def pytest(*words: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
@@ -351,8 +354,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("names", nargs="*", metavar="NAME", help="of attacks; default: all")
-    parser.add_argument("--seconds", type=float, help="of fuzzing, for each parser; default: none")
+    parser.add_argument("names", nargs="*", metavar="NAME", help="attacks to run; default: all")
+    parser.add_argument("--seconds", type=float, help="fuzz each parser for this long; default: no")
     args = parser.parse_args()
     warm_up()
     max_seconds = allowed_seconds()

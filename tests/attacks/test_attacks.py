@@ -1,9 +1,9 @@
-"""No file from a stranger does harm: every attack of attacks.py, by every way in.
+"""Hostile files do no harm: the attacks of attacks.py, on every entry point.
 
-The ways are the loader, ``verify`` (quick, too), ``unpack``, ``reindex``, ``info``, ``info
---duplicates``, ``select``, ``stats`` and, for images, ``pack``. An attack runs in a process of its
-own: it may neither end it nor hold it up, nor take much memory, nor raise what is not the
-package's, nor write where it must not. The table in attacks.py says who has to refuse it.
+The entry points are the loader, ``verify`` (also quick), ``unpack``, ``reindex``, ``info``, ``info
+--duplicates``, ``select``, ``stats`` and, for images, ``pack``. An attack runs in a child process.
+It must not crash or block the process, take much memory, raise an exception that is not the
+package's, or write outside the output. attacks.py says which entry points must reject it.
 """
 
 import json
@@ -26,13 +26,13 @@ Results = dict[str, list[dict[str, Any]]]
 
 
 SAMPLE = [*ATTACKS][::8]
-"""A few of each sort; tests/acceptance runs all."""
+"""A few attacks of each type; tests/acceptance runs all."""
 
 
 def run_attacks(names: list[str], folder: Path) -> Results:
-    """Results by attack, from as many processes as there are cores.
+    """Return results by attack, from one process per core, at most four.
 
-    They are not this process, which is larger and has threads.
+    Not in this process, because it is larger and has threads.
     """
     num_runners = min(4, usable_cores(), len(names))
     runners = []

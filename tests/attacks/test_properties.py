@@ -1,8 +1,8 @@
-"""The parsers on any bytes: only the package's own exceptions, and what is accepted is right.
+"""The parsers on any bytes: they raise only the package's exceptions, or return valid results.
 
-Hypothesis changes valid files, for bytes at random are refused at once. Each test takes a second
-or two and tries the same every time; ``CINIC_PROPERTY_SECONDS=600`` lets each try others for ten
-minutes.
+Hypothesis changes valid files, because random bytes are rejected at once. Each test takes a second
+or two and tries the same inputs every time; with ``CINIC_PROPERTY_SECONDS=600``, each tries new
+inputs for ten minutes.
 """
 
 import hashlib
@@ -39,7 +39,7 @@ from tests.support.odd_pngs import SIGNATURE, chunk, damaged_pngs, odd_pngs
 
 SECONDS = float(os.environ.get("CINIC_PROPERTY_SECONDS", "0"))
 
-# Pillow warns of some files; it is what it raises that matters here.
+# Pillow warns about some files; only its exceptions matter here.
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 T = TypeVar("T")
@@ -47,7 +47,7 @@ Draw = Callable[[st.SearchStrategy[T]], T]
 
 
 def explore(holds: Callable[[Any], None], inputs: st.SearchStrategy[Any], examples: int) -> None:
-    """Try a property on so many inputs; where there is a budget of seconds, for that long."""
+    """Try a property on ``examples`` inputs, or repeatedly for ``SECONDS`` if that is set."""
     end = time.monotonic() + SECONDS
     once = settings(
         max_examples=examples,
@@ -61,7 +61,7 @@ def explore(holds: Callable[[Any], None], inputs: st.SearchStrategy[Any], exampl
         once()
 
 
-# --- What is tried ----------------------------------------------------------------------------
+# --- Inputs -----------------------------------------------------------------------------------
 
 NUMBERS = [0, 1, 2, 255, 512, 2**15, 2**31 - 1, 2**31, 2**32 - 1, 2**53, 2**63, 2**64 - 1]
 
@@ -114,7 +114,7 @@ def values(leaves: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
 
 @st.composite
 def changed_content(draw: Draw[Any], encoded: str, leaves: st.SearchStrategy[Any]) -> Any:
-    """The content that a JSON text says, with one to three parts changed."""
+    """The content of a JSON text, with one to three parts changed."""
     content = json.loads(encoded)
     for _ in range(draw(st.integers(1, 3))):
         part, steps = content, draw(st.integers(1, 6))
@@ -140,7 +140,7 @@ def changed_content(draw: Draw[Any], encoded: str, leaves: st.SearchStrategy[Any
 
 
 class Good:
-    """A dataset that changes begin with."""
+    """A valid dataset to change."""
 
     def __init__(self, folder: Path, encoding: str) -> None:
         change(encoding=encoding).write(folder / "dataset")
@@ -156,7 +156,7 @@ class Good:
 
 @pytest.fixture(scope="module")
 def goods(tmp_path_factory: pytest.TempPathFactory) -> list[Good]:
-    """One in each encoding."""
+    """One dataset in each encoding."""
     return [Good(tmp_path_factory.mktemp("good"), encoding) for encoding in ENCODINGS]
 
 
@@ -185,7 +185,7 @@ def test_an_index_is_within_bounds_or_refused(goods: list[Good]) -> None:
         )
         assert again.to_bytes() == index.to_bytes()
 
-    # JSON has no bytes: their letters stand for them.
+    # JSON has no bytes, so they are written as latin-1 text.
     contents = [
         json.dumps(msgpack.unpackb(good.index), default=lambda data: data.decode("latin1"))
         for good in goods
@@ -209,7 +209,7 @@ def test_an_index_is_within_bounds_or_refused(goods: list[Good]) -> None:
 
 
 def sealed(data: bytes) -> bytes:
-    """With its digest made right, where there is still one."""
+    """Return a manifest with the right digest, if it still has one."""
     found = re.search(rb'"sha256:([0-9a-f]{64})"', data)
     if found is None:
         return data
@@ -344,7 +344,7 @@ SIZE = 8
 
 
 def chunks_of(data: bytes) -> list[tuple[bytes, bytes]]:
-    """Type and body of each chunk."""
+    """Return type and body of each chunk."""
     found, at = [], 8
     while at + 8 <= len(data):
         length = int.from_bytes(data[at : at + 4], "big")
@@ -355,7 +355,7 @@ def chunks_of(data: bytes) -> list[tuple[bytes, bytes]]:
 
 @st.composite
 def changed_chunks(draw: Draw[Any], originals: list[bytes]) -> bytes:
-    """A PNG with whole chunks moved, removed, repeated or changed, every CRC right."""
+    """A PNG with chunks moved, removed, repeated or changed; every CRC is right."""
     chunks = chunks_of(draw(st.sampled_from(originals)))
     others = chunks_of(draw(st.sampled_from(originals)))
     for _ in range(draw(st.integers(1, 4))):
@@ -376,7 +376,7 @@ def changed_chunks(draw: Draw[Any], originals: list[bytes]) -> bytes:
 
 
 def pillow(data: bytes) -> NDArray[np.uint8] | None:
-    """Pillow's pixels, where it gives some of this size; transparency is dropped."""
+    """Return Pillow's pixels without transparency; None if it fails or the size is different."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
@@ -387,7 +387,7 @@ def pillow(data: bytes) -> NDArray[np.uint8] | None:
                 image.info.pop("transparency", None)
                 pixels = np.asarray(image.convert("RGB"))
                 return pixels if pixels.shape == (SIZE, SIZE, 3) else None
-        except Exception:  # whatever Pillow raises, it gives no pixels: then we must raise, too
+        except Exception:  # of any type: if Pillow returns no pixels, we must report an error too
             return None
 
 

@@ -1,4 +1,4 @@
-"""The suite, tiny and only for correctness: its questions, its answers, the page made of them."""
+"""The suite on a tiny tree, only for correctness: questions, answers, and the generated page."""
 
 import json
 import os
@@ -60,7 +60,7 @@ def test_a_contender_delivers_every_image_once(name: str, tree: Path, tmp_path: 
 
 
 def pixels_of_tree(tree: Path) -> tuple[float, float]:
-    """Mean and deviation of all pixels, by Pillow."""
+    """Return mean and deviation of all pixels, decoded by Pillow."""
     import numpy as np
 
     images = np.stack([pixels_of(path) for path, _ in samples_of(tree / "train")])
@@ -68,7 +68,7 @@ def pixels_of_tree(tree: Path) -> tuple[float, float]:
 
 
 def test_a_worker_needs_nothing_but_psutil_at_first() -> None:
-    """Environments of other libraries have neither this package's dependencies nor its tests."""
+    """Other libraries' environments have neither this package's dependencies nor its tests."""
     code = """
 import sys
 allowed = {*sys.stdlib_module_names, "benchmarks", "psutil"}
@@ -85,7 +85,7 @@ print({name.partition(".")[0] for name in sys.modules} - allowed)
 
 
 class Here:
-    """A worker in this process, where ``processes.Process`` has one of its own."""
+    """A worker in this process; ``processes.Process`` starts a separate one."""
 
     started = 0.0
 

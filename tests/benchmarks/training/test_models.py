@@ -1,4 +1,4 @@
-"""The published models: as many parameters as published, and each of them learns."""
+"""The published models have as many parameters as published, and each of them learns."""
 
 import pytest
 import torch
@@ -28,7 +28,7 @@ def test_parameters_are_as_published(name: str) -> None:
     "name", ["tiny", "mobilenet", *(pytest.param(name, marks=pytest.mark.real) for name in LARGE)]
 )
 def test_one_training_step(name: str) -> None:
-    """The loss is finite, every parameter has a gradient, and moves."""
+    """The loss is finite; every parameter has a gradient and changes."""
     torch.manual_seed(0)
     model = models.build(name, num_classes=7)
     before = [parameter.detach().clone() for parameter in model.parameters()]

@@ -33,14 +33,14 @@ TINY = Recipe(model="tiny", epochs=2, batch_size=50, lr=0.05)
 @pytest.fixture(scope="module", autouse=True)
 def one_thread() -> Iterator[None]:
     before = torch.get_num_threads()
-    torch.set_num_threads(1)  # another number adds in another order
+    torch.set_num_threads(1)  # a different number would sum in a different order
     yield
     torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
 def shards(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """270 images of each split, as ``raw``."""
+    """A ``raw`` dataset with 270 images in each split."""
     root = tmp_path_factory.mktemp("training")
     make_tree(root / "tree", per_class=27, seed=0)
     pack(root / "tree", root / "shards", PackOptions(encoding="raw", block_size=64), workers=1)
@@ -92,7 +92,7 @@ def start(command: list[Any], **popen: Any) -> subprocess.Popen[str]:
 
 
 def finished(process: subprocess.Popen[str]) -> str:
-    """Its output and messages; it must succeed."""
+    """Wait for a process, which must succeed; return its output and messages."""
     out, error = process.communicate(timeout=300)
     assert process.returncode == 0, error
     return out + error
@@ -130,7 +130,7 @@ def test_a_run_learns_and_keeps_its_log(finished_run: Path) -> None:
 def test_a_stopped_run_resumes_exactly(
     shards: str, finished_run: Path, tmp_path: Path, stop_at: int
 ) -> None:
-    """In an epoch (of 5 steps), at the last step of one, and in the next."""
+    """Stop within an epoch (of 5 steps), at its last step, and in the next one."""
     steps = iter(range(1, 100))
     with pytest.raises(StoppedError, match=f"stopped in epoch {(stop_at - 1) // 5 + 1}"):
         train(shards, tmp_path, is_asked_to_stop=lambda: next(steps) == stop_at)
@@ -336,7 +336,7 @@ def test_a_mistake_is_one_line(shards: str, tmp_path: Path) -> None:
 
 
 def torchrun(*options: Any, **popen: Any) -> subprocess.Popen[str]:
-    """``train.py`` on two ranks, in a process group of its own."""
+    """Start ``train.py`` on two ranks, in a new session."""
     program = Path(sys.executable).with_name("torchrun")
     command = [program, "--standalone", "--nproc-per-node=2", "-m", "benchmarks.training.train"]
     return start([*command, *options], start_new_session=True, **popen)
@@ -345,7 +345,7 @@ def torchrun(*options: Any, **popen: Any) -> subprocess.Popen[str]:
 def batches_of_rank(
     shards: str, folder: Path, rank: int, world_size: int, monkeypatch: pytest.MonkeyPatch
 ) -> list[Batch]:
-    """Batches that a rank under torchrun trains on in two epochs."""
+    """Return the batches that a rank under torchrun trains on in two epochs."""
     monkeypatch.setenv("RANK", str(rank))
     monkeypatch.setenv("WORLD_SIZE", str(world_size))
     setting = Setting(device=CPU, workers=1, quiet=True)
@@ -356,7 +356,7 @@ def batches_of_rank(
 def test_two_ranks_see_the_same_global_batches(
     shards: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each global batch is the same, to the bit: 22 images and 23 are the 45 of one rank."""
+    """Global batches are identical to the bit: the ranks' 22 and 23 images are one rank's 45."""
     one = batches_of_rank(shards, tmp_path, 0, 1, monkeypatch)
     two = [batches_of_rank(shards, tmp_path, rank, 2, monkeypatch) for rank in range(2)]
     assert len(one) == len(two[0]) == len(two[1]) == 12
@@ -369,13 +369,14 @@ def test_two_ranks_see_the_same_global_batches(
 
 @pytest.mark.real
 def test_two_ranks_take_the_step_that_one_takes(shards: str, tmp_path: Path) -> None:
-    """One epoch of one step, of 134 images and 135: the gradients, and the weights behind it.
+    """One epoch of one step, of 134 and 135 images: gradients, and weights after the step.
 
-    Not to the bit: two ranks sum the images' gradients in another order, and a library may choose
-    another algorithm for another batch size. A weight of the first convolution is a sum over
-    269 x 32 x 32 places, in float32: a relative error of about 2^-24 x sqrt(275,000) = 3e-5 (5e-6
-    was measured; 2e-5 between one processor's instruction sets). One image left out, or a rank's
-    mean not weighted by its images, would change a gradient by 1 / 269 = 4e-3.
+    Not identical to the bit: two ranks sum the images' gradients in a different order, and a
+    library may choose a different algorithm for a different batch size. A gradient of the first
+    convolution is a sum over 269 x 32 x 32 positions in float32: a relative error of about
+    2^-24 x sqrt(275,000) = 3e-5 (5e-6 was measured; 2e-5 between instruction sets of the same
+    processor). An omitted image, or a rank's mean that is not weighted by its number of images,
+    would change a gradient by 1 / 269 = 4e-3.
     """
     options = [shards, "--model", "tiny", "--epochs", 1, "--batch-size", 269, "--lr", 0.05]
     assert torchrun(*options, "--out", tmp_path / "two").wait(timeout=300) == 0
@@ -385,7 +386,7 @@ def test_two_ranks_take_the_step_that_one_takes(shards: str, tmp_path: Path) -> 
         for name in ("one", "two")
     )
     assert one["loader"]["epoch"] == two["loader"]["epoch"] == 1
-    gradients = _tensors(one["optimizer"])  # behind one step, the momentum is the gradient
+    gradients = _tensors(one["optimizer"])  # after one step, the momentum is the gradient
     assert len(gradients) == len(one["model"]) == 11
     for mine, expected in zip(_tensors(two["optimizer"]), gradients, strict=True):
         assert (mine - expected).norm() <= 1e-4 * expected.norm()
@@ -395,11 +396,11 @@ def test_two_ranks_take_the_step_that_one_takes(shards: str, tmp_path: Path) -> 
 
 @pytest.mark.real
 def test_two_ranks_learn_what_one_does(shards: str, tmp_path: Path) -> None:
-    """The same loss curve, as far as rounding leaves it.
+    """The loss curves are the same except for rounding.
 
-    What a step rounds differently, the steps behind it multiply: by the third epoch losses differed
-    by 1e-5 to 4e-5 on one processor, by 2e-4 between instruction sets, and an image or two of the
-    270 were classified differently. Another seed's losses differ by 2 to 6 %.
+    Differences in the rounding of one step grow in the steps after it: by the third epoch, losses
+    differed by 1e-5 to 4e-5 on one processor, by 2e-4 between instruction sets, and one or two of
+    the 270 images were classified differently. Losses of different seeds differ by 2 to 6 %.
     """
     options = [shards, "--model", "tiny", "--epochs", 3, "--batch-size", 45, "--lr", 0.05]
     assert torchrun(*options, "--out", tmp_path / "two").wait(timeout=300) == 0
