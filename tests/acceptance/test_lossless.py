@@ -25,7 +25,8 @@ def test_unpack_and_tar_restore_every_file(
 ) -> None:
     """Does ``verify --against`` find nothing, and do ``unpack`` and ``tar`` restore every byte?"""
     shards = tree.packed()
-    record_property("verify", cinic_shard("verify", shards, "--against", tree.folder).strip())
+    said = cinic_shard("verify", shards, "--against", tree.folder).strip()
+    record_property("verify", said.replace(str(tree.folder), "the tree"))
     unpacked, extracted = tmp_path / "unpacked", tmp_path / "extracted"
     cinic_shard("unpack", shards, unpacked, "--quiet")
     extracted.mkdir()
