@@ -51,7 +51,7 @@ test: $(INSTALLED)
 	$(BIN)/python -m pytest -m "not real" -n 2 --dist worksteal
 
 test-real: $(INSTALLED)
-	$(BIN)/python -m pytest -m real
+	$(BIN)/python -m pytest -m real -n 2 --dist loadfile
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
