@@ -51,7 +51,7 @@ test: $(INSTALLED)
 	$(BIN)/python -m pytest -m "not real" -n 2 --dist worksteal
 
 test-real: $(INSTALLED)
-	$(BIN)/python -m pytest -m real -n 2 --dist loadfile
+	$(BIN)/python -m pytest -m real -n 2 --dist loadfile -o tmp_path_retention_policy=failed
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
@@ -75,7 +75,7 @@ bench-env: $(INSTALLED)
 
 # Without TREE on small trees; a JSON line for each test goes to acceptance.jsonl.
 acceptance: $(INSTALLED)
-	$(BIN)/python -m pytest tests/acceptance --results acceptance.jsonl \
+	$(BIN)/python -m pytest tests/acceptance -o tmp_path_retention_policy=failed --results acceptance.jsonl \
 	  $(if $(filter file,$(origin TREE)),,--tree $(TREE)) $(ACCEPTANCE)
 
 clean:

@@ -14,11 +14,11 @@ from concurrent.futures import (
     Future,
     ProcessPoolExecutor,
     ThreadPoolExecutor,
-    as_completed,
 )
 from concurrent.futures import wait as wait_for_all
 from contextlib import contextmanager
 from multiprocessing.connection import wait as wait_for_any
+from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from cinic_shards.errors import OptionError
@@ -151,12 +151,15 @@ def run_jobs(
         done: called with each result as it arrives.
     """
     futures: list[Future[R]] = []
+    # Ctrl-C in ``as_completed`` may become "RuntimeError: release unlocked lock"; not in a queue.
+    finished: SimpleQueue[Future[R]] = SimpleQueue()
     try:
         for job in jobs:
             with _ctrl_c_held():  # else a job could be running that is not in ``futures``
                 futures.append(executor.submit(function, job))
-        for future in as_completed(futures):
-            done(future.result())
+                futures[-1].add_done_callback(finished.put)
+        for _ in futures:
+            done(finished.get().result())
         return [future.result() for future in futures]
     except BaseException:
         for future in futures:
