@@ -25,7 +25,7 @@ pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="NOT RUN: no pro
 Results = dict[str, list[dict[str, Any]]]
 
 
-SAMPLE = [*ATTACKS][::8]
+SAMPLE = [*ATTACKS][::24]
 """A few attacks of each type; tests/acceptance runs all."""
 
 

@@ -25,7 +25,7 @@ from tests.support.namespaces import can_make_hosts
 PER_CLASS = 10
 HERE = [name for name, contender in CONTENDERS.items() if contender.environment == "project"]
 """Contenders in the environment of the tests."""
-QUICK = ("ImageFolder", "webdataset, png", "datasets, raw", "tensor in memory", "cinic-shards, raw")
+QUICK = ("ImageFolder", "tensor in memory", "cinic-shards, raw")
 REST = [name for name in HERE if name not in QUICK]
 PUBLISHED = ROOT / "docs" / "plots" / "benchmarks.jsonl"
 

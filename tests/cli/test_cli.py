@@ -478,9 +478,19 @@ print(status, found, file=sys.stderr)
         # Processes that only distribute jobs.
         ("pack {tree} {tmp}/out --workers 2 --quiet", "torch numba"),
         ("verify {shards} --against {tree} --workers 2 --quiet", "torch numba"),
-        ("unpack {shards} {tmp}/out --workers 2 --quiet", "torch numba"),
-        ("convert {shards} {tmp}/out --encoding raw --workers 2 --quiet", "torch numba"),
-        ("select {shards} {tmp}/out --class cat --workers 2 --quiet", "torch numba"),
+        pytest.param(
+            "unpack {shards} {tmp}/out --workers 2 --quiet", "torch numba", marks=pytest.mark.real
+        ),
+        pytest.param(
+            "convert {shards} {tmp}/out --encoding raw --workers 2 --quiet",
+            "torch numba",
+            marks=pytest.mark.real,
+        ),
+        pytest.param(
+            "select {shards} {tmp}/out --class cat --workers 2 --quiet",
+            "torch numba",
+            marks=pytest.mark.real,
+        ),
     ],
 )
 def test_libraries_that_a_command_does_not_import(

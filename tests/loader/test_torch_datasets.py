@@ -93,8 +93,8 @@ def test_transforms_and_indices(encoded: dict[str, Path]) -> None:
         ("fork", "png"),
         ("fork", "raw"),
         ("fork", "zstd"),
-        ("spawn", "zstd"),
-        ("forkserver", "zstd"),
+        pytest.param("spawn", "zstd", marks=pytest.mark.real),
+        pytest.param("forkserver", "zstd", marks=pytest.mark.real),
     ],
 )
 def test_dataloader_workers(encoded: dict[str, Path], context: str, encoding: str) -> None:
@@ -195,6 +195,7 @@ def test_any_number_of_workers_makes_the_loaders_batches(
         assert torch.equal(labels, expected.labels) and images.stride() == expected.images.stride()
 
 
+@pytest.mark.real
 def test_persistent_and_spawned_workers(encoded: dict[str, Path]) -> None:
     loader = ShardLoader(encoded["zstd"], batch_size=20)
     iterable = ShardIterable(encoded["zstd"], batch_size=20)

@@ -233,7 +233,8 @@ def usual_seconds(demo_tree: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="finds workers in /proc")
-@pytest.mark.parametrize("seed", range(2))  # tests/acceptance kills many more
+@pytest.mark.real
+@pytest.mark.parametrize("seed", range(6))
 def test_killed_at_any_moment(
     tree: Path, tmp_path: Path, expected: dict[str, str], usual_seconds: float, seed: int
 ) -> None:
