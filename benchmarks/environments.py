@@ -1,8 +1,8 @@
-"""Make virtual environments for the contenders that cannot be installed with this package.
+"""Make virtual environments for the contenders that conflict with this package.
 
     make bench-env
 
-Each has the version of torch that ``constraints.txt`` pins. An environment that cannot be made is
+Each has the version of torch that ``constraints.txt`` pins. An environment that fails to install is
 reported and skipped.
 """
 

@@ -2,11 +2,11 @@
 
     CinicShardsError
     ├── OptionError (also ValueError)   an invalid argument
-    ├── TreeError                       images that cannot be packed; lists every problem
+    ├── TreeError                       invalid images or names; lists every problem
     ├── SourcesError                    CINIC-10 cannot be built from these; lists every problem
     ├── OutputError                     the output cannot be written: other files, no space
     ├── LocatedError
-    │   ├── StoreError                  bytes that cannot be read: short read, server down
+    │   ├── StoreError                  failed reads: short read, server down
     │   │   └── MissingError            no such file
     │   └── FormatError                 an invalid manifest, index, shard or archive
     └── DecodeError                     a payload that is no image, or has a different shape

@@ -64,7 +64,7 @@ class Built:
     left_out_members: list[str] = field(default_factory=list)
     """Members of tars that are not photos, and why."""
     failed_photos: list[str] = field(default_factory=list)
-    """Drawn photos that cannot be decoded, and why."""
+    """Drawn photos that fail to decode, and why."""
     other_formats: list[str] = field(default_factory=list)
     """Decoded photos that are not JPEGs, and their format."""
     in_two_classes: list[str] = field(default_factory=list)

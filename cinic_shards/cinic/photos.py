@@ -73,7 +73,7 @@ def list_photos(path: str) -> SynsetTar:
         path: ``n########.tar``, uncompressed.
 
     Returns:
-        Its photos; for a tar that cannot be used, no photos and the problem.
+        Its photos; for an unusable tar, no photos and the problem.
     """
     synset = os.path.basename(path)[: -len(".tar")]
     try:

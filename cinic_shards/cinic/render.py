@@ -70,7 +70,7 @@ class PhotoWriter:
         self._num_written = 0
 
     def write(self, picks: Sequence[Pick], total: int) -> set[str]:
-        """Write photos; return the keys of those that cannot be decoded.
+        """Write photos; return the keys of those that fail to decode.
 
         Args:
             picks: the photos.

@@ -142,7 +142,7 @@ def build(
     is not the published one; use `--contributors` to repeat that.
 
     The same sources and options give the same bytes, with any number of workers. Everything left
-    out is reported, such as empty tars and photos that cannot be decoded.
+    out is reported, such as empty tars and damaged photos.
 
     **Examples**
 

@@ -48,7 +48,7 @@ def map_images(
         function: called from several threads at once.
         doing: name of this operation in ``progress``.
         workers: number of threads; by default the cores that this process may use.
-        errors: a list to which errors are appended, one for each image that cannot be decoded, with
+        errors: a list to which errors are appended, one for each image that fails to decode, with
             the reader's row as ``position``. If None, they are raised together at the end.
         progress: see ``jobs.Progress``.
 

@@ -130,7 +130,7 @@ class Store(ABC):
         """Delete all files of this store, and the folder itself.
 
         Raises:
-            OutputError: a server does not delete a file. A local folder that cannot be deleted is
+            OutputError: a server does not delete a file. If deleting a local folder fails, it is
                 left, without an error.
         """
 

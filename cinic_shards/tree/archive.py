@@ -145,7 +145,7 @@ def scan_archive(
 
     Args:
         path: the archive.
-        spool: receives the images that cannot be read in place; it must stay open while the tree
+        spool: receives the images of a compressed archive; it must stay open while the tree
             is in use.
         progress: called with the number of images found since the last call.
 

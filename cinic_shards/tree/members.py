@@ -179,7 +179,7 @@ class _Reading:
             self.num_new = 0
 
     def error(self, problem: str) -> TreeError:
-        """Make the error for an archive that cannot be read further."""
+        """Make the error for a damaged or unreadable archive."""
         return TreeError(str(self.path), [problem])
 
     # Tar

@@ -1,4 +1,4 @@
-"""A temporary file with all images of an archive that cannot be read in place."""
+"""A temporary file with all images of a compressed archive."""
 
 import errno
 import os

@@ -97,7 +97,7 @@ def check_output(store: Store, overwrite: bool) -> None:
     """Check that a dataset can be written to a store, before any input is read.
 
     Raises:
-        OptionError: the store is a web server, which cannot be written.
+        OptionError: the store is a web server, which is read-only.
         OutputError, FormatError: as ``old_files``.
     """
     if not store.can_list:

@@ -3,17 +3,16 @@
 import hashlib
 import itertools
 import json
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from numpy.typing import NDArray
 
+from benchmarks.studies.order import CASES, quality, reads
 from cinic_shards import Augment, ShardLoader, Subset
-from cinic_shards.loader.plan import EpochPlan, Order
+from cinic_shards.loader.plan import Order
 from cinic_shards.read.dataset import Dataset
 from tests.acceptance.trees import Record, Tree, started, torchrun
 
@@ -111,63 +110,8 @@ def test_any_world_gives_the_same_batches(
     record_property("samples_in_an_epoch", len(expected_ids))
 
 
-BLOCK_SIZE = 1024
 MAX_READ = 1.3
 """Times the dataset's bytes that all ranks read together, with no more ranks than lanes."""
-
-
-@dataclass(frozen=True, slots=True)
-class Case:
-    """A dataset, and the worlds that read it."""
-
-    num_samples: int
-    global_batch_size: int
-    worlds: tuple[int, ...]
-
-    def plan(self) -> EpochPlan:
-        """The epoch as one process sees it, whose steps all ranks share."""
-        return EpochPlan(
-            num_samples=self.num_samples,
-            global_batch_size=self.global_batch_size,
-            order="window",
-            block_starts=np.append(np.arange(0, self.num_samples, BLOCK_SIZE), self.num_samples),
-        )
-
-
-CINIC10 = Case(270_000, 512, (1, 2, 7, 8, 64, 256))
-CASES = {
-    "270,000 samples, G = 512": CINIC10,
-    "10,000 blocks, G = 8,192": Case(10_000 * BLOCK_SIZE, 8192, (1, 7, 8, 64, 1024, 4096)),
-}
-
-
-def reads(case: Case, steps: list[NDArray[np.int32]], world: int) -> tuple[float, int]:
-    """Bytes that all ranks read, as a share of the dataset's; the most blocks that one holds.
-
-    Simulated: a rank reads a block when it first needs it, and holds it until its last use.
-    """
-    num_blocks = -(-case.num_samples // BLOCK_SIZE)
-    first = np.full((world, num_blocks), -1, np.int32)
-    last = np.full((world, num_blocks), -1, np.int32)
-    for number, blocks in enumerate(steps):
-        bounds = len(blocks) * np.arange(world + 1) // world
-        rank = np.repeat(np.arange(world), np.diff(bounds))
-        is_new = first[rank, blocks] < 0
-        first[rank[is_new], blocks[is_new]] = number
-        last[rank, blocks] = number
-    sizes = np.full(num_blocks, BLOCK_SIZE)
-    sizes[-1] = case.num_samples - BLOCK_SIZE * (num_blocks - 1)
-    used = first >= 0
-    begins, ends = (
-        [np.bincount(at[rank][used[rank]], minlength=len(steps)) for rank in range(world)]
-        for at in (first, last)
-    )
-    # At the end of a step: begun so far, and of these not those that ended before it.
-    held = max(
-        int((np.cumsum(begun) - np.cumsum(ended) + ended).max())
-        for begun, ended in zip(begins, ends, strict=True)
-    )
-    return float((used * sizes).sum() / case.num_samples), held
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -178,8 +122,7 @@ def test_what_all_ranks_read(name: str, record_property: Record) -> None:
     """
     case = CASES[name]
     plan = case.plan()
-    steps = [(plan.rows(step) // BLOCK_SIZE).astype(np.int32) for step in range(len(plan))]
-    found = {world: reads(case, steps, world) for world in case.worlds}
+    found = {world: reads(case, world) for world in case.worlds}
     record_property("lanes", plan.num_lanes)
     record_property("times_read", {world: round(read, 2) for world, (read, _) in found.items()})
     record_property("blocks_held", {world: held for world, (_, held) in found.items()})
@@ -188,36 +131,16 @@ def test_what_all_ranks_read(name: str, record_property: Record) -> None:
         assert world > plan.num_lanes or read <= MAX_READ, f"{world} ranks"
 
 
-def quality(order: NDArray[np.int64]) -> dict[str, float]:
-    """Measure how 200 batches of an order mix: means."""
-    case = CINIC10
-    size = case.global_batch_size
-    mixed = np.random.default_rng(0).integers(0, 10, case.num_samples)  # as packing leaves classes
-    batches = [order[start : start + size] for start in range(0, 200 * size, size)]
-
-    def deviation(labels: NDArray[np.int64]) -> float:
-        return float(np.mean([np.bincount(labels[one], minlength=10).std() for one in batches]))
-
-    found = {
-        "blocks in a batch": np.mean([len(np.unique(one // BLOCK_SIZE)) for one in batches]),
-        "deviation of a batch's class counts": deviation(mixed),
-        "the same for shards sorted by class": deviation(np.sort(mixed)),
-        "distance moved, of all samples": np.abs(order - np.arange(len(order))).mean()
-        / case.num_samples,
-        "neighbours in a batch": np.mean([(np.diff(np.sort(one)) == 1).sum() for one in batches]),
-    }
-    return {name: round(float(value), 4) for name, value in found.items()}
-
-
 def test_window_mixes_like_a_permutation(record_property: Record) -> None:
     """Has a batch of the order ``window`` blocks of 0.9 lanes, and do samples move far (5 %)?"""
-    plan = CINIC10.plan()
+    case = CASES["270,000 samples, G = 512"]
+    plan = case.plan()
     order = np.concatenate([plan.rows(step) for step in range(len(plan))])
-    true = np.random.default_rng(1).permutation(CINIC10.num_samples)[: len(order)]
-    window, permutation = quality(order), quality(true)
+    true = np.random.default_rng(1).permutation(case.num_samples)[: len(order)]
+    window, permutation = quality(case, order), quality(case, true)
     record_property("window", window)
     record_property("permutation", permutation)
-    record_property("as_stored", quality(np.arange(CINIC10.num_samples)))
+    record_property("as_stored", quality(case, np.arange(case.num_samples)))
     assert window["blocks in a batch"] >= 0.9 * plan.num_lanes
     distance = "distance moved, of all samples"
     assert window[distance] == pytest.approx(permutation[distance], rel=0.05)

@@ -16,7 +16,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from make_demo_tree import make_tree
 from PIL import Image
 
 from cinic_shards import Batch, ShardLoader
@@ -26,18 +25,14 @@ from cinic_shards.read.dataset import Dataset
 from cinic_shards.write.pack import PackOptions, pack
 
 
-@pytest.fixture(scope="module")
-def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("loader") / "tree"
-    make_tree(root, per_class=18, seed=1)
-    return root
+@pytest.fixture
+def tree(encoded_tree: Path) -> Path:
+    return encoded_tree
 
 
-@pytest.fixture(scope="module")
-def shards(tree: Path) -> Path:
-    out = tree.parent / "shards"
-    pack(tree, out, PackOptions(shard_size=50), workers=1)
-    return out
+@pytest.fixture
+def shards(encoded: dict[str, Path]) -> Path:
+    return encoded["png"]
 
 
 @pytest.fixture(autouse=True)

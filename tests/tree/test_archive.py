@@ -23,7 +23,7 @@ from cinic_shards.tree import spool
 from cinic_shards.tree.members import MAX_GROWTH
 from cinic_shards.write.pack import PackOptions, pack
 from tests.support.files import PNG, files_of, write
-from tests.tree.test_tree import FAULTS, grow
+from tests.tree.test_tree import FAULTS, grow, make_faults
 
 SIZE = PackOptions(shard_size=40)
 
@@ -126,17 +126,8 @@ def test_files_beside_the_top_folder_are_reported(tree: Path, tmp_path: Path) ->
 @pytest.mark.parametrize("make", [make_tar, make_zip], ids=["tar", "zip"])
 def test_faults_are_reported_as_for_a_tree(tree: Path, tmp_path: Path, make: Callable) -> None:  # type: ignore[type-arg]
     """All faults at once that an archive can have as well."""
-    for number, (fault, (path, make_fault, _)) in enumerate(FAULTS.items()):
-        parts = path.split("/")
-        if "link" in fault or (make is make_zip and "not UTF-8" in fault):
-            continue
-        if len(parts) == 3 and parts[:2] == ["train", "a"]:
-            parts[1] = f"class{number}"
-        target = tree.joinpath(*parts)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        if fault == "same key twice":
-            write(target.parent, "train_a0.png")
-        make_fault(target)
+    not_here = ("link", "not UTF-8") if make is make_zip else ("link",)
+    make_faults(tree, [fault for fault in FAULTS if not any(one in fault for one in not_here)])
     make(tmp_path / "archive", tree)
     problems = []
     for source in (tree, tmp_path / "archive"):

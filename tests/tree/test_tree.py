@@ -7,7 +7,7 @@ import struct
 import subprocess
 import sys
 import textwrap
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -122,10 +122,10 @@ def test_a_fault_is_reported_with_its_path(root: Path, fault: str) -> None:
         assert f"{path}/".startswith(f"{named}/")
 
 
-def test_all_faults_are_reported_at_once(root: Path) -> None:
-    phrases = set()
-    for number, (fault, (path, make, phrase)) in enumerate(FAULTS.items()):
-        # Each in its own folder, so that faults do not mix.
+def make_faults(root: Path, names: Iterable[str]) -> None:
+    """Put faults in a tree, each in its own folder, so that they do not mix."""
+    for number, fault in enumerate(names):
+        path, make, _ = FAULTS[fault]
         parts = path.split("/")
         if len(parts) == 3 and parts[:2] == ["train", "a"]:
             parts[1] = f"class{number}"
@@ -134,7 +134,11 @@ def test_all_faults_are_reported_at_once(root: Path) -> None:
         if fault == "same key twice":
             write(target.parent, "train_a0.png")
         make(target)
-        phrases.add(phrase)
+
+
+def test_all_faults_are_reported_at_once(root: Path) -> None:
+    make_faults(root, FAULTS)
+    phrases = {phrase for _, _, phrase in FAULTS.values()}
     problems = problems_of(root)
     assert len(problems) == len(FAULTS)
     assert list(problems) == sorted(problems)

@@ -66,10 +66,10 @@ def _sheet(tiles: Sequence[Image.Image], side: int, is_exact: bool) -> str:
         left, top = number % COLUMNS * side, number // COLUMNS * side
         sheet.paste(tile, (left + (side - tile.width) // 2, top + (side - tile.height) // 2))
     file = io.BytesIO()
-    if not features.check("webp"):
-        subtype = "png"
-        sheet.save(file, "PNG", optimize=True)
+    # What browsers show: WebP, or PNG if this Pillow cannot write it.
+    file_format = "WEBP" if features.check("webp") else "PNG"
+    if file_format == "WEBP":
+        sheet.save(file, file_format, lossless=is_exact, quality=_REDUCED_QUALITY, method=4)
     else:
-        subtype = "webp"
-        sheet.save(file, "WEBP", lossless=is_exact, quality=_REDUCED_QUALITY, method=4)
-    return f"data:image/{subtype};base64,{base64.b64encode(file.getvalue()).decode()}"
+        sheet.save(file, file_format, optimize=True)
+    return f"data:image/{file_format.lower()};base64,{base64.b64encode(file.getvalue()).decode()}"
