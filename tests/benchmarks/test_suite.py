@@ -125,6 +125,7 @@ def suite_of(tree: Path, tmp_path: Path) -> Suite:
     )  # fmt: skip
 
 
+@pytest.mark.real
 def test_questions_of_a_contender(
     tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

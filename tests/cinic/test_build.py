@@ -675,6 +675,7 @@ def test_a_work_folder_with_other_files_is_rejected(
     assert sorted(os.listdir(tmp_path)) == ["sources", "tree.building"]
 
 
+@pytest.mark.real
 def test_killed_packing_resumes(sources: Path, tmp_path: Path) -> None:
     """The rebuilt tar looks the same to the journal, which keeps the finished shards."""
     paths = [

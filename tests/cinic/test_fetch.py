@@ -354,6 +354,7 @@ def test_a_disk_that_fills_up(
     assert f"{NAME}.part" in names(disk)
 
 
+@pytest.mark.real
 def test_a_killed_command_resumes(proxied: FaultProxy, tmp_path: Path) -> None:
     proxied.faults.bytes_a_second = 1_000_000
     command = [sys.executable, "-m", "cinic_shards", "fetch", str(tmp_path)]
