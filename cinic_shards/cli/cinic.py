@@ -1,6 +1,6 @@
 """The commands for CINIC-10 itself: fetch it, build it, restore CIFAR-10, list its photos."""
 
-import json
+import io
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -20,6 +20,7 @@ from cinic_shards.cli.console import (
     given,
     out_console,
     parse_sidecars,
+    print_json,
     print_written,
     printable,
     warn_unless,
@@ -182,7 +183,7 @@ def build(
     for text in warnings:
         warn_unless(quiet)(text)
     if as_json:
-        print(json.dumps(built.as_json(), indent=1))
+        print_json(built.as_json())
     elif not quiet:
         _print_built(built, work.seconds, out)
 
@@ -273,7 +274,11 @@ def contributors(
 
     found = lists.list_contributors(shards)
     if out is None:
-        lists.write_contributors(found, sys.stdout)
+        # In UTF-8, as in a file; a terminal gets no control characters.
+        sys.stdout.reconfigure(encoding="utf-8")  # type: ignore[union-attr]
+        text = io.StringIO()
+        lists.write_contributors(found, text)
+        sys.stdout.write(printable(text.getvalue()) if sys.stdout.isatty() else text.getvalue())
         return
     lists.save_contributors(found, out)
     if not quiet:

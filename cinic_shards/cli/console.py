@@ -1,5 +1,6 @@
 """The frame of all commands: common options, printing, and the exit after a user's mistake."""
 
+import json
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -10,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from cinic_shards._version import __version__
+from cinic_shards.cli.streams import standard_streams
 from cinic_shards.errors import CinicShardsError, OptionError
 from cinic_shards.progress import ProgressReport
 
@@ -32,8 +34,20 @@ _UNCHANGED: dict[str, Any] = {
     "emoji": False,
     "soft_wrap": True,
 }
-out_console = Console(width=None if sys.stdout.isatty() else 200, **_UNCHANGED)
-err_console = Console(stderr=True, **_UNCHANGED)
+
+
+class _PlainConsole(Console):
+    """A console that prints text with control characters as escape sequences."""
+
+    def print(self, *objects: Any, **how: Any) -> None:
+        """Print as ``Console.print`` does."""
+        texts = (printable(one) if isinstance(one, str) else one for one in objects)
+        super().print(*texts, **how)
+
+
+_is_terminal = sys.stdout is not None and sys.stdout.isatty()
+out_console = _PlainConsole(width=None if _is_terminal else 200, **_UNCHANGED)
+err_console = _PlainConsole(stderr=True, **_UNCHANGED)
 
 EncodingName = Literal["png", "zstd", "raw"]
 
@@ -96,9 +110,20 @@ def main() -> None:
     The exit status is 2 for a usage error, and 1 for any other failure.
     """
     try:
+        with standard_streams():
+            _run()
+    except CinicShardsError as error:  # standard output cannot be written
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
+    except BrokenPipeError:  # its reader, such as ``head``, has what it wanted
+        sys.exit(1)
+
+
+def _run() -> None:
+    try:
         app(prog_name="cinic-shard")
     except CinicShardsError as error:
-        err_console.print(printable(f"error: {error}"))
+        err_console.print(f"error: {error}")
         sys.exit(2 if isinstance(error, OptionError) else 1)
 
 
@@ -129,7 +154,7 @@ def printable(text: str) -> str:
 
 def warn(text: str) -> None:
     """Print a warning."""
-    err_console.print(printable(f"warning: {text}"))
+    err_console.print(f"warning: {text}")
 
 
 def warn_unless(quiet: bool) -> Callable[[str], None]:
@@ -163,7 +188,7 @@ def working(stopped: str, *, quiet: bool, unit: str = "images") -> Iterator[Prog
             yield report
     except KeyboardInterrupt as interrupt:
         notes = getattr(interrupt, "__notes__", [stopped])
-        err_console.print(printable(f"interrupted: {notes[-1]}"))
+        err_console.print(f"interrupted: {notes[-1]}")
         raise typer.Exit(130) from None
 
 
@@ -180,7 +205,12 @@ def print_written(manifest: "Manifest", seconds: float, out: str) -> None:
 def print_unpacked(done: "Unpacked", what: str, seconds: float, out: object) -> None:
     """Print how many files of a tree were written, and how many existed already."""
     kept = f", {done.num_kept:,} existed already" if done.num_kept else ""
-    out_console.print(printable(f"{done.num_written:,} {what}{kept}, {seconds:.1f} s: {out}"))
+    out_console.print(f"{done.num_written:,} {what}{kept}, {seconds:.1f} s: {out}")
+
+
+def print_json(content: Any) -> None:
+    """Print JSON in ASCII: it parses in any encoding, and holds no control character."""
+    print(json.dumps(content, indent=1).replace("\x7f", "\\u007f"))
 
 
 def print_table(header: list[str], rows: list[list[str]]) -> None:

@@ -1,6 +1,5 @@
 """The commands that inspect a dataset: its content, its integrity, its images."""
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,6 +15,7 @@ from cinic_shards.cli.console import (
     Workers,
     err_console,
     out_console,
+    print_json,
     print_table,
     printable,
     warn,
@@ -62,7 +62,7 @@ def info(
         return
     summary = dataset.summary()
     if as_json:
-        _print_json(summary)
+        print_json(summary)
         return
     for name in ("encoding", "block_size", "format_version", "fingerprint", "licence", "citation"):
         if summary[name]:
@@ -86,7 +86,7 @@ def info(
 def _print_duplicates(found: "Duplicates", as_json: bool) -> None:
     counts = found.counts
     if as_json:
-        _print_json({"counts": counts, "groups": found.groups})
+        print_json({"counts": counts, "groups": found.groups})
         return
     _print_num_duplicates(found)
     columns = sorted({column for row in counts.values() for column in row})
@@ -106,10 +106,6 @@ def _print_num_duplicates(found: "Duplicates") -> None:
     num_groups = len(found.groups)
     images = "image has" if num_groups == 1 else "images have"
     out_console.print(f"{num_groups:,} {images} duplicates")
-
-
-def _print_json(content: dict[str, Any]) -> None:
-    print(json.dumps(content, indent=1, ensure_ascii=False))
 
 
 def _floats(values: list[float]) -> str:
@@ -151,7 +147,7 @@ def verify(
             shards, quick=quick, against=against, workers=workers, progress=work.update
         )
     if as_json:
-        print(json.dumps(found.to_json(), indent=1))
+        print_json(found.to_json())
     else:
         _print_faults(found)
         if found.strays and not quiet:
@@ -243,7 +239,7 @@ def stats(
             progress=work.update,
         )
     if as_json:
-        _print_json(found.to_json())
+        print_json(found.to_json())
     else:
         _print_stats(found)
 

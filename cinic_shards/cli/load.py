@@ -1,13 +1,12 @@
 """The commands for the loader: compare it with ImageFolder, and compile its kernels."""
 
-import json
 import time
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from cinic_shards.cli.console import AsJson, err_console, out_console, print_table
+from cinic_shards.cli.console import AsJson, err_console, out_console, print_json, print_table
 
 
 def bench(
@@ -60,7 +59,7 @@ def bench(
             }
             for result in results
         ]
-        print(json.dumps(rows, indent=1))
+        print_json(rows)
         return
     print_table(
         ["", "setting", "images/s", "min", "max", "relative to best ImageFolder"],
