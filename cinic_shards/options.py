@@ -1,10 +1,158 @@
-"""Checks of options that several functions share."""
+"""Checks of options that several functions share.
 
+``checked`` checks the types of a public function's options by its annotations, so each option is
+checked where it enters; the function itself checks ranges.
+"""
+
+import functools
+import inspect
+import math
 import operator
 import os
-from typing import Any, SupportsIndex, get_args
+import types
+import typing
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from numbers import Real
+from typing import Any, Literal, SupportsIndex, TypeVar, get_args, get_origin
 
 from cinic_shards.errors import OptionError
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_LONGEST_VALUE = 60
+"""Characters of a wrong value that a message repeats."""
+_MOST_WORKERS = 4096
+"""More processes or threads than this are a mistake."""
+
+
+def checked(function: F) -> F:
+    """Check and convert the options of a function, or of a dataclass, by their annotations.
+
+    None stands for the option's default. Numpy's numbers become Python's, and a list, array or
+    other collection given for a ``Sequence`` becomes a tuple.
+
+    Raises:
+        OptionError: when the function is called with a value of the wrong type, or with a number
+            that is NaN or infinite.
+    """
+    if isinstance(function, type):
+        function.__init__ = _checked(function.__init__, function)  # type: ignore[misc]
+        return function
+    return typing.cast("F", _checked(function, function))
+
+
+def _checked(function: Callable[..., Any], hints_of: Any) -> Callable[..., Any]:
+    signature = inspect.signature(function)
+
+    @functools.cache
+    def hints() -> dict[str, Any]:  # late: an annotation may name what is defined further down
+        return typing.get_type_hints(hints_of)
+
+    @functools.wraps(function)
+    def check(*args: Any, **kwargs: Any) -> Any:
+        try:
+            bound = signature.bind(*args, **kwargs)
+        except TypeError:
+            return function(*args, **kwargs)  # raises Python's own message
+        for name, value in bound.arguments.items():
+            hint = hints().get(name, Any)
+            default = signature.parameters[name].default
+            if value is None and default is not inspect.Parameter.empty:
+                bound.arguments[name] = default
+            else:
+                bound.arguments[name] = _value(name, value, hint)
+        return function(*bound.args, **bound.kwargs)
+
+    return check
+
+
+def _value(name: str, value: Any, hint: Any) -> Any:
+    try:
+        return _converted(value, hint)
+    except (TypeError, ValueError):
+        raise OptionError(f"{name}={_shown(value)}: expected {_describe(hint)}") from None
+
+
+def _converted(value: Any, hint: Any) -> Any:
+    """Return a value as the type of an annotation; TypeError or ValueError if it is not one."""
+    origin = get_origin(hint)
+    if hint is Any or isinstance(hint, TypeVar):
+        return value
+    if origin in (types.UnionType, typing.Union):
+        return _converted_to_any(value, get_args(hint))
+    if origin is Literal:
+        if not any(type(one) is type(value) and one == value for one in get_args(hint)):
+            raise ValueError
+        return value
+    if hint in (bool, int, float):
+        return _converted_number(value, hint)
+    if origin is tuple or (isinstance(origin, type) and issubclass(Sequence, origin)):
+        return _converted_items(value, hint)
+    if origin is os.PathLike:
+        if not isinstance(os.fspath(value), str):
+            raise TypeError
+    elif not isinstance(value, object if hint is None else origin or hint):
+        raise TypeError
+    return value
+
+
+def _converted_to_any(value: Any, hints: tuple[Any, ...]) -> Any:
+    for hint in hints:
+        try:
+            return _converted(value, hint)
+        except (TypeError, ValueError):
+            continue
+    raise TypeError
+
+
+def _converted_number(value: Any, hint: type) -> bool | int | float:
+    is_bool = isinstance(value, bool) or type(value).__name__ in ("bool_", "bool")  # numpy's
+    if is_bool != (hint is bool):
+        raise TypeError
+    if hint is bool:
+        return bool(value)
+    if hint is int:
+        return operator.index(value)
+    if not isinstance(value, Real) or not math.isfinite(value):
+        raise ValueError
+    return float(value)
+
+
+def _converted_items(value: Any, hint: Any) -> tuple[Any, ...]:
+    if isinstance(value, str | bytes | Mapping) or not isinstance(value, Iterable):
+        raise TypeError
+    items, hints = tuple(value), get_args(hint)
+    if get_origin(hint) is tuple and hints[-1:] != (...,):
+        return tuple(_converted(*pair) for pair in zip(items, hints, strict=True))
+    return tuple(_converted(item, hints[0]) for item in items)
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= _LONGEST_VALUE else f"{text[:_LONGEST_VALUE]}..."
+
+
+_NAMES = {
+    bool: "True or False", int: "an integer", float: "a finite number", str: "a string",
+    type(None): "None", Mapping: "a mapping", os.PathLike: "a path", Callable: "a function",
+}  # fmt: skip
+
+
+def _describe(hint: Any) -> str:
+    origin, hints = get_origin(hint), get_args(hint)
+    if origin in (types.UnionType, typing.Union):
+        *first, last = dict.fromkeys(map(_describe, hints))
+        return f"{', '.join(first)} or {last}"
+    if origin is Literal:
+        return f"one of {', '.join(map(str, hints))}"
+    if origin is tuple and hints[-1:] != (...,):
+        return f"({', '.join(map(_describe, hints))})"
+    if origin is tuple or (isinstance(origin, type) and issubclass(Sequence, origin)):
+        return f"a list of {_describe(hints[0]).removeprefix('a ').removeprefix('an ')}s"
+    found = origin or hint
+    if found in _NAMES:
+        return _NAMES[found]
+    return f"{'an' if found.__name__[0] in 'AEIOU' else 'a'} {found.__name__}"
 
 
 def integer(name: str, value: SupportsIndex, least: int = 0) -> int:
@@ -52,6 +200,11 @@ def number_of_workers(workers: SupportsIndex | None) -> int:
         ``workers``; if it is None, one per usable core.
 
     Raises:
-        OptionError: ``workers`` is not an integer, or is less than 1.
+        OptionError: ``workers`` is not an integer from 1 to 4,096.
     """
-    return usable_cores() if workers is None else integer("workers", workers, 1)
+    if workers is None:
+        return usable_cores()
+    number = integer("workers", workers, 1)
+    if number > _MOST_WORKERS:
+        raise OptionError(f"workers={number}: expected at most {_MOST_WORKERS:,}")
+    return number

@@ -9,12 +9,13 @@ from cinic_shards.codec import ENCODINGS
 from cinic_shards.errors import FormatError, StoreError
 from cinic_shards.format import Manifest
 from cinic_shards.jobs import Progress, Tally, make_executor, run_jobs
-from cinic_shards.options import number_of_workers
+from cinic_shards.options import checked, number_of_workers
 from cinic_shards.read.open import is_packing
 from cinic_shards.store import Store, StoreLike, open_store
 from cinic_shards.write.facts import make_manifest
 
 
+@checked
 def reindex(
     path: StoreLike,
     *,

@@ -15,7 +15,7 @@ from cinic_shards.codec import ENCODINGS
 from cinic_shards.errors import FormatError, OptionError
 from cinic_shards.format import Manifest, ShardInfo, SplitInfo
 from cinic_shards.jobs import Progress, Tally, make_executor, run_jobs
-from cinic_shards.options import number_of_workers
+from cinic_shards.options import checked, number_of_workers
 from cinic_shards.read.open import is_packing, read_manifest
 from cinic_shards.store import Store, StoreLike, open_store
 from cinic_shards.tree import Source
@@ -47,6 +47,7 @@ class Verification:
         return {"is_whole": self.is_whole, **asdict(self), "faults": faults}
 
 
+@checked
 def verify(
     path: StoreLike,
     *,

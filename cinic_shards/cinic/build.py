@@ -33,6 +33,7 @@ from cinic_shards.cinic.sink import (
 from cinic_shards.errors import OutputError
 from cinic_shards.format.provenance import parse_stem
 from cinic_shards.jobs import Progress, open_executor
+from cinic_shards.options import checked
 from cinic_shards.store import LocalStore, StoreLike, open_store
 from cinic_shards.write.dataset import check_output
 from cinic_shards.write.pack import PackOptions, pack
@@ -40,6 +41,7 @@ from cinic_shards.write.pack import PackOptions, pack
 _PathLike = str | os.PathLike[str]
 
 
+@checked
 def build_tree(
     cifar: _PathLike,
     imagenet: _PathLike,
@@ -108,6 +110,7 @@ def _move_splits(tree: Path, target: Path) -> None:
         raise
 
 
+@checked
 def build_shards(
     cifar: _PathLike,
     imagenet: _PathLike,

@@ -12,10 +12,12 @@ from cinic_shards._version import __version__
 from cinic_shards.cinic.draw import FULL_SIZE
 from cinic_shards.errors import OptionError, some
 from cinic_shards.format import Manifest
+from cinic_shards.options import checked
 
 _MAX_WARNED = 5
 
 
+@checked
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BuildOptions:
     """The options that, with the sources, determine the images that are built.

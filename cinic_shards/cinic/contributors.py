@@ -18,6 +18,7 @@ import numpy as np
 import cinic_shards.format as fmt
 from cinic_shards.errors import FormatError, OutputError, StoreError, some_lines
 from cinic_shards.format.provenance import parse_stem
+from cinic_shards.options import checked
 from cinic_shards.read.columns import Columns
 from cinic_shards.read.open import read_manifest
 from cinic_shards.store import LocalStore, StoreLike, open_store
@@ -39,6 +40,7 @@ class Contributor(NamedTuple):
     class_name: str
 
 
+@checked
 def list_contributors(path: StoreLike) -> list[Contributor]:
     """List every ImageNet image of a dataset; only indexes are read.
 
@@ -78,6 +80,7 @@ def write_contributors(contributors: list[Contributor], file: TextIO) -> None:
         file.write(", ".join((one.synset, str(one.number), *map(_quoted, one[2:]))) + "\n")
 
 
+@checked
 def save_contributors(contributors: list[Contributor], path: str | os.PathLike[str]) -> None:
     """Write the list to a file; an existing file is replaced when all of it is written.
 
@@ -100,6 +103,7 @@ def _quoted(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
 
 
+@checked
 def read_contributors(path: str | os.PathLike[str]) -> list[Contributor]:
     """Read a list, in the order of its lines; spaces around values and empty lines are ignored.
 

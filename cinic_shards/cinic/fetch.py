@@ -16,6 +16,7 @@ from urllib.parse import unquote, urlsplit
 
 from cinic_shards.errors import MissingError, OptionError, OutputError, StoreError
 from cinic_shards.jobs import Progress
+from cinic_shards.options import checked
 from cinic_shards.store import Answer, WebFile, lock_file
 
 URL = "https://datashare.is.ed.ac.uk/bitstream/handle/10283/3192/CINIC-10.tar.gz"
@@ -50,6 +51,7 @@ class Fetched:
     """Digest that it was checked by: ``md5:`` or ``sha256:`` and hexadecimal digits."""
 
 
+@checked
 def fetch(
     out: str | os.PathLike[str] = ".",
     *,

@@ -23,6 +23,7 @@ from cinic_shards.cinic.cifar10 import (
 )
 from cinic_shards.errors import FormatError, OptionError, OutputError, few
 from cinic_shards.jobs import Progress
+from cinic_shards.options import checked
 from cinic_shards.read.columns import Columns
 from cinic_shards.read.dataset import Dataset
 from cinic_shards.read.map_images import Images, map_images
@@ -43,6 +44,7 @@ class Restored:
     """True if all images and labels were compared with the archive's; they are equal."""
 
 
+@checked
 def restore_cifar10(
     path: StoreLike,
     out: str | os.PathLike[str] | None = None,

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from cinic_shards.codec import kernels
 from cinic_shards.errors import OptionError
-from cinic_shards.options import one_of
+from cinic_shards.options import checked, one_of
 
 Statistics = tuple[Sequence[float], Sequence[float]]
 """Mean and standard deviation of each channel, on the scale 0 to 1."""
@@ -36,6 +36,7 @@ _FROM_0_TO_1: Statistics = (0, 0, 0), (1, 1, 1)
 """Statistics that leave values on the scale 0 to 1."""
 
 
+@checked
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Augment:
     """Random crop, flip and cutout, then normalisation, in one step.
@@ -63,13 +64,10 @@ class Augment:
     """Type of the images: ``float32``, ``float16``, ``bfloat16`` or ``uint8``."""
 
     def __post_init__(self) -> None:
-        if type(self.crop_padding) is not int or not 0 <= self.crop_padding <= 1024:
+        if not 0 <= self.crop_padding <= 1024:
             raise OptionError(f"crop_padding={self.crop_padding}: expected 0 to 1024, in pixels")
-        if type(self.cutout) is not int or self.cutout < 0:
+        if self.cutout < 0:
             raise OptionError(f"cutout={self.cutout}: expected a square's side in pixels, or 0")
-        published = get_args(PublishedStatistics)
-        if isinstance(self.normalize, str) and self.normalize not in published:
-            raise OptionError(f"normalize={self.normalize!r}: the only name is {published[0]!r}")
         if self.torch_dtype == torch.uint8 and self.normalize not in (None, False):
             raise OptionError("dtype uint8 cannot be normalised; choose a float dtype")
 

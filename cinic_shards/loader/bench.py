@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 import torch
 
 from cinic_shards.errors import OptionError
+from cinic_shards.options import checked
 
 IMAGEFOLDER_WORKERS = (0, 2, 4)
 """Numbers of DataLoader workers to try for ImageFolder; the best one counts."""
@@ -143,6 +144,7 @@ def import_torchvision() -> ModuleType:
     return importlib.import_module("torchvision")
 
 
+@checked
 def compare(
     tree: str | os.PathLike[str],
     shards: str | os.PathLike[str],

@@ -19,7 +19,7 @@ from platformdirs import user_cache_path
 from cinic_shards.codec import checksum
 from cinic_shards.errors import DecodeError, OptionError
 from cinic_shards.format import Manifest
-from cinic_shards.options import integer, one_of
+from cinic_shards.options import checked, integer
 from cinic_shards.read.split import SplitReader
 from cinic_shards.store import lock_byte
 
@@ -30,6 +30,7 @@ CACHE_DIR_VARIABLE = "CINIC_SHARDS_CACHE_DIR"
 CACHE_BYTES_VARIABLE = "CINIC_SHARDS_CACHE_BYTES"
 
 
+@checked
 @dataclass(frozen=True, slots=True)
 class Cache:
     """Options of the cache that keeps decoded pixels after an epoch.
@@ -50,9 +51,8 @@ class Cache:
     folder if that is not set."""
 
     def __post_init__(self) -> None:
-        one_of("cache", self.kind, CacheKind)
         if self.max_bytes is not None:
-            object.__setattr__(self, "max_bytes", integer("max_bytes", self.max_bytes))
+            integer("max_bytes", self.max_bytes)
             if self.kind not in get_args(HostCacheKind):
                 raise OptionError(f"max_bytes is for ram and disk, not for cache={self.kind!r}")
         if self.folder is not None and self.kind != "disk":

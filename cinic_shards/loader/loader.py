@@ -21,7 +21,7 @@ from cinic_shards.loader.pixel_source import EpochSource, PixelSource, open_pixe
 from cinic_shards.loader.plan import EpochPlan, Order, Tail, part_of
 from cinic_shards.loader.step import Step
 from cinic_shards.loader.world import default_threads, find_world
-from cinic_shards.options import integer
+from cinic_shards.options import checked, integer, number_of_workers
 from cinic_shards.read.dataset import Dataset
 from cinic_shards.read.split import Check
 from cinic_shards.read.subset import Subset, select
@@ -47,6 +47,7 @@ class ShardLoader:
         ...     loss = criterion(model(images), labels)
     """
 
+    @checked
     def __init__(
         self,
         path: StoreLike,
@@ -121,7 +122,7 @@ class ShardLoader:
             StoreError: a file cannot be read, or its size differs from the manifest.
             FormatError: a file is damaged, or the split has images of several sizes.
         """
-        self.workers = default_threads() if workers is None else integer("workers", workers, 1)
+        self.workers = default_threads() if workers is None else number_of_workers(workers)
         self.rank, self.world_size = find_world(rank, world_size)
         self.global_batch_size = _global_batch_size(batch_size, global_batch_size, self.world_size)
         self.shuffle = shuffle
@@ -181,6 +182,7 @@ class ShardLoader:
         """Return the number of batches in an epoch, the same on every rank."""
         return len(self._plan())
 
+    @checked
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch of the next iteration.
 
@@ -199,6 +201,7 @@ class ShardLoader:
     def __iter__(self) -> Iterator[Batch]:
         return self.iterate_share(0, 1)
 
+    @checked
     def iterate_share(self, number: int, count: int) -> Generator[Batch, None, None]:
         """Yield every ``count``-th batch of the epoch, starting with step ``number``.
 
@@ -284,6 +287,7 @@ class ShardLoader:
             return self._conditions() | {"epoch": running.number, "step": len(self)}
         return self.state_dict()
 
+    @checked
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Start the next iteration at the position in a state.
 

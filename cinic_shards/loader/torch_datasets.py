@@ -27,7 +27,7 @@ from cinic_shards.loader.loader import BatchTransform, ShardLoader
 from cinic_shards.loader.pixel_source import PixelSource, open_pixels
 from cinic_shards.loader.plan import Order, Tail
 from cinic_shards.loader.world import default_threads, find_world
-from cinic_shards.options import integer, one_of
+from cinic_shards.options import checked, integer, one_of
 from cinic_shards.read.dataset import Dataset
 from cinic_shards.read.split import Check, SplitReader
 from cinic_shards.read.subset import Subset, select
@@ -51,6 +51,7 @@ class CINIC10(TorchDataset[tuple[Any, Any]]):
     files.
     """
 
+    @checked
     def __init__(
         self,
         root: StoreLike,
@@ -215,6 +216,7 @@ class ShardIterable(IterableDataset[Batch]):
     and load the state; it resumes with the same number of workers.
     """
 
+    @checked
     def __init__(
         self,
         path: StoreLike,
@@ -280,6 +282,7 @@ class ShardIterable(IterableDataset[Batch]):
         """Return the number of batches in an epoch."""
         return len(self._own_loader())
 
+    @checked
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch of the next iteration."""
         self._epochs.set_next(integer("epoch", epoch))
@@ -307,6 +310,7 @@ class ShardIterable(IterableDataset[Batch]):
         loader = self._own_loader()
         return loader.state_dict() if get_worker_info() is None else loader.share_state()
 
+    @checked
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Load a state; see ``ShardLoader.load_state_dict``."""
         self._own_loader().load_state_dict(state)

@@ -7,6 +7,7 @@ from typing import Any
 import cinic_shards.format as fmt
 from cinic_shards.errors import OptionError
 from cinic_shards.format import SplitInfo
+from cinic_shards.options import checked
 from cinic_shards.read.columns import Columns
 from cinic_shards.read.open import read_manifest
 from cinic_shards.read.split import Check, SplitReader
@@ -24,6 +25,7 @@ class Dataset:
         FormatError: its manifest is damaged or needs a newer release.
     """
 
+    @checked
     def __init__(self, path: StoreLike) -> None:
         self.store = open_store(path)
         self.manifest = read_manifest(self.store)
@@ -43,6 +45,7 @@ class Dataset:
         """The names of all splits, as in ``test+train+valid``, for ``split`` and ``columns_of``."""
         return "+".join(split.name for split in self.manifest.splits)
 
+    @checked
     def columns_of(self, names: str) -> Columns:
         """Read the columns of one split, or of several as in ``train+valid``.
 
@@ -53,6 +56,7 @@ class Dataset:
         """
         return Columns.read(self.store, self.manifest, self._splits(names))
 
+    @checked
     def split(self, names: str, *, check: Check = "first") -> "SplitReader":
         """Open a reader of one split, or of several as in ``train+valid``.
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from cinic_shards.codec import kernels
 from cinic_shards.errors import OptionError
 from cinic_shards.format.provenance import origins_named
-from cinic_shards.options import integer
+from cinic_shards.options import checked, integer
 from cinic_shards.read.columns import Columns
 from cinic_shards.read.dataset import Dataset
 from cinic_shards.read.split import SplitReader
@@ -19,6 +19,7 @@ from cinic_shards.read.split import SplitReader
 Where = Callable[[Columns], NDArray[np.bool_]]
 
 
+@checked
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Subset:
     """Conditions on samples; a selected sample meets all of them.
@@ -43,17 +44,9 @@ class Subset:
     """Seed for ``fraction``. With the same seed, a smaller fraction is part of a larger one."""
 
     def __post_init__(self) -> None:
-        if isinstance(self.classes, str):
-            raise OptionError(f"classes={self.classes!r}: expected a list of class names")
-        if self.classes is not None:
-            object.__setattr__(self, "classes", tuple(self.classes))
-        if self.origin is not None and not isinstance(self.origin, str):
-            object.__setattr__(self, "origin", tuple(self.origin))
-        if not (isinstance(self.fraction, int | float) and 0 < self.fraction <= 1):
+        if not 0 < self.fraction <= 1:
             raise OptionError(f"fraction={self.fraction!r}: expected more than 0 and at most 1")
-        object.__setattr__(self, "fraction_seed", integer("fraction_seed", self.fraction_seed))
-        if self.where is not None and not callable(self.where):
-            raise OptionError(f"where={self.where!r}: expected a function of Columns")
+        integer("fraction_seed", self.fraction_seed)
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from cinic_shards.errors import OptionError
+from cinic_shards.options import checked
 from cinic_shards.store.address import parse_address
 from cinic_shards.store.base import MAX_READ_BYTES, Bytes, Store
 from cinic_shards.store.connection import has_client
@@ -34,6 +35,7 @@ StoreLike = str | os.PathLike[str] | Store
 """A path, a URL (see ``address.parse_address``), or an open store."""
 
 
+@checked
 def open_store(path: StoreLike, storage_options: Mapping[str, Any] | None = None) -> Store:
     """Open a folder or a URL as a store. Nothing is read or connected yet.
 

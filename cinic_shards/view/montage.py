@@ -1,5 +1,6 @@
 """Montages: random samples of a dataset, side by side in one picture."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 from cinic_shards.codec import kernels
 from cinic_shards.errors import OptionError
 from cinic_shards.jobs import Progress
-from cinic_shards.options import integer
+from cinic_shards.options import checked, integer
 from cinic_shards.read.columns import Columns
 from cinic_shards.read.dataset import Dataset
 from cinic_shards.read.map_images import Images, map_images
@@ -27,9 +28,10 @@ _MAX_SIDE = 2**14
 _PAPER, _INK = (255, 255, 255), (32, 32, 32)
 
 
+@checked
 def show(
     path: StoreLike,
-    out: Path,
+    out: str | os.PathLike[str],
     *,
     split: str | None = None,
     classes: Sequence[str] | None = None,
@@ -63,6 +65,7 @@ def show(
         OutputError: ``out`` cannot be written.
     """
     per_class, seed = integer("per_class", per_class, 1), integer("seed", seed)
+    out = Path(out)
     store = store_of_file(out)
     dataset = Dataset(path)
     reader = dataset.split(split or dataset.split_names)

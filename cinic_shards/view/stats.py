@@ -12,6 +12,7 @@ from cinic_shards.codec import kernels
 from cinic_shards.format import PixelSums
 from cinic_shards.format.provenance import ORIGINS
 from cinic_shards.jobs import Progress
+from cinic_shards.options import checked
 from cinic_shards.read.columns import Columns
 from cinic_shards.read.dataset import Dataset
 from cinic_shards.read.map_images import Images, map_images
@@ -79,6 +80,7 @@ class Stats:
         return found
 
 
+@checked
 def stats(
     path: StoreLike | Dataset,
     *,

@@ -13,6 +13,7 @@ from cinic_shards.codec import ENCODINGS, find_encoding
 from cinic_shards.errors import OptionError
 from cinic_shards.format import Manifest
 from cinic_shards.jobs import Progress
+from cinic_shards.options import checked
 from cinic_shards.read.open import read_manifest
 from cinic_shards.store import Store, StoreLike, open_store
 from cinic_shards.tree.listing import Listing
@@ -28,6 +29,7 @@ from cinic_shards.write.samples.packed import PackedInput
 from cinic_shards.write.shard import ShardLayout
 
 
+@checked
 def convert(
     path: StoreLike,
     out: StoreLike,

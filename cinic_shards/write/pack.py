@@ -18,6 +18,7 @@ from cinic_shards.codec import DEFAULT_ENCODING, ENCODINGS, find_encoding
 from cinic_shards.errors import FormatError, OptionError
 from cinic_shards.format import Manifest
 from cinic_shards.jobs import Progress, Tally
+from cinic_shards.options import checked
 from cinic_shards.store import Store, StoreLike, open_store
 from cinic_shards.tree import Source, find_source
 from cinic_shards.tree.listing import list_tree
@@ -31,6 +32,7 @@ from cinic_shards.write.shard import ShardLayout
 SIDECARS = ("cls", "json")
 
 
+@checked
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PackOptions:
     """The options that, with the tree, determine the bytes of a packed dataset.
@@ -118,6 +120,7 @@ class PackOptions:
         )
 
 
+@checked
 def pack(
     root: str | os.PathLike[str] | Source,
     out: StoreLike,

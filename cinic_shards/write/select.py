@@ -22,7 +22,7 @@ from cinic_shards.codec import ENCODINGS
 from cinic_shards.errors import OutputError, few
 from cinic_shards.format import Manifest
 from cinic_shards.jobs import Progress
-from cinic_shards.options import number_of_workers
+from cinic_shards.options import checked, number_of_workers
 from cinic_shards.read.dataset import Dataset
 from cinic_shards.read.subset import Subset
 from cinic_shards.store import StoreLike, open_store
@@ -41,6 +41,7 @@ from cinic_shards.write.splits import Chosen, choose
 from cinic_shards.write.unpack import Unpacked, UnpackJob, make_folder, unpack_jobs
 
 
+@checked
 def select(
     path: StoreLike,
     out: StoreLike,
@@ -172,6 +173,7 @@ def _shards(
             yield new.name, name, make_input(new.name, shards, position, new.row[rows], True)
 
 
+@checked
 def select_tree(
     path: StoreLike,
     out: str | os.PathLike[str],

@@ -16,7 +16,7 @@ from cinic_shards.errors import FormatError, OptionError, OutputError, some_line
 from cinic_shards.format import Index, Manifest, ShardInfo
 from cinic_shards.format.provenance import ORIGINS, origins_named
 from cinic_shards.jobs import Progress, Tally, make_executor, run_jobs
-from cinic_shards.options import number_of_workers
+from cinic_shards.options import checked, number_of_workers
 from cinic_shards.read.open import open_shard, read_manifest
 from cinic_shards.store import Store, StoreLike, lock_file, open_store
 from cinic_shards.write.samples.packed import OpenShard, PackedSamples
@@ -64,6 +64,7 @@ class _Done:
     problems: tuple[str, ...]
 
 
+@checked
 def unpack(
     path: StoreLike,
     out: str | os.PathLike[str],

@@ -178,7 +178,7 @@ def test_all_positions_are_about_equally_frequent() -> None:
         ({"crop_padding": -1}, "crop_padding=-1"),
         ({"crop_padding": 1.5}, "crop_padding=1.5"),
         ({"cutout": -2}, "cutout=-2"),
-        ({"normalize": "imagenet"}, "the only name is 'cinic10'"),
+        ({"normalize": "imagenet"}, "one of cinic10"),
         ({"dtype": "float64"}, "dtype='float64': expected one of uint8, float32"),
         ({"dtype": "uint8", "normalize": True}, "dtype uint8 cannot be normalised"),
     ],

@@ -197,7 +197,7 @@ def test_invalid_caches(shards: Path, tmp_path: Path, monkeypatch: pytest.Monkey
 @pytest.mark.parametrize(
     ("kind", "options", "message"),
     [
-        ("gpu", {}, "cache='gpu': expected one of none, ram, disk, device"),
+        ("gpu", {}, "kind='gpu': expected one of none, ram, disk, device"),
         ("ram", {"max_bytes": -1}, "max_bytes=-1: expected an integer, at least 0"),
         ("ram", {"max_bytes": 1e9}, "max_bytes=1000000000.0: expected an integer"),
         ("none", {"max_bytes": 1}, "max_bytes is for ram and disk, not for cache='none'"),

@@ -5,9 +5,11 @@
 ``page.html``, with ``style.css`` and ``script.js``, and a template for each section.
 """
 
+import os
 from pathlib import Path
 
 from cinic_shards.jobs import Progress
+from cinic_shards.options import checked
 from cinic_shards.store import StoreLike, store_of_file
 from cinic_shards.view.report.content import Content, gather
 from cinic_shards.view.report.page import make_page
@@ -15,9 +17,10 @@ from cinic_shards.view.report.page import make_page
 __all__ = ["Content", "write_report"]
 
 
+@checked
 def write_report(
     path: StoreLike,
-    out: Path,
+    out: str | os.PathLike[str],
     *,
     sample: int = 4000,
     seed: int = 0,
@@ -47,6 +50,7 @@ def write_report(
             Damaged images raise nothing: the page lists them.
         OutputError: ``out`` cannot be written.
     """
+    out = Path(out)
     store = store_of_file(out)
     content = gather(
         path, sample=sample, seed=seed, quick=quick, workers=workers, progress=progress
