@@ -114,9 +114,12 @@ def run_name(run: Run) -> str:
 
 @pytest.mark.parametrize("run", SAVED["runs"], ids=run_name)
 def test_a_loader_gives_the_same_batches_as_the_release(run: Run) -> None:
-    """Compare an entire epoch, and the rest of it from a saved state."""
+    """Compare an entire epoch, and the rest of it from a saved state.
+
+    The release's order needs its state: new loaders have plan version 2.
+    """
     loader, step = loader_of(run), run["state"]["step"]
-    loader.set_epoch(run["state"]["epoch"])
+    loader.load_state_dict(run["state"] | {"step": 0})
     batches = list(loader)
     assert [batch.indices.tolist() for batch in batches] == run["ids"]
     assert [batch.labels.tolist() for batch in batches] == run["labels"]

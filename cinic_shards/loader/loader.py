@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 
-from cinic_shards.codec.kernels.permutation import PLAN_VERSION
 from cinic_shards.errors import OptionError
 from cinic_shards.loader.augment import PLAIN, Augment, Normalize, Transform
 from cinic_shards.loader.batches import Batch, BatchMaker, OnError
@@ -18,7 +17,7 @@ from cinic_shards.loader.cache import Cache, CacheKind, as_cache
 from cinic_shards.loader.epoch import Epoch, LoaderStats, Threads, run, shown
 from cinic_shards.loader.memory import copy_ahead
 from cinic_shards.loader.pixel_source import EpochSource, PixelSource, open_pixels
-from cinic_shards.loader.plan import EpochPlan, Order, Tail, part_of
+from cinic_shards.loader.plan import PLAN_VERSIONS, EpochPlan, Order, Tail, part_of
 from cinic_shards.loader.step import Step
 from cinic_shards.loader.world import default_threads, find_world
 from cinic_shards.options import checked, integer, number_of_workers
@@ -144,6 +143,7 @@ class ShardLoader:
             self._reader, self._selection, self._transform, self.device, on_error
         )
         self._threads = Threads(self.workers)
+        self.plan_version = max(PLAN_VERSIONS)  # 1 if a state of release 0.1.0 was loaded
         self.epoch = 0
         """The epoch that the next iteration runs."""
         self._first_step = 0
@@ -289,7 +289,7 @@ class ShardLoader:
 
     @checked
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Start the next iteration at the position in a state.
+        """Start the next iteration at a state's position; later epochs keep its plan version too.
 
         Raises:
             OptionError: the state is from a loader with a different dataset, subset, order, seed,
@@ -299,6 +299,8 @@ class ShardLoader:
         own = self._conditions()
         if missing := [name for name in (*own, "epoch", "step") if name not in state]:
             raise OptionError(f"not a loader's state: {missing[0]!r} is missing")
+        if (version := state["plan_version"]) in PLAN_VERSIONS:
+            own["plan_version"] = version
         different = [
             f"{name} is {state[name]!r} in the state and {value!r} here"
             for name, value in own.items()
@@ -312,14 +314,14 @@ class ShardLoader:
         epoch, step = integer("epoch", state["epoch"]), integer("step", state["step"])
         if step > len(self):
             raise OptionError(f"step={step}: an epoch has {len(self):,} steps")
-        self.epoch, self._first_step, self._running = epoch, step, None
+        self.epoch, self._first_step, self._running, self.plan_version = epoch, step, None, version
 
     def _conditions(self) -> dict[str, Any]:
         """Return everything that the batches of an epoch depend on."""
         samples, blocks = self._digests
         return {
             "version": _STATE_VERSION,
-            "plan_version": PLAN_VERSION,
+            "plan_version": self.plan_version,
             "fingerprint": self.dataset.manifest.fingerprint,
             "split": self._reader.name,
             "samples": samples,
@@ -349,6 +351,7 @@ class ShardLoader:
             tail=self.tail,
             rank=self.rank,
             world_size=self.world_size,
+            version=self.plan_version,
         )
 
     def _make_transform(self, augment: Augment | None, normalize: Normalize) -> Transform:

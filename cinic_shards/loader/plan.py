@@ -9,36 +9,37 @@ of W takes [n r // W, n (r + 1) // W) of a step's n positions. There are two shu
 
 ``window``
     Blocks in a keyed random order, with the rows of each block permuted, make one sequence. It is
-    cut into L *lanes* of equal length, and position p is the (p // L)-th row of lane p mod L. So a
-    batch takes a few rows of each lane and mixes L random blocks, and a reader holds about L blocks
-    at a time. Even lanes are read forwards, odd lanes backwards: two neighbours both begin, or both
-    end, at the block that they share, so it is read once. Within a batch, rows are in the order of
-    their lanes, so a rank reads only its own lanes.
+    cut into L *lanes*, and every step takes the next few rows of each lane, as many as in the step
+    before. So a batch mixes L random blocks, and a reader holds about L blocks at a time. Even
+    lanes are read forwards, odd lanes backwards: two neighbours both begin, or both end, at the
+    block that they share, so it is read once. Within a batch, rows are in the order of their lanes,
+    so a rank reads the same few lanes in all steps.
 
 Rows are computed, not stored: no array here is as long as the epoch, and ``window`` holds three
 integers per block.
 """
 
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from types import ModuleType
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cinic_shards.codec.kernels.base import kernel, mix, part
-from cinic_shards.codec.kernels.permutation import (
-    feistel,
-    feistel_masks,
-    permute,
-    round_keys,
-)
+from cinic_shards.codec.kernels.permutation import permute, round_keys
 from cinic_shards.errors import OptionError
+from cinic_shards.loader import lanes, lanes_1
+from cinic_shards.loader.lanes import Blocks, lay_blocks
 from cinic_shards.options import one_of
 
 Order = Literal["window", "full"]
 Tail = Literal["drop", "short", "pad"]
 
-_MIN_LANES = 64
+_LANES: dict[int, ModuleType] = {1: lanes_1, 2: lanes}
+"""Version of the plan -> the lanes of its order ``window``, all that differs between versions."""
+
+PLAN_VERSIONS = tuple(_LANES)
+"""Versions of the plan. New loaders have the last one, states may have an earlier one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,14 +67,18 @@ class EpochPlan:
     rank's part with rows that do not count."""
     rank: int = 0
     world_size: int = 1
+    version: int = max(PLAN_VERSIONS)
+    """How ``window`` forms its lanes."""
     num_lanes: int = field(init=False, default=0)
-    """L of the order ``window``; it depends on the number of blocks and G only."""
+    """L of the order ``window``; it does not depend on the ranks."""
     _keys: NDArray[np.uint64] = field(init=False, repr=False, compare=False)
-    _blocks: "_Blocks | None" = field(init=False, default=None, repr=False, compare=False)
+    _blocks: Blocks | None = field(init=False, default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         one_of("order", self.order, Order)
         one_of("tail", self.tail, Tail)
+        if self.version not in PLAN_VERSIONS:
+            raise OptionError(f"version={self.version}: expected one of {PLAN_VERSIONS}")
         if self.num_samples < 0 or self.global_batch_size < 1 or self.world_size < 1:
             raise OptionError(
                 f"num_samples={self.num_samples}, global_batch_size={self.global_batch_size}, "
@@ -92,12 +97,15 @@ class EpochPlan:
             object.__setattr__(self, "_keys", round_keys("full", self.seed, self.epoch))
             return
         block_keys = round_keys("blocks", self.seed, self.epoch)
-        blocks = _lay_blocks(self.num_samples, self.block_starts, block_keys)
-        lanes = max(_MIN_LANES, self.global_batch_size // 8)
-        lanes = min(len(blocks.order), self.global_batch_size, lanes)
-        object.__setattr__(self, "num_lanes", lanes)
+        blocks = lay_blocks(self.num_samples, self.block_starts, block_keys)
+        num_lanes = self._lanes.num_lanes(len(blocks.order), self.global_batch_size)
+        object.__setattr__(self, "num_lanes", num_lanes)
         object.__setattr__(self, "_keys", round_keys("window", self.seed, self.epoch))
         object.__setattr__(self, "_blocks", blocks)
+
+    @property
+    def _lanes(self) -> ModuleType:
+        return _LANES[self.version]
 
     def __len__(self) -> int:
         """Return the number of steps in the epoch, the same on every rank."""
@@ -159,11 +167,10 @@ class EpochPlan:
         if self._blocks is None:
             permute(start, self.num_samples, self._keys, out)
         else:
-            first = step * self.global_batch_size
-            last = min(first + self.global_batch_size, self.num_samples)
-            window_rows(
-                first, last, start - first, self.num_samples, self.num_lanes, *self._blocks,
-                self._keys, out,
+            skip = start - step * self.global_batch_size
+            self._lanes.window_rows(
+                step, skip, self.num_samples, self.global_batch_size, self.num_lanes,
+                *self._blocks, self._keys, out,
             )  # fmt: skip
         return out
 
@@ -181,130 +188,58 @@ class EpochPlan:
             out[:] = len(self)
         else:
             order, sequence_starts = self._blocks.order, self._blocks.sequence_starts
-            _last_positions(self.num_samples, self.num_lanes, order, sequence_starts, out)
-            out //= self.global_batch_size
+            size, batch = self.num_samples, self.global_batch_size
+            self._lanes.last_steps(size, batch, self.num_lanes, order, sequence_starts, out)
         return out
+
+    def reading(self, block_bytes: int) -> "Reading | None":
+        """Return what the ranks read and hold; None for other orders, and in plan version 1.
+
+        Counted from the lanes of each rank in full steps. A rank with only some rows of a lane may
+        skip a block that is counted; in a last step that is not full it may need one more.
+
+        Args:
+            block_bytes: bytes of a decoded block.
+        """
+        if self._blocks is None or self.version == 1 or self.num_samples == 0:
+            return None
+        num_lanes, begin, end = lanes.lanes_of_ranks(
+            self.num_samples, self.global_batch_size, self.num_lanes, self.world_size
+        )
+        starts = self._blocks.sequence_starts
+        first = np.searchsorted(starts, begin, side="right") - 1
+        stop = np.maximum(first, np.searchsorted(starts, end))
+        rows = starts[stop] - starts[first]
+        held = int(min(num_lanes[self.rank] + 1, stop[self.rank] - first[self.rank]))
+        return Reading(
+            times_read=float(rows[self.rank]) * self.world_size / self.num_samples,
+            times_read_by_all=float(rows.sum()) / self.num_samples,
+            blocks_held=held,
+            bytes_held=held * block_bytes,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reading:
+    """Estimate of what ranks that read entire blocks read and hold in an epoch."""
+
+    times_read: float
+    """Samples that this rank reads, as a multiple of its share of the samples."""
+    times_read_by_all: float
+    """Samples that all ranks together read, as a multiple of all samples."""
+    blocks_held: int
+    """Decoded blocks that this rank holds at a time, about."""
+    bytes_held: int
+    """Their bytes."""
+
+    def __str__(self) -> str:
+        return (
+            f"reads {self.times_read:.2f} times its share of the samples (all ranks together "
+            f"{self.times_read_by_all:.2f} times the dataset), and holds about "
+            f"{self.blocks_held:,} blocks ({self.bytes_held / 1e6:,.1f} MB)"
+        )
 
 
 def part_of(count: int, rank: int, world_size: int) -> tuple[int, int]:
     """Return start and stop of a rank's part of ``count`` samples; parts differ by at most one."""
     return count * rank // world_size, count * (rank + 1) // world_size
-
-
-class _Blocks(NamedTuple):
-    """The B blocks of the order ``window``, as arrays for kernels."""
-
-    starts: NDArray[np.int64]
-    """First row of each block, then the number of rows: shape (B + 1,)."""
-    order: NDArray[np.int64]
-    """A permutation of range(B), shape (B,)."""
-    sequence_starts: NDArray[np.int64]
-    """Start of each block of ``order`` in the sequence, then its end: shape (B + 1,)."""
-
-
-def _lay_blocks(
-    num_samples: int, starts: NDArray[np.int64] | None, keys: NDArray[np.uint64]
-) -> _Blocks:
-    if (
-        starts is None
-        or len(starts) < 1
-        or starts[0] != 0
-        or starts[-1] != num_samples
-        or (starts[1:] <= starts[:-1]).any()
-    ):
-        raise OptionError(f"block_starts {starts}: expected ascending rows, 0 to {num_samples}")
-    order = np.empty(len(starts) - 1, np.int64)
-    permute(0, len(order), keys, order)
-    sequence_starts = np.concatenate([[0], np.cumsum(np.diff(starts)[order])])
-    return _Blocks(starts, order, sequence_starts)
-
-
-@part
-def _lane_start(lane, size, num_lanes):
-    """Return a lane's start in the sequence; the first ``size`` mod L lanes have one more row."""
-    return lane * (size // num_lanes) + min(lane, size % num_lanes)
-
-
-@part
-def _count_before(lane, first, stop, num_lanes):
-    """Count the positions in [first, stop) that are in lanes before this one."""
-    each, rest = (stop - first) // num_lanes, (stop - first) % num_lanes
-    begin = first % num_lanes  # the rest goes to the lanes from here on, wrapping round to lane 0
-    return (
-        lane * each + min(max(lane - begin, 0), rest) + min(lane, max(begin + rest - num_lanes, 0))
-    )
-
-
-@part
-def _find_block(position, block_starts, order, sequence_starts):
-    """Find the block at a position of the sequence: its number, start there, first row and rows."""
-    k = np.searchsorted(sequence_starts, position, side="right") - 1
-    number = order[k]
-    first = block_starts[number]
-    return number, sequence_starts[k], first, block_starts[number + 1] - first
-
-
-@kernel
-def window_rows(
-    first, stop, skip, size, num_lanes, block_starts, order, sequence_starts, keys, out
-):
-    """Write the rows of a step's positions [first, stop) to ``out``, in the order of their lanes.
-
-    The first ``skip`` rows are left out; then ``out``, int64, is filled. The sequence has ``size``
-    rows. For ``block_starts``, ``order`` and ``sequence_starts`` see ``_Blocks``.
-    """
-    written = 0
-    first_lane, above = 0, num_lanes
-    while above - first_lane > 1:
-        middle = (first_lane + above) // 2
-        if _count_before(middle, first, stop, num_lanes) <= skip:
-            first_lane = middle
-        else:
-            above = middle
-    skip -= _count_before(first_lane, first, stop, num_lanes)
-    # Divide once: a division takes as long as a row.
-    first_offset, first_rest = first // num_lanes, first % num_lanes
-    stop_offset, stop_rest = stop // num_lanes, stop % num_lanes
-    each, longer = size // num_lanes, size % num_lanes
-    for lane in range(first_lane, num_lanes):
-        offset = first_offset + (1 if lane < first_rest else 0) + skip
-        stop_in_lane = stop_offset + (1 if lane < stop_rest else 0)
-        skip = max(0, offset - stop_in_lane)
-        start = lane * each + min(lane, longer)
-        end = start + each + (1 if lane < longer else 0)
-        begin, num_rows = 0, 0
-        while offset < stop_in_lane and written < len(out):
-            position = start + offset if lane % 2 == 0 else end - 1 - offset
-            if not begin <= position < begin + num_rows:
-                number, begin, first_row, num_rows = _find_block(
-                    position, block_starts, order, sequence_starts
-                )
-                low_bits, low_mask, high_mask = feistel_masks(num_rows)
-                tweak = mix(np.uint64(number) + np.uint64(0x9E3779B97F4A7C15))
-            out[written] = first_row + feistel(
-                position - begin, num_rows, low_bits, low_mask, high_mask, keys, tweak
-            )
-            written += 1
-            offset += 1
-        if written == len(out):
-            return
-
-
-@kernel
-def _last_positions(size, num_lanes, order, sequence_starts, out):
-    """Write each block's last global position to ``out``, int64, shape (B,)."""
-    out[:] = -1
-    lane = 0
-    for block in range(len(order)):
-        begin, end = sequence_starts[block], sequence_starts[block + 1]
-        while _lane_start(lane + 1, size, num_lanes) <= begin:
-            lane += 1
-        other = lane
-        while other < num_lanes and _lane_start(other, size, num_lanes) < end:
-            start = _lane_start(other, size, num_lanes)
-            stop = _lane_start(other + 1, size, num_lanes)
-            backwards = stop - 1 - max(begin, start)
-            offset = backwards if other % 2 else min(end, stop) - 1 - start
-            number = order[block]
-            out[number] = max(out[number], offset * num_lanes + other)
-            other += 1

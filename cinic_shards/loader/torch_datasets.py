@@ -25,7 +25,7 @@ from cinic_shards.loader.batches import Batch, OnError
 from cinic_shards.loader.cache import Cache, HostCacheKind, as_cache
 from cinic_shards.loader.loader import BatchTransform, ShardLoader
 from cinic_shards.loader.pixel_source import PixelSource, open_pixels
-from cinic_shards.loader.plan import Order, Tail
+from cinic_shards.loader.plan import PLAN_VERSIONS, Order, Tail
 from cinic_shards.loader.world import default_threads, find_world
 from cinic_shards.options import checked, integer, one_of
 from cinic_shards.read.dataset import Dataset
@@ -313,7 +313,9 @@ class ShardIterable(IterableDataset[Batch]):
     @checked
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Load a state; see ``ShardLoader.load_state_dict``."""
-        self._own_loader().load_state_dict(state)
+        loader = self._own_loader()
+        loader.load_state_dict(state)
+        self._epochs.plan_version.fill_(loader.plan_version)
         self._loaded_epoch = integer("epoch", state["epoch"])
 
     def __getstate__(self) -> dict[str, Any]:
@@ -328,6 +330,7 @@ class ShardIterable(IterableDataset[Batch]):
                 info = get_worker_info()
                 workers = max(1, default_threads() // (info.num_workers if info else 1))
             loader = self._make_loader(workers=workers)
+            loader.plan_version = int(self._epochs.plan_version)
             self._loaders = {os.getpid(): loader}
         return loader
 
@@ -347,11 +350,14 @@ class _SharedEpochs:
         # process's.
         self._notes = torch.full((_MAX_PROCESSES + 1, 4), -1, dtype=torch.int64)
         self._notes.share_memory_()
+        self.plan_version = torch.tensor(max(PLAN_VERSIONS)).share_memory_()
+        """The loaded state's version, which the next epoch's processes must use too."""
         self._count = 0
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__ = state
         self._notes.share_memory_()  # a copy is no longer shared
+        self.plan_version.share_memory_()
 
     def begin(self, info: Any, epoch: int | None) -> int:
         """Note that a worker begins the given epoch, or the next one if None; return the epoch.

@@ -1,5 +1,6 @@
 """Run every kernel once on tiny inputs, so that it is compiled and cached on disk."""
 
+from itertools import product
 from typing import get_args
 
 import numpy as np
@@ -9,7 +10,7 @@ from cinic_shards import codec
 from cinic_shards.codec.kernels import add_histograms, gather_images
 from cinic_shards.codec.meter import ImageMeter
 from cinic_shards.loader.augment import Augment, Transform
-from cinic_shards.loader.plan import EpochPlan, Order
+from cinic_shards.loader.plan import PLAN_VERSIONS, EpochPlan, Order
 
 
 def warm_up() -> None:
@@ -31,7 +32,9 @@ def warm_up() -> None:
         out = torch.empty(images.shape, dtype=transform.dtype)
         transform.on_cpu(addresses, transform.draw(np.arange(2), epoch=0), out)
     starts = np.array([0, 1, 2])
-    for order in get_args(Order):
-        plan = EpochPlan(num_samples=2, global_batch_size=1, order=order, block_starts=starts)
+    for order, version in product(get_args(Order), PLAN_VERSIONS):
+        plan = EpochPlan(
+            num_samples=2, global_batch_size=1, order=order, block_starts=starts, version=version
+        )
         plan.rows(0)
         plan.last_steps()

@@ -10,7 +10,20 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.studies.order import CASES, quality, reads
+from benchmarks.studies.order import (
+    AWKWARD,
+    BATCHES,
+    BLOCK_SIZE,
+    CASES,
+    POWERS_OF_TWO,
+    SIZES,
+    SMALL_BATCHES,
+    Case,
+    least,
+    quality,
+    reads,
+    worst_read,
+)
 from cinic_shards import Augment, ShardLoader, Subset
 from cinic_shards.loader.plan import Order
 from cinic_shards.read.dataset import Dataset
@@ -129,6 +142,38 @@ def test_what_all_ranks_read(name: str, record_property: Record) -> None:
     for world, (read, held) in found.items():
         assert held <= -(-plan.num_lanes // world) + 3, f"{world} ranks"
         assert world > plan.num_lanes or read <= MAX_READ, f"{world} ranks"
+
+
+@pytest.mark.parametrize("case", AWKWARD[1::2], ids=lambda case: f"{case.num_samples:,} samples")
+def test_batches_that_are_no_multiple_of_lanes(case: Case, record_property: Record) -> None:
+    """Do a thousand ranks with any batch size read at most 1.25 times the bytes? No tree is read.
+
+    Release 0.1.0 read 3.7, 6.7 and 22 times as much as the dataset.
+    """
+    (world,) = case.worlds
+    read, held = reads(case, world)
+    record_property("times_read", round(read, 2))
+    record_property("blocks_held", held)
+    assert read <= 1.25
+    assert held <= -(-case.plan().num_lanes // world) + 3
+
+
+@pytest.mark.parametrize("num_samples", SIZES)
+def test_powers_of_two_ranks_read_the_least_possible(
+    num_samples: int, record_property: Record
+) -> None:
+    """Do 2 to 8,192 ranks, with twenty batch sizes, read what every plan must read, within 0.1?
+
+    That is at most 1.25 times the bytes while ranks are fewer than a quarter of the blocks.
+    """
+    num_blocks = -(-num_samples // BLOCK_SIZE)
+    found = {
+        world: worst_read(num_samples, world, SMALL_BATCHES + BATCHES) for world in POWERS_OF_TWO
+    }
+    record_property("times_read", found)
+    for world, read in found.items():
+        assert read <= least(num_blocks, world) + 0.1, f"{world} ranks"
+        assert read <= 1.25 or world > num_blocks / 4, f"{world} ranks"
 
 
 def test_window_mixes_like_a_permutation(record_property: Record) -> None:

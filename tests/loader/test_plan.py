@@ -2,6 +2,7 @@
 
 import time
 import tracemalloc
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,16 +10,27 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from benchmarks.studies.order import Case, reads
 from cinic_shards.codec.kernels.permutation import choose
 from cinic_shards.errors import OptionError
-from cinic_shards.loader.plan import EpochPlan
+from cinic_shards.loader.plan import PLAN_VERSIONS, EpochPlan
 
 GOLDEN_10 = [0, 6, 7, 9, 4, 5, 8, 1, 2, 3]
 GOLDEN_10_SEED_1 = [0, 4, 5, 6, 3, 2, 8, 7, 1, 9]
 GOLDEN_10_EPOCH_1 = [2, 4, 8, 1, 6, 9, 0, 3, 7, 5]
 GOLDEN_90000 = [86184, 48450, 50610, 36539]
-GOLDEN_WINDOW = [[3, 0, 8, 9], [4, 1, 7, 6], [5, 2]]
-GOLDEN_WINDOW_90000 = [79209, 79357, 79576, 79456, 79569, 78916]
+GOLDEN_WINDOW = {  # version of the plan -> rows
+    1: [[3, 0, 8, 9], [4, 1, 7, 6], [5, 2]],
+    2: [[3, 1, 0, 9], [4, 2, 8, 6], [5, 7]],
+}
+GOLDEN_WINDOW_90000 = {
+    1: [79209, 79357, 79576, 79456, 79569, 78916],
+    2: [79209, 79357, 79576, 79456, 79569, 78916],
+}
+GOLDEN_WINDOW_AWKWARD = {  # N = 90,000 in steps of 1,000: 88 and 128 lanes
+    1: [57737, 57957, 57518, 57510, 57590, 58266],
+    2: [8828, 8831, 8863, 8400, 8312, 8491],
+}
 GOLDEN_10_BILLION = [4951053360, 2520127976, 6692724208, 6935875731]
 
 
@@ -220,21 +232,39 @@ def rows_of(one: EpochPlan) -> NDArray[np.int64]:
     return np.concatenate([one.rows(step) for step in range(len(one))])
 
 
-def test_golden_vectors_of_window() -> None:
-    one = window(10, 4, 3, tail="short")
-    assert [one.rows(step).tolist() for step in range(3)] == GOLDEN_WINDOW
-    one = window(90_000, 512, 1024)
+@pytest.mark.parametrize("version", PLAN_VERSIONS)
+def test_golden_vectors_of_window(version: int) -> None:
+    """A state names its version, and gets these rows in all later releases."""
+    one = window(10, 4, 3, tail="short", version=version)
+    assert [one.rows(step).tolist() for step in range(3)] == GOLDEN_WINDOW[version]
+    one = window(90_000, 512, 1024, version=version)
     assert one.num_lanes == 64
-    assert one.rows(7)[:6].tolist() == GOLDEN_WINDOW_90000
+    assert one.rows(7)[:6].tolist() == GOLDEN_WINDOW_90000[version]
+    one = window(90_000, 1000, 1024, version=version)
+    assert one.rows(50)[500:506].tolist() == GOLDEN_WINDOW_AWKWARD[version]
 
 
-def test_window_is_a_bijection_for_every_size_up_to_64() -> None:
-    """Every number of samples and batch size; blocks of 1 (so L is up to 64), 3 and 64 samples."""
+def test_new_plans_have_the_last_version() -> None:
+    assert window(10, 4, 3).version == PLAN_VERSIONS[-1] == 2
+    with pytest.raises(OptionError, match="version=3: expected"):
+        window(10, 4, 3, version=3)
+
+
+@pytest.mark.parametrize(
+    ("batch", "num_lanes"),
+    [(1, 1), (3, 2), (63, 32), (64, 64), (512, 64), (513, 128), (8192, 1024), (128 * 96, 2048)],
+)
+def test_lanes_are_a_power_of_two(batch: int, num_lanes: int) -> None:
+    assert window(10_000, batch, 16).num_lanes == num_lanes
+
+
+@pytest.mark.parametrize("version", PLAN_VERSIONS)
+def test_window_is_a_bijection_for_every_size_up_to_64(version: int) -> None:
+    """Every number of samples and batch size, with blocks of 1, 3 and 64 samples."""
     for block_size in (1, 3, 64):
         for num_samples in range(1, 65):
             for batch in range(1, 65):
-                one = window(num_samples, batch, block_size, tail="short")
-                assert one.num_lanes == min(-(-num_samples // block_size), batch)
+                one = window(num_samples, batch, block_size, tail="short", version=version)
                 assert np.bincount(rows_of(one)).tolist() == [1] * num_samples
 
 
@@ -244,11 +274,16 @@ def test_window_is_a_bijection_for_every_size_up_to_64() -> None:
     batch=st.integers(1, 700),
     world_size=st.integers(1, 9),
     epoch=st.integers(0, 5),
+    version=st.sampled_from(PLAN_VERSIONS),
 )
-def test_window_on_uneven_blocks(sizes: list[int], batch: int, world_size: int, epoch: int) -> None:
+def test_window_on_uneven_blocks(
+    sizes: list[int], batch: int, world_size: int, epoch: int, version: int
+) -> None:
+    """Ranks and steps cover each row once; a block's last step is that of its last row."""
     starts = np.cumsum([0, *sizes])
     num_samples = int(starts[-1])
     options = {"order": "window", "block_starts": starts, "tail": "short", "epoch": epoch}
+    options["version"] = version
     alone = plan(num_samples, batch, **options)
     ranks = [
         plan(num_samples, batch, rank=rank, world_size=world_size, **options)
@@ -269,9 +304,7 @@ def test_window_does_not_depend_on_the_world_and_changes_each_epoch() -> None:
 
 
 @pytest.mark.parametrize("num_blocks", [100, 264])
-def test_a_reader_holds_about_one_block_a_lane(
-    num_blocks: int,
-) -> None:
+def test_a_reader_holds_about_one_block_a_lane(num_blocks: int) -> None:
     one = window(1024 * num_blocks, 512, 1024)
     assert one.num_lanes == 64
     first = np.full(num_blocks, -1)
@@ -298,6 +331,90 @@ def test_a_window_batch_mixes_as_many_blocks_as_lanes() -> None:
     assert np.median(counts) >= 60
 
 
+@pytest.mark.parametrize(
+    ("num_samples", "world_size", "batch", "version_1", "least"),
+    [
+        (1_000_000, 128, 96, 3.66, 1.13),
+        (1_000_000, 100, 100, 2.86, 1.10),
+        (300_000, 60, 70, 1.98, 1.20),
+        (270_000, 16, 300, 1.23, 1.06),
+        (90_000, 8, 500, 1.18, 1.08),
+        (90_000, 7, 33, 1.61, 1.07),
+    ],
+)
+def test_awkward_batches_are_read_hardly_more_often(
+    num_samples: int, world_size: int, batch: int, version_1: float, least: float
+) -> None:
+    """The global batch is not a multiple of version 1's lanes: its ranks change their lanes.
+
+    ``least`` is (B + W - 1) / B. If W is not a power of two, ranks share up to W lanes more.
+    """
+    case = Case(num_samples, world_size * batch, ())
+    assert reads(replace(case, version=1), world_size)[0] == pytest.approx(version_1, abs=0.005)
+    read, held = reads(case, world_size)
+    one = replace(case.plan(), world_size=world_size, rank=1)
+    is_power = world_size.bit_count() == 1
+    assert read <= least + 0.005 + (0 if is_power else world_size / one.num_lanes)
+    found = one.reading(1024 * 3072)
+    assert found is not None
+    assert found.times_read_by_all == pytest.approx(read, abs=0.003)
+    assert found.times_read == pytest.approx(read, abs=0.15)
+    assert held - 2 <= found.blocks_held <= held
+    assert found.bytes_held == found.blocks_held * 1024 * 3072
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    sizes=st.lists(st.integers(1, 60), min_size=1, max_size=30),
+    batch=st.integers(9, 300),
+    world_size=st.integers(1, 9),
+)
+def test_reading_counts_the_blocks_of_full_steps(
+    sizes: list[int], batch: int, world_size: int
+) -> None:
+    """A rank that has only some rows of a lane may skip blocks that are counted."""
+    starts = np.cumsum([0, *sizes])
+    num_samples = int(starts[-1])
+    one = plan(num_samples, batch, order="window", block_starts=starts)
+    if len(one) == 0:
+        return
+    of_all = 0.0
+    for rank in range(world_size):
+        one = replace(one, rank=rank, world_size=world_size)
+        used = np.unique(np.searchsorted(starts, rows_of(one), side="right") - 1)
+        least = np.diff(starts)[used].sum() * world_size / num_samples
+        found = one.reading(1)
+        assert found is not None
+        assert least <= found.times_read + 1e-9
+        if min(sizes) > 40:  # more than a lane has in a step: only the first and last are skipped
+            assert found.times_read <= least + 2 * max(sizes) * world_size / num_samples
+        of_all += found.times_read / world_size
+    assert found.times_read_by_all == pytest.approx(of_all)
+
+
+def test_reading_is_known_for_window_only() -> None:
+    assert plan(100, 10).reading(1) is None
+    assert plan(100, 10, shuffle=False).reading(1) is None
+    assert window(100, 10, 5, version=1).reading(1) is None
+
+
+def test_more_ranks_than_samples_of_a_batch_read_something() -> None:
+    found = window(3, 1, 1, world_size=2, rank=0).reading(1)
+    assert found is not None and (found.times_read, found.times_read_by_all) == (0, 1)
+
+
+@pytest.mark.parametrize("num_samples", [90_000, 10**6, 10**7])
+@pytest.mark.parametrize("world_size", [2, 16, 128, 1024])
+def test_powers_of_two_ranks_read_the_least_possible(num_samples: int, world_size: int) -> None:
+    """At most (B + W - 1) / B, whatever the batch size: each boundary of ranks is in one block."""
+    num_blocks = -(-num_samples // 1024)
+    for batch in (9, 12, 33, 48, 96, 100, 127, 250, 500, 513):
+        if world_size * batch <= num_samples:
+            found = window(num_samples, world_size * batch, 1024, world_size=world_size).reading(1)
+            assert found is not None
+            assert found.times_read_by_all <= (num_blocks + world_size) / num_blocks
+
+
 @pytest.mark.parametrize("starts", [None, [], [0, 5], [1, 10], [0, 5, 5, 10], [0, 10, 5]])
 def test_invalid_block_starts(starts: list[int] | None) -> None:
     with pytest.raises(OptionError, match="block_starts"):
@@ -312,7 +429,7 @@ def test_ten_billion_samples_on_ten_thousand_ranks() -> None:
         options = {"order": order, "block_starts": starts, "world_size": 10_000}
         for rank in (0, 4321, 9999):
             one = plan(10**10, 512 * 10_000, rank=rank, **options)
-            assert one.num_lanes == (610_352 if order == "window" else 0)
+            assert one.num_lanes == (2**20 if order == "window" else 0)
             rows = [one.rows(step) for step in (0, 1234, len(one) - 1)]
             assert {len(part) for part in rows} == {512}
             assert len(np.unique(np.concatenate(rows))) == 3 * 512

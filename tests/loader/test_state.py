@@ -189,6 +189,40 @@ def test_the_state_of_a_different_dataset_is_rejected(
     ShardLoader(tmp_path / "blocks", batch_size=20, order="full").load_state_dict(full)
 
 
+def test_a_state_of_the_first_version_resumes_with_its_plan(encoded: dict[str, Path]) -> None:
+    """All later epochs keep the version, as those of the run that was interrupted would have."""
+
+    def make() -> ShardLoader:
+        return ShardLoader(encoded["zstd"], batch_size=20, seed=5)
+
+    before = make()
+    before.plan_version = 1  # as release 0.1.0
+    epochs = [facts(before) for _ in range(3)]
+    new = make()
+    assert new.state_dict()["plan_version"] == 2
+    assert facts(new) != epochs[0]
+    new.load_state_dict(new.state_dict() | {"plan_version": 1, "epoch": 0, "step": 4})
+    assert new.state_dict()["plan_version"] == 1
+    assert facts(new) == epochs[0][4:]
+    assert [facts(new), facts(new)] == epochs[1:]
+    again = make()
+    again.load_state_dict(new.state_dict() | {"epoch": 2})
+    assert facts(again) == epochs[2]
+    with pytest.raises(OptionError, match="plan_version is 3 in the state and 1 here"):
+        again.load_state_dict(again.state_dict() | {"plan_version": 3})
+    again.load_state_dict(make().state_dict())
+    assert facts(again) == facts(make())
+
+
+@pytest.mark.parametrize("options", [{"order": "full"}, {"shuffle": False, "tail": "drop"}])
+def test_other_orders_are_the_same_in_both_versions(
+    encoded: dict[str, Path], options: dict[str, Any]
+) -> None:
+    loaders = [ShardLoader(encoded["raw"], batch_size=20, **options) for _ in range(2)]
+    loaders[1].load_state_dict(loaders[0].state_dict() | {"plan_version": 1})
+    assert facts(loaders[0]) == facts(loaders[1])
+
+
 @pytest.mark.parametrize("state", [{}, {"epoch": 1, "step": 2}, {"model": 1}])
 def test_a_dictionary_that_is_not_a_state(encoded: dict[str, Path], state: dict[str, Any]) -> None:
     with pytest.raises(OptionError, match="not a loader's state: 'version' is missing"):

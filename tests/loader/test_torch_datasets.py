@@ -306,21 +306,26 @@ def test_every_option_reaches_the_loader(encoded: dict[str, Path], tmp_path: Pat
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
-@pytest.mark.parametrize("done", [0, 1, 4, 8, 9, "all"])
+@pytest.mark.parametrize(
+    ("done", "version"), [(0, 2), (1, 2), (4, 2), (8, 2), (9, 2), ("all", 2), (4, 1), ("all", 1)]
+)
 def test_torchdatas_stateful_dataloader(
-    encoded: dict[str, Path], num_workers: int, done: int | str
+    encoded: dict[str, Path], num_workers: int, done: int | str, version: int
 ) -> None:
+    """The epochs after a resumed one have new processes; with a state of 0.1.0 they keep plan 1."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         from torchdata.stateful_dataloader import StatefulDataLoader
 
-    def make() -> Any:
+    def make(plan_version: int = 2) -> Any:
         iterable = ShardIterable(encoded["zstd"], batch_size=20, augment=Augment())
+        iterable._epochs.plan_version.fill_(plan_version)
         return StatefulDataLoader(iterable, batch_size=None, num_workers=num_workers)
 
     loader = ShardLoader(encoded["zstd"], batch_size=20, augment=Augment())
-    first, second, third = facts(loader), facts(loader), facts(loader)
-    batches = make()
+    loader.plan_version = version
+    first, second, third, fourth = (facts(loader) for _ in range(4))
+    batches = make(version)
     assert facts(batches) == first
     iterator = iter(batches)
     if done == "all":
@@ -336,6 +341,7 @@ def test_torchdatas_stateful_dataloader(
     if done != "all":
         assert facts(again) == second[int(done) :]
     assert facts(again) == third
+    assert facts(again) == fourth
 
 
 # --- In other people's loops ------------------------------------------------------------------

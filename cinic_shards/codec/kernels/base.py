@@ -31,6 +31,9 @@ if hasattr(os, "register_at_fork"):
 part = numba.njit
 """Decorator for a function that kernels call; it is compiled into each of them."""
 
+inlined = numba.njit(inline="always")
+"""Like ``part``, for a long function in an inner loop: LLVM would call it, and copy its arrays."""
+
 _can_cache = True
 
 

@@ -7,8 +7,6 @@ from numpy.typing import NDArray
 
 from cinic_shards.codec.kernels.base import kernel, part
 
-PLAN_VERSION = 1
-
 _NUM_ROUNDS = 8
 
 
@@ -30,12 +28,14 @@ def choose(count: int, size: int, purpose: str, seed: int) -> NDArray[np.int64]:
 
 
 def round_keys(purpose: str, seed: int, epoch: int) -> NDArray[np.uint64]:
-    """Derive the round keys of a permutation: BLAKE2b over plan version, purpose, seed and epoch.
+    """Derive the round keys of a permutation: BLAKE2b over purpose, seed and epoch.
+
+    The text also says ``plan 1``, in all versions of the plan: it must never change.
 
     Returns:
         uint64, shape (8,).
     """
-    text = f"cinic-shards plan {PLAN_VERSION} {purpose} seed {seed} epoch {epoch}"
+    text = f"cinic-shards plan 1 {purpose} seed {seed} epoch {epoch}"
     digest = hashlib.blake2b(text.encode(), digest_size=8 * _NUM_ROUNDS).digest()
     return np.frombuffer(digest, "<u8").astype(np.uint64)
 
