@@ -18,6 +18,7 @@ from cinic_shards.loader.epoch import Epoch, LoaderStats, Threads, run, shown
 from cinic_shards.loader.memory import copy_ahead
 from cinic_shards.loader.pixel_source import EpochSource, PixelSource, open_pixels
 from cinic_shards.loader.plan import PLAN_VERSIONS, EpochPlan, Order, Tail, part_of
+from cinic_shards.loader.reading import Reading, announce, reading_of
 from cinic_shards.loader.step import Step
 from cinic_shards.loader.world import default_threads, find_world
 from cinic_shards.options import checked, integer, number_of_workers
@@ -156,6 +157,7 @@ class ShardLoader:
                 f"{self.global_batch_size:,} of a batch on all ranks; choose a smaller batch, or "
                 "tail='short' or 'pad'"
             )
+        announce(self._plan(), self.reading, self.cache, progress)
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -172,6 +174,11 @@ class ShardLoader:
     def num_samples(self) -> int:
         """Number of selected samples on all ranks, including a tail that is dropped."""
         return len(self._selection)
+
+    @property
+    def reading(self) -> Reading | None:
+        """Estimate of what an epoch reads and holds without a cache; None if not in blocks."""
+        return reading_of(self._plan(), self._reader, self._pixels)
 
     @property
     def skipped(self) -> dict[int, str]:

@@ -17,6 +17,7 @@ from make_demo_tree import make_tree
 
 from cinic_shards import Augment, Batch, ShardLoader, Subset
 from cinic_shards.errors import OptionError
+from cinic_shards.loader.cache import Cache
 from cinic_shards.loader.plan import EpochPlan
 from cinic_shards.write.pack import PackOptions, pack
 
@@ -448,6 +449,66 @@ def test_stats_show_the_share_of_waiting(encoded: dict[str, Path]) -> None:
     )
     list(slow)
     assert slow.stats().waiting_share > 0.7
+
+
+@pytest.mark.parametrize(
+    ("encoding", "options", "times"),
+    [
+        ("zstd", {}, 1.0),
+        ("zstd", {"cache": "ram"}, None),  # there is room for all
+        ("zstd", {"cache": Cache("ram", max_bytes=2**16)}, 1.0),
+        ("zstd", {"shuffle": False}, None),
+        ("png", {}, None),
+        ("raw", {}, None),
+    ],
+)
+def test_reading(
+    encoded: dict[str, Path], encoding: str, options: dict[str, Any], times: float | None
+) -> None:
+    loader = ShardLoader(encoded[encoding], batch_size=20, **options)
+    found = loader.reading
+    assert (found and found.times_read_by_all) == times
+    if found:
+        assert (found.times_read, found.blocks_held) == (1.0, 14)
+        assert found.bytes_held == 14 * 16 * 32 * 32 * 3
+
+
+def test_reading_is_what_ranks_read(encoded: dict[str, Path]) -> None:
+    ranks = [
+        ShardLoader(encoded["zstd"], global_batch_size=20, rank=rank, world_size=2)
+        for rank in range(2)
+    ]
+    for loader in ranks:
+        list(loader)
+        assert loader.reading is not None
+        assert loader.reading.times_read == pytest.approx(
+            loader.stats().blocks_decoded * 2 / 14, abs=0.1
+        )
+
+
+def test_a_warning_if_ranks_read_the_dataset_several_times(encoded: dict[str, Path]) -> None:
+    options: dict[str, Any] = {"global_batch_size": 20, "world_size": 14}
+    said = r"^14 ranks together will read the dataset \d\.\d times .* 16 lanes and 14 blocks"
+    with pytest.warns(UserWarning, match=said) as caught:
+        ShardLoader(encoded["zstd"], rank=0, **options)
+    assert [warning.filename for warning in caught] == [__file__]
+    # No warning is an error here.
+    ShardLoader(encoded["zstd"], rank=1, **options)
+    ShardLoader(encoded["zstd"], rank=0, cache="ram", **options)
+    ShardLoader(encoded["zstd"], rank=0, shuffle=False, **options)
+    ShardLoader(encoded["png"], rank=0, **options)
+    ShardLoader(encoded["zstd"], rank=0, global_batch_size=20, world_size=2)
+
+
+def test_progress_says_what_is_read(
+    encoded: dict[str, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    for rank in range(2):
+        ShardLoader(encoded["zstd"], batch_size=20, progress=True, rank=rank, world_size=2)
+    assert capsys.readouterr().err == (
+        "rank 0 of 2: reads 1.09 times its share of the samples (all ranks together 1.09 times "
+        "the dataset), and holds about 7 blocks (0.3 MB)\n"
+    )
 
 
 def test_progress(encoded: dict[str, Path], capsys: pytest.CaptureFixture[str]) -> None:
