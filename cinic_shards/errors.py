@@ -14,7 +14,8 @@
 A message gives the location, what was found, what was expected, and what to do next.
 """
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
 
 MAX_LISTED = 20
 """The most items of a list that a message names."""
@@ -39,9 +40,8 @@ class TreeError(CinicShardsError):
     def __init__(self, root: str, problems: Sequence[str]) -> None:
         self.root = root
         self.problems = tuple(problems)
-        count = f"{len(self.problems)} problem{'s' if len(self.problems) != 1 else ''}"
-        lines = "".join(f"\n  {problem}" for problem in self.problems)
-        super().__init__(f"{root}: {count}; nothing was packed{lines}")
+        count = f"{len(self.problems):,} problem{'s' if len(self.problems) != 1 else ''}"
+        super().__init__(f"{root}: {count}; nothing was packed{problem_lines(self.problems)}")
 
     def __reduce__(self) -> tuple[type["TreeError"], tuple[str, tuple[str, ...]]]:
         return TreeError, (self.root, self.problems)
@@ -63,9 +63,8 @@ class SourcesError(CinicShardsError):
         if len(self.problems) == 1:
             super().__init__(f"{location}: {self.problems[0]}; nothing was built; {hint}")
             return
-        lines = "".join(f"\n  {problem}" for problem in self.problems)
-        count = f"{len(self.problems)} problems; nothing was built"
-        super().__init__(f"{location}: {count}{lines}\n{hint}")
+        count = f"{len(self.problems):,} problems; nothing was built"
+        super().__init__(f"{location}: {count}{problem_lines(self.problems)}\n{hint}")
 
     def __reduce__(self) -> tuple[type["SourcesError"], tuple[str, tuple[str, ...], str]]:
         return SourcesError, (self.location, self.problems, self.hint)
@@ -130,11 +129,40 @@ def some(items: Sequence[str], most: int = MAX_LISTED) -> str:
     return f"{shown} and {more:,} more" if more > 0 else shown
 
 
-def some_lines(items: Sequence[object], most: int = MAX_LISTED) -> str:
-    """List the first ``most`` items, one a line, and count the others; for the end of a message."""
-    lines = "".join(f"\n  {item}" for item in items[:most])
-    more = len(items) - most
-    return f"{lines}\n  and {more:,} more" if more > 0 else lines
+def problem_lines(problems: Iterable[object]) -> str:
+    """List problems for the end of a message, a line for each group; see ``grouped``."""
+    return "".join(f"\n  {line}" for line in grouped(problems))
+
+
+def grouped(problems: Iterable[object]) -> list[str]:
+    """Group problems, each ``location: what and why``, that differ only in location and figures.
+
+    Returns:
+        A line for each group: its first problem, and the number and first locations of the others.
+        After 100 groups, a line with the number of all other problems.
+    """
+    groups: dict[str, tuple[str, list[str]]] = {}
+    for problem in problems:
+        text = str(problem)
+        location, _, reason = text.partition(": ")
+        kind = _VARIABLE.sub("#", reason) if reason else text
+        groups.setdefault(kind, (text, []))[1].append(location)
+    lines = []
+    for first, locations in list(groups.values())[:_MAX_GROUPS]:
+        others = locations[1:]
+        separator = "; " if any(", " in location for location in others[:_MAX_NAMED]) else ", "
+        named = separator.join(others[:_MAX_NAMED])
+        dots = f"{separator}..." if len(others) > _MAX_NAMED else ""
+        lines.append(f"{first} ({len(others):,} more like it: {named}{dots})" if others else first)
+    if more := sum(len(locations) for _, locations in list(groups.values())[_MAX_GROUPS:]):
+        lines.append(f"and {more:,} more problems")
+    return lines
+
+
+_MAX_GROUPS = 100
+_MAX_NAMED = 4
+_VARIABLE = re.compile(r"""'[^']*'|"[^"]*"|[^\s,;:()]*[\d/][^\s,;:()]*""")
+"""Parts of a text that differ from file to file: figures, hashes, paths, and quoted text."""
 
 
 def few(items: Sequence[object]) -> str:

@@ -6,7 +6,7 @@ from typing import Any
 import cinic_shards.format as fmt
 from cinic_shards.check.shard import CheckedShard, CheckJob, check_shard
 from cinic_shards.codec import ENCODINGS
-from cinic_shards.errors import FormatError, StoreError
+from cinic_shards.errors import FormatError, StoreError, problem_lines
 from cinic_shards.format import Manifest
 from cinic_shards.jobs import Progress, Tally, make_executor, run_jobs
 from cinic_shards.options import checked, number_of_workers
@@ -61,9 +61,10 @@ def reindex(
             jobs = [CheckJob(job.store, job.split, job.name, None) for job in jobs]
             checked = run_jobs(executor, check_shard, jobs, done=shard_done)
     if faults := [fault for shard in checked for fault in shard.faults]:
-        listed = "\n  ".join(str(fault) for fault in faults[:20])
+        num_faults = len(faults) + sum(shard.num_more_faults for shard in checked)
+        listed = problem_lines(faults)
         raise FormatError(
-            str(store), f"{len(faults)} faults in the shards; no manifest was written\n  {listed}"
+            str(store), f"{num_faults:,} faults in the shards; no manifest was written{listed}"
         )
     classes = _classes(store, checked)
     if len(sidecars := {shard.sidecars for shard in checked}) > 1:

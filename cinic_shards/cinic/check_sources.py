@@ -126,8 +126,7 @@ def _check_names(rows: Sequence[Contributor], options: BuildOptions) -> None:
                 expected = f"expected one of {', '.join(known)}"
                 problems.append(f"{stem}: {column} is {fmt.shown(found)}, {expected}")
     if problems:
-        listed = problems[:20] + [f"and {len(problems) - 20:,} more"] * (len(problems) > 20)
-        raise SourcesError(str(options.contributors), listed, "give a list of CINIC-10's photos")
+        raise SourcesError(str(options.contributors), problems, "give a list of CINIC-10's photos")
 
 
 def _no_source(options: BuildOptions, built: Built, num_rows: int) -> SourcesError:

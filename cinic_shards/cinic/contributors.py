@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, TextIO
 import numpy as np
 
 import cinic_shards.format as fmt
-from cinic_shards.errors import FormatError, OutputError, StoreError, some_lines
+from cinic_shards.errors import FormatError, OutputError, StoreError, problem_lines
 from cinic_shards.format.provenance import parse_stem
 from cinic_shards.options import checked
 from cinic_shards.read.columns import Columns
@@ -142,7 +142,7 @@ def _parsed(path: Path, rows: Any) -> Iterator[Contributor]:
         else:
             lines[one] = rows.line_num
     if problems:
-        listed = some_lines(problems)
+        listed = problem_lines(problems)
         raise FormatError(str(path), f"{len(problems):,} bad lines{listed}")
     yield from lines
 

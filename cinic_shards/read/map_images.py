@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cinic_shards.codec.png_head import HEAD_BYTES, check_heads
-from cinic_shards.errors import DecodeError, FormatError, some_lines
+from cinic_shards.errors import DecodeError, FormatError, problem_lines
 from cinic_shards.jobs import Progress, Tally, run_jobs
 from cinic_shards.options import number_of_workers
 from cinic_shards.read.split import SplitReader
@@ -77,7 +77,7 @@ def map_images(
     if errors is not None:
         errors += found
     elif found:
-        listed = some_lines(found)
+        listed = problem_lines(found)
         raise FormatError(
             f"split {reader.name}", f"{len(found):,} images cannot be decoded{listed}"
         )

@@ -11,8 +11,6 @@ from cinic_shards.tree.records import Tree
 Listing = dict[str, NDArray[Any]]
 """Paths, sizes and dates of the files of each split; see ``list_tree``."""
 
-_MAX_LISTED = 20
-
 
 def list_tree(tree: Tree) -> Listing:
     """List a tree's files as arrays.
@@ -37,21 +35,16 @@ def list_tree(tree: Tree) -> Listing:
 
 
 def changes(before: Listing, now: Listing) -> Iterator[str]:
-    """Yield the first differences between two listings, one line each, and count the others."""
+    """Yield the differences between two listings, one line each."""
     if before.keys() == now.keys() and all(
         np.array_equal(before[name], now[name]) for name in before
     ):
         return
     one, two = _by_path(before), _by_path(now)
-    num_changed = 0
     for path in sorted(one.keys() | two.keys()):
         if one.get(path) != two.get(path):
-            num_changed += 1
-            if num_changed <= _MAX_LISTED:
-                what = "new" if path not in one else "gone" if path not in two else "changed"
-                yield f"{path}: {what} since packing began"
-    if num_changed > _MAX_LISTED:
-        yield f"and {num_changed - _MAX_LISTED:,} more"
+            what = "new" if path not in one else "gone" if path not in two else "changed"
+            yield f"{path}: {what} since packing began"
 
 
 def _by_path(listing: Listing) -> dict[str, tuple[int, int]]:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 import cinic_shards.format as fmt
 from cinic_shards.codec import ENCODINGS, Payloads
 from cinic_shards.codec.meter import ImageMeter
-from cinic_shards.errors import FormatError, OptionError, OutputError, some_lines
+from cinic_shards.errors import FormatError, OptionError, OutputError, problem_lines
 from cinic_shards.format import Index, Manifest, ShardInfo
 from cinic_shards.format.provenance import ORIGINS, origins_named
 from cinic_shards.jobs import Progress, Tally, make_executor, run_jobs
@@ -138,8 +138,8 @@ def unpack_jobs(
                 temporary.rmdir()
                 out.rmdir()  # succeeds only if nothing was written
     if problems := [problem for result in results for problem in result.problems]:
-        listed = some_lines(problems)
-        raise FormatError(str(store), f"{len(problems)} samples could not be unpacked{listed}")
+        listed = problem_lines(problems)
+        raise FormatError(str(store), f"{len(problems):,} samples could not be unpacked{listed}")
     return Unpacked(
         sum(result.num_written for result in results), sum(result.num_kept for result in results)
     )
