@@ -33,7 +33,7 @@ ALONE = {
     "struct": {"format", "tree", "cinic"},
     "tarfile": {"tree", "cinic"},
     "zipfile": {"tree"},
-    "zstandard": {"codec"},
+    "zstandard": {"codec", "tree"},
     "numba": {"codec"},
     "llvmlite": {"codec"},
     "jinja2": {"view"},

@@ -18,10 +18,10 @@ from cinic_shards.tree.records import ImageFiles, Tree
 
 
 def open_tree(
-    against: str | os.PathLike[str] | Source, executor: Executor
+    against: str | os.PathLike[str] | Source, executor: Executor, split_name: str | None = None
 ) -> AbstractContextManager[Tree]:
     """Open a tree to compare with; it is closed when the context ends."""
-    return find_source(against).open(
+    return find_source(against, split_name).open(
         executor=executor,
         spool_folder=Path(tempfile.gettempdir()),
         progress=lambda num_images: None,

@@ -53,6 +53,7 @@ def verify(
     *,
     quick: bool = False,
     against: str | os.PathLike[str] | Source | None = None,
+    split_name: str | None = None,
     workers: int | None = None,
     progress: Progress = lambda doing, done, total: None,
 ) -> Verification:
@@ -63,6 +64,8 @@ def verify(
         quick: check only sizes, SHA-256 and indexes; no image is decoded.
         against: a tree to compare with, an archive of one, or any ``tree.Source``: it must hold
             the same images, byte for byte, or if the shards are blocks, pixel for pixel.
+        split_name: the split of all images of ``against``, if it has no folders of splits; see
+            ``pack``.
         workers: number of processes; by default the cores that this process may use.
         progress: see ``jobs.Progress``.
 
@@ -77,6 +80,8 @@ def verify(
     workers = number_of_workers(workers)
     if quick and against is not None:
         raise OptionError("quick compares no images; leave it out to compare with a tree")
+    if split_name is not None and against is None:
+        raise OptionError("split_name is that of a tree to compare with; give the tree")
     store = open_store(path)
     try:
         manifest = read_manifest(store)
@@ -85,7 +90,11 @@ def verify(
         return Verification(0, 0, (fault,), 0, ())
 
     with make_executor(workers) as executor, ExitStack() as stack:
-        tree = None if against is None else stack.enter_context(open_tree(against, executor))
+        tree = (
+            None
+            if against is None
+            else stack.enter_context(open_tree(against, executor, split_name))
+        )
         jobs = list(_jobs(store, manifest, quick, tree))
         tally = Tally(progress, "verify", manifest.num_samples)
         checked = run_jobs(

@@ -21,6 +21,7 @@ from cinic_shards.cli.console import (
     warn,
     working,
 )
+from cinic_shards.errors import grouped
 
 if TYPE_CHECKING:
     from cinic_shards.check.verify import Verification
@@ -126,6 +127,12 @@ def verify(
             metavar="TREE",
         ),
     ] = None,
+    split_name: Annotated[
+        str | None,
+        typer.Option(
+            help="Split of all images of TREE, if it has no folders of splits; see `pack`."
+        ),
+    ] = None,
     workers: Workers = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
@@ -144,7 +151,12 @@ def verify(
 
     with working("verifying did not finish", quiet=quiet or as_json) as work:
         found = checker.verify(
-            shards, quick=quick, against=against, workers=workers, progress=work.update
+            shards,
+            quick=quick,
+            against=against,
+            split_name=split_name,
+            workers=workers,
+            progress=work.update,
         )
     if as_json:
         print_json(found.to_json())
@@ -169,8 +181,8 @@ def verify(
 
 
 def _print_faults(found: "Verification") -> None:
-    for fault in found.faults:
-        out_console.print(printable(str(fault)))
+    for line in grouped(found.faults):
+        out_console.print(printable(line))
     if found.num_more_faults:
         out_console.print(f"and {found.num_more_faults:,} more faults in these shards")
 

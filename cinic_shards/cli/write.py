@@ -34,8 +34,8 @@ def pack(
     tree: Annotated[
         Path,
         typer.Argument(
-            help="Folder of `<split>/<class>/*.png`, or a `.tar`, `.tar.gz`, `.tar.xz`, `.tar.bz2` "
-            "or `.zip` of such a folder."
+            help="Folder of `<split>/<class>/*.png`, or a `.tar`, `.tar.gz`, `.tar.xz`, "
+            "`.tar.bz2`, `.tar.zst` or `.zip` of such a folder, or a `.zip` of such an archive."
         ),
     ],
     out: Out,
@@ -44,6 +44,13 @@ def pack(
     block_size: BlockSize = None,
     seed: Annotated[int | None, typer.Option(help="Seed of the packing order; default: 0.")] = None,
     sidecars: Sidecars = None,
+    split_name: Annotated[
+        str | None,
+        typer.Option(
+            help="Split of all images, if TREE holds `<class>/*.png` without folders of splits; "
+            "default: the folders above the classes are splits."
+        ),
+    ] = None,
     workers: Workers = None,
     executor: WhereToRun = None,
     overwrite: Overwrite = False,
@@ -56,13 +63,16 @@ def pack(
     run the same command again to resume.
 
     An archive is not unpacked. A compressed one needs a temporary file for its content, beside the
-    shards (or in TMPDIR if OUT is a URL).
+    shards (or in TMPDIR if OUT is a URL). Hidden files, system folders such as `__MACOSX`, and
+    files that are not images are left out and counted.
 
     **Examples**
 
     `cinic-shard pack ./cinic ./shards`
 
     `cinic-shard pack CINIC-10.tar.gz ./shards`
+
+    `cinic-shard pack ./animals ./shards --split-name train`
 
     `cinic-shard pack ./cinic ./shards --encoding raw`
 
@@ -86,6 +96,7 @@ def pack(
             tree,
             out,
             writer.PackOptions(**chosen),
+            split_name=split_name,
             workers=workers,
             executor=executor,
             overwrite=overwrite,

@@ -3,6 +3,8 @@
 import os
 from pathlib import Path
 
+from cinic_shards.errors import OptionError
+from cinic_shards.format import SPLIT_NAME
 from cinic_shards.tree.archive import ArchiveSource
 from cinic_shards.tree.folder import FolderSource
 from cinic_shards.tree.records import Source
@@ -13,9 +15,24 @@ SOURCES: tuple[type[Source], ...] = (ArchiveSource, FolderSource)
 """All sources; the first that fits a path is used. A folder fits any path, and reports problems."""
 
 
-def find_source(root: str | os.PathLike[str] | Source) -> Source:
-    """Return the source for a path; a source is returned as it is. Nothing is read yet."""
+def find_source(root: str | os.PathLike[str] | Source, split_name: str | None = None) -> Source:
+    """Return the source for a path; a source is returned as it is. Nothing is read yet.
+
+    Args:
+        root: a path or a source.
+        split_name: see ``Source.split_name``.
+
+    Raises:
+        OptionError: this cannot be the name of a split, or ``root`` is a source.
+    """
+    if split_name is not None and not SPLIT_NAME.fullmatch(split_name):
+        raise OptionError(
+            f"split name {split_name!r}: expected letters, digits, '_', '-' and '.', not starting "
+            "with '-', '.' or '__'"
+        )
     if isinstance(root, Source):
+        if split_name is not None:
+            raise OptionError("split_name is for a folder or an archive, not for a source")
         return root
     path = Path(root)
-    return next(source for source in SOURCES if source.fits(path))(path)
+    return next(source for source in SOURCES if source.fits(path))(path, split_name)

@@ -15,16 +15,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cinic_shards.errors import StoreError
-from cinic_shards.tree.members import Members, is_image, read_members
+from cinic_shards.tree.assemble import assemble, raise_problems
+from cinic_shards.tree.members import Members
+from cinic_shards.tree.names import is_image, left_out_part
+from cinic_shards.tree.read_members import read_members
 from cinic_shards.tree.records import ImageFiles, Records, ScanProgress, Source, Tree
 from cinic_shards.tree.rules import (
     ClassFolder,
-    assemble,
+    Findings,
+    Folders,
+    class_path,
     find_folders,
     image_names,
-    key_problem,
-    pick_folders,
-    raise_problems,
+    key_prefix,
 )
 from cinic_shards.tree.spool import Spool, open_spool
 
@@ -123,8 +126,11 @@ class ArchiveSource(Source):
     def open(
         self, *, executor: Executor, spool_folder: Path, progress: ScanProgress
     ) -> Iterator[Tree]:
-        with open_spool(spool_folder.absolute()) as spool:
-            yield scan_archive(self.root, spool, progress=progress)
+        folder = spool_folder.absolute()
+        with open_spool(folder) as spool, open_spool(folder) as inner:
+            yield scan_archive(
+                self.root, spool, inner, split_name=self.split_name, progress=progress
+            )
 
 
 def archive_state(path: Path) -> tuple[int, int]:
@@ -137,7 +143,12 @@ def archive_state(path: Path) -> tuple[int, int]:
 
 
 def scan_archive(
-    path: Path, spool: Spool, *, progress: ScanProgress = lambda num_images: None
+    path: Path,
+    spool: Spool,
+    inner: Spool,
+    *,
+    split_name: str | None = None,
+    progress: ScanProgress = lambda num_images: None,
 ) -> ArchiveTree:
     """Find the images in an archive, and check their names and sizes, as ``scan_tree`` does.
 
@@ -147,22 +158,24 @@ def scan_archive(
         path: the archive.
         spool: receives the images of a compressed archive; it must stay open while the tree
             is in use.
+        inner: receives an archive that is in this archive, and must stay open as well.
+        split_name: if given, the archive holds ``<class>/*.png``, all of this split.
         progress: called with the number of images found since the last call.
 
     Raises:
         TreeError: the archive cannot be packed; lists every problem with its path.
-        OutputError: there is no space for the spool.
+        OutputError: there is no space for a spool.
     """
     state = archive_state(path)
-    members = read_members(path, spool, progress)
-    top, paths = _below_top(members)
-    contents = _contents(paths, members, top)
-    problems = members.problems
-    strays = [file for file in members.files if top and not file.startswith(f"{top}/")]
-    split_names, folders = find_folders(
-        lambda below: pick_folders(contents.get(below, {}), below, problems, strays), problems
-    )
-    found = [_folder(contents, f"{split}/{name}", paths, members) for split, name in folders]
+    members = read_members(path, spool, inner, progress)
+    findings = Findings(members.problems, members.strays)
+    top, paths = _below_top(members, 2 if split_name is None else 1)
+    in_archive = _ArchiveFolders(path, members, top, paths)
+    if top:
+        outside = [file for file in members.files if not file.startswith(f"{top}/")]
+        findings.strays += dict.fromkeys(map(_shortened, outside))
+    split_names, folders = find_folders(in_archive, split_name, findings)
+    found = [_folder(in_archive, names, split_name, paths, members) for names in folders]
 
     file = members.file.absolute()
 
@@ -172,18 +185,24 @@ def scan_archive(
         sizes: NDArray[np.int64],
         modified: NDArray[np.int64],
     ) -> ArchiveRecords:
-        offsets = np.array([members.files[paths[name]][2] for name in files], np.int64)
-        return ArchiveRecords(files, labels, sizes, modified, file, offsets)
+        offsets = np.array([members.files[paths[name]].offset for name in files], np.int64)
+        prefix = key_prefix(split_name)
+        return ArchiveRecords(files, labels, sizes, modified, file, offsets, prefix=prefix)
 
-    raise_problems(path, found, problems, records)
-    classes, splits, warnings = assemble(split_names, folders, found, strays, records)
+    raise_problems(path, split_name, found, findings, records)
+    tree = assemble(split_names, folders, found, findings.strays, records)
+    classes, splits, warnings = tree
     if top:
         warnings = (f"all images are in {top}/, which is not part of their names", *warnings)
-    return ArchiveTree(path, classes, splits, warnings, state)
+    return ArchiveTree(path, classes, splits, (*members.warnings, *warnings), state)
 
 
-def _below_top(members: Members) -> tuple[str, dict[str, str]]:
-    """Find the folder above the splits that holds all images.
+def _below_top(members: Members, num_levels: int) -> tuple[str, dict[str, str]]:
+    """Find the folder that holds all images and is above those of splits and classes.
+
+    Args:
+        members: the archive's members.
+        num_levels: levels of folders below it: 2 for splits and classes, 1 for classes.
 
     Returns:
         The folder, or ""; and for each file in it: path below it -> path in the archive.
@@ -192,7 +211,7 @@ def _below_top(members: Members) -> tuple[str, dict[str, str]]:
     top = ""
     if images:
         shared = os.path.commonpath([min(images), max(images)])
-        num_above = min(file.count("/") for file in images) - 2
+        num_above = min(file.count("/") for file in images) - num_levels
         # The last two folders of train/cat/x.png are its split and class.
         top = "/".join(shared.split("/")[: max(0, num_above)])
     if not top:
@@ -201,43 +220,63 @@ def _below_top(members: Members) -> tuple[str, dict[str, str]]:
     return top, {file[start:]: file for file in members.files if file.startswith(f"{top}/")}
 
 
-def _contents(paths: dict[str, str], members: Members, top: str) -> dict[str, dict[str, bool]]:
-    """List each folder: folder -> name -> True if the name is a folder's."""
-    contents: dict[str, dict[str, bool]] = {"": {}}
+def _shortened(path: str) -> str:
+    """Return a file's path, or that of the folder above it that is left out."""
+    part = left_out_part(path)
+    return f"{part}/" if part not in ("", path) else path
 
-    def add(path: str, is_folder: bool) -> None:
+
+class _ArchiveFolders(Folders):
+    """The folders of a tree in an archive."""
+
+    def __init__(self, path: Path, members: Members, top: str, files: dict[str, str]) -> None:
+        """List all folders.
+
+        Args:
+            path: the archive.
+            members: its members; gets a problem with each path that is both a file and a folder.
+            top: the folder that holds the tree, or "".
+            files: path below ``top`` of each file, as the keys.
+        """
+        self.root = str(path)
+        self._names: dict[str, dict[str, bool]] = {"": {}}
+        self._problems = members.problems
+        for folder in sorted(members.folders):
+            if not top:
+                self._add(folder, is_folder=True)
+            elif folder.startswith(f"{top}/"):
+                self._add(folder[len(top) + 1 :], is_folder=True)
+        for file in files:
+            self._add(file, is_folder=False)
+
+    def _add(self, path: str, *, is_folder: bool) -> None:
         above, _, name = path.rpartition("/")
-        if above and above not in contents:
-            add(above, True)
-        names = contents.setdefault(above, {})
+        if above and above not in self._names:
+            self._add(above, is_folder=True)
+        names = self._names.setdefault(above, {})
         if names.setdefault(name, is_folder) != is_folder:
-            members.problems.append(f"{path}: both a file and a folder; create the archive again")
+            self._problems.append(f"{path}: both a file and a folder; create the archive again")
 
-    for folder in sorted(members.folders):
-        if not top:
-            add(folder, True)
-        elif folder.startswith(f"{top}/"):
-            add(folder[len(top) + 1 :], True)
-    for path in paths:
-        add(path, False)
-    return contents
+    def names(self, path: str) -> dict[str, bool]:
+        return self._names.get(path, {})
 
 
 def _folder(
-    contents: dict[str, dict[str, bool]], base: str, paths: dict[str, str], members: Members
+    folders: Folders,
+    names: tuple[str, str],
+    split_name: str | None,
+    paths: dict[str, str],
+    members: Members,
 ) -> ClassFolder:
     """List a class's folder, and check the names and sizes in it."""
     folder = ClassFolder()
-    if problem := key_problem(base):
-        folder.problems.append(f"{base}/: {problem}")
-        return folder
-    names = contents.get(base, {})
-    is_folder = {f"{base}/{name}": value for name, value in names.items()}
-    for name in image_names(base, sorted(names), is_folder.__getitem__, folder):
+    base = class_path(*names, split_name)
+    is_folder = folders.names(base)
+    for name in image_names(base, is_folder, folders, folder):
         path = f"{base}/{name}"
-        if is_folder[path]:
+        if is_folder[name]:
             folder.problems.append(f"{path}: not an ordinary file")
         else:
             size, modified, _ = members.files[paths[path]]
-            folder.add(path, size, modified)
+            folder.add_image(path, size, modified)
     return folder

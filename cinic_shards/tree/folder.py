@@ -16,17 +16,18 @@ from numpy.typing import NDArray
 
 from cinic_shards.errors import TreeError
 from cinic_shards.jobs import make_executor
+from cinic_shards.tree.assemble import assemble, raise_problems
 from cinic_shards.tree.listing import changes, list_tree
 from cinic_shards.tree.records import ImageFiles, Records, ScanProgress, Source, Tree
 from cinic_shards.tree.rules import (
     PNG_SUFFIXES,
     ClassFolder,
-    assemble,
+    Findings,
+    Folders,
+    class_path,
     find_folders,
     image_names,
-    key_problem,
-    pick_folders,
-    raise_problems,
+    key_prefix,
 )
 
 # Without O_NONBLOCK, opening a named pipe would block. O_BINARY exists only on Windows.
@@ -75,15 +76,17 @@ class FolderRecords(Records):
 class FolderFiles(ImageFiles):
     """The files of a folder; the suffix may be in upper or lower case."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, prefix: str) -> None:
         self.root = root
+        self.prefix = prefix
+        """The part of the keys that is not part of the files' paths; see ``Records.prefix``."""
 
     def __str__(self) -> str:
         return str(self.root)
 
     def read(self, key: str) -> bytes:
         for suffix in PNG_SUFFIXES:
-            path = f"{self.root}/{key}{suffix}"
+            path = f"{self.root}/{key.removeprefix(self.prefix)}{suffix}"
             with suppress(FileNotFoundError), open(path, "rb", buffering=0) as file:
                 return file.read()
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
@@ -95,19 +98,22 @@ class FolderTree(Tree):
 
     folders: dict[str, int]
     """Every folder's path below the root -> time of its last modification, in nanoseconds."""
+    split_name: str | None
+    """See ``Source.split_name``."""
 
     def changes(self) -> Sequence[str]:
         # A new or deleted name changes its folder's date; only then is the tree listed again.
         if not any(_date(self.root / path) != date for path, date in self.folders.items()):
             return ()
-        return list(changes(list_tree(self), list_tree(scan_tree(self.root))))
+        now = scan_tree(self.root, split_name=self.split_name)
+        return list(changes(list_tree(self), list_tree(now)))
 
     def image_files(self, split: str) -> ImageFiles:
-        return FolderFiles(self.root.resolve())
+        return FolderFiles(self.root.resolve(), key_prefix(self.split_name))
 
 
 class FolderSource(Source):
-    """A folder ``<split>/<class>/*.png``."""
+    """A folder ``<split>/<class>/*.png``, or ``<class>/*.png`` with a ``split_name``."""
 
     @classmethod
     def fits(cls, root: Path) -> bool:
@@ -117,7 +123,7 @@ class FolderSource(Source):
     def open(
         self, *, executor: Executor, spool_folder: Path, progress: ScanProgress
     ) -> Iterator[Tree]:
-        yield scan_tree(self.root, executor=executor, progress=progress)
+        yield scan_tree(self.root, split_name=self.split_name, executor=executor, progress=progress)
 
 
 def _date(folder: Path) -> int | None:
@@ -127,9 +133,37 @@ def _date(folder: Path) -> int | None:
         return None
 
 
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False
+
+
+class _DiskFolders(Folders):
+    """The folders of a tree on disk."""
+
+    def __init__(self, root: str) -> None:
+        self.root = root
+        self.dates: dict[str, int] = {}
+        """Path of each folder that was listed -> time of its last modification, in ns."""
+
+    def names(self, path: str) -> dict[str, bool]:
+        full = f"{self.root}/{path}"
+        # Read before the names, so that a change in between is noticed later.
+        self.dates[path] = os.stat(full).st_mtime_ns
+        with os.scandir(full) as entries:
+            return {entry.name: _is_folder(entry) for entry in entries}
+
+    def identity(self, path: str) -> tuple[int, int]:
+        state = os.stat(f"{self.root}/{path}")
+        return state.st_dev, state.st_ino
+
+
 def scan_tree(
     root: str | os.PathLike[str],
     *,
+    split_name: str | None = None,
     executor: Executor | None = None,
     progress: ScanProgress = lambda num_images: None,
 ) -> FolderTree:
@@ -141,6 +175,7 @@ def scan_tree(
 
     Args:
         root: a folder with ``<split>/<class>/*.png``; any split names, any number of classes.
+        split_name: if given, ``root`` is a folder with ``<class>/*.png``, all of this split.
         executor: scans the folders; by default one thread.
         progress: called with the number of images in each folder that was scanned.
 
@@ -149,30 +184,29 @@ def scan_tree(
     """
     if executor is None:
         with make_executor(1) as executor:
-            return scan_tree(root, executor=executor, progress=progress)
+            return scan_tree(root, split_name=split_name, executor=executor, progress=progress)
     root = Path(root)
     if not os.path.isdir(root):
         what = "not a folder" if os.path.exists(root) else "no such folder"
         raise TreeError(str(root), [f"{root}: {what}; give a folder of <split>/<class>/*.png"])
 
-    problems: list[str] = []
-    strays: list[str] = []
-    dates: dict[str, int] = {}
+    findings = Findings()
     full_path = os.path.abspath(root)  # a worker may have a different working folder
-    split_names, folders = find_folders(
-        lambda below: _subfolders(root, below, dates, problems, strays), problems
-    )
+    on_disk = _DiskFolders(full_path)
+    split_names, folders = find_folders(on_disk, split_name, findings)
+    dates = on_disk.dates
     found: list[ClassFolder] = []
-    for folder in _in_turn(executor, partial(_scan_folder, full_path), folders):
+    for folder in _in_turn(executor, partial(_scan_folder, full_path, split_name), folders):
         found.append(folder)
         progress(len(folder.files))
 
-    make_records = partial(FolderRecords, root=full_path)
-    raise_problems(root, found, problems, make_records, partial(_in_turn, executor))
+    make_records = partial(FolderRecords, root=full_path, prefix=key_prefix(split_name))
+    run = partial(_in_turn, executor)
+    raise_problems(root, split_name, found, findings, make_records, run)
     for (split, name), folder in zip(folders, found, strict=True):
-        dates[f"{split}/{name}"] = folder.modified_itself
-    tree = assemble(split_names, folders, found, strays, make_records)
-    return FolderTree(root, *tree, dates)
+        dates[class_path(split, name, split_name)] = folder.modified_itself
+    tree = assemble(split_names, folders, found, findings.strays, make_records)
+    return FolderTree(root, *tree, dates, split_name)
 
 
 def _in_turn(executor: Executor, function: Callable[[J], T], items: Iterable[J]) -> Iterator[T]:
@@ -186,40 +220,18 @@ def _in_turn(executor: Executor, function: Callable[[J], T], items: Iterable[J])
             job.cancel()
 
 
-def _subfolders(
-    root: Path, below: str, dates: dict[str, int], problems: list[str], strays: list[str]
-) -> list[str]:
-    """List the folders in ``root/below``; add its date, problems and stray files to the lists."""
-    try:
-        # Read before the names, so that a change in between is noticed later.
-        dates[below] = os.stat(root / below).st_mtime_ns
-        entries = list(os.scandir(root / below))
-    except OSError as error:
-        problems.append(f"{below or root}/: cannot be listed: {error.strerror}")
-        return []
-    names = {entry.name: os.path.isdir(entry.path) for entry in entries}
-    return pick_folders(names, below, problems, strays)
-
-
-def _scan_folder(root: str, names: tuple[str, str]) -> ClassFolder:
+def _scan_folder(root: str, split_name: str | None, names: tuple[str, str]) -> ClassFolder:
     """List a class's folder with the size and date of every image in it. Runs in any process."""
     folder = ClassFolder()
-    base = "/".join(names)
-    if problem := key_problem(base):
-        folder.problems.append(f"{base}/: {problem}")
-        return folder
+    folders = _DiskFolders(root)
+    base = class_path(*names, split_name)
     try:
-        # Read before the names, so that a change in between is noticed later.
-        folder.modified_itself = os.stat(f"{root}/{base}").st_mtime_ns
-        file_names = sorted(os.listdir(f"{root}/{base}"))
+        file_names = folders.names(base)
     except OSError as error:
         folder.problems.append(f"{base}/: cannot be listed: {error.strerror}")
         return folder
-
-    def is_folder(path: str) -> bool:
-        return os.path.isdir(f"{root}/{path}")
-
-    for file_name in image_names(base, file_names, is_folder, folder):
+    folder.modified_itself = folders.dates[base]
+    for file_name in image_names(base, file_names, folders, folder):
         path = f"{base}/{file_name}"
         try:
             state = os.stat(f"{root}/{path}")
@@ -229,5 +241,5 @@ def _scan_folder(root: str, names: tuple[str, str]) -> ClassFolder:
         if not stat.S_ISREG(state.st_mode):
             folder.problems.append(f"{path}: not an ordinary file")
         else:
-            folder.add(path, state.st_size, state.st_mtime_ns)
+            folder.add_image(path, state.st_size, state.st_mtime_ns)
     return folder

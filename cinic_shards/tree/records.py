@@ -9,7 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Self
 
@@ -35,6 +35,8 @@ class Records(ABC):
     """File sizes in bytes, shape (N,)."""
     modified: NDArray[np.int64]
     """Times of last modification in nanoseconds, shape (N,)."""
+    prefix: str = field(default="", kw_only=True)
+    """The start of the keys: the split and a slash if the paths have no folder for it."""
 
     def __len__(self) -> int:
         return len(self.files)
@@ -42,7 +44,7 @@ class Records(ABC):
     @property
     def keys(self) -> list[str]:
         """``split/class/stem`` of each image."""
-        return [file[:-4] for file in self.files]
+        return [self.prefix + file[:-4] for file in self.files]
 
     def take(self, rows: NDArray[np.int64]) -> Self:
         """Return the records of these rows, in this order."""
@@ -119,8 +121,10 @@ class Tree(ABC):
 class Source(ABC):
     """A source of images; each subclass is one file of this folder."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, split_name: str | None = None) -> None:
         self.root = root
+        self.split_name = split_name
+        """If not None, the tree has no folders of splits, and all images are in this split."""
 
     @classmethod
     @abstractmethod

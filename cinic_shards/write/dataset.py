@@ -9,7 +9,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import BrokenExecutor, Executor
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import cinic_shards.format as fmt
@@ -46,6 +46,8 @@ class Recipe:
     """Low estimate of the size of all shards, to check the free disk space in advance."""
     changes: Callable[[], Sequence[str]] = lambda: ()
     """Returns the changes to the input since it was listed, one text per change."""
+    input_options: dict[str, Any] = field(default_factory=dict)
+    """Options of how the input is read, which only the journal states."""
 
 
 OpenRecipe = Callable[[Store, Executor], AbstractContextManager[Recipe]]
@@ -173,7 +175,9 @@ def _write(
         if old is None:
             old = old_files(store, overwrite)
         with open_recipe(journal.folder, executor) as recipe:
-            options = recipe.options | {
+            options = {
+                **recipe.input_options,
+                **recipe.options,
                 "encoding": recipe.layout.encoding.name,
                 "block_size": recipe.layout.block_size,
             }

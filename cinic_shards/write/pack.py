@@ -126,6 +126,7 @@ def pack(
     out: StoreLike,
     options: PackOptions | None = None,
     *,
+    split_name: str | None = None,
     workers: int | None = None,
     executor: Executor | str | None = None,
     overwrite: bool = False,
@@ -138,12 +139,16 @@ def pack(
     the tree.
 
     Args:
-        root: a folder with ``<split>/<class>/*.png``; or a zip or a tar of one (plain, gzip, xz or
-            bzip2); or any ``tree.Source``. An archive is not unpacked to files: if its images are
-            compressed, they are written to one temporary file, in ``out`` or, if that is not a
-            folder, in ``TMPDIR``.
+        root: a folder with ``<split>/<class>/*.png``; or a zip or a tar of one (plain, gzip, xz,
+            bzip2 or zstd), or a zip of only such an archive; or any ``tree.Source``. An archive is
+            not unpacked to files: if its images are compressed, they are written to one temporary
+            file, in ``out`` or, if that is not a folder, in ``TMPDIR``. Hidden files, folders that
+            systems make, such as ``__MACOSX``, and files that are not images are left out, with a
+            warning.
         out: a folder, a URL or an open store; empty, or not existing yet.
         options: see ``PackOptions``.
+        split_name: the split of all images if ``root`` holds ``<class>/*.png``, without folders of
+            splits. The dataset is the same as that of a folder ``<split_name>/<class>/*.png``.
         workers: number of processes; by default the cores that this process may use. With more
             than one, call under ``if __name__ == "__main__":``, as for any spawned process.
         executor: runs the jobs instead; see ``jobs.open_executor``. Workers on other machines need
@@ -162,7 +167,7 @@ def pack(
         OutputError: ``out`` cannot be written, or holds other files.
     """
     options = options or PackOptions()
-    source, store = find_source(root), open_store(out)
+    source, store = find_source(root, split_name), open_store(out)
     inside = os.path.realpath(source.root)
     if store.is_local and Path(os.path.realpath(str(store))).is_relative_to(inside):
         raise OptionError(f"{out}: is inside the tree {source.root}; write the shards elsewhere")
@@ -178,7 +183,7 @@ def pack(
         ) as tree:
             for warning in tree.warnings:
                 warn(warning)
-            yield _recipe(tree, options)
+            yield _recipe(tree, options, split_name)
 
     return write_dataset(
         store,
@@ -192,7 +197,7 @@ def pack(
     )
 
 
-def _recipe(tree: Tree, options: PackOptions) -> Recipe:
+def _recipe(tree: Tree, options: PackOptions, split_name: str | None) -> Recipe:
     has_blocks = ENCODINGS[options.encoding].has_blocks
     layout = options.layout(read_image_shape(tree) if has_blocks else None)
     return Recipe(
@@ -205,6 +210,7 @@ def _recipe(tree: Tree, options: PackOptions) -> Recipe:
         num_samples=len(tree),
         needed_bytes=_needed_bytes(tree, layout),
         changes=tree.changes,
+        input_options={} if split_name is None else {"split_name": split_name},
     )
 
 

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import zstandard
 
 from cinic_shards.check.verify import verify
 from cinic_shards.errors import OutputError, TreeError
@@ -45,6 +46,68 @@ def make_zip(path: Path, tree: Path, top: str = "", method: int = zipfile.ZIP_DE
             archive.write(entry, top + str(entry.relative_to(tree)))
 
 
+def make_zst(path: Path, tree: Path, frame_bytes: int = 2**30) -> None:
+    """Compress a tar with a frame for each ``frame_bytes``, and a frame without data between."""
+    make_tar(path, tree)
+    data = path.read_bytes()
+    parts = [data[at : at + frame_bytes] for at in range(0, len(data), frame_bytes)]
+    empty = b"\x5a\x2a\x4d\x18\3\0\0\0abc"
+    path.write_bytes(empty.join(zstandard.ZstdCompressor().compress(part) for part in parts))
+
+
+def make_finder_zip(path: Path, tree: Path, top: str = "") -> None:
+    """Make a zip as Finder does: an AppleDouble file in __MACOSX for every file."""
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for entry in entries(tree):
+            name = top + str(entry.relative_to(tree))
+            archive.write(entry, name)
+            if entry.is_file():
+                folder, _, stem = name.rpartition("/")
+                archive.writestr(f"__MACOSX/{folder}/._{stem}", b"\0\5\x16\7" + bytes(116))
+
+
+def dos_info(name: str) -> zipfile.ZipInfo:
+    info = zipfile.ZipInfo("x")
+    info.filename = info.orig_filename = name  # on Windows, zipfile would replace backslashes
+    info.create_system = 0
+    return info
+
+
+def make_backslash_zip(path: Path, tree: Path) -> None:
+    """Make a zip as some programs for Windows do, with its folders as members or without."""
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr(dos_info("train\\"), b"")
+        for file in filter(Path.is_file, entries(tree)):
+            name = str(file.relative_to(tree)).replace("/", "\\")
+            archive.writestr(dos_info(name), file.read_bytes())
+
+
+def make_zip_of(
+    path: Path, tree: Path, name: str, method: int = zipfile.ZIP_STORED, beside: str = ""
+) -> None:
+    """Make a zip that holds an archive of the tree."""
+    inner = path.parent / name
+    ARCHIVES[name](inner, tree)
+    with zipfile.ZipFile(path, "w", method) as archive:
+        if beside:
+            archive.writestr(beside, "text")
+        archive.write(inner, f"data/{name}")
+    inner.unlink()
+
+
+def make_zip64(path: Path, tree: Path) -> None:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for file in filter(Path.is_file, entries(tree)):
+            with archive.open(str(file.relative_to(tree)), "w", force_zip64=True) as out:
+                out.write(file.read_bytes())
+
+
+def make_prefixed_zip(path: Path, tree: Path, method: int) -> None:
+    """Make a zip that a program precedes, which unpacks it."""
+    make_zip(path, tree, method=method)
+    path.write_bytes(b"#!/bin/sh\nexit\n" + path.read_bytes())
+
+
 ARCHIVES: dict[str, Callable[[Path, Path], object]] = {
     "tree.tar": make_tar,
     "pax.tar": lambda path, tree: make_tar(path, tree, format=tarfile.PAX_FORMAT),
@@ -57,7 +120,47 @@ ARCHIVES: dict[str, Callable[[Path, Path], object]] = {
     "tree.zip": make_zip,
     "below.zip": lambda path, tree: make_zip(path, tree, "CINIC-10/"),
     "stored.zip": lambda path, tree: make_zip(path, tree, method=zipfile.ZIP_STORED),
+    "tree.tar.zst": make_zst,
+    "frames.tzst": lambda path, tree: make_zst(path, tree, 20_000),
+    "a zip.tar": make_zip,
+    "gzip.tar": lambda path, tree: make_tar(path, tree, mode="w:gz"),
+    "finder.zip": make_finder_zip,
+    "finder below.zip": lambda path, tree: make_finder_zip(path, tree, "CINIC-10/"),
+    "backslashes.zip": make_backslash_zip,
+    "zip64.zip": make_zip64,
+    "program.zip": lambda path, tree: make_prefixed_zip(path, tree, zipfile.ZIP_DEFLATED),
+    "stored program.zip": lambda path, tree: make_prefixed_zip(path, tree, zipfile.ZIP_STORED),
+    "download.zip": lambda path, tree: make_zip_of(path, tree, "tree.tar.gz", beside="licence.txt"),
+    "deflated.zip": lambda path, tree: make_zip_of(path, tree, "tree.tar", zipfile.ZIP_DEFLATED),
+    "zip of zst.zip": lambda path, tree: make_zip_of(path, tree, "tree.tar.zst"),
+    "zip of zip.zip": lambda path, tree: make_zip_of(path, tree, "tree.zip"),
+    "zip of stored.zip": lambda path, tree: make_zip_of(path, tree, "stored.zip"),
 }
+
+TOPS = {
+    "tree.tar.gz": "CINIC-10",
+    "below.zip": "CINIC-10",
+    "tree.tgz": "a/b",
+    "finder below.zip": "CINIC-10",
+    "download.zip": "CINIC-10",
+}
+"""The folder above the splits in some of the archives."""
+
+INNER = {
+    "download.zip": "tree.tar.gz",
+    "deflated.zip": "tree.tar",
+    "zip of zst.zip": "tree.tar.zst",
+    "zip of zip.zip": "tree.zip",
+    "zip of stored.zip": "stored.zip",
+}
+"""The archive in some of the archives."""
+
+LEFT_OUT = {
+    "finder.zip": "__MACOSX/",
+    "finder below.zip": "__MACOSX/",
+    "download.zip": "licence.txt",
+}
+"""The files and folders left out of some of the archives."""
 
 
 @pytest.fixture
@@ -86,9 +189,15 @@ def test_the_same_bytes_as_from_the_tree(
     told: list[str] = []
     pack(archive, out, SIZE, workers=1, warn=told.append)
     assert files_of(out) == files_of(demo_shards)
-    tops = {"tree.tar.gz": "CINIC-10", "below.zip": "CINIC-10", "tree.tgz": "a/b"}
-    top = tops.get(kind)
-    assert told == ([f"all images are in {top}/, which is not part of their names"] if top else [])
+    expected = []
+    if kind in INNER:
+        expected.append(f"the images are in data/{INNER[kind]}, which is in {kind}")
+    if kind in TOPS:
+        expected.append(f"all images are in {TOPS[kind]}/, which is not part of their names")
+    if kind in LEFT_OUT:
+        expected.append(f"left out, not images: {LEFT_OUT[kind]}")
+    assert told == expected
+    assert not list(tmp_path.rglob(f"*{spool.SPOOL_SUFFIX}"))
 
 
 def test_blocks_and_workers(tree: Path, tmp_path: Path) -> None:
@@ -120,7 +229,7 @@ def test_files_beside_the_top_folder_are_reported(tree: Path, tmp_path: Path) ->
         archive.addfile(tarfile.TarInfo("__MACOSX/CINIC-10/train/a/._x.png"))
     told: list[str] = []
     pack(tmp_path / "tree.tar", tmp_path / "out", workers=1, warn=told.append)
-    assert "left out, not images: notes.txt, __MACOSX/CINIC-10/train/a/._x.png" in told
+    assert "left out, not images (2): notes.txt, __MACOSX/" in told
 
 
 @pytest.mark.parametrize("make", [make_tar, make_zip], ids=["tar", "zip"])
@@ -165,9 +274,24 @@ TARS: dict[str, tuple[list[tuple[tarfile.TarInfo, bytes]], str]] = {
     "dots, a folder": ([member("..", type=tarfile.DIRTYPE)], "..: an absolute name"),
     "link": ([member("train/a/x.png", type=tarfile.SYMTYPE, linkname="/")], "x.png: a link"),
     "link to a folder": ([member("valid", type=tarfile.SYMTYPE, linkname="..")], "valid: a link"),
-    "hard link": (
-        [member("train/a/x.png", type=tarfile.LNKTYPE, linkname="train/a/train_a0.png")],
-        "train/a/x.png: a hard link",
+    "hard link to a later file": (
+        [
+            member("train/a/x.png", type=tarfile.LNKTYPE, linkname="train/a/y.png"),
+            member("train/a/y.png"),
+        ],
+        "train/a/x.png: a hard link to train/a/y.png, which is not an image earlier in the archive",
+    ),
+    "hard link to the outside": (
+        [member("train/a/x.png", type=tarfile.LNKTYPE, linkname="train/../../x.png")],
+        "train/a/x.png: a hard link to train/../../x.png, which is not",
+    ),
+    "hard link to a file that is not an image": (
+        [member("notes"), member("train/a/x.png", type=tarfile.LNKTYPE, linkname="notes")],
+        "train/a/x.png: a hard link to notes, which is not an image",
+    ),
+    "hard link over a file": (
+        [member("train/a/train_a1.png", type=tarfile.LNKTYPE, linkname="train/a/train_a0.png")],
+        "train/a/train_a1.png: twice in the archive",
     ),
     "device": ([member("train/a/x.png", type=tarfile.CHRTYPE)], "train/a/x.png: a device"),
     "pipe": ([member("train/a/x.png", type=tarfile.FIFOTYPE)], "train/a/x.png: a named pipe"),
@@ -208,7 +332,7 @@ def test_all_faults_of_a_tar_at_once(tree: Path, tmp_path: Path) -> None:
     hostile_tar(tmp_path / "x.tar", tree, [one for name in told for one in TARS[name][0]])
     with pytest.raises(TreeError) as caught:
         pack(tmp_path / "x.tar", tmp_path / "out", workers=1)
-    assert all(TARS[name][1] in str(caught.value) for name in told)
+    assert all(TARS[name][1] in "\n".join(caught.value.problems) for name in told)
     assert len(caught.value.problems) == len(told)
 
 
@@ -299,11 +423,14 @@ def test_a_damaged_tar(tree: Path, tmp_path: Path, damage: str, packed: bool) ->
     assert leaves_nothing(tmp_path / "out")
 
 
-@pytest.mark.parametrize("mode", ["w:gz", "w:xz", "w:bz2"])
+@pytest.mark.parametrize("mode", ["w:gz", "w:xz", "w:bz2", "zst"])
 @pytest.mark.parametrize("at", ["middle", "last byte", "changed"])
 def test_a_damaged_stream(tree: Path, tmp_path: Path, mode: str, at: str) -> None:
     path = tmp_path / "x.tar.gz"
-    make_tar(path, tree, mode=mode)
+    if mode == "zst":
+        make_zst(path, tree)
+    else:
+        make_tar(path, tree, mode=mode)
     size = path.stat().st_size
     if at == "changed":
         with_bytes(path, size // 2, bytes(20))
@@ -409,8 +536,7 @@ def test_a_damaged_zip(tree: Path, tmp_path: Path, damage: str, method: int) -> 
         struct.pack_into("<I", data, at + 42, 3)
     else:
         data[60:80] = bytes(20)
-        if method == zipfile.ZIP_STORED:  # stored bytes are only checked when the image is decoded
-            said = "test/a/test_a0.png: "
+        said = "test/a/test_a0.png: .*damaged or truncated, fetch it again"
     path.write_bytes(data)
     with pytest.raises(TreeError, match=said):
         pack(path, tmp_path / "out", workers=1)

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cinic_shards.errors import TreeError
+from cinic_shards.errors import TreeError, grouped
 from cinic_shards.jobs import make_executor
 from cinic_shards.tree.folder import scan_tree
 from cinic_shards.tree.records import Tree
@@ -48,7 +48,7 @@ def problems_of(root: Path) -> tuple[str, ...]:
         pack(root, root.parent / "shards", workers=1)
     assert caught.value.root == str(root)
     assert str(caught.value).startswith(f"{root}: {len(caught.value.problems)} problem")
-    assert all(problem in str(caught.value) for problem in caught.value.problems)
+    assert all(line in str(caught.value) for line in grouped(caught.value.problems))
     return caught.value.problems
 
 
@@ -87,7 +87,7 @@ FAULTS: dict[str, tuple[str, Callable[[Path], object], str]] = {
     "two suffixes": ("train/a/x.png.png", content(PNG), "a dot in the name before .png"),
     "JPEG": ("train/a/x.jpg", content(b"\xff\xd8"), "an image, but not a PNG; convert it"),
     "WebP, capitals": ("train/a/x.WEBP", content(b"RIFF"), "an image, but not a PNG; convert it"),
-    "nested folder": ("train/a/sub", lambda path: path.mkdir(), "a folder inside a class"),
+    "nested folder": ("train/a/sub/x.png", content(PNG), "a folder inside a class"),
     "image beside the classes": ("train/x.png", content(PNG), "outside any <split>/<class>/"),
     "image beside the splits": ("x.PNG", content(PNG), "outside any <split>/<class>/"),
     "tab in a stem": ("train/a/x\ty.png", content(PNG), "a control character or backslash"),
@@ -198,7 +198,7 @@ def test_a_named_pipe_is_not_an_image(root: Path) -> None:
     """Opening it for reading would block until a writer opens it."""
     os.mkfifo(root / "train" / "a" / "x.png")
     script = f"""
-        from cinic_shards.errors import TreeError
+        from cinic_shards.errors import TreeError, grouped
         from cinic_shards.tree.folder import scan_tree
         try:
             scan_tree({str(root)!r})
@@ -277,7 +277,7 @@ NAMES = [
 WARNINGS = (
     "split dev has no image of a b, é",
     "stored with the suffix .png in lower case: train/a/ab.PNG",
-    "left out, not images: .git, a.txt, z.txt, dev/notes",
+    "left out, not images (4): .git/, a.txt, z.txt, dev/notes",
 )
 
 
@@ -346,15 +346,15 @@ def test_any_executor_gives_the_same_tree(root: Path) -> None:
         ),
         (
             lambda root: write(root, "README.md", "train/notes.txt", "train/a/Thumbs.db"),
-            ("left out, not images: README.md, train/notes.txt, train/a/Thumbs.db",),
+            ("left out, not images (3): README.md, train/notes.txt, train/a/Thumbs.db",),
         ),
         (
             lambda root: write(root, ".git/config", "train/.DS_Store", "train/a/._x.png"),
-            ("left out, not images: .git, train/.DS_Store, train/a/._x.png",),
+            ("left out, not images (3): .git/, train/.DS_Store, train/a/._x.png",),
         ),
         (
             lambda root: write(root, "train/a/x.PNG", "train/a/y.Png"),
-            ("stored with the suffix .png in lower case: train/a/x.PNG, train/a/y.Png",),
+            ("stored with the suffix .png in lower case (2): train/a/x.PNG, train/a/y.Png",),
         ),
     ],
     ids=[
@@ -386,7 +386,7 @@ def test_a_class_that_is_empty_in_every_split_is_reported(root: Path) -> None:
 def test_a_warning_lists_only_the_first_of_many(root: Path) -> None:
     write(root, *(f"train/a/{i:04}.txt" for i in range(1021)))
     (warning,) = scan_tree(root).warnings
-    assert warning.startswith("left out, not images: train/a/0000.txt, train/a/0001.txt, ")
+    assert warning.startswith("left out, not images (1,021): train/a/0000.txt, train/a/0001.txt, ")
     assert warning.endswith("train/a/0019.txt and 1,001 more")
 
 

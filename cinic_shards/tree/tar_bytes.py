@@ -3,10 +3,9 @@
 import tarfile
 from typing import IO, Any
 
+from cinic_shards.tree.members import PIECE_BYTES, too_large
 from cinic_shards.tree.spool import Spool
 
-PIECE_BYTES = 2**20
-"""Bytes copied or skipped at a time."""
 _MAX_HEADER_BYTES = 2**18
 """The most bytes of headers before one member: long names, dates."""
 
@@ -27,7 +26,8 @@ class TarBytes:
         self._limit = limit
         self._at = 0
         self._may_read = _MAX_HEADER_BYTES
-        self._last = b""
+        self.last = b""
+        """The last header that was read."""
 
     def tell(self) -> int:
         """Return the position of the next byte."""
@@ -45,8 +45,8 @@ class TarBytes:
         self._may_read -= size
         if size < 0 or self._may_read < 0:
             raise tarfile.ReadError(f"headers of more than {_MAX_HEADER_BYTES:,} bytes")
-        self._last = self._read(size)
-        return self._last
+        self.last = self._read(size)
+        return self.last
 
     def _read(self, size: int) -> bytes:
         data = self._file.read(size)
@@ -80,18 +80,10 @@ class TarBytes:
 
     def check_end(self) -> None:
         """Check that only zeros follow the last member; also reads a compressed file to its end."""
-        if len(self._last) < tarfile.BLOCKSIZE:
+        if len(self.last) < tarfile.BLOCKSIZE:
             raise EOFError("unexpected end of data")
-        if any(self._last):
+        if any(self.last):
             raise tarfile.ReadError("invalid header")
         while data := self._read(PIECE_BYTES):
             if data.count(0) != len(data):
                 raise tarfile.ReadError("more data after the end of the archive")
-
-
-def too_large(size: int) -> str:
-    """Return the message for an archive that unpacks to too many bytes."""
-    return (
-        f"it unpacks to {size:,} bytes or more, too many for its size; if that is right, unpack it "
-        "and pack its folder"
-    )
