@@ -135,32 +135,43 @@ def problem_lines(problems: Iterable[object]) -> str:
 
 
 def grouped(problems: Iterable[object]) -> list[str]:
-    """Group problems, each ``location: what and why``, that differ only in location and figures.
+    """List problems, each ``location: what and why``, with one line for the same one in many files.
 
     Returns:
-        A line for each group: its first problem, and the number and first locations of the others.
-        After 100 groups, a line with the number of all other problems.
+        A line for each problem. Of four or more that differ only in their location and in figures,
+        only the first has a line, with the number and the first locations of the others. After 100
+        lines, one with the number of all other problems.
     """
-    groups: dict[str, tuple[str, list[str]]] = {}
-    for problem in problems:
-        text = str(problem)
-        location, _, reason = text.partition(": ")
-        kind = _VARIABLE.sub("#", reason) if reason else text
-        groups.setdefault(kind, (text, []))[1].append(location)
-    lines = []
-    for first, locations in list(groups.values())[:_MAX_GROUPS]:
-        others = locations[1:]
-        separator = "; " if any(", " in location for location in others[:_MAX_NAMED]) else ", "
-        named = separator.join(others[:_MAX_NAMED])
-        dots = f"{separator}..." if len(others) > _MAX_NAMED else ""
-        lines.append(f"{first} ({len(others):,} more like it: {named}{dots})" if others else first)
-    if more := sum(len(locations) for _, locations in list(groups.values())[_MAX_GROUPS:]):
-        lines.append(f"and {more:,} more problems")
-    return lines
+    texts = [str(problem) for problem in problems]
+    groups: dict[str, list[str]] = {}
+    for text in texts:
+        groups.setdefault(_kind(text), []).append(text)
+    lines: list[tuple[str, int]] = []
+    for text in texts:
+        group = groups[_kind(text)]
+        if 0 < len(group) <= _MAX_ALIKE:
+            lines.append((text, 1))
+        elif group:
+            others = [other.partition(": ")[0] for other in group[1 : 1 + _MAX_ALIKE]]
+            separator = "; " if any(", " in location for location in others) else ", "
+            named = separator.join([*others, "..."] if len(group) > 1 + _MAX_ALIKE else others)
+            line = f"{text} ({len(group) - 1:,} more like it: {named})"
+            lines.append((line, len(group)))
+            group.clear()
+    shown = [line for line, _ in lines[:_MAX_LINES]]
+    more = sum(count for _, count in lines[_MAX_LINES:])
+    return [*shown, f"and {more:,} more problems"] if more else shown
 
 
-_MAX_GROUPS = 100
-_MAX_NAMED = 4
+def _kind(problem: str) -> str:
+    """Return the part of a problem that is the same for all problems alike."""
+    reason = problem.partition(": ")[2]
+    return _VARIABLE.sub("#", reason) if reason else problem
+
+
+_MAX_ALIKE = 3
+"""The most problems alike that have a line each, and the most others that a line names."""
+_MAX_LINES = 100
 _VARIABLE = re.compile(r"""'[^']*'|"[^"]*"|[^\s,;:()]*[\d/][^\s,;:()]*""")
 """Parts of a text that differ from file to file: figures, hashes, paths, and quoted text."""
 
