@@ -1,7 +1,9 @@
 """Trees and archives as people have them: what is left out, and what an error proposes."""
 
+import errno
 import gzip
 import os
+import shutil
 import struct
 import tarfile
 import unicodedata
@@ -21,7 +23,15 @@ from cinic_shards.write.pack import PackOptions, pack
 from tests.support import ROOT
 from tests.support.command import Run
 from tests.support.files import PNG, files_of, write
-from tests.tree.test_archive import dos_info, leaves_nothing, make_tar, make_zip
+from tests.tree.test_archive import (
+    ARCHIVES,
+    SIZE,
+    dos_info,
+    kill_packing,
+    leaves_nothing,
+    make_tar,
+    make_zip,
+)
 from tests.tree.test_tree import grow
 
 FORMS: dict[str, Callable[[Path, Path], object]] = {
@@ -122,10 +132,21 @@ def test_a_loop_of_links_holds_no_image(tree: Path) -> None:
     assert problem.startswith("my docs/: a split's name")
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may list any folder")
-def test_lost_and_found_need_not_be_listed(tree: Path) -> None:
-    (tree / "lost+found").mkdir(mode=0)
+def test_lost_and_found_is_not_listed(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only root may list it."""
+    (tree / "lost+found").mkdir()
+    scandir = os.scandir
+
+    def scan(path: str) -> object:
+        if "lost+found" in str(path):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", scan)
     assert scan_tree(tree).warnings == ("left out, not images: lost+found/",)
+    (tree / "lost+found").rename(tree / "my lost+found")
+    (problem,) = problems_of(tree)
+    assert problem == "my lost+found/: cannot be listed: Permission denied"
 
 
 def test_folders_without_images_are_one_line(tree: Path) -> None:
@@ -366,6 +387,33 @@ def test_hard_links(tree: Path, tmp_path: Path, mode: str) -> None:
         pack(source, tmp_path / f"{source.name}-out", workers=1, warn=lambda text: None)
     assert files_of(tmp_path / "tree-out") == files_of(tmp_path / "x.tar-out")
     assert verify(tmp_path / "tree-out", against=archive, workers=1).is_whole
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("form", ["download.zip", "frames.tzst", "hard links.tgz"])
+def test_a_killed_process_is_resumed_from_any_form(
+    demo_tree: Path, tmp_path: Path, form: str
+) -> None:
+    tree, archive, out = tmp_path / "tree", tmp_path / form, tmp_path / "out"
+    shutil.copytree(demo_tree, tree)
+    os.link(next((tree / "train/cat").iterdir()), tree / "train/dog/link.png")
+    if form in ARCHIVES:
+        ARCHIVES[form](archive, tree)
+    else:
+        make_tar(archive, tree, mode="w:gz")
+    kill_packing(archive, out, when="pack")
+    made: list[int] = []
+    pack(
+        archive,
+        out,
+        SIZE,
+        workers=1,
+        progress=lambda doing, done, total: made.append(done) if doing == "pack" else None,
+        warn=lambda text: None,
+    )
+    assert made[0] == 40
+    pack(tree, tmp_path / "expected", SIZE, workers=1, warn=lambda text: None)
+    assert files_of(out) == files_of(tmp_path / "expected")
 
 
 def test_members_that_are_not_images_may_be_anything(
