@@ -23,6 +23,7 @@ from cinic_shards.write.pack import PackOptions, pack
 from tests.support import ROOT
 from tests.support.command import Run
 from tests.support.files import PNG, files_of, write
+from tests.support.odd_pngs import chunk
 from tests.tree.test_archive import (
     ARCHIVES,
     SIZE,
@@ -492,6 +493,18 @@ def test_a_bomb_in_a_zst_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert "too many for its size" in problem
 
 
+@pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+def test_the_crc_of_a_zip_is_compared(tmp_path: Path, method: int) -> None:
+    """Text in a PNG is not decoded, so only the zip's CRC-32 shows that it changed."""
+    png = PNG[:-12] + chunk(b"tEXt", b"Comment\0" + bytes(range(256))) + PNG[-12:]
+    with zipfile.ZipFile(tmp_path / "x.zip", "w", method, compresslevel=0) as archive:
+        archive.writestr("train/a/x.png", png)
+    data = (tmp_path / "x.zip").read_bytes()
+    (tmp_path / "x.zip").write_bytes(data.replace(b"XYZ", b"XyZ"))
+    (problem,) = problems_of(tmp_path / "x.zip")
+    assert "train/a/x.png: Bad CRC-32" in problem and problem.endswith("fetch it again")
+
+
 # Names in a zip
 
 
@@ -648,3 +661,23 @@ def test_a_fault_of_many_files_is_a_line(run: Run, demo_tree: Path, tmp_path: Pa
         assert len(lines(1, *command)) <= 5, command
     convert = ("convert", shards, tmp_path / "4", "--encoding", "raw")
     assert len(lines(1, *convert)) <= 5
+
+
+# Real archives
+
+
+@pytest.mark.parametrize("name", ["DS_10283_3192.zip", "finder.zip", "back.zip", "hl.tar"])
+def test_published_archives(tmp_path: Path, name: str) -> None:
+    """Small archives that the publisher's site and common programs made of one tree."""
+    folder = ROOT.parent / "shared" / "data" / "archives"
+    if not folder.is_dir():
+        pytest.skip("NOT RUN: no ../shared/data/archives")
+    reference = folder / "s.tar.zst"
+    if name == "hl.tar":
+        reference = tmp_path / "tree"
+        with tarfile.open(folder / name) as archive:
+            archive.extractall(reference, filter="data")
+    for source, out in (reference, "expected"), (folder / name, "out"):
+        pack(source, tmp_path / out, workers=1, warn=lambda text: None)
+    assert files_of(tmp_path / "out") == files_of(tmp_path / "expected")
+    assert verify(tmp_path / "out", against=folder / name, workers=1).is_whole
