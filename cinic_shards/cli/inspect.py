@@ -139,7 +139,8 @@ def verify(
 ) -> None:
     """Check every byte of a dataset, and list every fault.
 
-    The exit status is 1 if there is any fault.
+    The same fault in many samples is one line; `--json` lists each. The exit status is 1 if there
+    is any fault.
 
     **Examples**
 

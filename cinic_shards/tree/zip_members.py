@@ -79,8 +79,7 @@ def _list(archive: zipfile.ZipFile, members: Members) -> tuple[Infos, Infos]:
             archives[name] = info
     if num_unmarked:
         members.warnings.append(
-            f"the names of {num_unmarked:,} images are not marked as UTF-8 in the zip, but are "
-            "read as such"
+            f"names of images without the zip's mark for UTF-8 are read as UTF-8: {num_unmarked:,}"
         )
     return images, archives
 
