@@ -28,10 +28,12 @@ PART = ".part"
 """Suffix of an unfinished file."""
 _NOTE = ".part.json"
 _REJECTED = ".unexpected"
+RETRY_SECONDS = 120.0
+"""After this time without progress, ``fetch`` raises."""
 WAIT_SECONDS = (1.0, 2.0, 4.0, 8.0, 16.0)
-"""Waits before each retry; after this many retries without progress, ``fetch`` raises."""
+"""Waits after connections that were cut without progress; the last one repeats."""
 _MIN_PROGRESS_BYTES = 2**16
-"""New bytes that a try must receive to count as progress."""
+"""New bytes that a connection must send to count as progress."""
 
 _DIGESTS = {32: "md5", 64: "sha256"}
 """Hexadecimal digits of a digest -> its algorithm."""
@@ -85,7 +87,7 @@ def fetch(
         if not name:
             raise OptionError(f"{url}: the URL names no file; give the file to write")
         path = path / name
-    web = WebFile(url)
+    web = WebFile(url, retry_timeout=RETRY_SECONDS, say=warn)
     try:
         if path.exists():
             return _found(path, algorithm, expected, progress)
@@ -238,39 +240,47 @@ class _Download:
         return True
 
     def run(self) -> None:
-        """Download the missing bytes, with retries.
+        """Download the missing bytes; after a connection is cut, resume with a new one.
 
         Raises:
-            StoreError: the retries made no progress, or the server has no such file.
+            StoreError: there was no progress for ``RETRY_SECONDS``, or the server rejects the
+                request.
         """
-        num_failed, farthest = 0, self.at
-        while not self.is_complete():
-            try:
-                self._request()
-            except MissingError:
+        farthest, since, num_failed = self.at, time.monotonic(), 0
+        try:
+            while not self.is_complete():
+                answer = self._ask()
+                try:
+                    self._receive(answer)
+                except StoreError as error:
+                    # A server without ranges sends the same bytes again: they are no progress.
+                    if self.at - farthest >= _MIN_PROGRESS_BYTES:
+                        since, num_failed = time.monotonic(), 0
+                    farthest = max(farthest, self.at)
+                    left = since + RETRY_SECONDS - time.monotonic()
+                    if left <= 0:
+                        raise
+                    seconds = min(left, WAIT_SECONDS[min(num_failed, len(WAIT_SECONDS) - 1)])
+                    num_failed += 1
+                    self.warn(f"{error}; retrying from byte {self.at:,} in {seconds:.0f} s")
+                    time.sleep(seconds)
+        except MissingError:
+            raise
+        except StoreError as error:
+            self.file.flush()
+            if not self.at:
                 raise
-            except StoreError as error:
-                # A server without ranges sends the same bytes again: they are no progress.
-                is_progress = self.at - farthest >= _MIN_PROGRESS_BYTES
-                num_failed = 0 if is_progress else num_failed + 1
-                farthest = max(farthest, self.at)
-                if num_failed > len(WAIT_SECONDS):
-                    raise StoreError(
-                        error.location,
-                        f"{error.reason}; {num_failed} tries made no progress; {self.at:,} bytes "
-                        "are kept; run the same command again to resume",
-                    ) from error
-                seconds = WAIT_SECONDS[max(0, num_failed - 1)]
-                self.warn(f"{error}; retrying from byte {self.at:,} in {seconds:.0f} s")
-                time.sleep(seconds)
+            raise StoreError(
+                error.location,
+                f"{error.reason}; {self.at:,} bytes are kept; run the same command again to resume",
+            ) from error
 
     def is_complete(self) -> bool:
         """Return True if every byte has been received."""
         return bool(self.note) and self.at == self.note["size"]
 
-    def _request(self) -> None:
-        """Make one request, and write what it returns."""
-        answer = self._ask()
+    def _receive(self, answer: Answer) -> None:
+        """Write the bytes of an answer."""
         self._check_space(answer.size - self.at)
         self.progress("fetch", self.at, answer.size)
         for chunk in answer.chunks:

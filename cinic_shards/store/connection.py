@@ -1,17 +1,16 @@
-"""Clients for servers: their timeouts and retries, and their errors as one line.
-
-obstore retries requests that can be retried; this file sets how often and how long.
-"""
+"""Clients for servers: their options, credentials, certificates and timeouts."""
 
 import os
 import re
-import time
-from collections.abc import Callable
+import ssl
+import threading
 from datetime import timedelta
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote, urlsplit
 
 from cinic_shards.errors import OptionError, StoreError
-from cinic_shards.store.address import Address
+from cinic_shards.store.address import Address, is_true
 
 if TYPE_CHECKING:
     from obstore.store import ObjectStore
@@ -24,10 +23,10 @@ TIMES = {
     "retry_timeout": 120.0,
 }
 """Limits in seconds: to connect; without receiving a byte; for one request; for one request that
-writes; and from the first try to the start of the last retry. A read takes at most
-``retry_timeout`` plus ``timeout`` plus one wait between tries."""
-MAX_RETRIES = 8
-"""Retries of one request."""
+writes; and from the first try to the start of the last one. A read takes at most ``retry_timeout``
+plus ``timeout``."""
+MAX_RETRIES = 999_999.0
+"""Retries of one request; only ``retry_timeout`` limits them unless the option is given."""
 
 _CLIENT_OPTIONS = frozenset(
     "allow_http allow_invalid_certificates http1_only http2_only pool_idle_timeout "
@@ -35,6 +34,10 @@ _CLIENT_OPTIONS = frozenset(
     "root_certificate user_agent".split()
 )
 _ENDPOINTS = ("endpoint", "endpoint_url", "aws_endpoint", "aws_endpoint_url", "azure_endpoint")
+
+_PEMS = ("root_certificate", "proxy_ca_certificate")
+_REGIONS = ("region", "aws_region", "default_region", "aws_default_region")
+_VIRTUAL_HOSTED = ("virtual_hosted_style_request", "aws_virtual_hosted_style_request")
 
 _client_process = 0
 """Id of the process that made the first client; 0 if there is no client yet."""
@@ -49,45 +52,93 @@ class Connection:
     """The clients of one host, made on first use."""
 
     def __init__(self, address: Address) -> None:
-        self._address = address
-        self._clients: dict[str, ObjectStore] = {}
+        self.address = address
+        self._clients: dict[tuple[str, str], ObjectStore] = {}
+        self._lock = threading.Lock()
+        self._region = ""
 
-    @property
-    def reading(self) -> "ObjectStore":
-        """A client with the timeout for reading."""
-        return self._client("timeout")
+    @cached_property
+    def limits(self) -> dict[str, float]:
+        """The entries of ``TIMES``, and ``max_retries``.
 
-    @property
-    def writing(self) -> "ObjectStore":
-        """A client with the timeout for writing: long uploads get no answer until they end."""
-        return self._client("write_timeout")
+        Raises:
+            OptionError: one is not a number.
+        """
+        defaults = {**TIMES, "max_retries": MAX_RETRIES}
+        given = self.address.options
+        return {
+            name: _number(self.address, name, given.get(name, defaults[name])) for name in defaults
+        }
 
-    def _client(self, timeout: str) -> "ObjectStore":
-        global _client_process
+    def check_process(self) -> None:
+        """Raise StoreError if this process was forked from one that uses a server."""
         if _client_process not in (0, os.getpid()):
             # obstore's threads do not survive a fork, and it does not notice: it would hang.
             raise StoreError(
-                str(self._address),
+                str(self.address),
                 "this process was forked from one that uses an object store, so it "
                 "cannot use one itself; start processes with 'spawn' or 'forkserver' "
                 "(multiprocessing_context= of a DataLoader)",
             )
-        if timeout not in self._clients:
-            _client_process = os.getpid()
-            self._clients[timeout] = _make_client(self._address, timeout)
-        return self._clients[timeout]
+
+    def client(self, timeout: str, path: str) -> tuple["ObjectStore", str]:
+        """Return a client for a file, and the file's path for the client.
+
+        Args:
+            timeout: the entry of ``TIMES`` that limits one request. Long uploads get no answer
+                until they end.
+            path: the file's path on the server.
+        """
+        global _client_process
+        file = path if self.address.query else ""  # a client adds no query to a path
+        with self._lock:
+            client = self._clients.get((timeout, file))
+            if client is None:
+                _client_process = os.getpid()
+                client = _make_client(self, timeout, file)
+                self._clients[timeout, file] = client
+        return client, "" if file else path
+
+    def renew(self, client: "ObjectStore", region: str = "") -> None:
+        """Replace a client by one with new credentials, and with a region if it is given."""
+        with self._lock:
+            if client in self._clients.values():  # else another thread has just replaced it
+                self._region = region or self._region
+                self._clients.clear()
+
+    def tls(self) -> ssl.SSLContext:
+        """Return the settings for TLS of requests that obstore does not make."""
+        context = ssl.create_default_context()
+        options = self.options
+        if text := options.get("root_certificate"):
+            context.load_verify_locations(
+                cadata=_certificate(self.address, "root_certificate", text)
+            )
+        if is_true(options.get("allow_invalid_certificates")):
+            context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+        return context
+
+    @property
+    def options(self) -> dict[str, str]:
+        """The address's options, and what servers have said about them."""
+        options = dict(self.address.options)
+        if self._region:
+            options = {name: text for name, text in options.items() if name not in _REGIONS}
+            options["region"] = self._region
+        return options
 
 
 _memories: dict[str, Any] = {}
 """Host -> the store at ``memory://`` that host."""
 
 
-def _make_client(address: Address, timeout: str) -> Any:
-    """Make a client for all files of the address's host.
+def _make_client(connection: Connection, timeout: str, file: str) -> Any:
+    """Make a client for all files of a host, or for one file.
 
     Args:
-        address: the store's address.
+        connection: gives the address and the options.
         timeout: the entry of ``TIMES`` that limits one request.
+        file: the path of the file; empty for all files.
 
     Raises:
         OptionError: an option is invalid.
@@ -96,16 +147,14 @@ def _make_client(address: Address, timeout: str) -> Any:
     import obstore.store as stores
     from obstore.exceptions import BaseError
 
+    address = connection.address
     if address.scheme == "memory":
         if address.options.get("process", str(os.getpid())) != str(os.getpid()):
             raise StoreError(str(address), "exists only in another process; use workers=1")
         return _memories.setdefault(address.host, stores.MemoryStore())
-    options = dict(address.options)
-    numbers = {
-        name: _number(address, name, options.pop(name, default))
-        for name, default in {**TIMES, "max_retries": MAX_RETRIES}.items()
-    }
+    numbers = connection.limits
     times = {name: timedelta(seconds=numbers[name]) for name in TIMES}
+    options = {name: text for name, text in connection.options.items() if name not in numbers}
     client: dict[str, Any] = {
         "connect_timeout": times["connect_timeout"],
         # A server sends nothing while it receives a request.
@@ -114,27 +163,24 @@ def _make_client(address: Address, timeout: str) -> Any:
         "allow_http": _is_without_tls(address, options),
     }
     client |= {name: options.pop(name) for name in _CLIENT_OPTIONS & options.keys()}
+    client |= {name: _certificate(address, name, client[name]) for name in _PEMS if name in client}
     if address.headers:
         client["default_headers"] = address.headers
     common: dict[str, Any] = {
         "client_options": client,
-        "retry_config": {
-            "max_retries": int(numbers["max_retries"]),
-            "retry_timeout": times["retry_timeout"],
-            "backoff": {
-                "init_backoff": timedelta(milliseconds=100),
-                "max_backoff": timedelta(seconds=10),
-                # Each wait is random, up to 4 times the one before.
-                "base": 4,
-            },
-        },
+        # ``Requests`` tries again; it also does so for what obstore would not.
+        "retry_config": {"max_retries": 0, "retry_timeout": times["retry_timeout"]},
     }
     try:
         if address.scheme in ("http", "https"):
             if options:
                 raise ValueError(f"unknown option {', '.join(sorted(options))}")
-            return stores.HTTPStore(f"{address.scheme}://{address.host}", **common)
+            url = f"{address.scheme}://{address.host}"
+            if file:
+                url += f"/{quote(file)}{address.query}"
+            return stores.HTTPStore(url, **common)
         if address.scheme == "s3":
+            _name_bucket_in_host(address, options)
             common["credential_provider"] = _profile_credentials(options)
             # Some servers answer bulk deletes in a non-standard way.
             options.setdefault("disable_bulk_delete", "true")
@@ -143,7 +189,37 @@ def _make_client(address: Address, timeout: str) -> Any:
     except OptionError:
         raise
     except (BaseError, ValueError, TypeError) as error:
-        raise OptionError(f"{address}: {reason(error)}; see docs/object-storage.md") from error
+        line = re.sub(r"^Generic \w+ error: ", "", str(error).partition("\n")[0])
+        raise OptionError(f"{address}: {line}; see docs/object-storage.md") from error
+
+
+def _certificate(address: Address, name: str, text: str) -> str:
+    """Return certificates in PEM, which an option holds, or the file that it names."""
+    if "-----BEGIN" in text:
+        return text
+    try:
+        with open(text, encoding="utf-8") as file:
+            return file.read()
+    except (OSError, ValueError) as error:
+        raise OptionError(
+            f"{address}: option {name}: expected a file of certificates in PEM, or their text"
+        ) from error
+
+
+def _name_bucket_in_host(address: Address, options: dict[str, str]) -> None:
+    """Put the bucket's name before the endpoint's host, if it belongs there.
+
+    obstore leaves this to the caller: it would ask for the file in the endpoint itself.
+    """
+    is_chosen = any(is_true(options.get(name)) for name in _VIRTUAL_HOSTED) or is_true(
+        os.environ.get("AWS_VIRTUAL_HOSTED_STYLE_REQUEST")
+    )
+    endpoint = next((url for url in _endpoints(address, options) if url), "")
+    parts = urlsplit(endpoint)
+    if is_chosen and endpoint and not parts.netloc.startswith(f"{address.host}."):
+        for name in _ENDPOINTS:
+            options.pop(name, None)
+        options["endpoint_url"] = f"{parts.scheme}://{address.host}.{parts.netloc}{parts.path}"
 
 
 def _number(address: Address, name: str, value: Any) -> float:
@@ -161,11 +237,17 @@ def _number(address: Address, name: str, value: Any) -> float:
 
 def _is_without_tls(address: Address, options: dict[str, str]) -> bool:
     """True if the address or an endpoint starts with ``http://``: the user asked for it."""
+    endpoints = _endpoints(address, options)
+    return address.scheme == "http" or any(one.startswith("http://") for one in endpoints)
+
+
+def _endpoints(address: Address, options: dict[str, str]) -> list[str]:
+    """Return the URLs of the server that options and the environment name; "" for those not set."""
     endpoints = [options.get(name, "") for name in _ENDPOINTS]
     if address.scheme == "s3":
         names = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")
         endpoints += [os.environ.get(name, "") for name in names]
-    return address.scheme == "http" or any(one.startswith("http://") for one in endpoints)
+    return endpoints
 
 
 def _profile_credentials(options: dict[str, str]) -> Any:
@@ -184,57 +266,3 @@ def _profile_credentials(options: dict[str, str]) -> Any:
             "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
         ) from error
     return Boto3CredentialProvider(boto3.session.Session(profile_name=profile))
-
-
-_REQUEST = re.compile(
-    r"Error performing (?P<method>\w+) \S+ in (?P<time>[\d.]+[^\d\s,]+)"
-    r"(, after (?P<retries>\d+) retries)?.*? - (?P<what>.*)"
-)
-_CAUSES = (
-    ("InvalidRange|StartTooLarge|Range Not Satisfiable", "the file is shorter"),
-    ("NoSuchBucket|ContainerNotFound", "there is no such bucket; make it first"),
-    ("kind: Timeout|TimedOut|timed out", "no answer in time"),
-    ("dns error|lookup address", "there is no host of this name"),
-    (r'message: "([^"]+)"', r"\1"),
-    ("request or response body error", "the connection was closed before the end"),
-    ("<Code>([^<]+)</Code>", r"\1"),
-)
-"""Patterns to look for in an error, and their meaning."""
-
-
-def repeated(request: Callable[[], object]) -> None:
-    """Make an idempotent request, and repeat it up to three times while no server answers.
-
-    obstore does not retry a request that may already have taken effect; only the caller knows that
-    repeating it is harmless.
-    """
-    from obstore.exceptions import GenericError
-
-    start = time.monotonic()
-    for wait_seconds in (0.2, 1.0, 5.0):
-        try:
-            request()
-            return
-        except GenericError as error:
-            is_late = time.monotonic() - start > TIMES["retry_timeout"]
-            if is_late or "HTTP error" not in str(error):
-                raise
-            time.sleep(wait_seconds)
-    request()
-
-
-def reason(error: Exception) -> str:
-    """Return why a request failed, in one line; obstore's messages have many lines."""
-    text = str(error)
-    line = re.sub(r"^Generic \w+ error: ", "", text.partition("\n")[0])
-    causes = ((re.search(pattern, text), meaning) for pattern, meaning in _CAUSES)
-    cause = next((match.expand(meaning) for match, meaning in causes if match), "")
-    if request := _REQUEST.search(line):
-        tries = int(request["retries"] or 0) + 1
-        tried = f"{request['method']}, {tries} {'try' if tries == 1 else 'tries'}"
-        line = f"{tried} in {request['time']}: {cause or request['what'].strip()}"
-    elif cause and cause not in line:
-        line = f"{line} ({cause})"
-    if re.search(r"after \d+ retries|HTTP error", text):
-        line += "; try again, or allow more (max_retries, retry_timeout, read_timeout)"
-    return line

@@ -7,21 +7,26 @@ import shutil
 import tempfile
 from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from functools import partial
 from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cinic_shards.errors import CinicShardsError, MissingError, OptionError, OutputError, StoreError
+from cinic_shards.errors import MissingError, OptionError, OutputError, StoreError
 from cinic_shards.store.address import Address
 from cinic_shards.store.base import MAX_READ_BYTES, Bytes, Store, check_size
-from cinic_shards.store.connection import Connection, reason, repeated
+from cinic_shards.store.connection import Connection
+from cinic_shards.store.elsewhere import Started, start
+from cinic_shards.store.failures import RequestError
+from cinic_shards.store.requests import Requests
 
 PART_BYTES = 2**23
 """Bytes per request when an entire file is read."""
+_CHUNK_BYTES = 2**18
+"""Bytes at a time after a failure: what has been received is kept if the next try fails too."""
 MAX_IN_FLIGHT = 4
 """Concurrent requests of one call."""
 MAX_FILE_BYTES = 5 * 2**30
@@ -38,8 +43,8 @@ class RemoteStore(Store):
     def __init__(self, address: Address) -> None:
         self.address = address
         self.can_list = address.scheme not in ("http", "https")
-        self._connection = Connection(address)
-        self._versions: dict[str, tuple[object, int]] = {}
+        self._requests = Requests(Connection(address))
+        self._versions: dict[str, tuple[object, object, int]] = {}
 
     def __str__(self) -> str:
         return str(self.address)
@@ -61,7 +66,9 @@ class RemoteStore(Store):
         self._need_listing("does not list its files")
         prefix = self.address.prefix
         with self._errors(StoreError):
-            found = obstore.list_with_delimiter(self._connection.reading, prefix or None)
+            found = self._requests.make(
+                lambda client, _: obstore.list_with_delimiter(client, prefix or None), prefix
+            )
         paths = [*found["common_prefixes"], *(item["path"] for item in found["objects"])]
         # Drop the folder itself, which may be listed as an object.
         return sorted(filter(None, (path.removeprefix(prefix).strip("/") for path in paths)))
@@ -73,18 +80,35 @@ class RemoteStore(Store):
     def read(self, name: str) -> bytes:
         import obstore
 
-        with self._errors(StoreError, name):
-            found = obstore.get(self._connection.reading, self._path(name))
+        def request(client: Any, path: str) -> bytes:
+            found = obstore.get(client, path)
             self._check_version(name, found.meta)
             if found.meta["size"] > MAX_READ_BYTES:
                 raise StoreError(f"{self}/{name}", f"more than {MAX_READ_BYTES:,} bytes")
             return bytes(found.bytes())
 
+        with self._errors(StoreError, name):
+            return self._requests.make(request, self._path(name))
+
     def size(self, name: str) -> int:
         import obstore
 
+        path = self._path(name)
+        is_rejected = not self._requests.takes_head
+        found: Any = None
         with self._errors(StoreError, name):
-            found = obstore.head(self._connection.reading, self._path(name))
+            if not is_rejected:
+                try:
+                    found = self._requests.make(obstore.head, path)
+                except RequestError as error:
+                    if not 400 <= error.failure.status <= 501:
+                        raise
+                    # Some servers and signatures do not allow HEAD. An answer to it has no body,
+                    # which would give the cause.
+                    is_rejected = error.failure.status in (403, 404, 405, 501)
+            if found is None:
+                found = self._requests.make(lambda client, at: obstore.get(client, at).meta, path)
+                self._requests.takes_head = not is_rejected
         self._check_version(name, found)
         return int(found["size"])
 
@@ -93,40 +117,59 @@ class RemoteStore(Store):
 
         if start == stop:
             return b""
-        with self._errors(StoreError, name, f"bytes {start:,} to {stop:,}: "):
-            found = obstore.get(
-                self._connection.reading, self._path(name), options={"range": (start, stop)}
-            )
+        parts: list[Bytes] | None = None
+
+        def request(client: Any, path: str) -> Bytes:
+            nonlocal parts
+            at = start + sum(map(len, parts or ()))
+            found = obstore.get(client, path, options={"range": (at, stop)})
             self._check_version(name, found.meta)
-            if found.range != (start, stop):
+            if found.range != (at, stop):
                 raise StoreError(
                     f"{self}/{name}",
                     f"{found.meta['size']:,} bytes, expected at least {stop:,}; the "
                     "file is truncated or a different one, write it again",
                 )
-            return memoryview(found.bytes())
+            if parts is None:
+                parts = []
+                return memoryview(found.bytes())
+            parts.extend(map(memoryview, found.stream(min_chunk_size=_CHUNK_BYTES)))
+            return b"".join(parts)
+
+        with self._errors(StoreError, name, f"bytes {start:,} to {stop:,}: "):
+            return self._requests.make(request, self._path(name))
 
     def _check_version(self, name: str, meta: Any) -> None:
-        version = meta["e_tag"] or meta["last_modified"], int(meta["size"])
+        version = meta["e_tag"], meta["last_modified"], int(meta["size"])
         known = self._versions.setdefault(name, version)
-        if version != known:
-            raise StoreError(
-                f"{self}/{name}",
-                f"was replaced while it was read: its version is {version[0]} of "
-                f"{version[1]:,} bytes, it was {known[0]} of {known[1]:,}; run again when nothing "
-                "writes to it",
+        if version[0::2] == known[0::2] and (version[0] or version == known):
+            return
+        text = (
+            f"was replaced while it was read: its version is {version[0] or version[1]} of "
+            f"{version[2]:,} bytes, it was {known[0] or known[1]} of {known[2]:,}; run again when "
+            "nothing writes to it"
+        )
+        if version[1:] == known[1:]:
+            text += (
+                "; if nothing does, several servers answer at this address with different ETags for "
+                "the same file (its size and date are the same): let them agree, or use one of them"
             )
+        raise StoreError(f"{self}/{name}", text)
 
     def _fetch(self, name: str, ranges: Sequence[tuple[int, int]]) -> Iterator[Bytes]:
         """Yield the ranges' bytes in order, reading up to ``MAX_IN_FLIGHT`` ranges ahead."""
-        waiting: deque[Future[Bytes]] = deque()
-        with ThreadPoolExecutor(MAX_IN_FLIGHT) as pool:
-            for start, stop in ranges:
-                waiting.append(pool.submit(self.read_range, name, start, stop))
+        self._requests.check_process()
+        waiting: deque[Started[Bytes]] = deque()
+        try:
+            for first, stop in ranges:
+                waiting.append(start(partial(self.read_range, name, first, stop)))
                 if len(waiting) == MAX_IN_FLIGHT:
                     yield waiting.popleft().result()
             while waiting:
                 yield waiting.popleft().result()
+        finally:
+            for started in waiting:
+                started.is_abandoned = True
 
     def map(self, name: str, expected_size: int, *, read_ahead: bool = False) -> NDArray[np.uint8]:
         location = f"{self}/{name}"
@@ -182,7 +225,11 @@ class RemoteStore(Store):
         data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if size else b""
         self._versions.pop(name, None)
         with self._errors(OutputError, name):
-            obstore.put(self._connection.writing, self._path(name), data, use_multipart=False)
+            self._requests.make(
+                lambda client, path: obstore.put(client, path, data, use_multipart=False),
+                self._path(name),
+                timeout="write_timeout",
+            )
 
     def delete(self, name: str) -> None:
         import obstore
@@ -190,11 +237,11 @@ class RemoteStore(Store):
         self._need_listing("can only be read from")
         self._versions.pop(name, None)
         with suppress(MissingError), self._errors(OutputError, name):
-            repeated(lambda: obstore.delete(self._connection.reading, self._path(name)))
+            self._requests.make(obstore.delete, self._path(name))
 
     def folder(self, name: str) -> "RemoteStore":
         below = RemoteStore(replace(self.address, prefix=self._path(name)))
-        below._connection = self._connection
+        below._requests = self._requests
         return below
 
     def take(self, folder: str, name: str) -> None:
@@ -203,8 +250,11 @@ class RemoteStore(Store):
         self._need_listing("can only be read from")
         self._versions.pop(name, None)
         with suppress(MissingError), self._errors(OutputError, name):
-            old, new = self._path(f"{folder}/{name}"), self._path(name)
-            repeated(lambda: obstore.rename(self._connection.writing, old, new))
+            self._requests.make(
+                lambda client, old: obstore.rename(client, old, self._path(name)),
+                self._path(f"{folder}/{name}"),
+                timeout="write_timeout",
+            )
 
     def remove(self) -> None:
         for name in self.names():
@@ -214,33 +264,19 @@ class RemoteStore(Store):
     def _errors(
         self, error_type: type[StoreError] | type[OutputError], name: str = "", detail: str = ""
     ) -> Iterator[None]:
-        """Raise obstore's errors as this package's.
+        """Raise the error of a failed request as one of this package.
 
         Args:
             error_type: the error to raise; ``MissingError`` for a missing file.
             name: the file's name, for the message.
             detail: text before the reason.
         """
-        from obstore.exceptions import (
-            BaseError,
-            PermissionDeniedError,
-            UnauthenticatedError,
-        )
-
         location = f"{self}/{name}" if name else str(self)
         try:
             yield
-        except CinicShardsError:
-            raise
-        except FileNotFoundError as error:
-            raise MissingError(location, "not found") from error
-        except (BaseError, ValueError) as error:
-            text = f"{detail}{reason(error)}"
-            if isinstance(error, PermissionDeniedError | UnauthenticatedError):
-                text += (
-                    "; the credentials are missing, wrong, or do not allow this "
-                    "(docs/object-storage.md)"
-                )
+        except RequestError as error:
+            if error.failure.kind == "missing":
+                raise MissingError(location, "not found") from error
             if error_type is OutputError:
-                raise OutputError(f"{location}: {text}") from error
-            raise StoreError(location, text) from error
+                raise OutputError(f"{location}: {detail}{error}") from error
+            raise StoreError(location, f"{detail}{error}") from error

@@ -1,17 +1,21 @@
 """One file on a web server, read from any byte onwards."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from urllib.parse import urlsplit
 
 from cinic_shards.errors import OptionError, StoreError
 from cinic_shards.store.address import Address
+from cinic_shards.store.connection import TIMES, Connection
+from cinic_shards.store.failures import RequestError
 from cinic_shards.store.remote import RemoteStore
+from cinic_shards.store.requests import Requests
 
 _DAY_SECONDS = "86400"
 """Timeout of one answer in seconds; while no byte arrives, ``read_timeout`` applies."""
 _CHUNK_BYTES = 2**16
-"""Bytes read at a time; Ctrl-C is handled between two chunks."""
+"""Bytes read at a time. What a cut connection has sent of the last ones is lost."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,12 +33,22 @@ class Answer:
 class WebFile(RemoteStore):
     """A file at a URL; redirects are followed."""
 
-    def __init__(self, url: str, *, max_retries: int = 2) -> None:
+    def __init__(
+        self,
+        url: str,
+        *,
+        max_retries: int | None = None,
+        retry_timeout: float = TIMES["retry_timeout"],
+        say: Callable[[str], None] | None = None,
+    ) -> None:
         """Set up a file; nothing is requested yet.
 
         Args:
             url: ``https://`` or ``http://``; a query is kept.
-            max_retries: retries of one failed request; callers that need more do their own waiting.
+            max_retries: the most retries of one failed request; None for any number.
+            retry_timeout: seconds from the first try to the start of the last one.
+            say: called with a line while the server makes its clients wait; by default it is a
+                warning of ``logging``.
 
         Raises:
             OptionError: the URL is invalid, or holds a password.
@@ -45,8 +59,12 @@ class WebFile(RemoteStore):
         query = f"?{parts.query}" if parts.query else ""
         # The client's host is the file's entire URL: a path below a host would lose the query.
         host = f"{parts.netloc}{parts.path}{query}"
-        options = {"timeout": _DAY_SECONDS, "max_retries": str(max_retries)}
+        options = {"timeout": _DAY_SECONDS, "retry_timeout": str(retry_timeout)}
+        if max_retries is not None:
+            options["max_retries"] = str(max_retries)
         super().__init__(Address(parts.scheme, host, "", options))
+        if say is not None:
+            self._requests = Requests(Connection(self.address), say)
 
     def open(self, start: int) -> Answer | None:
         """Request the bytes from ``start`` to the end.
@@ -59,27 +77,26 @@ class WebFile(RemoteStore):
             StoreError: the server cannot be reached, or rejects the request.
         """
         import obstore
-        from obstore.exceptions import GenericError, NotSupportedError
 
         options: obstore.GetOptions = {"range": {"offset": start}} if start else {}
         with self._errors(StoreError):
             try:
-                found = obstore.get(self._connection.reading, "", options=options)
-            except NotSupportedError:
-                return None
-            except GenericError as error:
-                if start and "416 Range Not Satisfiable" in str(error):
+                found = self._requests.make(
+                    lambda client, path: obstore.get(client, path, options=options)
+                )
+            except RequestError as error:
+                if start and error.failure.kind == "no ranges":
                     return None
                 raise
-            meta = found.meta
-            version = meta["e_tag"] or meta["last_modified"].isoformat()
-            chunks = found.stream(min_chunk_size=_CHUNK_BYTES)
+        meta = found.meta
+        version = meta["e_tag"] or meta["last_modified"].isoformat()
+        chunks = found.stream(min_chunk_size=_CHUNK_BYTES)
         return Answer(version, int(meta["size"]), self._chunks(chunks))
 
     def _chunks(self, chunks: Iterator[object]) -> Iterator[memoryview]:
         while True:
             with self._errors(StoreError):
-                chunk = next(chunks, None)
+                chunk = self._requests.once(partial(next, chunks, None))
             if chunk is None:
                 return
-            yield memoryview(chunk)  # type: ignore[arg-type]
+            yield memoryview(chunk)

@@ -1,0 +1,114 @@
+"""Calls that may stall, made in threads that nobody has to wait for.
+
+A call into obstore does not notice Ctrl-C, and a server may let it wait for minutes. So a daemon
+thread makes the call, and the caller waits in Python, where Ctrl-C is raised at once. A caller that
+gives up leaves the thread behind; it does not delay the end of the process.
+"""
+
+import os
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from queue import Empty, SimpleQueue
+from typing import Any, Generic, TypeVar
+
+R = TypeVar("R")
+
+IDLE_SECONDS = 1.0
+"""A thread without a call ends after this time. Starting one takes longer than a short request."""
+_SLICE_SECONDS = 0.25
+"""Longest wait at a time: on Windows a lock does not notice Ctrl-C."""
+
+
+class Started(Generic[R]):
+    """A call under way."""
+
+    def __init__(self, function: Callable[[], R]) -> None:
+        self.function = function
+        self.outcome: SimpleQueue[tuple[Any, BaseException | None]] = SimpleQueue()
+        """Gets the result, or the exception."""
+        self.is_abandoned = False
+        """True once nobody waits for the result any more."""
+
+    def result(self) -> R:
+        """Wait for the call's result, or raise its exception."""
+        try:
+            while True:
+                with suppress(Empty):
+                    result, error = self.outcome.get(timeout=_SLICE_SECONDS)
+                    break
+        except BaseException:
+            self.is_abandoned = True
+            raise
+        if error is not None:
+            try:
+                raise error
+            finally:
+                del error  # it refers to this frame
+        return result  # type: ignore[no-any-return]
+
+
+class _Here(threading.local):
+    started: Started[Any] | None = None
+
+
+_here = _Here()
+_idle: "list[SimpleQueue[Started[Any]]]" = []
+"""Inboxes of threads without a call."""
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_idle.clear)  # their threads are the parent's
+
+
+def start(function: Callable[[], R]) -> Started[R]:
+    """Start a call in a daemon thread."""
+    started = Started(function)
+    try:
+        inbox = _idle.pop()
+    except IndexError:
+        inbox = SimpleQueue()
+        threading.Thread(
+            target=_serve, args=(inbox,), name="cinic-shards-request", daemon=True
+        ).start()
+    inbox.put(started)
+    return started
+
+
+def call(function: Callable[[], R]) -> R:
+    """Make a call, and return its result. Ctrl-C is noticed while the call stalls.
+
+    A daemon thread makes the call itself: nobody has to wait for such a thread.
+    """
+    if threading.current_thread().daemon:
+        return function()
+    return start(function).result()
+
+
+def is_abandoned() -> bool:
+    """Return True if nobody waits for the result of this thread's call any more."""
+    return _here.started is not None and _here.started.is_abandoned
+
+
+def _serve(inbox: "SimpleQueue[Started[Any]]") -> None:
+    """Make the calls of an inbox, one after the other, until there is none for some time."""
+    is_taken = False
+    while True:
+        try:
+            started = inbox.get(timeout=IDLE_SECONDS)
+        except Empty:
+            with suppress(ValueError):
+                _idle.remove(inbox)
+                return
+            if is_taken:  # Ctrl-C kept the caller that took the inbox from using it
+                return
+            is_taken = True
+            continue
+        _here.started = started
+        outcome: tuple[Any, BaseException | None]
+        try:
+            outcome = started.function(), None
+        except BaseException as error:
+            outcome = None, error
+        _here.started, is_taken = None, False
+        _idle.append(inbox)  # before the caller's next call
+        started.outcome.put(outcome)
+        del started, outcome  # else they would keep the result's memory
