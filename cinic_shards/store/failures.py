@@ -87,6 +87,8 @@ _CAUSES = (
 """Patterns of other failures, and their cause."""
 _EXPIRED = "ExpiredToken|TokenRefreshRequired|RequestExpired"
 _WRONG_REGION = "AuthorizationHeaderMalformed|PermanentRedirect|redirect without LOCATION"
+_NO_ANSWER = re.compile("(?<!Generic )HTTP error: |error response.*(InternalError|SlowDown)")
+"""The connection failed; or S3 has answered 200, and failed afterwards."""
 _REGION = re.compile(r"<Region>([\w-]+)</Region>")
 _TEMPORARY_STATUS = frozenset((408, 425, 429, 500, 502, 503, 504, *range(506, 600)))
 
@@ -132,6 +134,8 @@ def failure_of(error: Exception, *, is_first: bool) -> Failure:
         return failure("missing", "not found")
     if status in (401, 403):
         return failure("denied", cause)
-    is_temporary = status in _TEMPORARY_STATUS or "HTTP error: " in text.partition("\n")[0]
-    is_temporary |= bool(re.search(r"error response.*(InternalError|SlowDown)", text))
+    if status:
+        is_temporary = status in _TEMPORARY_STATUS
+    else:
+        is_temporary = bool(_NO_ANSWER.search(text.partition("\n")[0]))
     return failure("temporary" if is_temporary else "final", cause)

@@ -151,8 +151,8 @@ class RemoteStore(Store):
         )
         if version[1:] == known[1:]:
             text += (
-                "; if nothing does, several servers answer at this address with different ETags for "
-                "the same file (its size and date are the same): let them agree, or use one of them"
+                "; if nothing does, several servers answer at this address with different ETags "
+                "of the same file (its size and date are equal): let them agree, or use one of them"
             )
         raise StoreError(f"{self}/{name}", text)
 

@@ -158,23 +158,20 @@ class Requests:
 
     def _ask_how_long(self, failure: Failure, client: "ObjectStore", path: str, end: float) -> None:
         """Ask a server that is too busy how long it wants its clients to wait."""
-        if time.monotonic() < max(self._ask_again, self._open_again):
-            return
-        if not self._asking.acquire(blocking=False):
-            return
-        try:
+        with self._asking:  # the other threads wait for the answer too
+            now = time.monotonic()
+            if now < max(self._ask_again, self._open_again):
+                return
             status, headers = self._ask(failure, client, path)
             seconds = _seconds(headers.get("retry-after")) if status in (429, 503) else 0.0
             now = time.monotonic()
             if seconds > 0:
                 self._open_again = now + seconds
-                waited = min(seconds, end - now)
-                limit = f", {waited:.0f} s of them (retry_timeout)" if waited < seconds else ""
+                left = end - now
+                limit = f", {left:.0f} s of them (retry_timeout)" if left < seconds else ""
                 self._report(f"the server asks to wait {seconds:.0f} s; waiting{limit}")
             else:
                 self._ask_again = now + _ASK_EVERY_SECONDS
-        finally:
-            self._asking.release()
 
     def _ask(
         self, failure: Failure, client: "ObjectStore", path: str
@@ -193,8 +190,10 @@ class Requests:
                 pass
         request = urllib.request.Request(url, headers={**address.headers, "Range": "bytes=0-0"})
         handlers: list[urllib.request.BaseHandler] = [_NoRedirects()]
-        if proxy := options.get("proxy_url"):
-            handlers.append(urllib.request.ProxyHandler({"http": proxy, "https": proxy}))
+        proxies = urllib.request.getproxies()
+        if proxy := options.get("proxy_url") or proxies.get("all"):
+            proxies = {"http": proxy, "https": proxy, **({} if "proxy_url" in options else proxies)}
+        handlers.append(urllib.request.ProxyHandler(proxies))
         handlers.append(urllib.request.HTTPSHandler(context=self._connection.tls()))
         try:
             with urllib.request.build_opener(*handlers).open(

@@ -2,14 +2,19 @@
 
 import json
 import os
+import re
 import socket
+import ssl
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
+from email.message import Message
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError, URLError
@@ -226,3 +231,121 @@ def dask_cluster(folder: Path, num_workers: int = 2) -> Iterator[DaskCluster]:
             log = folder / f"worker-{number}.log"
             workers.append(stack.enter_context(running(command, log, up)))
         yield DaskCluster(f"dask://{address}", workers)
+
+
+@dataclass(frozen=True)
+class Request:
+    """A request that an ``answering`` server has received."""
+
+    method: str
+    target: str
+    """Path and query; the entire URL if the client takes the server for a proxy."""
+    headers: Message
+    time: float
+    """When it arrived, in seconds of ``time.monotonic``."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What an ``answering`` server sends."""
+
+    status: int = 200
+    body: bytes = b""
+    headers: Mapping[str, str] = field(default_factory=dict)
+    ranged: bool = True
+    """Send the part of the body that the request asks for, as servers with ranges do."""
+    most: int | None = None
+    """Close the connection after so many bytes of the body; None to send all."""
+
+
+@dataclass
+class Answering:
+    """A server that answers as a function says."""
+
+    url: str
+    requests: list[Request] = field(default_factory=list)
+
+
+@contextmanager
+def answering(
+    answer: Callable[[Request], Answer], *, tls: ssl.SSLContext | None = None
+) -> Iterator[Answering]:
+    """Run an HTTP server, with TLS if it is given."""
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+        disable_nagle_algorithm = True
+
+        def handle_one_request(self) -> None:
+            with suppress(OSError):  # the client has given up
+                super().handle_one_request()
+
+        def _serve(self) -> None:
+            size = int(self.headers.get("Content-Length") or 0)
+            self.rfile.read(size)
+            request = Request(self.command, self.path, self.headers, time.monotonic())
+            running.requests.append(request)
+            found = answer(request)
+            body, status, headers = found.body, found.status, dict(found.headers)
+            asked = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range") or "")
+            if asked and status == 200 and found.ranged:
+                first, last = int(asked[1]), int(asked[2] or len(body) - 1)
+                headers["Content-Range"] = f"bytes {first}-{min(last, len(body) - 1)}/{len(body)}"
+                body, status = body[first : last + 1], 206
+            if status < 300:
+                headers.setdefault("Last-Modified", "Wed, 21 Oct 2015 07:28:00 GMT")
+                headers.setdefault("ETag", '"same"')
+            self.send_response(status)
+            for name, value in headers.items():
+                self.send_header(name, value)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            if self.command != "HEAD":
+                self.wfile.write(body[: found.most])
+                self.close_connection |= found.most is not None
+
+        do_GET = do_HEAD = do_PUT = do_DELETE = do_POST = _serve  # noqa: N815
+
+        def log_message(self, *parts: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        server.daemon_threads = True
+        if tls:
+            server.socket = tls.wrap_socket(server.socket, server_side=True)
+        scheme, host = ("https", "localhost") if tls else ("http", "127.0.0.1")
+        running = Answering(f"{scheme}://{host}:{server.server_port}")
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        try:
+            yield running
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+@contextmanager
+def stalling() -> Iterator[str]:
+    """Run a server that accepts connections and never answers; yield its URL."""
+    with socket.create_server(("127.0.0.1", 0), backlog=64) as server:
+        yield f"http://127.0.0.1:{server.getsockname()[1]}"
+
+
+def make_certificates(folder: Path, host: str = "localhost") -> ssl.SSLContext:
+    """Write ``ca.pem``, an authority, and return the settings of a server that it vouches for.
+
+    Raises:
+        FileNotFoundError: the command openssl is missing.
+    """
+    new_key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
+    (folder / "names").write_text(f"subjectAltName=DNS:{host}\n")
+    for command in (
+        ["req", "-x509", *new_key, "-keyout", "ca.key", "-out", "ca.pem", "-subj", "/CN=tests"],
+        ["req", *new_key, "-keyout", "key", "-out", "request", "-subj", f"/CN={host}"],
+        ["x509", "-req", "-in", "request", "-CA", "ca.pem", "-CAkey", "ca.key",
+         "-CAcreateserial", "-days", "2", "-extfile", "names", "-out", "pem"],
+    ):  # fmt: skip
+        subprocess.run(["openssl", *command], cwd=folder, check=True, capture_output=True)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(folder / "pem", folder / "key")
+    return context
