@@ -1,6 +1,7 @@
 """The frame of all commands: common options, printing, and the exit after a user's mistake."""
 
 import json
+import logging
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -180,9 +181,11 @@ def working(stopped: str, *, quiet: bool, unit: str = "images") -> Iterator[Prog
 
     Args:
         stopped: text of that line, unless the exception has a note.
-        quiet: report nothing.
+        quiet: report nothing, also not that a server makes its clients wait.
         unit: name of what is counted.
     """
+    if quiet:
+        logging.getLogger("cinic_shards").setLevel(logging.ERROR)
     try:
         with ProgressReport(err_console, quiet=quiet, unit=unit) as report:
             yield report

@@ -14,8 +14,8 @@ from typing import Any, Generic, TypeVar
 
 R = TypeVar("R")
 
-IDLE_SECONDS = 1.0
-"""A thread without a call ends after this time. Starting one takes longer than a short request."""
+IDLE_SECONDS = 0.1
+"""A thread without a call ends after this time; starting one takes as long as a short request."""
 _SLICE_SECONDS = 0.25
 """Longest wait at a time: on Windows a lock does not notice Ctrl-C."""
 

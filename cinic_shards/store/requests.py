@@ -84,7 +84,8 @@ class Requests:
             RequestError: the last try failed.
         """
         self.check_process()
-        return call(partial(self._make, request, path, timeout))
+        make = partial(self._make, request, path, timeout)
+        return make() if self._connection.address.scheme == "memory" else call(make)
 
     def check_process(self) -> None:
         """Raise StoreError if this process was forked from one that uses a server."""

@@ -1,21 +1,29 @@
-"""Epochs from S3 over a bad network: latency, faults, a server that dies.
+"""Epochs and commands over a bad network: latency, faults, a server that stalls, leaves or dies.
 
 SeaweedFS behind ``tools/fault_proxy.py``, on loopback, shards of ``zstd``.
 """
 
 import json
 import os
+import signal
+import subprocess
+import sys
 import time
-from contextlib import ExitStack
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from statistics import median
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from fault_proxy import FAULTS, FaultProxy, Faults
 
+from cinic_shards.store import open_store
 from tests.acceptance.trees import Record, Tree, cinic_shard, python, started, torchrun
-from tests.support.servers import S3Server, address_of
+from tests.support.command import COMMAND
+from tests.support.servers import Answer, Request, S3Server, address_of, answering
 
 LATENCY_SECONDS = 0.05
 FAULT_SHARE = 0.05
@@ -135,3 +143,170 @@ def test_a_dead_server_ends_every_rank(
     allowed = QUICK["retry_timeout"] + QUICK["timeout"] + SLACK_SECONDS
     for rank in said:
         assert rank["error"] and rank["waited_seconds"] <= allowed
+
+
+@pytest.mark.parametrize("seconds", [5, 15, 60])
+def test_a_server_that_is_away_in_mid_epoch(
+    seaweedfs: S3Server,
+    url: str,
+    from_a_folder: list[str],
+    seconds: int,
+    record_property: Record,
+) -> None:
+    """Are epochs a folder's to the bit if the server is away for some time in one of them?"""
+    server = address_of(seaweedfs.endpoint)
+    proxy = FaultProxy(server, Faults())
+    num_requests = 0
+
+    def leave() -> None:
+        nonlocal proxy, num_requests
+        with proxy:
+            while not proxy.counts[""] > 20:  # in the first epoch
+                time.sleep(0.002)
+        num_requests = proxy.counts[""]
+        time.sleep(seconds)
+        proxy = FaultProxy(server, Faults(), proxy.address)
+
+    way = behind(seaweedfs, proxy)
+    with ThreadPoolExecutor(1) as threads:
+        left = threads.submit(leave)
+        read = ThreadPoolExecutor(1).submit(epochs, way, url, {})
+        left.result()
+        with proxy:
+            hashes, _ = read.result()
+            record_property("requests", {"before": num_requests, "after": proxy.counts[""]})
+    assert proxy.counts[""] > 0, "the epochs had ended before"
+    assert hashes == from_a_folder
+
+
+def test_a_busy_server_ends_no_request(record_property: Record) -> None:
+    """Does each of 1,000 requests wait for a server that answers 503 for 100 s?"""
+    num_requests, busy_seconds = 1000, 100.0
+    body = bytes(1000)
+    late: list[float] = []
+
+    def answer(request: Request) -> Answer:
+        if request.time - begun < busy_seconds:
+            return Answer(503)
+        late.append(request.time - begun)
+        return Answer(body=body)
+
+    with answering(answer) as server, ThreadPoolExecutor(num_requests) as threads:
+        store = open_store(server.url)
+        begun = time.monotonic()
+        reads = [threads.submit(store.read_range, "x", 0, 1000) for _ in range(num_requests)]
+        failed = [error for read in reads if (error := read.exception())]
+    tries = len(server.requests)
+    record_property("tries", tries)
+    record_property("seconds_of_the_last", round(max(late, default=0.0), 1))
+    assert failed == []
+
+
+@pytest.fixture(scope="module")
+def stalls(url: str, seaweedfs: S3Server) -> Iterator[FaultProxy]:
+    """A proxy before the server; each test chooses after how many requests it stalls."""
+    with FaultProxy(address_of(seaweedfs.endpoint), Faults()) as proxy:
+        yield proxy
+
+
+LOADER = """
+import sys
+from cinic_shards import ShardLoader
+for _ in ShardLoader(sys.argv[1], batch_size=64):
+    pass
+"""
+CINIC = """
+import sys
+from cinic_shards import CINIC10
+for _ in CINIC10(sys.argv[1]):
+    pass
+"""
+WORKERS = """
+import sys
+from torch.utils.data import DataLoader
+from cinic_shards import CINIC10
+if __name__ == "__main__":
+    data = CINIC10(sys.argv[1])
+    for _ in DataLoader(data, 64, num_workers=2, multiprocessing_context="spawn"):
+        pass
+"""
+_NEW = "{bucket}/{unique}"
+COMMANDS: dict[str, tuple[list[str], list[int]]] = {
+    "fetch": (["fetch", "{out}", "--url", "{web}/file"], [0]),
+    "info": (["info", "{url}"], [0]),
+    "info --duplicates": (["info", "{url}", "--duplicates"], [1]),
+    "verify, 1 worker": (["verify", "{url}", "--workers", "1"], [1, 4]),
+    "verify, 2 workers": (["verify", "{url}", "--workers", "2"], [1]),
+    "pack, 1 worker": (["pack", "{tree}", _NEW, "--workers", "1"], [0, 3]),
+    "pack, 2 workers": (["pack", "{tree}", _NEW, "--workers", "2"], [3]),
+    "convert, 1 worker": (["convert", "{url}", "{out}/new", "--workers", "1"], [1]),
+    "convert, 2 workers": (["convert", "{url}", "{out}/new", "--workers", "2"], [1]),
+    "unpack": (["unpack", "{url}", "{out}/new", "--workers", "2"], [1]),
+    "select": (["select", "{url}", "{out}/new", "--fraction", "0.5", "--workers", "2"], [1]),
+    "stats": (["stats", "{url}"], [1, 3]),
+    "show": (["show", "{url}", "{out}/x.png"], [1]),
+    "report": (["report", "{url}", "{out}/x.html"], [1]),
+    "the loader": ([LOADER, "{url}"], [0, 1, 8]),
+    "CINIC10": ([CINIC, "{url}"], [1, 4]),
+    "CINIC10, 2 workers": ([WORKERS, "{url}"], [10]),
+}
+"""Name -> the command's words, or a program; and after how many requests the server stalls."""
+BOUND_SECONDS = 2.0
+
+
+@pytest.mark.parametrize(
+    "name, after", [(name, after) for name, (_, counts) in COMMANDS.items() for after in counts]
+)
+@pytest.mark.parametrize("hears", ["all processes", "the first process"])
+def test_ctrl_c_while_a_server_stalls(
+    small_tree: Tree,
+    seaweedfs: S3Server,
+    url: str,
+    stalls: FaultProxy,
+    name: str,
+    after: int,
+    hears: str,
+    tmp_path: Path,
+    record_property: Record,
+) -> None:
+    """Does a command end two seconds after Ctrl-C, whatever it waits for?
+
+    A terminal sends it to all processes, a program such as ``timeout`` to one.
+    """
+    places = {
+        "url": url, "out": str(tmp_path), "tree": str(small_tree.folder), "web": stalls.url,
+        "bucket": f"s3://{seaweedfs.bucket}", "unique": f"new-{uuid4()}",
+    }  # fmt: skip
+    words = [word if word.startswith("\n") else word.format(**places) for word in COMMANDS[name][0]]
+    if words[0].startswith("\n"):
+        program = tmp_path / "program.py"
+        program.write_text(words[0])
+        words = [sys.executable, str(program), *words[1:]]
+    else:
+        words = [str(COMMAND), *words]
+    stalls.counts.clear()
+    stalls.faults.script, stalls.faults.chances = [""] * after, {"stall": 1.0}
+    env = os.environ | behind(seaweedfs, stalls).environment
+    with (
+        open(tmp_path / "said", "w+") as said,
+        started(words, env=env, stdout=said, stderr=said) as process,
+    ):
+        while not stalls.counts["stall"]:
+            assert process.poll() is None, said.seek(0) or said.read()
+            time.sleep(0.01)
+        time.sleep(0.5)  # until it waits, with all that waits beside it
+        assert process.poll() is None
+        start = time.monotonic()
+        if hears == "all processes":
+            os.killpg(process.pid, signal.SIGINT)
+        else:
+            process.send_signal(signal.SIGINT)
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(20)
+        seconds = time.monotonic() - start
+        said.seek(0)
+        text = said.read()
+    record_property("seconds", round(seconds, 2))
+    assert seconds < BOUND_SECONDS, text
+    assert process.returncode in (130, -signal.SIGINT), text
+    assert ("interrupted: " in text) == ("program.py" not in words[1]), text

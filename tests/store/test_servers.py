@@ -85,7 +85,8 @@ class TestWaiting:
     def test_ctrl_c(self, method: str, state: str) -> None:
         """Ctrl-C is noticed while a server stalls, and between two tries."""
         with stalling() as stalled, answering(lambda _: Answer(503)) as busy:
-            store = s3(stalled if state == "stalls" else busy.url, read_timeout=5, retry_timeout=5)
+            limits = {"read_timeout": 4, "write_timeout": 4, "retry_timeout": 4}
+            store = s3(stalled if state == "stalls" else busy.url, **limits)
             with ctrl_c_after(0.3):
                 start = time.monotonic()
                 with pytest.raises(KeyboardInterrupt):

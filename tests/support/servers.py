@@ -284,7 +284,7 @@ def answering(
             size = int(self.headers.get("Content-Length") or 0)
             self.rfile.read(size)
             request = Request(self.command, self.path, self.headers, time.monotonic())
-            running.requests.append(request)
+            made.requests.append(request)
             found = answer(request)
             body, status, headers = found.body, found.status, dict(found.headers)
             asked = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range") or "")
@@ -314,11 +314,11 @@ def answering(
         if tls:
             server.socket = tls.wrap_socket(server.socket, server_side=True)
         scheme, host = ("https", "localhost") if tls else ("http", "127.0.0.1")
-        running = Answering(f"{scheme}://{host}:{server.server_port}")
+        made = Answering(f"{scheme}://{host}:{server.server_port}")
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
         try:
-            yield running
+            yield made
         finally:
             server.shutdown()
             thread.join()
