@@ -199,6 +199,9 @@ def _read_without_client(root: StoreLike, read: Callable[[], T]) -> T:
         result, error = receiver.recv()
     except EOFError:
         raise StoreError(str(root), "the process that read the indexes was killed") from None
+    except BaseException:  # Ctrl-C, which the child may not have received
+        child.kill()
+        raise
     finally:
         child.join()
         receiver.close()
