@@ -237,7 +237,6 @@ class _Checker:
             if not damage.block:
                 for row, problem in damage.rows.items():
                     self._add("pixels", start + row, problem)
-            if not damage:
                 self._compare_hashes(start, meter.add_images(images))
                 self._compare_with_tree(start, images, pixels_problem)
             expected[at : at + length] = payload

@@ -28,8 +28,8 @@ class Encoding(ABC):
     default_sidecars: ClassVar[tuple[str, ...]] = ()
     """Sidecars that are written by default."""
     pixels_offset: ClassVar[int | None] = None
-    """Offset of the uncompressed pixels in a payload; None if they are encoded. Uncompressed
-    payloads can be mapped, and a damaged byte affects only one image."""
+    """Offset of the uncompressed pixels in a payload, which can then be mapped; None if they are
+    encoded."""
 
     def __str__(self) -> str:
         return self.name
@@ -83,25 +83,6 @@ class Encoding(ABC):
         """
         return None
 
-    def decode_rows(
-        self, payload: NDArray[np.uint8], num_images: int, rows: NDArray[np.int64],
-        image_shape: tuple[int, ...],
-    ) -> tuple[NDArray[np.uint8], str]:  # fmt: skip
-        """Decode some images of a block.
-
-        Args:
-            payload: the block, uint8, one-dimensional.
-            num_images: number of images in the block.
-            rows: rows of the wanted images in the block, shape (n,).
-            image_shape: (H, W, 3).
-
-        Returns:
-            uint8, shape (n, H, W, 3); and what is wrong with the block, or an empty string.
-        """
-        images = np.empty((num_images, *image_shape), np.uint8)
-        problems = self.decode(Payloads.one(payload), images)
-        return images[rows], problems.get(0, "")
-
 
 @dataclass(frozen=True, slots=True)
 class Damage:
@@ -115,6 +96,12 @@ class Damage:
     def __bool__(self) -> bool:
         return bool(self.rows)
 
+    def problems(self, block: str) -> dict[int, str]:
+        """Return row -> problem; if the damage is the entire block's, ``block`` names it."""
+        if not self.block:
+            return self.rows
+        return {row: f"{block}: {problem}" for row, problem in self.rows.items()}
+
 
 def decode_block(
     encoding: Encoding,
@@ -126,6 +113,9 @@ def decode_block(
 ) -> Damage:
     """Decode a block of a shard, and find the damaged rows.
 
+    If the CRC-32 differs, a row is intact if its pixel hash is right: a damaged byte of a block
+    seldom affects all of its images.
+
     Args:
         encoding: the shard's encoding.
         payload: the block's payload, uint8, one-dimensional.
@@ -134,7 +124,7 @@ def decode_block(
         pixel_hash: pixel hashes of the N images in the index, uint8, shape (N, 16).
     """
     problems = encoding.decode(Payloads.one(payload), out)
-    if crc_problem and not problems and encoding.pixels_offset is not None:
+    if crc_problem and not problems:
         rows = hash_problems(fmt.pixel_hashes(out), pixel_hash)
         if rows:
             return Damage(rows)

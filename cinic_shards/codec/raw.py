@@ -32,16 +32,6 @@ class RawEncoding(Encoding):
         shape = fmt.parse_npy_shape(payload[: fmt.NPY_HEADER_BYTES].tobytes(), "|u1", 4)
         return None if shape is None else (shape[1], shape[2], 3)
 
-    def decode_rows(
-        self, payload: NDArray[np.uint8], num_images: int, rows: NDArray[np.int64],
-        image_shape: tuple[int, ...],
-    ) -> tuple[NDArray[np.uint8], str]:  # fmt: skip
-        shape = (num_images, *image_shape)
-        pixels, problem = npy_content(payload, shape)
-        if problem:
-            return np.zeros((len(rows), *image_shape), np.uint8), problem
-        return pixels.reshape(shape)[rows], ""
-
 
 def npy_content(data: NDArray[np.uint8], shape: tuple[int, ...]) -> tuple[NDArray[np.uint8], str]:
     """Return the values of an npy file of uint8 that must have the given shape.

@@ -206,6 +206,11 @@ class Index:
         """First row of each block, then N: shape (number of blocks + 1,)."""
         return block_starts(len(self), self.block_size)
 
+    def describe_block(self, block: int) -> str:
+        """Return a block's number and samples for a message: ``block 1 (samples 16 to 31)``."""
+        first, stop = self.block_starts[block : block + 2].tolist()
+        return f"block {block} (samples {first} to {stop - 1})"
+
     def _check(self, location: str, end: int, num_classes: int, rules: PayloadRules) -> None:
         problem = ""
         # Unsigned numbers: the lengths are checked first, so that no difference wraps around.

@@ -61,12 +61,8 @@ class BlockSource:
         return BlockEpoch(self._reader, self._cache, plan, selection, threads, self._free)
 
     def read(self, rows: NDArray[np.int64], out: NDArray[np.uint8]) -> list[DecodeError]:
-        """Copy the images of N rows to ``out``, uint8, shape (N, H, W, 3).
-
-        Returns:
-            The errors of the first damaged block; empty if all are intact.
-        """
         blocks = self._reader.blocks_of(rows)
+        damaged: dict[int, list[DecodeError]] = {}
         for block in np.unique(blocks).tolist():
             start, stop = self._reader.block_starts[block : block + 2].tolist()
             images = self._cache.images(block)
@@ -77,10 +73,32 @@ class BlockSource:
                 images = np.empty((stop - start, *self._reader.image_shape), np.uint8)
                 errors = self._reader.read_block(block, images)
             if errors:
-                return errors
+                damaged[block] = errors
             here = np.flatnonzero(blocks == block)
             out[here] = images[rows[here] - start]
-        return []
+        return _errors_of(rows, self._reader, damaged)
+
+
+def _errors_of(
+    rows: NDArray[np.int64], reader: SplitReader, damaged: dict[int, list[DecodeError]]
+) -> list[DecodeError]:
+    """Return the errors of N rows, in their order; other rows of a damaged block may be intact.
+
+    Args:
+        rows: the reader's rows, shape (N,).
+        reader: reads the rows.
+        damaged: block -> its errors.
+    """
+    by_row = {
+        int(reader.block_starts[block]) + error.position: error
+        for block, errors in damaged.items()
+        for error in errors
+    }
+    return [
+        DecodeError(position, by_row[row].reason, by_row[row].location)
+        for position, row in enumerate(rows.tolist())
+        if row in by_row
+    ]
 
 
 class BlockEpoch:
@@ -199,17 +217,8 @@ class BlockEpoch:
     def _damaged(self, rows: NDArray[np.int64]) -> list[DecodeError]:
         blocks = set(self._reader.blocks_of(rows).tolist())
         # A copy, because other threads may add to it.
-        with_errors = {b: e for b, e in list(self._errors.items()) if b in blocks}
-        by_row = {
-            int(self._reader.block_starts[block]) + error.position: error
-            for block, errors in with_errors.items()
-            for error in errors
-        }
-        return [
-            DecodeError(position, by_row[row].reason, by_row[row].location)
-            for position, row in enumerate(rows.tolist())
-            if row in by_row
-        ]
+        damaged = {b: e for b, e in list(self._errors.items()) if b in blocks}
+        return _errors_of(rows, self._reader, damaged)
 
     def release(self, step: int) -> None:
         """Release every block that no step after this one needs."""

@@ -72,8 +72,8 @@ class PixelSource(Protocol):
         """Copy the images of N rows to ``out``, uint8, shape (N, H, W, 3).
 
         Returns:
-            An error for each damaged image among those decoded. If there is any, the content of
-            ``out`` is undefined.
+            An error for each damaged image of these rows, in their order. If there is any, the
+            content of ``out`` is undefined.
         """
 
 

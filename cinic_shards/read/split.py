@@ -203,12 +203,6 @@ class SplitReader:
         shard, sample = self._find(row)
         return f"{self.shards[shard].name}: sample {sample} ({self.key(row)})"
 
-    def _locate_block(self, block: int) -> str:
-        shard, first = self._find(int(self.block_starts[block]))
-        number = first // self._indexes[shard].block_size
-        last = int(self.block_starts[block + 1] - self._shard_starts[shard]) - 1
-        return f"{self.shards[shard].name}: block {number} (samples {first} to {last})"
-
     def _find(self, row: int) -> tuple[int, int]:
         """Return the number of the shard that holds a row, and the sample's row in the shard."""
         shard = int(np.searchsorted(self._shard_starts, row, side="right")) - 1
@@ -266,7 +260,7 @@ class SplitReader:
 
         Returns:
             Errors as from ``read_images``; ``position`` is the position in the block. If the damage
-            cannot be attributed to single samples, there is an error for every row of the block.
+            cannot be attributed to single samples, every row of the block has an error.
 
         Raises:
             StoreError: the block cannot be fetched.
@@ -285,13 +279,11 @@ class SplitReader:
             crc_problem=self._check(numbers, payloads).get(0, ""),
             pixel_hash=self._indexes[shard].pixel_hash[first : first + len(out)],
         )
+        index = self._indexes[shard]
+        problems = damage.problems(index.describe_block(first // index.block_size))
         return [
-            DecodeError(
-                row,
-                f"{problem}; {_HINT}",
-                self._locate_block(block) if damage.block else self.locate(start + row),
-            )
-            for row, problem in damage.rows.items()
+            DecodeError(row, f"{problem}; {_HINT}", self.locate(start + row))
+            for row, problem in problems.items()
         ]
 
     def _count(self, lengths: NDArray[np.int64]) -> None:

@@ -230,13 +230,15 @@ def test_every_flip_is_found_and_located(
             if encoding == "raw" and at >= starts[block] + NPY_HEADER_BYTES:
                 sample = block * 16 + (at - int(starts[block]) - NPY_HEADER_BYTES) // 3072
                 assert {fault.location.sample for fault in faults} == {None, sample}
-            else:
-                assert {fault.location.block for fault in faults} == {None, block}
+            else:  # some of its samples, or the entire block
+                found = {fault.location.block for fault in faults}
+                found |= {fault.location.sample // 16 for fault in faults if fault.location.key}
+                assert found == {None, block}
         path.write_bytes(good)
 
 
 @pytest.mark.parametrize("cache", ["none", "ram", "disk", "device"])
-@pytest.mark.parametrize(("encoding", "num_bad"), [("raw", 1), ("zstd", 16)])
+@pytest.mark.parametrize(("encoding", "num_bad"), [("raw", 1), ("zstd", 13)])
 @pytest.mark.parametrize("order", ["window", "full"])
 def test_the_loader_names_damage_or_skips_it(
     packed: dict[str, Path], tmp_path: Path, encoding: str, num_bad: int, cache: Any, order: str
@@ -249,8 +251,7 @@ def test_the_loader_names_damage_or_skips_it(
     flip(copy / "train-00001-of-00003.tar", int(index.offset[1]) + int(index.length[1]) // 2)
     folder = tmp_path / "cache" if cache == "disk" else None
     options = {"batch_size": 10, "cache": Cache(cache, folder=folder), "order": order}
-    names = r"sample \d+" if encoding == "raw" else "block 1 "
-    with pytest.raises(DecodeError, match=rf"train-00001-of-00003\.tar: {names}.*damaged"):
+    with pytest.raises(DecodeError, match=r"train-00001-of-00003\.tar: sample \d+.*damaged"):
         for _ in ShardLoader(copy, **options):  # type: ignore[arg-type]
             pass
     loader = ShardLoader(copy, on_error="skip", **options)  # type: ignore[arg-type]

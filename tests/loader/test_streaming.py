@@ -144,8 +144,9 @@ def test_damage_is_named(encoded_tree: Path, encoding: str) -> None:
     ] ^= 1
     with store.create(shard.name) as file:
         file.write(data)
-    location = "block 0" if encoding == "zstd" else rf"sample 7 \({index.keys[7]}\)"
-    with pytest.raises(DecodeError, match=f"train-00001-of-00004.tar: {location}"):
+    # A zstd block's first damaged sample depends on the shuffled order.
+    sample = r"sample \d+" if encoding == "zstd" else rf"sample 7 \({index.keys[7]}\)"
+    with pytest.raises(DecodeError, match=f"train-00001-of-00004.tar: {sample}"):
         list(ShardLoader(open_store(str(store)), batch_size=20))
 
 

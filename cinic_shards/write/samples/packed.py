@@ -15,6 +15,7 @@ from cinic_shards.codec import (
     Payloads,
     checksum,
     crc_problems,
+    decode_block,
     encode_png,
     hash_problems,
 )
@@ -264,25 +265,29 @@ class PackedSamples(Samples):
             blocks = rows[order] // shard.index.block_size
             for piece in np.split(order, np.flatnonzero(np.diff(blocks)) + 1):
                 if len(piece):
-                    problem = self._take(shard, rows[piece], positions[piece])
-                    if problem:
-                        self._problems |= dict.fromkeys(
-                            (start + positions[piece]).tolist(), f"{problem}; {_HINT}"
-                        )
+                    problems = self._take(shard, rows[piece], positions[piece])
+                    self._problems |= {start + at: text for at, text in problems.items()}
 
-    def _take(self, shard: OpenShard, rows: NDArray[np.int64], positions: NDArray[np.int64]) -> str:
-        """Decode rows of one block to their positions; return a problem with the block, or "".
-
-        The block's CRC-32 is not compared, because every image's pixel hash is.
-        """
+    def _take(
+        self, shard: OpenShard, rows: NDArray[np.int64], positions: NDArray[np.int64]
+    ) -> dict[int, str]:
+        """Decode rows of one block to their positions; return problems by position."""
         index = shard.index
-        assert index.image_shape is not None
         block = int(rows[0]) // index.block_size
         first, end = index.block_starts[block : block + 2].tolist()
-        self._images[positions], problem = self._encoding.decode_rows(
-            shard.payload(block), end - first, rows - first, index.image_shape
+        images = np.empty((end - first, *self._images.shape[1:]), np.uint8)
+        payload = Payloads.one(shard.payload(block))
+        damage = decode_block(
+            self._encoding,
+            payload.memory(0),
+            images,
+            crc_problem=crc_problems(payload, index.crc32[block : block + 1]).get(0, ""),
+            pixel_hash=index.pixel_hash[first:end],
         )
-        return problem
+        self._images[positions] = images[rows - first]
+        problems = _with_hint(damage.problems(index.describe_block(block)))
+        wanted = zip(positions.tolist(), (rows - first).tolist(), strict=True)
+        return {at: problems[row] for at, row in wanted if row in problems}
 
     def block_payload(self, start: int, stop: int, encoding: Encoding) -> bytes | None:
         shard, row = self._picked[start]
