@@ -115,7 +115,7 @@ def test_damage_of_a_new_encoding_is_found(inverted: Path) -> None:
     data[700] ^= 1
     shard.write_bytes(data)
     found = verify(inverted, workers=1)
-    assert any("block 0" in str(fault) for fault in found.faults)
+    assert any("sample 0" in str(fault) for fault in found.faults)
 
 
 def test_a_new_encoding_is_read_by_webdataset(inverted: Path) -> None:

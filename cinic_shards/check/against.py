@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from cinic_shards.check.faults import Fault, Location
 from cinic_shards.codec import Payloads, decode_png
+from cinic_shards.errors import few
 from cinic_shards.tree import Source, find_source
 from cinic_shards.tree.records import ImageFiles, Tree
 
@@ -28,14 +29,23 @@ def open_tree(
     )
 
 
-def unpacked_files(tree: Tree, packed: set[str]) -> Iterator[Fault]:
-    """Yield a fault for each image of a tree whose key is not in ``packed``."""
+def unpacked_images(tree: Tree, packed: set[str]) -> Iterator[Fault]:
+    """Yield a fault for each folder of a tree with images whose keys are not in ``packed``."""
     root = tree.root.resolve()
+    missing: dict[str, list[str]] = {}
     for records in tree.splits.values():
         for file, key in zip(records.files, records.keys, strict=True):
             if key not in packed:
-                problem = f"in {root}, not in the dataset, expected in both; pack the tree again"
-                yield Fault(Location(file), "tree", problem)
+                missing.setdefault(file.rpartition("/")[0], []).append(file)
+    for folder, files in missing.items():
+        problem = f"in {root}, not in the dataset, expected in both; pack the tree again"
+        if len(files) == 1:
+            yield Fault(Location(files[0]), "tree", problem)
+        else:
+            names = few([file.rpartition("/")[2] for file in files])
+            yield Fault(
+                Location(f"{folder}/"), "tree", f"{len(files):,} images ({names}) {problem}"
+            )
 
 
 def tree_problem(

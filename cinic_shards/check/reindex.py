@@ -4,7 +4,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import cinic_shards.format as fmt
-from cinic_shards.check.shard import CheckedShard, CheckJob, check_shard
+from cinic_shards.check.job import CheckedShard, CheckJob
+from cinic_shards.check.sequence import full_size, has_order, sequence_faults
+from cinic_shards.check.shard import check_shard
 from cinic_shards.codec import ENCODINGS
 from cinic_shards.errors import FormatError, StoreError, problem_lines
 from cinic_shards.format import Manifest
@@ -24,7 +26,8 @@ def reindex(
 ) -> Manifest:
     """Rebuild a dataset's manifest from its shards, after checking every byte of them.
 
-    Shards do not record the packing seed, so the manifest states it only if it is 0.
+    Shards do not record the packing seed, so the manifest states it only if it is 0. For other
+    seeds the order of the shards is not checked. It is not noticed if an entire split is missing.
 
     Args:
         path: folder, URL or open store with all shards of a dataset; a manifest there is replaced.
@@ -37,7 +40,8 @@ def reindex(
     Raises:
         OptionError: ``workers`` is invalid.
         StoreError: there are no shards, some are missing, or packing did not finish.
-        FormatError: a shard is damaged, or the shards are not from one dataset.
+        FormatError: a shard is damaged, a duplicate or in the wrong position, or the shards are not
+            from one dataset.
         OutputError: the manifest cannot be written.
     """
     workers = number_of_workers(workers)
@@ -46,25 +50,26 @@ def reindex(
     if is_packing(store, names):
         raise StoreError(str(store), "packing did not finish; run the same command again")
     jobs = [
-        CheckJob(store, split, name, None, seed=0)
+        CheckJob(store=store, split=split, name=name, keeps_keys=True)
         for split, split_names in _shards_by_split(store, names).items()
         for name in split_names
     ]
     tally = Tally(progress, "reindex")
 
-    def shard_done(shard: CheckedShard) -> None:
-        tally.add(shard.num_samples)
-
     with make_executor(workers) as executor:
-        checked = run_jobs(executor, check_shard, jobs, done=shard_done)
-        if any(fault.kind == "order" for shard in checked for fault in shard.faults):
-            jobs = [CheckJob(job.store, job.split, job.name, None) for job in jobs]
-            checked = run_jobs(executor, check_shard, jobs, done=shard_done)
-    if faults := [fault for shard in checked for fault in shard.faults]:
-        num_faults = len(faults) + sum(shard.num_more_faults for shard in checked)
+        checked = run_jobs(
+            executor, check_shard, jobs, done=lambda shard: tally.add(shard.num_samples)
+        )
+    faults = [fault for shard in checked for fault in shard.faults]
+    is_ordered = not faults and has_order(checked)
+    if is_ordered:
+        faults += [fault for shard in checked for fault in shard.order_faults]
+    if not faults:
+        faults += sequence_faults(checked, is_ordered=is_ordered)
+    if faults:
         listed = problem_lines(faults)
         raise FormatError(
-            str(store), f"{num_faults:,} faults in the shards; no manifest was written{listed}"
+            str(store), f"{len(faults):,} faults in the shards; no manifest was written{listed}"
         )
     classes = _classes(store, checked)
     if len(sidecars := {shard.sidecars for shard in checked}) > 1:
@@ -80,8 +85,8 @@ def reindex(
         )
     encoding, block_size = formats.pop()
     facts = [shard.facts for shard in checked if shard.facts is not None]
-    options: dict[str, Any] = {} if jobs[0].seed is None else {"seed": jobs[0].seed}
-    options["shard_size"] = max(shard.info.num_samples for shard in facts)
+    options: dict[str, Any] = {"seed": 0} if is_ordered else {}
+    options["shard_size"] = full_size(checked)[0]
     options["sidecars"] = list(sidecars.pop())
     manifest = make_manifest(
         facts, classes, options, encoding=ENCODINGS[encoding], block_size=block_size

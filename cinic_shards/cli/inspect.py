@@ -21,6 +21,7 @@ from cinic_shards.cli.console import (
     warn,
     working,
 )
+from cinic_shards.cli.leftovers import print_leftovers, same_as
 from cinic_shards.errors import grouped
 
 if TYPE_CHECKING:
@@ -117,13 +118,13 @@ def verify(
     shards: Shards,
     quick: Annotated[
         bool,
-        typer.Option("--quick", help="Check sizes, SHA-256 and indexes only; decode no image."),
+        typer.Option("--quick", help="Check all but the payloads' CRC-32; decode no image."),
     ] = False,
     against: Annotated[
         Path | None,
         typer.Option(
             help="Tree of PNGs, or an archive of one, to compare with: PNGs byte for byte, blocks "
-            "by their pixels; default: none.",
+            "by their pixels. Lists its files that are not in the dataset; default: none.",
             metavar="TREE",
         ),
     ] = None,
@@ -140,7 +141,8 @@ def verify(
     """Check every byte of a dataset, and list every fault.
 
     The same fault in many samples is one line; `--json` lists each. The exit status is 1 if there
-    is any fault.
+    is any fault or if, with `--against`, the tree holds any file that is not in the dataset:
+    deleting the tree would lose it.
 
     **Examples**
 
@@ -166,18 +168,23 @@ def verify(
         if found.strays and not quiet:
             strays = ", ".join(found.strays[:5]) + (", ..." if len(found.strays) > 5 else "")
             warn(f"not part of the dataset: {strays}")
+        if found.order_is_unknown and not quiet:
+            warn("the order was not checked: the manifest states no packing seed")
         if found.is_whole and not quiet:
-            like = f", same as {against}" if against else ""
-            what = "digests and indexes" if quick else "every byte and image"
+            like = same_as(found, against)
+            what = "all but the images" if quick else "every byte and image"
             out_console.print(
                 printable(
                     f"intact{like}: {what} of {found.num_samples:,} samples in {found.num_shards} "
                     f"shards, {work.seconds:.1f} s"
                 )
             )
-    if not found.is_whole:
-        if not as_json:
-            err_console.print(printable(f"error: {shards}: {_num_faults(found):,} faults"))
+    left = found.leftovers
+    if left and not as_json:
+        print_leftovers(str(against), left, quiet=quiet)
+    if not found.is_whole and not as_json:
+        err_console.print(printable(f"error: {shards}: {_num_faults(found):,} faults"))
+    if not found.is_whole or (left and left.files):
         raise typer.Exit(1)
 
 
@@ -207,6 +214,8 @@ def reindex(
 
     with working("no manifest was written", quiet=quiet) as work:
         manifest = checker.reindex(shards, workers=workers, progress=work.update)
+    if "seed" not in manifest.options and not quiet:
+        warn("the packing seed is not 0: the order of the shards was not checked")
     if not quiet:
         out_console.print(printable(f"{manifest.num_samples:,} samples: {shards}/manifest.json"))
 

@@ -32,11 +32,12 @@ from cinic_shards.format.fields import (
     shard_name,
     shown,
 )
-from cinic_shards.format.index import PIXEL_HASH_BYTES, Index, pixel_hashes
-from cinic_shards.format.manifest import Manifest, PixelSums, ShardInfo, SplitInfo
+from cinic_shards.format.index import PIXEL_HASH_BYTES, Index, pixel_hashes, unpack_index
+from cinic_shards.format.manifest import Manifest, PixelSums, ShardInfo, SplitInfo, parse_json
 from cinic_shards.format.tar import (
     TAR_BLOCK,
     TAR_END,
+    describe_byte,
     find_index,
     lay_out_samples,
     one_member,
@@ -48,7 +49,7 @@ __all__ = [
     "MAX_BLOCK_SIZE", "MAX_INTEGER", "MAX_NAME_BYTES", "MAX_PIXELS", "NPY_HEADER_BYTES",
     "PACKING_FOLDER", "PIXEL_HASH_BYTES", "SPLIT_NAME", "TAR_BLOCK", "TAR_END", "VERSION",
     "Index", "Manifest", "PixelSums", "ShardInfo", "SplitInfo", "block_name", "block_starts",
-    "check_block_bytes", "find_index", "key_problem", "lay_out_block", "lay_out_samples",
-    "npy_header", "one_member", "parse_npy", "parse_npy_shape", "parse_shard_name",
-    "pixel_hashes", "shard_name", "shown", "sidecar_json",
+    "check_block_bytes", "describe_byte", "find_index", "key_problem", "lay_out_block",
+    "lay_out_samples", "npy_header", "one_member", "parse_json", "parse_npy", "parse_npy_shape",
+    "parse_shard_name", "pixel_hashes", "shard_name", "shown", "sidecar_json", "unpack_index",
 ]  # fmt: skip

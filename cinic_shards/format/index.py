@@ -3,6 +3,7 @@
 import hashlib
 import struct
 from dataclasses import dataclass
+from typing import Any
 
 import msgpack
 import numpy as np
@@ -52,6 +53,18 @@ def pixel_hashes(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
         state.update(pixels[start : start + size])
         digests.append(state.digest())
     return np.frombuffer(b"".join(digests), np.uint8).reshape(num_images, PIXEL_HASH_BYTES)
+
+
+def unpack_index(data: bytes, location: str) -> Any:
+    """Unpack an index without checking its content.
+
+    Raises:
+        FormatError: the bytes are not msgpack.
+    """
+    try:
+        return msgpack.unpackb(data)
+    except (ValueError, TypeError, RecursionError, msgpack.UnpackException) as error:
+        raise FormatError(location, f"not msgpack ({error}); fetch the file again") from error
 
 
 _COLUMNS = (
@@ -156,10 +169,7 @@ class Index:
         Raises:
             FormatError: the bytes are not a valid index, or it points outside its shard.
         """
-        try:
-            content = msgpack.unpackb(data)
-        except (ValueError, TypeError, RecursionError, msgpack.UnpackException) as error:
-            raise FormatError(location, f"not msgpack ({error}); fetch the file again") from error
+        content = unpack_index(data, location)
         if not isinstance(content, dict) or content.get("format") != "cinic-shards-index":
             raise FormatError(location, "not an index of cinic-shards; fetch the file again")
         check_version(location, content.get("version"))

@@ -4,6 +4,7 @@ import hashlib
 import json
 import math
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -23,10 +24,10 @@ from cinic_shards.format.fields import (
     get_field,
     get_integers,
     get_rules,
+    shard_name,
     shown,
 )
 
-_SHARD_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*\.tar", re.ASCII)
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _FINGERPRINT = re.compile(r"blake2b:[0-9a-f]{64}")
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
@@ -187,7 +188,7 @@ class Manifest:
             FormatError: the bytes are not a valid manifest, are damaged, or need a newer release.
         """
         try:
-            content = json.loads(data)
+            content = parse_json(data)
         except (ValueError, RecursionError) as error:
             raise FormatError(location, f"not JSON ({error}); fetch the file again") from error
         if not isinstance(content, dict) or content.get("format") != "cinic-shards":
@@ -235,14 +236,38 @@ class Manifest:
         return manifest
 
 
+def parse_json(data: bytes) -> Any:
+    """Parse JSON strictly: a name must be unique in its object, and NaN is not a number.
+
+    Raises:
+        ValueError: the bytes are not such JSON.
+        RecursionError: they are nested too deep.
+    """
+    return json.loads(data, object_pairs_hook=_unique_names, parse_constant=_no_constant)
+
+
+def _unique_names(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    names = Counter(name for name, _ in pairs)
+    if len(names) < len(pairs):
+        raise ValueError(f"the name {shown(names.most_common(1)[0][0])} is twice in an object")
+    return dict(pairs)
+
+
+def _no_constant(text: str) -> None:
+    raise ValueError(f"{text} is not JSON")
+
+
 def _check_splits(splits: Sequence[SplitInfo], location: str) -> None:
-    """Check that names are unique, and that ids continue from split to split."""
-    for names_of, names in (
-        ("splits", [split.name for split in splits]),
-        ("shards", [shard.name for split in splits for shard in split.shards]),
-    ):
-        if len(set(names)) < len(names):
-            raise FormatError(location, f"two of its {names_of} have the same name")
+    """Check that names are unique and fit, and that ids continue from split to split."""
+    if len({split.name for split in splits}) < len(splits):
+        raise FormatError(location, "two of its splits have the same name")
+    for split in splits:
+        for position, shard in enumerate(split.shards):
+            # In a different order, samples would have different ids.
+            expected = shard_name(split.name, position, len(split.shards))
+            if shard.name != expected:
+                reason = f"{shown(shard.name)} is not a valid shard name, expected {expected}"
+                raise FormatError(location, f"split {split.name}: {reason}")
     next_id = 0
     for split in splits:
         if split.first_id != next_id:
@@ -339,12 +364,10 @@ def _shard_from_json(value: object, location: str) -> ShardInfo:
     shard = ShardInfo(
         **{name: get_field(value, location, name, type_) for name, type_ in _SHARD_FIELDS.items()}
     )
-    if not _SHARD_NAME.fullmatch(shard.name):
-        raise FormatError(location, f"{shown(shard.name)} is not a valid shard name")
     if not (_SHA256.fullmatch(shard.sha256) and _SHA256.fullmatch(shard.index_sha256)):
         raise FormatError(location, f"{shard.name} has a SHA-256 that is not 64 hexadecimal digits")
-    for counts in (shard.classes, shard.origins):
-        get_integers(list(counts.values()), len(counts), location, f"{shard.name}: counts")
+    for name, counts in (("classes", shard.classes), ("origins", shard.origins)):
+        get_integers(list(counts.values()), len(counts), location, f"{shard.name}: {name}")
     if shard.index_offset + shard.index_length > shard.size:
         raise FormatError(location, f"{shard.name}: its index is outside the file")
     return shard

@@ -1,8 +1,8 @@
 """The tar layout: USTAR members whose bytes depend only on their names and contents."""
 
+import itertools
 import json
 import re
-import struct
 from collections.abc import Sequence
 
 import numpy as np
@@ -21,13 +21,16 @@ MAX_MEMBER_PREFIX = 155
 MAX_MEMBER_BYTES = 8**11 - 1
 """The largest member: the size field has 11 octal digits."""
 
-# A USTAR header with all constant fields filled in: mode 0644, owner and group 0, date 0, an
-# ordinary file, no device. The checksum counts its own field as spaces.
-_HEADER_TEMPLATE = struct.pack(
-    "100s8s8s8s12s12s8sc100s6s2s32s32s8s8s155s12x",
-    b"", b"0000644\0", b"0000000\0", b"0000000\0", b"00000000000\0", b"00000000000\0",
-    b" " * 8, b"0", b"", b"ustar\0", b"00", b"", b"", b"0000000\0", b"0000000\0", b"",
+# The fields of a USTAR header: name, size in bytes, and content: mode 0644, owner and group 0,
+# date 0, an ordinary file, no device. The checksum counts its own field as spaces.
+HEADER_FIELDS = (
+    ("name", 100, b""), ("mode", 8, b"0000644"), ("uid", 8, b"0000000"), ("gid", 8, b"0000000"),
+    ("size", 12, b"0" * 11), ("mtime", 12, b"0" * 11), ("chksum", 8, b" " * 8),
+    ("typeflag", 1, b"0"), ("linkname", 100, b""), ("magic", 6, b"ustar"), ("version", 2, b"00"),
+    ("uname", 32, b""), ("gname", 32, b""), ("devmajor", 8, b"0000000"),
+    ("devminor", 8, b"0000000"), ("prefix", 155, b""), ("padding", 12, b""),
 )  # fmt: skip
+_HEADER_TEMPLATE = b"".join(content.ljust(size, b"\0") for _, size, content in HEADER_FIELDS)
 _SIZE_FIELD = slice(124, 135)
 _CHECKSUM_FIELD = slice(148, 154)
 _PREFIX_FIELD = slice(345, 500)
@@ -161,6 +164,37 @@ def find_index(shard: NDArray[np.uint8], location: str) -> tuple[int, int]:
             return at + TAR_BLOCK, size
         at += TAR_BLOCK - (-size // TAR_BLOCK) * TAR_BLOCK
     raise FormatError(location, f"no member {INDEX_NAME} up to offset {at}; the file is damaged")
+
+
+def describe_byte(members: NDArray[np.uint8], at: int) -> str:
+    """Describe a byte of intact tar members for a message: ``the mtime of the header of a.cls``.
+
+    Args:
+        members: consecutive members from a header on, uint8, one-dimensional.
+        at: position of the byte in ``members``.
+    """
+    start = 0
+    while True:
+        header = members[start : start + TAR_BLOCK].tobytes()
+        if not header.strip(b"\0"):
+            return "the end of the archive"
+        size = int(header[_SIZE_FIELD], 8)
+        end = start + TAR_BLOCK - (-size // TAR_BLOCK) * TAR_BLOCK
+        if at < end:
+            break
+        start = end
+    name = header[:MAX_MEMBER_NAME].rstrip(b"\0")
+    if prefix := header[_PREFIX_FIELD].rstrip(b"\0"):
+        name = prefix + b"/" + name
+    at -= start + TAR_BLOCK
+    if at >= size:
+        return f"the padding of {name.decode()}"
+    if at >= 0:
+        return f"the content of {name.decode()}"
+    at += TAR_BLOCK
+    ends = itertools.accumulate(size for _, size, _ in HEADER_FIELDS)
+    field = next(name for (name, *_), end in zip(HEADER_FIELDS, ends, strict=True) if at < end)
+    return f"the {field} of the header of {name.decode()}"
 
 
 def one_member(name: str, content: bytes) -> bytes:

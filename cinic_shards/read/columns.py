@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from cinic_shards.format import Index, Manifest, SplitInfo
 from cinic_shards.format.provenance import ORIGINS
-from cinic_shards.read.open import read_index
+from cinic_shards.read.open import check_keys, read_index
 from cinic_shards.store import Store
 
 
@@ -69,11 +69,12 @@ class Columns:
 
         Raises:
             StoreError: a shard cannot be read.
-            FormatError: an index is damaged.
+            FormatError: an index is damaged, or contradicts the manifest.
         """
-        num_classes = len(manifest.classes)
-        return cls.of([
-            (split.name, read_index(store, shard, num_classes))
-            for split in splits
-            for shard in split.shards
-        ])  # fmt: skip
+        indexes = []
+        for split in splits:
+            for shard in split.shards:
+                index = read_index(store, shard, len(manifest.classes))
+                check_keys(f"{store}/{shard.name}", index, split.name, manifest.classes)
+                indexes.append((split.name, index))
+        return cls.of(indexes)

@@ -20,10 +20,15 @@ def read_manifest(store: Store) -> Manifest:
         StoreError: the store holds no dataset.
         FormatError: the manifest is damaged or needs a newer release.
     """
-    try:
-        data = store.read(fmt.MANIFEST_NAME)
-    except MissingError as error:
-        raise _no_dataset(store, error) from error
+    return parse_manifest(store, read_manifest_bytes(store))
+
+
+def parse_manifest(store: Store, data: bytes) -> Manifest:
+    """Parse the manifest of a store.
+
+    Raises:
+        FormatError: it is damaged or needs a newer release.
+    """
     return Manifest.from_bytes(data, location=f"{store}/{fmt.MANIFEST_NAME}", encodings=ENCODINGS)
 
 
@@ -57,6 +62,49 @@ def is_packing(store: Store, names: Sequence[str]) -> bool:
     return fmt.PACKING_FOLDER in names and (
         store.is_local or bool(store.folder(fmt.PACKING_FOLDER).names())
     )
+
+
+def read_manifest_bytes(store: Store) -> bytes:
+    """Read the file of the manifest in a store.
+
+    Raises:
+        StoreError: the store holds no dataset.
+    """
+    try:
+        return store.read(fmt.MANIFEST_NAME)
+    except MissingError as error:
+        raise _no_dataset(store, error) from error
+
+
+def check_keys(location: str, index: Index, split: str, classes: Sequence[str]) -> None:
+    """Check that every key of an index begins with its split and the class of its label.
+
+    Args:
+        location: the shard's location, for messages.
+        index: the shard's index; its labels are less than the number of classes.
+        split: name of the shard's split.
+        classes: class names of the manifest, in the order of their labels.
+
+    Raises:
+        FormatError: a key does not, or the index states different classes.
+    """
+    if index.classes is not None and index.classes != tuple(classes):
+        raise FormatError(
+            location,
+            f"its index says that the classes are {fmt.shown(index.classes)}, the manifest says "
+            f"{fmt.shown(tuple(classes))}; fetch the files again",
+        )
+    prefixes = [f"{split}/{name}/" for name in classes]
+    labels = index.label.tolist()
+    # The loader does this for all samples at once: 30 ms for 270,000.
+    if not all(map(str.startswith, index.keys, map(prefixes.__getitem__, labels))):
+        wrong = zip(index.keys, labels, strict=True)
+        row = next(row for row, (key, i) in enumerate(wrong) if not key.startswith(prefixes[i]))
+        raise FormatError(
+            location,
+            f"sample {row} has the key {fmt.shown(index.keys[row])}, but its label {labels[row]} "
+            f"is that of {fmt.shown(prefixes[labels[row]])}; fetch the files again",
+        )
 
 
 def open_shard(

@@ -15,7 +15,7 @@ from cinic_shards.errors import DecodeError, FormatError
 from cinic_shards.format import Index, Manifest, PixelSums, SplitInfo
 from cinic_shards.options import one_of
 from cinic_shards.read.columns import Columns
-from cinic_shards.read.open import open_shard, read_index
+from cinic_shards.read.open import check_keys, open_shard, read_index
 from cinic_shards.store import Store
 
 Check = Literal["first", "always", "off"]
@@ -72,8 +72,9 @@ class SplitReader:
         """The shards' bytes; empty if they are not local."""
         self._indexes: list[Index] = []
         self._open_shards(len(manifest.classes))
-        for shard, index in zip(self.shards, self._indexes, strict=True):
+        for shard, name, index in zip(self.shards, self._splits, self._indexes, strict=True):
             self._check_index(f"{store}/{shard.name}", manifest, index)
+            check_keys(f"{store}/{shard.name}", index, name, manifest.classes)
         self.labels: NDArray[np.int64] = np.concatenate(
             [index.label for index in self._indexes], dtype=np.int64
         )

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from cinic_shards.errors import StoreError
 from cinic_shards.tree.assemble import assemble, raise_problems
+from cinic_shards.tree.leftovers import Leftovers, leftovers_of
 from cinic_shards.tree.members import Members
 from cinic_shards.tree.names import is_image, left_out_part
 from cinic_shards.tree.read_members import read_members
@@ -101,6 +102,8 @@ class ArchiveTree(Tree):
 
     state: tuple[int, int]
     """The archive's size in bytes, and the time of its last modification in nanoseconds."""
+    rest: Leftovers
+    """The members that are not packed."""
 
     @property
     def containers(self) -> dict[str, tuple[int, int]]:
@@ -110,6 +113,9 @@ class ArchiveTree(Tree):
         if archive_state(self.root) == self.state:
             return ()
         return [f"{self.root.name}: changed since packing began"]
+
+    def leftovers(self) -> Leftovers:
+        return self.rest
 
     def image_files(self, split: str) -> ImageFiles:
         return ArchivedFiles(self.root, self.splits.get(split))
@@ -194,7 +200,9 @@ def scan_archive(
     classes, splits, warnings = tree
     if top:
         warnings = (f"all images are in {top}/, which is not part of their names", *warnings)
-    return ArchiveTree(path, classes, splits, (*members.warnings, *warnings), state)
+    packed = frozenset(paths[name] for of in splits.values() for name in of.files)
+    rest = leftovers_of(members.files, members.folders, packed)
+    return ArchiveTree(path, classes, splits, (*members.warnings, *warnings), state, rest)
 
 
 def _below_top(members: Members, num_levels: int) -> tuple[str, dict[str, str]]:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from cinic_shards.errors import TreeError
 from cinic_shards.jobs import make_executor
 from cinic_shards.tree.assemble import assemble, raise_problems
+from cinic_shards.tree.leftovers import Leftovers, leftovers_of_folder
 from cinic_shards.tree.listing import changes, list_tree
 from cinic_shards.tree.records import ImageFiles, Records, ScanProgress, Source, Tree
 from cinic_shards.tree.rules import (
@@ -107,6 +108,9 @@ class FolderTree(Tree):
             return ()
         now = scan_tree(self.root, split_name=self.split_name)
         return list(changes(list_tree(self), list_tree(now)))
+
+    def leftovers(self) -> Leftovers:
+        return leftovers_of_folder(self.root, self.packed_files)
 
     def image_files(self, split: str) -> ImageFiles:
         return FolderFiles(self.root.resolve(), key_prefix(self.split_name))

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cinic_shards.codec.png_head import check_heads
+from cinic_shards.tree.leftovers import Leftovers
 
 ScanProgress = Callable[[int], None]
 """Called with the number of images found since the last call."""
@@ -112,6 +113,19 @@ class Tree(ABC):
     @abstractmethod
     def changes(self) -> Sequence[str]:
         """List what has changed since the source was opened, one line each."""
+
+    @property
+    def packed_files(self) -> frozenset[str]:
+        """Paths of all images below the root."""
+        return frozenset(file for records in self.splits.values() for file in records.files)
+
+    def leftovers(self) -> Leftovers:
+        """Return everything else that the source holds; nothing, if it holds only images.
+
+        Raises:
+            TreeError: a folder cannot be listed.
+        """
+        return Leftovers()
 
     @abstractmethod
     def image_files(self, split: str) -> ImageFiles:

@@ -520,7 +520,9 @@ def make_manifest() -> Manifest:
         classes=("cat", "ü"),
         splits=(
             SplitInfo("test", 0, 5, {(1, 2): 4, (3, 4): 1}, pixels, tuple(shards)),
-            SplitInfo("train", 5, 2, {(1, 2): 2}, pixels, (make_shard("train.tar", 2),)),
+            SplitInfo(
+                "train", 5, 2, {(1, 2): 2}, pixels, (make_shard("train-00000-of-00001.tar", 2),)
+            ),
         ),
         fingerprint="blake2b:" + "77" * 32,
         options={"seed": 2**53 - 1, "shard_size": 3, "sidecars": ["cls"]},

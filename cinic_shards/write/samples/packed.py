@@ -22,7 +22,7 @@ from cinic_shards.codec import (
 from cinic_shards.codec.meter import ImageMeter, chunks
 from cinic_shards.errors import FormatError
 from cinic_shards.format import Index, ShardInfo
-from cinic_shards.read.open import open_shard
+from cinic_shards.read.open import check_keys, open_shard
 from cinic_shards.store import Store
 from cinic_shards.write.samples.base import Samples, ShardInput
 
@@ -95,15 +95,10 @@ def _open_checked(
             f"its index says that the image shape is {index.image_shape}, the manifest says "
             f"{image_shape}; fetch the files again",
         )
-    for row, (key, label) in enumerate(zip(index.keys, index.label.tolist(), strict=True)):
+    for row, key in enumerate(index.keys):
         if problem := fmt.key_problem(key, split):
             raise FormatError(info.name, f"sample {row} ({key!r}): {problem}")
-        if key.split("/")[1] != classes[label]:
-            raise FormatError(
-                info.name,
-                f"sample {row} ({key}): its label {label} is that of the class "
-                f"{fmt.shown(classes[label])}; fetch the files again",
-            )
+    check_keys(info.name, index, split, classes)
     return OpenShard(info, memory, index)
 
 
