@@ -75,10 +75,10 @@ class IndexCheck:
                     self.add("index", row, problem)
         if len(set(index.keys)) < len(index):
             raise FormatError(self._location, "two of its samples have the same key")
-        names = dict(enumerate(classes or index.classes or ()))
+        names = dict(enumerate((index.classes if classes is None else classes) or ()))
         for row, (label, key) in enumerate(zip(index.label.tolist(), index.keys, strict=True)):
             name = key.split("/")[1]
-            if classes and label not in names:
+            if classes is not None and label >= len(classes):
                 self.add("index", row, f"label {label} is that of no class of the manifest")
             elif names.setdefault(label, name) != name:
                 self.add("index", row, f"label {label} is that of class {names[label]}")

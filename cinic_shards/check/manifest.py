@@ -11,7 +11,7 @@ from cinic_shards.check.faults import Fault, Location
 from cinic_shards.check.job import CheckedShard
 from cinic_shards.check.sequence import full_size
 from cinic_shards.codec import ENCODINGS
-from cinic_shards.format import Manifest, PixelSums, SplitInfo
+from cinic_shards.format import Manifest, SplitInfo
 from cinic_shards.write.facts import make_manifest
 
 _FIRST = ["format", "version", "digest"]
@@ -57,6 +57,8 @@ def manifest_faults(
     expected = json.loads(rebuilt.to_bytes()) | {"digest": stated["digest"]}
     for problem in differences(stated, expected):
         yield manifest_fault(f"{problem} from its shards")
+    if is_quick:
+        yield from _num_pixels_faults(manifest, rebuilt)
     if list(stated)[: len(_FIRST)] != _FIRST:
         yield manifest_fault(f"its first fields are {list(stated)[:3]}, expected {_FIRST}")
     names = [split.name for split in manifest.splits]
@@ -112,9 +114,18 @@ def _with_stated_pixels(rebuilt: SplitInfo, stated: SplitInfo) -> SplitInfo:
         sizes = stated.image_sizes
         if sum(sizes.values()) != rebuilt.num_samples:
             sizes = rebuilt.image_sizes
-    count = sum(height * width * number for (height, width), number in sizes.items())
-    pixels = PixelSums(count, stated.pixels.sums, stated.pixels.square_sums)
-    return replace(rebuilt, image_sizes=sizes, pixels=pixels)
+    return replace(rebuilt, image_sizes=sizes, pixels=stated.pixels)
+
+
+def _num_pixels_faults(manifest: Manifest, rebuilt: Manifest) -> Iterator[Fault]:
+    """Compare the numbers of pixels with the image sizes."""
+    for split, other in zip(manifest.splits, rebuilt.splits, strict=True):
+        expected = sum(height * width * n for (height, width), n in other.image_sizes.items())
+        if split.pixels.count != expected:
+            yield manifest_fault(
+                f"splits[{split.name}].num_pixels is {split.pixels.count}, expected {expected} "
+                "from image_sizes"
+            )
 
 
 def _class_faults(manifest: Manifest, checked: Sequence[CheckedShard]) -> Iterator[Fault]:

@@ -3,7 +3,9 @@
 import json
 import os
 import random
+import re
 import shutil
+import tarfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -19,8 +21,9 @@ from cinic_shards.codec import ENCODINGS
 from cinic_shards.errors import FormatError, OptionError, StoreError
 from cinic_shards.format import MANIFEST_NAME, Index, Manifest
 from cinic_shards.read.dataset import Dataset
+from cinic_shards.tree.leftovers import Leftovers
 from cinic_shards.write.pack import PackOptions, pack
-from tests.support.files import flip
+from tests.support.files import flip, write
 from tests.support.indexes import rewrite_index, with_key, with_value
 from tests.support.odd_pngs import odd_pngs
 
@@ -397,3 +400,155 @@ def test_a_fault_is_json(shards: Path) -> None:
     assert {row["file"] for row in rows} == {SHARD}
     assert [row["kind"] for row in rows] == ["digest", "payload"]
     assert set(rows[0]) == {"file", "offset", "sample", "key", "block", "kind", "problem"}
+
+
+# --- What reindex cannot take -----------------------------------------------------------------
+
+
+def copy_over(shards: Path, source: int, target: int) -> None:
+    name = "train-0000{}-of-00003.tar"
+    shutil.copy(shards / name.format(source), shards / name.format(target))
+
+
+def swap_two(shards: Path, one: int, two: int) -> None:
+    name = "train-0000{}-of-00003.tar"
+    swap(shards / name.format(one), shards / name.format(two))
+
+
+SEQUENCES: dict[str, tuple[Callable[[Path], object], str]] = {
+    "a shard is there twice": (
+        lambda shards: copy_over(shards, 0, 1),
+        r"train-00001-of-00003\.tar: .*(same samples as|too|belongs before|such as)",
+    ),
+    "two shards are swapped": (
+        lambda shards: swap_two(shards, 0, 1),
+        r"train-00001-of-00003\.tar: belongs before train-00000-of-00003\.tar",
+    ),
+    "the last shard is swapped": (
+        lambda shards: swap_two(shards, 1, 2),
+        r"train-00001-of-00003\.tar: 10 samples, other shards have 40",
+    ),
+    "the last shard is a copy": (
+        lambda shards: copy_over(shards, 0, 2),
+        r"train-00002-of-00003\.tar",
+    ),
+}
+"""Changes to the files of a split, and what reindex says. It writes no manifest."""
+
+
+@pytest.mark.parametrize("seed", [0, 5])
+@pytest.mark.parametrize("encoding", ENCODINGS)
+@pytest.mark.parametrize("change", SEQUENCES)
+def test_reindex_rejects_shards_in_the_wrong_position(
+    demo_tree: Path, tmp_path: Path, change: str, encoding: str, seed: int
+) -> None:
+    do, said = SEQUENCES[change]
+    shards = tmp_path / "shards"
+    options = PackOptions(encoding=encoding, shard_size=40, block_size=16, seed=seed)
+    pack(demo_tree, shards, options, workers=1)
+    (shards / MANIFEST_NAME).unlink()
+    do(shards)
+    if (encoding, change, seed) == ("png", "two shards are swapped", 5):
+        # Shards of PNGs do not have their number in them, and the seed is known to nobody.
+        assert "seed" not in reindex(shards, workers=1).options
+        return
+    with pytest.raises(FormatError) as caught:
+        reindex(shards, workers=1)
+    if not ENCODINGS[encoding].has_blocks:
+        assert re.search(said, str(caught.value))
+    assert not (shards / MANIFEST_NAME).exists()
+
+
+def test_reindex_does_not_take_a_changed_order_for_a_different_seed(
+    packed: dict[str, Path], tmp_path: Path
+) -> None:
+    """Two samples have swapped names; most others still show that the seed is 0."""
+    shards = Path(shutil.copytree(packed["raw"], tmp_path / "shards"))
+    labels = Dataset(shards).split("train")._indexes[1].label
+    rows = np.flatnonzero(labels == labels[3])[:2]
+
+    def swap_names(index: Index) -> Index:
+        order = np.arange(len(index))
+        order[rows] = rows[::-1]
+        columns = {name: getattr(index, name)[order] for name in ("origin", "synset", "number")}
+        return replace(index, keys=[index.keys[row] for row in order], **columns)
+
+    rewrite_index(shards, swap_names)
+    (shards / MANIFEST_NAME).unlink()
+    with pytest.raises(FormatError, match="out of the packing order of seed 0"):
+        reindex(shards, workers=1)
+
+
+def test_a_manifest_without_a_seed(demo_tree: Path, shards: Path, tmp_path: Path) -> None:
+    """It must state seed 0, which the shards show; of a different seed the order is unknown."""
+    options = {**Dataset(shards).manifest.options}
+    del options["seed"]
+    rewrite_manifest(shards, options=options)
+    (fault,) = faults_of(shards)
+    assert "options.seed is missing, expected 0" in fault.problem
+    pack(demo_tree, tmp_path / "other", PackOptions(shard_size=40, seed=5), workers=1)
+    rewrite_manifest(tmp_path / "other", options=options)
+    found = verify(tmp_path / "other", workers=1)
+    assert found.is_whole and found.order_is_unknown
+    copy_over(tmp_path / "other", 0, 1)
+    assert not verify(tmp_path / "other", workers=1).is_whole
+
+
+# --- Against a tree: nothing is lost if it is deleted -------------------------------------------
+
+
+def test_other_files_of_the_tree_are_listed(
+    demo_tree: Path, demo_shards: Path, tmp_path: Path
+) -> None:
+    tree = Path(shutil.copytree(demo_tree, tmp_path / "tree"))
+    write(tree, "labels.csv", "train/cat/notes.txt", ".git/HEAD", "train/cat/.hidden.png")
+    write(tree, ".DS_Store", "train/._cat", "train/cat/Thumbs.db")
+    (tree / "extra" / "dodo").mkdir(parents=True)
+    expected = Leftovers(
+        (".git/HEAD", "labels.csv", "train/cat/.hidden.png", "train/cat/notes.txt"), ("extra",), 3
+    )
+    found = verify(demo_shards, against=tree, workers=1)
+    assert found.is_whole and found.leftovers == expected
+    with tarfile.open(tmp_path / "tree.tar", "w") as archive:
+        archive.add(tree, ".")
+    assert verify(demo_shards, against=tmp_path / "tree.tar", workers=1).leftovers == expected
+    assert verify(demo_shards, workers=1).leftovers is None
+
+
+def test_links_in_the_tree_are_not_followed(
+    demo_tree: Path, demo_shards: Path, tmp_path: Path
+) -> None:
+    tree = tmp_path / "tree"
+    tree.mkdir()
+    write(tmp_path / "elsewhere", "a.txt")
+    for folder in demo_tree.iterdir():
+        (tree / folder.name).symlink_to(folder)
+    (tree / "link").symlink_to(tmp_path / "elsewhere")
+    found = verify(demo_shards, against=tree, workers=1)
+    assert found.is_whole and found.leftovers == Leftovers(("link",), (), 0)
+
+
+def test_many_images_that_were_never_packed(
+    demo_tree: Path, demo_shards: Path, tmp_path: Path
+) -> None:
+    tree = Path(shutil.copytree(demo_tree, tmp_path / "tree"))
+    write(tree, *(f"train/cat/new-{number:03}.png" for number in range(30)), "train/dog/one.png")
+    cats, dog = faults_of(demo_shards, against=tree)
+    assert cats.location == Location("train/cat/") and "30 images (new-000.png, " in cats.problem
+    assert dog.location == Location("train/dog/one.png")
+
+
+def test_damage_does_not_hide_a_different_tree(
+    packed: dict[str, Path], demo_tree: Path, tmp_path: Path
+) -> None:
+    """One sample of a block is damaged; two others differ from their files."""
+    shards = Path(shutil.copytree(packed["raw"], tmp_path / "shards"))
+    tree = Path(shutil.copytree(demo_tree, tmp_path / "tree"))
+    index = Dataset(shards).split("train")._indexes[0]
+    flip(shards / "train-00000-of-00003.tar", int(index.offset[0]) + 128 + 3 * 3072)
+    for row in (5, 6):
+        shutil.copy(tree / f"{index.keys[7]}.png", tree / f"{index.keys[row]}.png")
+    faults = faults_of(shards, against=tree)
+    assert [(f.kind, f.location.sample) for f in faults if f.location.key] == [
+        ("pixels", 3), ("tree", 5), ("tree", 6)
+    ]  # fmt: skip

@@ -16,6 +16,7 @@ from cinic_shards.codec import ENCODINGS
 from cinic_shards.read.dataset import Dataset
 from cinic_shards.write.pack import PackOptions, pack
 from tests.support.command import Outcome, Run
+from tests.support.files import write
 
 COMMAND = Path(sys.executable).with_name("cinic-shard")
 
@@ -391,6 +392,33 @@ def test_an_intact_dataset(run: Run, demo_tree: Path, shards: Path) -> None:
     assert "intact: all but the images of" in run("verify", shards, "--quick").out
     assert run("verify", shards, "--quiet") == Outcome(0, "", "")
     assert f"intact, same as {demo_tree}: " in run("verify", shards, "--against", demo_tree).out
+
+
+def test_a_tree_with_other_files_must_not_be_deleted(
+    run: Run, demo_tree: Path, packed: dict[str, Path], shards: Path, tmp_path: Path
+) -> None:
+    tree = Path(shutil.copytree(demo_tree, tmp_path / "tree"))
+    write(tree, "labels.csv", "train/cat/a.txt", "train/b.txt", ".DS_Store")
+    (tree / "train" / "dodo").mkdir()
+    found = run("verify", shards, "--against", tree)
+    assert found.status == 1
+    first, *groups = found.out.splitlines()
+    assert first.startswith(f"intact, same images as {tree}: ")
+    assert groups == [
+        f"{tree}: not in the dataset:",
+        "  1 file: labels.csv",
+        "  2 files in train/: train/b.txt, train/cat/a.txt",
+    ]
+    assert f"error: {tree}: 3 files are not in the dataset; move them before" in found.err
+    assert "1 file such as .DS_Store" in found.err and "train/dodo" in found.err
+    quiet = run("verify", shards, "--against", tree, "--quiet")
+    assert (quiet.status, quiet.err.count("\n")) == (1, 1)
+    content = json.loads(run("verify", shards, "--against", tree, "--json").out)
+    assert content["leftovers"]["files"] == ["labels.csv", "train/b.txt", "train/cat/a.txt"]
+    for name in ("labels.csv", "train/cat/a.txt", "train/b.txt"):
+        (tree / name).unlink()
+    assert run("verify", shards, "--against", tree).status == 0
+    assert f"intact, same pixels as {tree}: " in run("verify", packed["raw"], "--against", tree).out
 
 
 def test_every_fault_is_a_line(run: Run, shards: Path) -> None:
