@@ -172,7 +172,7 @@ def verify(
             warn("the order was not checked: the manifest states no packing seed")
         if found.is_whole and not quiet:
             like = same_as(found, against)
-            what = "all but the images" if quick else "every byte and image"
+            what = "everything but the images" if quick else "every byte and image"
             out_console.print(
                 printable(
                     f"intact{like}: {what} of {found.num_samples:,} samples in {found.num_shards} "

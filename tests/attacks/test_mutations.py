@@ -4,14 +4,11 @@ Each mutation changes one part of a manifest or of an index in any way that its 
 digests are computed again, so that only the content can reveal it. ``verify`` must name it, or
 nothing can open the dataset; the loader must raise, or give exactly the right samples.
 
-Some changes cannot be told from the truth, and are not made:
+Some changes give a dataset that is as valid as before, and are not made:
 
 - ``libraries``, ``licence``, ``citation`` and ``options.parent`` describe where a dataset is from;
   nothing in it proves them.
 - the digests themselves, because they are made right again.
-
-Some change nothing, and are counted as harmless: another form of the same JSON, such as a number
-with an exponent that rounds to the same value.
 """
 
 import copy

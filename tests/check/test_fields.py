@@ -6,6 +6,7 @@ and ``reindex``, except what docs/format.md lists. That table must have all fiel
 """
 
 import itertools
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -24,6 +25,7 @@ from cinic_shards.format.tar import HEADER_FIELDS
 from cinic_shards.read.subset import Subset
 from cinic_shards.write.pack import PackOptions, pack
 from cinic_shards.write.select import select
+from tests.support import ROOT
 from tests.support.mutations import (
     Path_,
     changed,
@@ -291,3 +293,26 @@ def test_every_field_of_the_tar_is_compared(shards: Path) -> None:
             missed.append((what, "reindex"))
         restore()
     assert not missed, "\n".join(map(str, missed))
+
+
+# --- The table in docs/format.md --------------------------------------------------------------
+
+
+def documented() -> set[str]:
+    """All words in the first column of the tables of the section on verification."""
+    text = (ROOT / "docs" / "format.md").read_text(encoding="utf-8")
+    section = text.partition("\n## Verification\n")[2].partition("\n## ")[0]
+    rows = [line.split(" | ")[0] for line in section.splitlines() if line.startswith("|")]
+    return {word for row in rows for word in re.findall(r"[A-Za-z0-9_]+", row)}
+
+
+def test_the_table_has_every_field(datasets: dict[str, Path]) -> None:
+    fields = {name for name, _, _ in HEADER_FIELDS}
+    for shards in datasets.values():
+        contents = [read_document(shards), msgpack.unpackb(read_index(shards, SHARD))]
+        for path, _ in (one for content in contents for one in parts(content)):
+            is_name = any(part in ("origins", "libraries") for part in path[:-1])
+            is_name |= "classes" in path[4:-1] or "parent" in path[:-1]
+            if path and isinstance(path[-1], str) and not is_name:
+                fields.add(path[-1])
+    assert fields - documented() == {"columns"}  # it only holds the columns

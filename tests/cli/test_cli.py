@@ -389,7 +389,7 @@ def test_an_intact_dataset(run: Run, demo_tree: Path, shards: Path) -> None:
     assert re.fullmatch(
         r"intact: every byte and image of 270 samples in 9 shards, .* s\n", found.out
     )
-    assert "intact: all but the images of" in run("verify", shards, "--quick").out
+    assert "intact: everything but the images of" in run("verify", shards, "--quick").out
     assert run("verify", shards, "--quiet") == Outcome(0, "", "")
     assert f"intact, same as {demo_tree}: " in run("verify", shards, "--against", demo_tree).out
 
