@@ -349,9 +349,7 @@ def report(
     ] = None,
     quick: Annotated[
         bool,
-        typer.Option(
-            "--quick", help="Verify sizes, SHA-256 and indexes only, as `verify --quick`."
-        ),
+        typer.Option("--quick", help="Decode no image to verify, as `verify --quick`."),
     ] = False,
     workers: Threads = None,
     quiet: Quiet = False,

@@ -216,6 +216,8 @@ class Draft:
         pixels = [image.rgb for image in self.images if image.rgb is not None]
         sums = sum((rgb.sum(axis=(0, 1)) for rgb in pixels), np.zeros(3, np.int64))
         squares = sum(((rgb**2).sum(axis=(0, 1)) for rgb in pixels), np.zeros(3, np.int64))
+        num_pixels = num_samples * self.shape[0] * self.shape[1]
+        variances = num_pixels * squares - sums * sums
         fingerprint = hashlib.blake2b(digest_size=32)
         for image, label in zip(self.images, labels, strict=True):
             fingerprint.update(image.key.encode() + b"\0")
@@ -237,9 +239,9 @@ class Draft:
                     "name": "train",
                     "first_id": 0,
                     "num_samples": num_samples,
-                    "mean": [0.0, 0.0, 0.0],
-                    "std": [0.0, 0.0, 0.0],
-                    "num_pixels": num_samples * self.shape[0] * self.shape[1],
+                    "mean": (sums / (255 * max(1, num_pixels))).tolist(),
+                    "std": (np.sqrt(variances) / (255 * max(1, num_pixels))).tolist(),
+                    "num_pixels": num_pixels,
                     "pixel_sums": sums.tolist(),
                     "pixel_square_sums": squares.tolist(),
                     "image_sizes": [[*self.shape, num_samples]],

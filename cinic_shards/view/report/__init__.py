@@ -37,7 +37,7 @@ def write_report(
         sample: approximate number of images to browse, which make up most of the page's size.
         seed: seed of the choice of samples.
         title: name of the dataset; by default CINIC-10 or the name of its folder.
-        quick: check only digests and indexes instead of every byte and image.
+        quick: verify everything but the images.
         workers: number of processes and threads; by default the cores that this process may use.
         progress: see ``jobs.Progress``.
 

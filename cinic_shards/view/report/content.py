@@ -48,7 +48,7 @@ class Content:
     """Columns of all samples."""
     verification: Verification
     is_quick: bool
-    """True if only digests and indexes were checked."""
+    """True if the verification decoded no image."""
     unreadable: tuple[DecodeError, ...]
     """Damaged images, which are in no picture and no histogram."""
     histograms: Histograms
