@@ -49,7 +49,7 @@ class IndexCheck:
         if data == expected:
             return
         unpacked = (fmt.unpack_index(one, self._location) for one in (data, expected))
-        problems = list(differences(*unpacked)) or [
+        problems = differences(*unpacked) or [
             "its fields are not in the order and the form of docs/format.md, or not unique"
         ]
         for problem in problems:

@@ -9,24 +9,30 @@ import cinic_shards.format as fmt
 _MISSING = object()
 
 
-def differences(stated: Any, expected: Any, path: str = "") -> Iterator[str]:
+def differences(stated: Any, expected: Any) -> list[str]:
     """Describe each value in which two documents differ: ``splits[train].num_samples is 3, ...``.
 
     Numbers with a fraction may differ in the last digits, which depend on how they were computed.
 
     Args:
-        stated: the document to check.
+        stated: the document to check; it may be from a stranger.
         expected: the document that it should be.
-        path: the documents' path in a larger document.
     """
+    try:
+        return list(_differences(stated, expected, ""))
+    except RecursionError:
+        return ["its values are nested too deep"]
+
+
+def _differences(stated: Any, expected: Any, path: str) -> Iterator[str]:
     if isinstance(stated, dict) and isinstance(expected, dict):
         for name in dict.fromkeys((*expected, *stated)):
             below = f"{path}.{name}" if path else str(name)
-            yield from differences(stated.get(name, _MISSING), expected.get(name, _MISSING), below)
+            yield from _differences(stated.get(name, _MISSING), expected.get(name, _MISSING), below)
     elif isinstance(stated, list) and isinstance(expected, list) and len(stated) == len(expected):
         for position, (one, other) in enumerate(zip(stated, expected, strict=True)):
             name = other.get("name", position) if isinstance(other, dict) else position
-            yield from differences(one, other, f"{path}[{name}]")
+            yield from _differences(one, other, f"{path}[{name}]")
     elif not _is_same(stated, expected):
         yield f"{path} is {_text(stated)}, expected {_text(expected)}"
 

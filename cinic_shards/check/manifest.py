@@ -75,7 +75,9 @@ def _rebuild(
     Licence, citation, library versions and the parent dataset are for information, and are not in
     the shards: they are copied, if they have the right types.
     """
-    encoding, block_size = checked[0].encoding, checked[0].block_size
+    encoding, block_size = manifest.encoding, manifest.block_size
+    if checked:
+        encoding, block_size = checked[0].encoding, checked[0].block_size
     rebuilt = make_manifest(
         [shard.facts for shard in checked if shard.facts is not None],
         manifest.classes,
@@ -88,10 +90,14 @@ def _rebuild(
         rebuilt = replace(rebuilt, splits=tuple(splits))
     return replace(
         rebuilt,
-        libraries={name: str(version) for name, version in manifest.libraries.items()},
+        libraries={name: _text(version) for name, version in manifest.libraries.items()},
         licence=manifest.licence,
         citation=manifest.citation,
     )
+
+
+def _text(value: object) -> str:
+    return value if isinstance(value, str) else "a version"
 
 
 def _options(
@@ -102,7 +108,8 @@ def _options(
     if not is_certain and type(stated) is int and size <= stated <= fmt.MAX_INTEGER:
         size = stated
     options: dict[str, Any] = {} if seed is None else {"seed": seed}
-    options |= {"shard_size": size, "sidecars": list(checked[0].sidecars)}
+    sidecars = list(checked[0].sidecars) if checked else []
+    options |= {"shard_size": size, "sidecars": sidecars}
     parent = manifest.options.get("parent")
     return options | ({"parent": parent} if isinstance(parent, dict) else {})
 
@@ -135,7 +142,7 @@ def _class_faults(manifest: Manifest, checked: Sequence[CheckedShard]) -> Iterat
         yield manifest_fault(f"classes is {fmt.shown(classes)}, expected sorted names")
     stated = {shard.classes for shard in checked}
     expected = manifest.stated_classes
-    if stated != {expected}:
+    if checked and stated != {expected}:
         found = ", ".join(fmt.shown(one) for one in sorted(stated, key=str))
         yield manifest_fault(
             f"classes is {fmt.shown(classes)}; the indexes state {found}, expected {expected}"

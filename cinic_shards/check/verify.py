@@ -120,8 +120,8 @@ def verify(
         num_more += sum(shard.num_more_order_faults for shard in checked)
     if not faults:
         faults += sequence_faults(checked, is_ordered=is_ordered)
-    if not faults and checked:
-        faults += manifest_faults(data, manifest, checked, seed=seed, is_quick=quick)
+    if not faults:
+        faults += _manifest_faults(data, manifest, checked, seed, quick)
     if tree is not None:
         faults += unpacked_images(tree, {key for shard in checked for key in shard.keys})
     named = {job.name for job in jobs} | {fmt.MANIFEST_NAME}
@@ -147,6 +147,19 @@ def _seed(manifest: Manifest, checked: Sequence[CheckedShard]) -> tuple[int | No
         return seed, True
     is_ordered = all(shard.facts for shard in checked) and has_order(checked)
     return (0, True) if is_ordered else (None, False)
+
+
+def _manifest_faults(
+    data: bytes,
+    manifest: Manifest,
+    checked: Sequence[CheckedShard],
+    seed: int | None,
+    is_quick: bool,
+) -> list[Fault]:
+    try:
+        return list(manifest_faults(data, manifest, checked, seed=seed, is_quick=is_quick))
+    except RecursionError:
+        return [manifest_fault("its values are nested too deep")]
 
 
 def _strays(store: Store, named: set[str]) -> tuple[str, ...]:

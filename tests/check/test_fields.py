@@ -316,3 +316,25 @@ def test_the_table_has_every_field(datasets: dict[str, Path]) -> None:
             if path and isinstance(path[-1], str) and not is_name:
                 fields.add(path[-1])
     assert fields - documented() == {"columns"}  # it only holds the columns
+
+
+@pytest.mark.parametrize("depth", [100, 300, 480, 900])
+def test_deep_documents_are_compared_or_rejected(
+    datasets: dict[str, Path], tmp_path: Path, depth: int
+) -> None:
+    deep: list[Any] = []
+    for _ in range(depth):
+        deep = [deep]
+    shards = Path(shutil.copytree(datasets["raw"], tmp_path / "shards"))
+    content = read_document(shards)
+    for path in (("options", "parent"), ("libraries", "a"), ("zebra",)):
+        write_document(shards, changed(content, path, {"a": deep}))
+        assert verify(shards, workers=1).faults or path[-1] == "parent"
+    write_document(shards, content)
+    index = msgpack.unpackb(read_index(shards, SHARD))
+    try:
+        data = msgpack.packb({**index, "zebra": deep}, use_bin_type=True)
+    except ValueError:
+        return  # too deep to be written
+    write_index(shards, SHARD, data)
+    assert verify(shards, workers=1).faults
