@@ -3,8 +3,8 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cinic_shards.cli.console import err_console, out_console, printable, warn
-from cinic_shards.errors import few, some_lines
+from cinic_shards.cli.console import err_console, out_console, warn
+from cinic_shards.errors import MAX_LISTED, few
 
 if TYPE_CHECKING:
     from cinic_shards.check.verify import Verification
@@ -31,8 +31,10 @@ def print_leftovers(tree: str, left: "Leftovers", *, quiet: bool) -> None:
     for folder, paths in groups.items():
         count = "1 file" if len(paths) == 1 else f"{len(paths):,} files"
         lines.append(f"{count}{' in ' if folder else ''}{folder}: {few(paths)}")
+    if len(lines) > MAX_LISTED:
+        lines[MAX_LISTED:] = [f"and files in {len(lines) - MAX_LISTED:,} more folders"]
     if lines:
-        out_console.print(printable(f"{tree}: not in the dataset:{some_lines(lines)}"))
+        out_console.print("\n  ".join([f"{tree}: not in the dataset:", *lines]))
     if left.empty_folders and not quiet:
         warn(f"{tree}: folders without any file: {few(left.empty_folders)}")
     if left.num_junk and not quiet:
@@ -41,4 +43,4 @@ def print_leftovers(tree: str, left: "Leftovers", *, quiet: bool) -> None:
     if left.files:
         count = "1 file is" if len(left.files) == 1 else f"{len(left.files):,} files are"
         problem = f"{count} not in the dataset; move them before you delete it"
-        err_console.print(printable(f"error: {tree}: {problem}"))
+        err_console.print(f"error: {tree}: {problem}")

@@ -201,7 +201,7 @@ def scan_archive(
     if top:
         warnings = (f"all images are in {top}/, which is not part of their names", *warnings)
     packed = frozenset(paths[name] for of in splits.values() for name in of.files)
-    rest = leftovers_of(members.files, members.folders, packed)
+    rest = leftovers_of([*members.files, *members.strays], members.folders, packed)
     return ArchiveTree(path, classes, splits, (*members.warnings, *warnings), state, rest)
 
 
