@@ -174,6 +174,7 @@ def scan_archive(
     """
     state = archive_state(path)
     members = read_members(path, spool, inner, progress)
+    beside = list(members.strays)
     findings = Findings(members.problems, members.strays)
     top, paths = _below_top(members, 2 if split_name is None else 1)
     in_archive = _ArchiveFolders(path, members, top, paths)
@@ -201,7 +202,7 @@ def scan_archive(
     if top:
         warnings = (f"all images are in {top}/, which is not part of their names", *warnings)
     packed = frozenset(paths[name] for of in splits.values() for name in of.files)
-    rest = leftovers_of([*members.files, *members.strays], members.folders, packed)
+    rest = leftovers_of([*members.files, *beside], members.folders, packed)
     return ArchiveTree(path, classes, splits, (*members.warnings, *warnings), state, rest)
 
 

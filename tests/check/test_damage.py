@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from make_demo_tree import make_tree
 
-from cinic_shards import CINIC10, ShardIterable, ShardLoader, convert, select, stats, unpack
+from cinic_shards import CINIC10, ShardIterable, ShardLoader, convert, errors, select, stats, unpack
 from cinic_shards.check.verify import verify
 from cinic_shards.codec import ENCODINGS, Payloads
 from cinic_shards.errors import CinicShardsError
@@ -94,6 +94,12 @@ def intact(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 # Each reader reads the split "train" of a dataset, and returns the keys that its errors name.
+
+
+@pytest.fixture(autouse=True)
+def list_all_problems(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Give each sample a line: messages count the damaged samples that are alike."""
+    monkeypatch.setattr(errors, "_MAX_ALIKE", 1000)
 
 
 def named(error: BaseException | str) -> set[str]:

@@ -247,7 +247,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Answer:
-    """What an ``answering`` server sends."""
+    """Answer of an ``answering`` server."""
 
     status: int = 200
     body: bytes = b""
