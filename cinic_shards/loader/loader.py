@@ -147,8 +147,7 @@ class ShardLoader:
         self.plan_version = max(PLAN_VERSIONS)  # 1 if a state of release 0.1.0 was loaded
         self.epoch = 0
         """The epoch that the next iteration runs."""
-        self._first_step = 0
-        """The step at which it begins."""
+        self._first_step = 0  # the step at which it begins
         self._running: Epoch | None = None
         """The last iteration."""
         if len(self) == 0:
@@ -243,7 +242,9 @@ class ShardLoader:
                 plan, steps, step_at, self._threads, open_source, maker.for_device, epoch,
                 most_images=1,
             )  # fmt: skip
-            batches = copy_ahead(works, maker.finish, _device_tensors, self.device)
+            batches = copy_ahead(
+                works, maker.finish, lambda b: [b.images, b.labels, b.valid], self.device
+            )
         if self.progress and self.rank == 0:
             batches = shown(batches, plan, steps)
         with closing(batches):
@@ -387,10 +388,6 @@ class ShardLoader:
                 "entire split"
             )
         return pixels
-
-
-def _device_tensors(batch: Batch) -> list[torch.Tensor]:
-    return [batch.images, batch.labels, batch.valid]
 
 
 def _global_batch_size(

@@ -39,5 +39,5 @@ def announce(plan: EpochPlan, reading: Reading | None, cache: Cache, progress: b
             f"of the {plan.num_lanes:,} lanes and {len(plan.block_starts) - 1:,} blocks; use a "
             "cache, a larger global batch (more lanes), smaller blocks (--block-size) or fewer "
             "ranks",
-            stacklevel=3,
+            stacklevel=4,  # the caller of ShardLoader, whose options are checked in between
         )
