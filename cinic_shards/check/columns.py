@@ -81,7 +81,8 @@ class IndexCheck:
             if classes is not None and label >= len(classes):
                 self.add("index", row, f"label {label} is that of no class of the manifest")
             elif names.setdefault(label, name) != name:
-                self.add("index", row, f"label {label} is that of class {names[label]}")
+                class_name = fmt.shown(names[label])
+                self.add("index", row, f"label {label} is that of class {class_name}")
 
     def check_order(self, seed: int, faults: FaultList) -> tuple[bytes, bytes]:
         """Check that the packing digests strictly ascend; return the first and the last one."""

@@ -27,10 +27,12 @@ def differences(stated: Any, expected: Any) -> list[str]:
 def _differences(stated: Any, expected: Any, path: str) -> Iterator[str]:
     if isinstance(stated, dict) and isinstance(expected, dict):
         for name in dict.fromkeys((*expected, *stated)):
-            below = f"{path}.{name}" if path else str(name)
+            short = name if isinstance(name, str) and len(name) < 200 else fmt.shown(name)
+            below = f"{path}.{short}" if path else short
             yield from _differences(stated.get(name, _MISSING), expected.get(name, _MISSING), below)
     elif isinstance(stated, list) and isinstance(expected, list) and len(stated) == len(expected):
         for position, (one, other) in enumerate(zip(stated, expected, strict=True)):
+            # The expected document is not a stranger's: its names are short.
             name = other.get("name", position) if isinstance(other, dict) else position
             yield from _differences(one, other, f"{path}[{name}]")
     elif not _is_same(stated, expected):

@@ -11,6 +11,7 @@ from cinic_shards.check.faults import Fault, Location
 from cinic_shards.check.job import CheckedShard
 from cinic_shards.check.sequence import full_size
 from cinic_shards.codec import ENCODINGS
+from cinic_shards.errors import few
 from cinic_shards.format import Manifest, SplitInfo
 from cinic_shards.write.facts import make_manifest
 
@@ -60,10 +61,10 @@ def manifest_faults(
     if is_quick:
         yield from _num_pixels_faults(manifest, rebuilt)
     if list(stated)[: len(_FIRST)] != _FIRST:
-        yield manifest_fault(f"its first fields are {list(stated)[:3]}, expected {_FIRST}")
+        yield manifest_fault(f"its first fields are {fmt.shown(list(stated)[:3])}, not {_FIRST}")
     names = [split.name for split in manifest.splits]
     if names != sorted(names):
-        yield manifest_fault(f"its splits are {names}, expected sorted names")
+        yield manifest_fault(f"its splits are {fmt.shown(names)}, expected sorted names")
     yield from _class_faults(manifest, checked)
 
 
@@ -143,7 +144,8 @@ def _class_faults(manifest: Manifest, checked: Sequence[CheckedShard]) -> Iterat
     stated = {shard.classes for shard in checked}
     expected = manifest.stated_classes
     if checked and stated != {expected}:
-        found = ", ".join(fmt.shown(one) for one in sorted(stated, key=str))
+        found = few([fmt.shown(one) for one in sorted(stated, key=str)])
         yield manifest_fault(
-            f"classes is {fmt.shown(classes)}; the indexes state {found}, expected {expected}"
+            f"classes is {fmt.shown(classes)}; the indexes state {found}, "
+            f"expected {fmt.shown(expected)}"
         )

@@ -8,7 +8,7 @@ from typing import Any
 
 import cinic_shards.format as fmt
 from cinic_shards.check.against import open_tree, unpacked_images
-from cinic_shards.check.faults import Fault
+from cinic_shards.check.faults import Fault, FaultList
 from cinic_shards.check.job import CheckedShard, CheckJob
 from cinic_shards.check.manifest import manifest_fault, manifest_faults, stated_seed
 from cinic_shards.check.sequence import has_order, sequence_faults
@@ -121,7 +121,9 @@ def verify(
     if not faults:
         faults += sequence_faults(checked, is_ordered=is_ordered)
     if not faults:
-        faults += _manifest_faults(data, manifest, checked, seed, quick)
+        found = _manifest_faults(data, manifest, checked, seed, quick)
+        faults += found.faults
+        num_more += found.num_more
     if tree is not None:
         faults += unpacked_images(tree, {key for shard in checked for key in shard.keys})
     named = {job.name for job in jobs} | {fmt.MANIFEST_NAME}
@@ -155,11 +157,14 @@ def _manifest_faults(
     checked: Sequence[CheckedShard],
     seed: int | None,
     is_quick: bool,
-) -> list[Fault]:
+) -> FaultList:
+    found = FaultList(fmt.MANIFEST_NAME)
     try:
-        return list(manifest_faults(data, manifest, checked, seed=seed, is_quick=is_quick))
+        for fault in manifest_faults(data, manifest, checked, seed=seed, is_quick=is_quick):
+            found.add(fault.kind, fault.problem)
     except RecursionError:
-        return [manifest_fault("its values are nested too deep")]
+        found.add("manifest", "its values are nested too deep")
+    return found
 
 
 def _strays(store: Store, named: set[str]) -> tuple[str, ...]:

@@ -338,3 +338,19 @@ def test_deep_documents_are_compared_or_rejected(
         return  # too deep to be written
     write_index(shards, SHARD, data)
     assert verify(shards, workers=1).faults
+
+
+def test_messages_about_a_strangers_manifest_are_short(
+    datasets: dict[str, Path], tmp_path: Path
+) -> None:
+    shards = Path(shutil.copytree(datasets["raw"], tmp_path / "shards"))
+    content = read_document(shards)
+    long = "x" * 500_000
+    for path, value in (((long,), 1), (("options", long), long), (("classes", 0), long)):
+        write_document(shards, changed(content, path, value))
+        found = verify(shards, workers=1)
+        assert found.faults and max(len(str(fault)) for fault in found.faults) < 1000
+    many = {f"x{number}": number for number in range(3000)}
+    write_document(shards, content | many)
+    found = verify(shards, workers=1)
+    assert (len(found.faults), found.num_more_faults) == (1000, 2000)

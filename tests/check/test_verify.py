@@ -357,7 +357,7 @@ def test_faults_of_a_different_seed_are_not_faults_of_order(
     rewrite_index(shards, with_value("label", -1, manifest.classes.index(name)))
     (shards / MANIFEST_NAME).unlink()
     steps: list[str] = []
-    with pytest.raises(FormatError, match=f"1 faults(.|\n)*is that of class {name}"):
+    with pytest.raises(FormatError, match=f"1 faults(.|\n)*is that of class '{name}"):
         reindex(shards, workers=1, progress=lambda doing, done, total: steps.append(doing))
     assert len(steps) == num_shards
 
