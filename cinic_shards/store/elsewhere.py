@@ -7,6 +7,7 @@ gives up leaves the thread behind; it does not delay the end of the process.
 
 import os
 import threading
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from queue import Empty, SimpleQueue
@@ -16,7 +17,7 @@ R = TypeVar("R")
 
 IDLE_SECONDS = 0.1
 """A thread without a call ends after this time; starting one takes as long as a short request."""
-_SLICE_SECONDS = 0.25
+_SLICE_SECONDS = 0.5
 """Longest wait at a time: on Windows a lock does not notice Ctrl-C."""
 
 
@@ -27,8 +28,8 @@ class Started(Generic[R]):
         self.function = function
         self.outcome: SimpleQueue[tuple[Any, BaseException | None]] = SimpleQueue()
         """Gets the result, or the exception."""
-        self.is_abandoned = False
-        """True once nobody waits for the result any more."""
+        self.abandoned = threading.Event()
+        """Set once nobody waits for the result any more."""
 
     def result(self) -> R:
         """Wait for the call's result, or raise its exception."""
@@ -38,7 +39,7 @@ class Started(Generic[R]):
                     result, error = self.outcome.get(timeout=_SLICE_SECONDS)
                     break
         except BaseException:
-            self.is_abandoned = True
+            self.abandoned.set()
             raise
         if error is not None:
             try:
@@ -83,9 +84,16 @@ def call(function: Callable[[], R]) -> R:
     return start(function).result()
 
 
-def is_abandoned() -> bool:
-    """Return True if nobody waits for the result of this thread's call any more."""
-    return _here.started is not None and _here.started.is_abandoned
+def is_abandoned(wait_seconds: float = 0.0) -> bool:
+    """Return True if nobody waits for the result of this thread's call any more.
+
+    Args:
+        wait_seconds: how long to wait until that is so.
+    """
+    if _here.started is None:
+        time.sleep(max(0.0, wait_seconds))
+        return False
+    return _here.started.abandoned.wait(max(0.0, wait_seconds))
 
 
 def _serve(inbox: "SimpleQueue[Started[Any]]") -> None:

@@ -169,7 +169,7 @@ class RemoteStore(Store):
                 yield waiting.popleft().result()
         finally:
             for started in waiting:
-                started.is_abandoned = True
+                started.abandoned.set()
 
     def map(self, name: str, expected_size: int, *, read_ahead: bool = False) -> NDArray[np.uint8]:
         location = f"{self}/{name}"

@@ -38,8 +38,6 @@ _SAY_AFTER_SECONDS = 5.0
 _SAY_EVERY_SECONDS = 60.0
 _ASK_EVERY_SECONDS = 30.0
 """Seconds until a server that has sent no ``Retry-After`` is asked for it again."""
-_SLICE_SECONDS = 0.25
-"""Longest sleep before it is checked that somebody still waits for the result."""
 
 
 class Requests:
@@ -114,7 +112,7 @@ class Requests:
         end = start + limits["retry_timeout"]
         num_tries, wait, mended = 0, FIRST_WAIT_SECONDS, set[str]()
         while True:
-            _sleep(min(self._open_again, end) - time.monotonic())
+            is_abandoned(min(self._open_again, end) - time.monotonic())
             client, path_for_client = self._connection.client(timeout, path)
             try:
                 result = request(client, path_for_client)
@@ -138,7 +136,7 @@ class Requests:
             wait = min(random.uniform(FIRST_WAIT_SECONDS, 4 * wait), MAX_WAIT_SECONDS)
             if now + wait - start > _SAY_AFTER_SECONDS:
                 self._report(f"{failure.cause}; trying again for up to {end - now:.0f} s")
-            _sleep(min(wait, end - time.monotonic()))
+            is_abandoned(min(wait, end - time.monotonic()))
 
     def _mend(self, failure: Failure, client: "ObjectStore", path: str) -> bool:
         """Change the client so that the failure may not occur again; return True if it can be."""
@@ -229,13 +227,6 @@ def _errors() -> tuple[type[Exception], ...]:
     from obstore.exceptions import BaseError
 
     return BaseError, ValueError, FileNotFoundError
-
-
-def _sleep(seconds: float) -> None:
-    """Sleep, but not if nobody waits for the result of this thread's call."""
-    end = time.monotonic() + seconds
-    while not is_abandoned() and (left := end - time.monotonic()) > 0:
-        time.sleep(min(left, _SLICE_SECONDS))
 
 
 def _seconds(retry_after: str | None) -> float:
