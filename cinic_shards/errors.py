@@ -11,18 +11,70 @@
     │   └── FormatError                 an invalid manifest, index, shard or archive
     └── DecodeError                     a payload that is no image, or has a different shape
 
-A message gives the location, what was found, what was expected, and what to do next.
+A message gives the location, what was found, what was expected, and what to do next. It holds no
+secrets: ``without_secrets`` and ``text_without_secrets`` remove them, also from output and files.
 """
 
+import os
 import re
 from collections.abc import Iterable, Sequence
 
 MAX_LISTED = 20
 """The most items of a list that a message names."""
 
+HIDDEN = "***"
+"""Stands for text that may hold a secret."""
+
+_URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]{1,20}:/+)(.*)", re.DOTALL)
+_URL_IN_TEXT = re.compile(r"[A-Za-z][A-Za-z0-9+.-]{1,20}:/+\S+?(?=[)\]}>,.;:'\"]*(?:\s|$))")
+_AUTHORITY = re.compile(r"(?:\[[0-9A-Fa-f:.]+\]|[^\s:@%\[\]]*)(?::\d+)?")
+_MIN_SECRET = 4
+"""Shorter texts are no secrets; they occur in messages by chance."""
+
+
+def without_secrets(location: object) -> str:
+    """Return a location for a message, for output or for a file.
+
+    A URL loses its user name and password, its query and its fragment, all of which may hold
+    secrets. Other text is returned unchanged.
+
+    Args:
+        location: a path, a URL as the user gave it, or an open store.
+    """
+    if isinstance(location, bytes | os.PathLike):
+        location = os.fsdecode(location)
+    text = str(location)
+    if (url := _URL.fullmatch(text)) is None:
+        return text
+    scheme, rest = url.groups()
+    authority, slash, path = re.split("[?#]", rest, maxsplit=1)[0].partition("/")
+    authority = authority.rpartition("@")[2]
+    if _AUTHORITY.fullmatch(authority):
+        return f"{scheme}{authority}{slash}{path}"
+    # A password with '/', '?' or '#' ends in what looks like the path.
+    return f"{scheme}{HIDDEN}"
+
+
+def text_without_secrets(text: str, secrets: Iterable[str] = ()) -> str:
+    """Return a message without secrets: each URL in it is as ``without_secrets`` returns it.
+
+    Args:
+        text: a message, for instance of a library.
+        secrets: texts to hide.
+    """
+    for secret in sorted(secrets, key=len, reverse=True):
+        if len(secret) >= _MIN_SECRET:
+            text = text.replace(secret, HIDDEN)
+    return _URL_IN_TEXT.sub(lambda url: without_secrets(url[0]), text)
+
 
 class CinicShardsError(Exception):
-    """The base of every exception raised on purpose."""
+    """The base of every exception raised on purpose; its message holds no secrets."""
+
+    def __init__(self, *arguments: object) -> None:
+        super().__init__(
+            *(text_without_secrets(one) if isinstance(one, str) else one for one in arguments)
+        )
 
 
 class OptionError(CinicShardsError, ValueError):
@@ -38,10 +90,11 @@ class TreeError(CinicShardsError):
     """
 
     def __init__(self, root: str, problems: Sequence[str]) -> None:
-        self.root = root
-        self.problems = tuple(problems)
+        self.root = without_secrets(root)
+        self.problems = tuple(map(text_without_secrets, problems))
         count = f"{len(self.problems):,} problem{'s' if len(self.problems) != 1 else ''}"
-        super().__init__(f"{root}: {count}; nothing was packed{problem_lines(self.problems)}")
+        lines = problem_lines(self.problems)
+        super().__init__(f"{self.root}: {count}; nothing was packed{lines}")
 
     def __reduce__(self) -> tuple[type["TreeError"], tuple[str, tuple[str, ...]]]:
         return TreeError, (self.root, self.problems)
@@ -57,14 +110,14 @@ class SourcesError(CinicShardsError):
     """
 
     def __init__(self, location: str, problems: Sequence[str], hint: str) -> None:
-        self.location = location
-        self.problems = tuple(problems)
+        self.location = without_secrets(location)
+        self.problems = tuple(map(text_without_secrets, problems))
         self.hint = hint
         if len(self.problems) == 1:
-            super().__init__(f"{location}: {self.problems[0]}; nothing was built; {hint}")
+            super().__init__(f"{self.location}: {self.problems[0]}; nothing was built; {hint}")
             return
         count = f"{len(self.problems):,} problems; nothing was built"
-        super().__init__(f"{location}: {count}{problem_lines(self.problems)}\n{hint}")
+        super().__init__(f"{self.location}: {count}{problem_lines(self.problems)}\n{hint}")
 
     def __reduce__(self) -> tuple[type["SourcesError"], tuple[str, tuple[str, ...], str]]:
         return SourcesError, (self.location, self.problems, self.hint)
@@ -83,9 +136,9 @@ class LocatedError(CinicShardsError):
     """
 
     def __init__(self, location: str, reason: str) -> None:
-        self.location = location
-        self.reason = reason
-        super().__init__(f"{location}: {reason}")
+        self.location = without_secrets(location)
+        self.reason = text_without_secrets(reason)
+        super().__init__(f"{self.location}: {self.reason}")
 
     def __reduce__(self) -> tuple[type["LocatedError"], tuple[str, str]]:
         return type(self), (self.location, self.reason)

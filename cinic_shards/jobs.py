@@ -21,7 +21,7 @@ from multiprocessing.connection import wait as wait_for_any
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from cinic_shards.errors import OptionError
+from cinic_shards.errors import OptionError, without_secrets
 from cinic_shards.options import number_of_workers
 
 if TYPE_CHECKING:
@@ -209,7 +209,12 @@ def open_executor(where: Executor | str | None, workers: int | None) -> Iterator
         yield where
     elif where is not None and where.startswith("dask://"):
         _check_only_one(workers, where)
-        with _dask(where.removeprefix("dask://").rstrip("/")) as cluster:
+        address = where.removeprefix("dask://").rstrip("/")
+        if not address or set(address) & set("@/?# "):
+            raise OptionError(
+                f"{without_secrets(where)}: expected a scheduler, such as dask://host:8786"
+            )
+        with _dask(address) as cluster:
             yield cluster
     else:
         with make_executor(_number_of_processes(where, workers)) as processes:
@@ -218,13 +223,14 @@ def open_executor(where: Executor | str | None, workers: int | None) -> Iterator
 
 def _check_only_one(workers: int | None, where: str) -> None:
     if workers is not None:
-        raise OptionError(f"{workers} workers and {where}: give only one of them")
+        raise OptionError(f"{workers} workers and {without_secrets(where)}: give only one of them")
 
 
 def _number_of_processes(where: str | None, workers: int | None) -> int:
-    name, colon, number = (where or "process").partition(":")
+    name, colon, number = ("process" if where is None else where).partition(":")
     if name != "process" or (colon and not number.isdecimal()):
-        raise OptionError(f"executor {where!r}: expected process, process:N or dask://host:port")
+        shown = without_secrets(where)
+        raise OptionError(f"executor {shown!r}: expected process, process:N or dask://host:8786")
     if number:
         _check_only_one(workers, str(where))
         workers = int(number)

@@ -9,6 +9,7 @@ import inspect
 import math
 import operator
 import os
+import tempfile
 import types
 import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -184,6 +185,46 @@ def one_of(name: str, value: object, choices: Any) -> None:
     if value not in get_args(choices):
         listed = ", ".join(get_args(choices))
         raise OptionError(f"{name}={value!r}: expected one of {listed}")
+
+
+def variable(name: str) -> str | None:
+    """Return an environment variable; None if it is not set, or is empty."""
+    return os.environ.get(name) or None
+
+
+def temporary_folder() -> str:
+    """Return the folder for temporary files: TMPDIR or, if that is not set, the system's.
+
+    Python alone would use a different folder, perhaps a small one, if TMPDIR cannot be written.
+
+    Raises:
+        OptionError: TMPDIR, or every usual folder, is missing or cannot be written.
+    """
+    wanted = variable("TMPDIR")
+    if wanted is not None and not (os.path.isdir(wanted) and os.access(wanted, os.W_OK | os.X_OK)):
+        raise OptionError(f"$TMPDIR: {wanted}: expected a folder that can be written")
+    try:
+        return tempfile.gettempdir()
+    except OSError as error:
+        raise OptionError(
+            f"{error.strerror}; set TMPDIR to a folder that can be written"
+        ) from error
+
+
+def check_umask() -> None:
+    """Check that this process can read the files and open the folders that it makes.
+
+    Call it while there is one thread.
+
+    Raises:
+        OptionError: the umask forbids it.
+    """
+    mask = os.umask(0o077)
+    os.umask(mask)
+    if mask & 0o700:
+        raise OptionError(
+            f"the umask is {mask:04o}: this user could not use new files and folders; set 0022"
+        )
 
 
 def usable_cores() -> int:

@@ -1,7 +1,6 @@
 """Compare a dataset with a tree: both must hold exactly the same images."""
 
 import os
-import tempfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
 from contextlib import AbstractContextManager
@@ -14,6 +13,7 @@ from numpy.typing import NDArray
 from cinic_shards.check.faults import Fault, Location
 from cinic_shards.codec import Payloads, decode_png
 from cinic_shards.errors import few
+from cinic_shards.options import temporary_folder
 from cinic_shards.tree import Source, find_source
 from cinic_shards.tree.records import ImageFiles, Tree
 
@@ -24,7 +24,7 @@ def open_tree(
     """Open a tree to compare with; it is closed when the context ends."""
     return find_source(against, split_name).open(
         executor=executor,
-        spool_folder=Path(tempfile.gettempdir()),
+        spool_folder=Path(temporary_folder()),
         progress=lambda num_images: None,
     )
 

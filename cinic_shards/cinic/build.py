@@ -7,7 +7,6 @@ contributors.
 
 import os
 import shutil
-import tempfile
 import warnings
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
@@ -33,8 +32,8 @@ from cinic_shards.cinic.sink import (
 from cinic_shards.errors import OutputError
 from cinic_shards.format.provenance import parse_stem
 from cinic_shards.jobs import Progress, open_executor
-from cinic_shards.options import checked
-from cinic_shards.store import LocalStore, StoreLike, open_store
+from cinic_shards.options import checked, temporary_folder
+from cinic_shards.store import LocalStore, StoreLike, local_path, open_store
 from cinic_shards.write.dataset import check_output
 from cinic_shards.write.pack import PackOptions, pack
 
@@ -75,7 +74,7 @@ def build_tree(
         OutputError: ``out`` cannot be written, or is not empty.
     """
     options = options or BuildOptions()
-    target = Path(os.path.realpath(out))
+    target = Path(os.path.realpath(local_path(out)))
     is_folder = target.is_dir()
     if os.path.lexists(target) and not (is_folder and set(os.listdir(target)) <= {_BUILDING}):
         raise OutputError(f"{out}: already exists; give an empty or a new folder")
@@ -88,7 +87,9 @@ def build_tree(
             for name in CLASSES:
                 (tree / split / name).mkdir(parents=True)
         sink = ImageSink(str(tree), None)
-        built = _build(Path(cifar), Path(imagenet), sink, options, executor, progress, warn)
+        built = _build(
+            local_path(cifar), local_path(imagenet), sink, options, executor, progress, warn
+        )
         if is_folder:
             _move_splits(tree, target)
         else:
@@ -150,9 +151,9 @@ def build_shards(
     check_output(store, overwrite)
     target = Path(os.path.realpath(str(store))) if store.is_local else None
     if scratch is None and target is None:
-        scratch = tempfile.gettempdir()
+        scratch = temporary_folder()
     name = target.name if target else str(store).rpartition("/")[2]
-    beside = (target.parent if target else Path()) if scratch is None else Path(scratch)
+    beside = (target.parent if target else Path()) if scratch is None else local_path(scratch)
     num_images = _num_images(options)
     # On the same disk, the shards take about as much space as the PNGs.
     check_space(beside, (2 if scratch is None else 1) * num_images * FILE_BYTES)
@@ -160,7 +161,9 @@ def build_shards(
     with _open_work_folder(work, workers) as executor:
         tar = work / TAR
         with open_tar(tar) as sink:
-            built = _build(Path(cifar), Path(imagenet), sink, options, executor, progress, warn)
+            built = _build(
+                local_path(cifar), local_path(imagenet), sink, options, executor, progress, warn
+            )
         built.manifest = pack(
             tar,
             store,

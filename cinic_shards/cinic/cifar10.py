@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from cinic_shards.cinic.pickles import MAX_PICKLE_BYTES, PickledArray, read_pickle, write_pickle
 from cinic_shards.errors import FormatError, OutputError, StoreError
 from cinic_shards.format import shown
-from cinic_shards.store import LocalStore
+from cinic_shards.store import LocalStore, local_path
 
 FOLDER = "cifar-10-batches-py"
 """Folder of the files, in the archive and where torchvision looks for them."""
@@ -85,7 +85,7 @@ def read_cifar10(path: str | os.PathLike[str]) -> Cifar10:
         StoreError: it cannot be read.
         FormatError: it is truncated or is not CIFAR-10; lists every problem.
     """
-    path = Path(path)
+    path = local_path(path)
     names = (*TRAIN_BATCHES, *TEST_BATCHES, META)
     parsed: dict[str, Any] = {}
     problems = dict.fromkeys(names, "missing")

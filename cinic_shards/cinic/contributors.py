@@ -21,7 +21,7 @@ from cinic_shards.format.provenance import parse_stem
 from cinic_shards.options import checked
 from cinic_shards.read.columns import Columns
 from cinic_shards.read.open import read_manifest
-from cinic_shards.store import LocalStore, StoreLike, open_store
+from cinic_shards.store import LocalStore, StoreLike, local_path, open_store
 
 HEADER = ("synset", "image_num", "cinic_set", "class")
 _SETS = ("train", "valid", "test")
@@ -87,7 +87,7 @@ def save_contributors(contributors: list[Contributor], path: str | os.PathLike[s
     Raises:
         OutputError: it cannot be written.
     """
-    path = Path(path)
+    path = local_path(path)
     if not path.parent.is_dir():
         raise OutputError(f"{path.parent}: no such folder; create it, or write elsewhere")
     text = io.StringIO()
@@ -111,7 +111,7 @@ def read_contributors(path: str | os.PathLike[str]) -> list[Contributor]:
         StoreError: it cannot be read.
         FormatError: it is not such a list; names each bad line by its number.
     """
-    path = Path(path)
+    path = local_path(path)
     try:
         with open(path, encoding="utf-8-sig", newline="") as file:
             rows = csv.reader(file, skipinitialspace=True, strict=True)

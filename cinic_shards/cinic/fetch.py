@@ -12,12 +12,12 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
-from urllib.parse import unquote, urlsplit
 
 from cinic_shards.errors import MissingError, OptionError, OutputError, StoreError
 from cinic_shards.jobs import Progress
 from cinic_shards.options import checked
 from cinic_shards.store import Answer, WebFile, lock_file
+from cinic_shards.store.urls import decode_path, local_path, parse_web_url
 
 URL = "https://datashare.is.ed.ac.uk/bitstream/handle/10283/3192/CINIC-10.tar.gz"
 """The archive at its publisher, the University of Edinburgh: https://doi.org/10.7488/ds/2448."""
@@ -81,13 +81,13 @@ def fetch(
         StoreError: it cannot be downloaded (the same call resumes), or its hash is different.
     """
     algorithm, expected = _expected(accept_hash)
-    name = os.path.basename(unquote(urlsplit(url).path))
-    path = Path(out)
-    if path.is_dir():
-        if not name:
-            raise OptionError(f"{url}: the URL names no file; give the file to write")
-        path = path / name
     web = WebFile(url, retry_timeout=RETRY_SECONDS, say=warn)
+    path = local_path(out)
+    if path.is_dir():
+        name = decode_path(str(web), parse_web_url(url)[2]).rpartition("/")[2]
+        if name in ("", ".", ".."):
+            raise OptionError(f"{web}: the URL names no file; give the file to write")
+        path = path / name
     try:
         if path.exists():
             return _found(path, algorithm, expected, progress)
@@ -97,7 +97,7 @@ def fetch(
             download = _Download(web, path, file, progress, warn)
             if not download.take_rejected(algorithm, expected):
                 download.run()
-                _check(path, file.name, algorithm, expected, url, progress)
+                _check(path, file.name, algorithm, expected, str(web), progress)
             os.fsync(file.fileno())
             os.replace(file.name, path)
             _part(path, _NOTE).unlink(missing_ok=True)
@@ -110,9 +110,9 @@ def fetch(
 
 def _expected(accept_hash: str | None) -> tuple[str, str]:
     """Return algorithm and digest that the file must have."""
-    digest = (accept_hash or MD5).lower().rpartition(":")[2]
+    prefix, _, digest = (MD5 if accept_hash is None else accept_hash).lower().rpartition(":")
     algorithm = _DIGESTS.get(len(digest))
-    if algorithm is None or set(digest) - set("0123456789abcdef"):
+    if algorithm is None or prefix not in ("", algorithm) or set(digest) - set("0123456789abcdef"):
         raise OptionError(
             f"hash {accept_hash!r}: expected an MD5 (32 hexadecimal digits) or a SHA-256 (64)"
         )

@@ -28,7 +28,7 @@ from cinic_shards.read.columns import Columns
 from cinic_shards.read.dataset import Dataset
 from cinic_shards.read.map_images import Images, map_images
 from cinic_shards.read.split import SplitReader
-from cinic_shards.store import StoreLike
+from cinic_shards.store import StoreLike, local_path
 
 FORMATS = ("batches", "npz")
 
@@ -78,7 +78,12 @@ def restore_cifar10(
     """
     if out is None and check is None:
         raise OptionError("give a path to write to, or an archive to check against")
-    target = None if out is None else _target(Path(out), format)
+    if out is None and format is not None:
+        raise OptionError(
+            f"format {format}: there is nothing to write; give a path, or leave it out"
+        )
+    check = None if check is None else local_path(check)
+    target = None if out is None else _target(local_path(out), format)
     dataset = Dataset(path)
     reader = dataset.split(dataset.split_names)
     found = find_images(dataset, reader.columns, warn)

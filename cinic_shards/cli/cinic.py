@@ -93,7 +93,7 @@ def fetch(
     with working(stopped, quiet=quiet, unit="bytes") as work:
         done = fetcher.fetch(
             out,
-            url=url or fetcher.URL,
+            url=fetcher.URL if url is None else url,
             accept_hash=accept_hash,
             progress=work.update,
             warn=warn_unless(quiet),

@@ -10,17 +10,51 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 from rich.console import Console
 from rich.table import Table
+from typer.core import TyperGroup
 
 from cinic_shards._version import __version__
 from cinic_shards.cli.streams import standard_streams
-from cinic_shards.errors import CinicShardsError, OptionError
+from cinic_shards.errors import CinicShardsError, OptionError, text_without_secrets, without_secrets
+from cinic_shards.options import check_umask
 from cinic_shards.progress import ProgressReport
 
 if TYPE_CHECKING:
     from cinic_shards.format import Manifest
     from cinic_shards.write.unpack import Unpacked
 
+
+_UsageError: Any = typer.BadParameter.__mro__[1]
+"""Typer does not export it."""
+
+
+class _Commands(TyperGroup):
+    """The commands. Messages on their usage, which quote arguments, hide secrets in URLs."""
+
+    def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:  # type: ignore[override]
+        # An unset variable of the shell. As a path, it would be the working folder.
+        if any(not one or (one.startswith("--") and one.endswith("=")) for one in args):
+            raise _UsageError("an argument is empty; give a value, or leave the option out")
+        with _secrets_hidden():
+            return super().parse_args(ctx, args)
+
+    def invoke(self, ctx: typer.Context) -> Any:  # type: ignore[override]
+        with _secrets_hidden():
+            return super().invoke(ctx)
+
+
+@contextmanager
+def _secrets_hidden() -> Iterator[None]:
+    try:
+        yield
+    except _UsageError as error:
+        for argument in sys.argv:
+            error.message = error.message.replace(argument, without_secrets(argument))
+        error.message = text_without_secrets(error.message)
+        raise
+
+
 app = typer.Typer(
+    cls=_Commands,
     no_args_is_help=True,
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
@@ -144,10 +178,12 @@ def _main(
 
     **Example:** `cinic-shard pack ./cinic ./shards && cinic-shard info ./shards`
     """
+    check_umask()
 
 
 def printable(text: str) -> str:
-    """Replace control characters with escape sequences: names are untrusted."""
+    """Hide secrets in URLs, and escape control characters: names are untrusted."""
+    text = text_without_secrets(text)
     return "".join(
         letter if letter.isprintable() or letter == "\n" else ascii(letter)[1:-1] for letter in text
     )
@@ -200,8 +236,11 @@ def print_written(manifest: "Manifest", seconds: float, out: str) -> None:
     shards = [shard for split in manifest.splits for shard in split.shards]
     size = sum(shard.size for shard in shards)
     out_console.print(
-        f"{manifest.num_samples:,} images in {len(shards)} shards, {size / 1e6:,.1f} MB, "
-        f"{seconds:.1f} s ({manifest.num_samples / seconds:,.0f} images/s): {out}"
+        printable(
+            f"{manifest.num_samples:,} images in {len(shards)} shards, {size / 1e6:,.1f} MB, "
+            f"{seconds:.1f} s ({manifest.num_samples / seconds:,.0f} images/s): "
+            f"{without_secrets(out)}"
+        )
     )
 
 

@@ -22,7 +22,7 @@ from cinic_shards.cli.console import (
     working,
 )
 from cinic_shards.cli.leftovers import print_leftovers, same_as
-from cinic_shards.errors import grouped
+from cinic_shards.errors import grouped, without_secrets
 
 if TYPE_CHECKING:
     from cinic_shards.check.verify import Verification
@@ -183,7 +183,7 @@ def verify(
     if left and not as_json:
         print_leftovers(str(against), left, quiet=quiet)
     if not found.is_whole and not as_json:
-        err_console.print(printable(f"error: {shards}: {_num_faults(found):,} faults"))
+        err_console.print(printable(f"error: {_faults(shards, found)}"))
     if not found.is_whole or (left and left.files):
         raise typer.Exit(1)
 
@@ -195,8 +195,9 @@ def _print_faults(found: "Verification") -> None:
         out_console.print(f"and {found.num_more_faults:,} more faults in these shards")
 
 
-def _num_faults(found: "Verification") -> int:
-    return len(found.faults) + found.num_more_faults
+def _faults(shards: str, found: "Verification") -> str:
+    num_faults = len(found.faults) + found.num_more_faults
+    return f"{without_secrets(shards)}: {num_faults:,} faults"
 
 
 def reindex(
@@ -217,7 +218,9 @@ def reindex(
     if "seed" not in manifest.options and not quiet:
         warn("the packing seed is not 0: the order of the shards was not checked")
     if not quiet:
-        out_console.print(printable(f"{manifest.num_samples:,} samples: {shards}/manifest.json"))
+        out_console.print(
+            printable(f"{manifest.num_samples:,} samples: {without_secrets(shards)}/manifest.json")
+        )
 
 
 def stats(
@@ -380,7 +383,7 @@ def report(
         )
     found = content.verification
     if not found.is_whole:
-        warn(f"{shards}: {_num_faults(found):,} faults; the report lists them")
+        warn(f"{_faults(shards, found)}; the report lists them")
     if not quiet:
         size = out.stat().st_size / 1e6
         out_console.print(printable(f"{size:.1f} MB, {work.seconds:.1f} s: {out}"))

@@ -34,11 +34,12 @@ def bench(
     `cinic-shard bench ./cinic ./shards --normalize --json`
     """
     from cinic_shards.loader import bench as benchmark
+    from cinic_shards.store import local_path
 
     with err_console.status("") as status:
         results = benchmark.compare(
-            tree,
-            shards,
+            local_path(tree),
+            local_path(shards),
             split=split,
             batch_size=batch_size,
             epochs=epochs,
@@ -80,7 +81,8 @@ def bench(
 def warmup() -> None:
     """Compile all kernels now, so that no job waits for it; for container images and new nodes.
 
-    Compiled kernels are cached in the package's folder, or in NUMBA_CACHE_DIR.
+    Compiled kernels are cached in NUMBA_CACHE_DIR, the package's folder, the user's cache folder or
+    a temporary folder: the first that can be written.
 
     **Examples**
 

@@ -260,6 +260,8 @@ def select(
         fraction=fraction,
         fraction_seed=fraction_seed,
     )
+    if tree and symlink_to is not None:
+        raise OptionError("--tree writes files, --symlink-to writes links; give one of them")
     chosen = {"splits": split or (), "subset": subset, "workers": workers}
     if not tree and symlink_to is None:
         _select_shards(shards, out, chosen, executor, overwrite, quiet)

@@ -19,9 +19,9 @@ from platformdirs import user_cache_path
 from cinic_shards.codec import checksum
 from cinic_shards.errors import DecodeError, OptionError
 from cinic_shards.format import Manifest
-from cinic_shards.options import checked, integer
+from cinic_shards.options import checked, integer, variable
 from cinic_shards.read.split import SplitReader
-from cinic_shards.store import lock_byte
+from cinic_shards.store import local_path, lock_byte
 
 HostCacheKind = Literal["ram", "disk"]
 CacheKind = Literal["none", HostCacheKind, "device"]
@@ -55,8 +55,19 @@ class Cache:
             integer("max_bytes", self.max_bytes)
             if self.kind not in get_args(HostCacheKind):
                 raise OptionError(f"max_bytes is for ram and disk, not for cache={self.kind!r}")
-        if self.folder is not None and self.kind != "disk":
-            raise OptionError(f"folder is for disk, not for cache={self.kind!r}")
+        if self.folder is not None:
+            if self.kind != "disk":
+                raise OptionError(f"folder is for disk, not for cache={self.kind!r}")
+            # Absolute, because workers may have a different working folder.
+            object.__setattr__(self, "folder", _expanded("folder", self.folder))
+
+
+def _expanded(name: str, folder: str | os.PathLike[str]) -> Path:
+    """Return the absolute path of a folder; ``~`` is the user's home folder."""
+    path = os.path.expanduser(local_path(folder))
+    if path.startswith("~"):
+        raise OptionError(f"{name}={path!r}: this user has no home folder; give a full path")
+    return Path(path).absolute()
 
 
 def as_cache(cache: CacheKind | Cache) -> Cache:
@@ -275,7 +286,7 @@ def _limit_of(cache: Cache) -> int | None:
     """Return the bytes of pixels to keep; None for all."""
     if cache.kind not in get_args(HostCacheKind):
         return 0
-    text = os.environ.get(CACHE_BYTES_VARIABLE)
+    text = variable(CACHE_BYTES_VARIABLE)
     if cache.max_bytes is not None or text is None:
         return cache.max_bytes
     try:
@@ -287,11 +298,26 @@ def _limit_of(cache: Cache) -> int | None:
     return integer(f"${CACHE_BYTES_VARIABLE}", max_bytes)
 
 
+def _user_cache() -> Path:
+    try:
+        root = user_cache_path("cinic-shards", appauthor=False)
+    except RuntimeError:  # some versions of platformdirs; others return a relative path
+        root = Path()
+    if not root.is_absolute():
+        raise OptionError(
+            "cache='disk': this user has no home folder; set folder of the Cache, or "
+            f"${CACHE_DIR_VARIABLE}"
+        )
+    return root
+
+
 def _folder_of(cache: Cache, manifest: Manifest, reader: SplitReader) -> Path:
     """Return the folder of a reader's blocks, named by a digest that covers all pixel hashes."""
-    root = cache.folder or os.environ.get(CACHE_DIR_VARIABLE)
+    root = cache.folder
+    if root is None and (folder := variable(CACHE_DIR_VARIABLE)) is not None:
+        root = _expanded(f"${CACHE_DIR_VARIABLE}", folder)
     if root is None:
-        root = user_cache_path("cinic-shards", appauthor=False)
+        root = _user_cache()
     digest = hashlib.sha256(manifest.fingerprint.encode())
     for shard in reader.shards:
         digest.update(shard.index_sha256.encode())

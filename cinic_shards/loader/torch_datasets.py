@@ -31,7 +31,7 @@ from cinic_shards.options import checked, integer, one_of
 from cinic_shards.read.dataset import Dataset
 from cinic_shards.read.split import Check, SplitReader
 from cinic_shards.read.subset import Subset, select
-from cinic_shards.store import StoreLike, has_client, open_store
+from cinic_shards.store import Store, StoreLike, has_client, open_store
 
 T = TypeVar("T")
 
@@ -82,8 +82,9 @@ class CINIC10(TorchDataset[tuple[Any, Any]]):
         self.split = split
         self.transform = transform
         self.target_transform = target_transform
-        find = partial(_find_samples, root, split, subset or Subset())
-        found = _read_without_client(root, find)
+        self._store = open_store(root)
+        find = partial(_find_samples, self._store, split, subset or Subset())
+        found = _read_without_client(self._store, find)
         self._fingerprint = found.fingerprint
         self._rows = found.rows
         """The reader's row of each sample."""
@@ -133,10 +134,10 @@ class CINIC10(TorchDataset[tuple[Any, Any]]):
 
     def _open(self) -> tuple[SplitReader, PixelSource]:
         if self._opened is None:
-            dataset = Dataset(self.root)
+            dataset = Dataset(self._store)
             if dataset.manifest.fingerprint != self._fingerprint:
                 raise FormatError(
-                    str(self.root),
+                    str(self._store),
                     "the dataset has changed since the CINIC10 was made; make a new CINIC10",
                 )
             reader = dataset.split(self.split)
@@ -164,24 +165,23 @@ class _Samples(NamedTuple):
     ids: NDArray[np.int64]
 
 
-def _find_samples(root: StoreLike, split: str, subset: Subset) -> _Samples:
-    dataset = Dataset(root)
-    reader = dataset.split(split)
+def _find_samples(store: Store, split: str, subset: Subset) -> _Samples:
+    dataset = Dataset(store)
+    reader, manifest = dataset.split(split), dataset.manifest
     selection = select(dataset, reader, subset)
     rows = selection.rows_at(np.arange(len(selection)))
-    manifest = dataset.manifest
     return _Samples(
         manifest.fingerprint, manifest.classes, rows, reader.labels[rows], reader.ids(rows)
     )
 
 
-def _read_without_client(root: StoreLike, read: Callable[[], T]) -> T:
+def _read_without_client(store: Store, read: Callable[[], T]) -> T:
     """Return ``read()``, called in a child process if it would create a server's client here.
 
     A DataLoader on Linux forks its workers, and such a client cannot be used after a fork.
     """
     is_free = sys.platform == "linux" and not has_client()
-    if open_store(root).is_local or not is_free or multiprocessing.current_process().daemon:
+    if store.is_local or not is_free or multiprocessing.current_process().daemon:
         return read()
     context = multiprocessing.get_context("fork")  # spawned, it would need the user's main guard
     receiver, sender = context.Pipe(duplex=False)
@@ -198,7 +198,7 @@ def _read_without_client(root: StoreLike, read: Callable[[], T]) -> T:
     try:
         result, error = receiver.recv()
     except EOFError:
-        raise StoreError(str(root), "the process that read the indexes was killed") from None
+        raise StoreError(str(store), "the process that read the indexes was killed") from None
     except BaseException:  # Ctrl-C, which the child may not have received
         child.kill()
         raise
@@ -258,7 +258,7 @@ class ShardIterable(IterableDataset[Batch]):
         self._workers = workers
         self._make_loader = partial(
             ShardLoader,
-            path,
+            open_store(path),  # now: a worker may have a different working folder
             split=split,
             batch_size=batch_size,
             global_batch_size=global_batch_size,

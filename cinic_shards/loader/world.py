@@ -1,11 +1,9 @@
 """The world: the rank of this process, the number of processes, and its share of the cores."""
 
-import os
-
 import torch
 
 from cinic_shards.errors import OptionError
-from cinic_shards.options import integer, usable_cores
+from cinic_shards.options import integer, usable_cores, variable
 
 
 def default_threads() -> int:
@@ -19,7 +17,7 @@ def default_threads() -> int:
 
 def _from_environment(name: str, default: int) -> int:
     """Read an integer that torchrun sets."""
-    text = os.environ.get(name)
+    text = variable(name)
     if text is None:
         return default
     try:
@@ -46,4 +44,7 @@ def find_world(rank: int | None, world_size: int | None) -> tuple[int, int]:
         return rank, world_size
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         return torch.distributed.get_rank(), torch.distributed.get_world_size()
-    return _from_environment("RANK", 0), _from_environment("WORLD_SIZE", 1)
+    rank, world_size = _from_environment("RANK", 0), _from_environment("WORLD_SIZE", 1)
+    if not 0 <= rank < world_size:
+        raise OptionError(f"$RANK is {rank} and $WORLD_SIZE is {world_size}: expected a lower rank")
+    return rank, world_size

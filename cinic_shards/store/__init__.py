@@ -1,8 +1,8 @@
 """Stores: read and write a dataset's files by name, in a folder, an object store or a web server.
 
-``base`` defines the interface, ``local`` is a folder, ``address`` parses URLs, ``remote`` is an
-object store or a web server, and ``web_file`` one file at a URL. Only ``connection``, ``remote``
-and ``web_file`` use the network.
+``base`` defines the interface, ``local`` is a folder, ``address`` parses URLs and ``urls`` their
+parts, ``remote`` is an object store or a web server, and ``web_file`` one file at a URL. Only
+``connection``, ``remote`` and ``web_file`` use the network.
 """
 
 import os
@@ -10,9 +10,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from cinic_shards.errors import OptionError
+from cinic_shards.errors import OptionError, StoreError
 from cinic_shards.options import checked
-from cinic_shards.store.address import parse_address
+from cinic_shards.store.address import Address, parse_address
 from cinic_shards.store.base import MAX_READ_BYTES, Bytes, Store
 from cinic_shards.store.connection import has_client
 from cinic_shards.store.local import (
@@ -23,12 +23,13 @@ from cinic_shards.store.local import (
     store_of_file,
 )
 from cinic_shards.store.remote import RemoteStore
+from cinic_shards.store.urls import local_path
 from cinic_shards.store.web_file import Answer, WebFile
 
 __all__ = [
     "MAX_READ_BYTES", "TEMPORARY_SUFFIX", "Answer", "Bytes", "LocalStore", "StoreLike",
-    "RemoteStore", "Store", "WebFile", "has_client", "lock_byte", "lock_file", "open_store",
-    "store_of_file",
+    "RemoteStore", "Store", "WebFile", "has_client", "local_path", "lock_byte", "lock_file",
+    "open_store", "store_of_file",
 ]  # fmt: skip
 
 StoreLike = str | os.PathLike[str] | Store
@@ -48,10 +49,16 @@ def open_store(path: StoreLike, storage_options: Mapping[str, Any] | None = None
     Raises:
         OptionError: the URL or an option is invalid; or options are given for a folder or an open
             store.
+        StoreError: the path is relative, and the working folder has been deleted.
     """
     if isinstance(path, Store):
         if storage_options:
             raise OptionError(f"{path}: is already open; give the options when opening it")
         return path
-    address = parse_address(os.fspath(path), storage_options)
-    return LocalStore(Path(address)) if isinstance(address, str) else RemoteStore(address)
+    address = parse_address(os.fsdecode(path), storage_options)
+    if isinstance(address, Address):
+        return RemoteStore(address)
+    try:
+        return LocalStore(Path(address).absolute())  # the program may change its working folder
+    except OSError as error:
+        raise StoreError(address, f"the working folder is missing: {error.strerror}") from error

@@ -32,6 +32,11 @@ class Store(ABC):
     def __str__(self) -> str:
         """The store's location for messages, without secrets."""
 
+    @property
+    def identity(self) -> tuple[object, ...]:
+        """A tuple that is equal for two stores of the same files. It holds no secrets."""
+        return type(self).__name__, str(self)
+
     @abstractmethod
     def names(self) -> list[str]:
         """List the names of all files and folders, sorted; empty if the folder is missing.

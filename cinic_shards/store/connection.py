@@ -9,8 +9,8 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlsplit
 
-from cinic_shards.errors import OptionError, StoreError
-from cinic_shards.store.address import Address, is_true
+from cinic_shards.errors import OptionError, StoreError, text_without_secrets
+from cinic_shards.store.address import SERVERS, Address, check_variables, is_true
 
 if TYPE_CHECKING:
     from obstore.store import ObjectStore
@@ -33,7 +33,7 @@ _CLIENT_OPTIONS = frozenset(
     "pool_max_idle_per_host proxy_url proxy_ca_certificate proxy_excludes randomize_addresses "
     "root_certificate user_agent".split()
 )
-_ENDPOINTS = ("endpoint", "endpoint_url", "aws_endpoint", "aws_endpoint_url", "azure_endpoint")
+_KEY_OPTIONS = ("access_key_id", "aws_access_key_id")
 
 _PEMS = ("root_certificate", "proxy_ca_certificate")
 _REGIONS = ("region", "aws_region", "default_region", "aws_default_region")
@@ -152,6 +152,7 @@ def _make_client(connection: Connection, timeout: str, file: str) -> Any:
         if address.options.get("process", str(os.getpid())) != str(os.getpid()):
             raise StoreError(str(address), "exists only in another process; use workers=1")
         return _memories.setdefault(address.host, stores.MemoryStore())
+    check_variables(address.scheme)
     numbers = connection.limits
     times = {name: timedelta(seconds=numbers[name]) for name in TIMES}
     options = {name: text for name, text in connection.options.items() if name not in numbers}
@@ -160,7 +161,8 @@ def _make_client(connection: Connection, timeout: str, file: str) -> Any:
         # A server sends nothing while it receives a request.
         "read_timeout": times["read_timeout" if timeout == "timeout" else timeout],
         "timeout": times[timeout],
-        "allow_http": _is_without_tls(address, options),
+        # If the address or an endpoint starts with http://, the user asked for it.
+        "allow_http": address.scheme == "http" or address.endpoint.startswith("http://"),
     }
     client |= {name: options.pop(name) for name in _CLIENT_OPTIONS & options.keys()}
     client |= {name: _certificate(address, name, client[name]) for name in _PEMS if name in client}
@@ -176,8 +178,8 @@ def _make_client(connection: Connection, timeout: str, file: str) -> Any:
             if options:
                 raise ValueError(f"unknown option {', '.join(sorted(options))}")
             url = f"{address.scheme}://{address.host}"
-            if file:
-                url += f"/{quote(file)}{address.query}"
+            url += f"/{quote(file)}" if file else ""
+            url += address.query
             return stores.HTTPStore(url, **common)
         if address.scheme == "s3":
             _name_bucket_in_host(address, options)
@@ -189,6 +191,7 @@ def _make_client(connection: Connection, timeout: str, file: str) -> Any:
     except OptionError:
         raise
     except (BaseError, ValueError, TypeError) as error:
+        hide_secrets(error, address)
         line = re.sub(r"^Generic \w+ error: ", "", str(error).partition("\n")[0])
         raise OptionError(f"{address}: {line}; see docs/object-storage.md") from error
 
@@ -200,10 +203,11 @@ def _certificate(address: Address, name: str, text: str) -> str:
     try:
         with open(text, encoding="utf-8") as file:
             return file.read()
-    except (OSError, ValueError) as error:
-        raise OptionError(
-            f"{address}: option {name}: expected a file of certificates in PEM, or their text"
-        ) from error
+    except (OSError, ValueError):
+        pass  # its text holds the option's value, which may be a secret
+    raise OptionError(
+        f"{address}: option {name}: expected a file of certificates in PEM, or their text"
+    )
 
 
 def _name_bucket_in_host(address: Address, options: dict[str, str]) -> None:
@@ -214,12 +218,17 @@ def _name_bucket_in_host(address: Address, options: dict[str, str]) -> None:
     is_chosen = any(is_true(options.get(name)) for name in _VIRTUAL_HOSTED) or is_true(
         os.environ.get("AWS_VIRTUAL_HOSTED_STYLE_REQUEST")
     )
-    endpoint = next((url for url in _endpoints(address, options) if url), "")
+    endpoint = address.endpoint
     parts = urlsplit(endpoint)
     if is_chosen and endpoint and not parts.netloc.startswith(f"{address.host}."):
-        for name in _ENDPOINTS:
+        for name in SERVERS["s3"][0]:
             options.pop(name, None)
         options["endpoint_url"] = f"{parts.scheme}://{address.host}.{parts.netloc}{parts.path}"
+
+
+def hide_secrets(error: BaseException, address: Address) -> None:
+    """Remove secrets from the text of a library's error: it is in tracebacks, as the cause."""
+    error.args = tuple(text_without_secrets(str(one), address.secrets) for one in error.args)
 
 
 def _number(address: Address, name: str, value: Any) -> float:
@@ -227,33 +236,19 @@ def _number(address: Address, name: str, value: Any) -> float:
         number = float(value)
     except ValueError:
         number = -1.0
-    if not 0 <= number < 1e6:
-        raise OptionError(
-            f"{address}: {name}={value}: expected a number"
-            + (" of seconds" if name in TIMES else "")
-        )
+    if not 0 <= number < 1e6 or (name not in TIMES and number % 1):
+        expected = "a number of seconds" if name in TIMES else "an integer"
+        raise OptionError(f"{address}: option {name}: expected {expected}, 0 to 999,999")
     return number
-
-
-def _is_without_tls(address: Address, options: dict[str, str]) -> bool:
-    """True if the address or an endpoint starts with ``http://``: the user asked for it."""
-    endpoints = _endpoints(address, options)
-    return address.scheme == "http" or any(one.startswith("http://") for one in endpoints)
-
-
-def _endpoints(address: Address, options: dict[str, str]) -> list[str]:
-    """Return the URLs of the server that options and the environment name; "" for those not set."""
-    endpoints = [options.get(name, "") for name in _ENDPOINTS]
-    if address.scheme == "s3":
-        names = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")
-        endpoints += [os.environ.get(name, "") for name in names]
-    return endpoints
 
 
 def _profile_credentials(options: dict[str, str]) -> Any:
     """Return a provider of the credentials of an AWS profile; None if no profile is named."""
     profile = options.pop("profile", None)
-    if profile is None and not ("access_key_id" in options or os.environ.get("AWS_ACCESS_KEY_ID")):
+    has_key = any(name in options for name in _KEY_OPTIONS)
+    if profile and has_key:
+        raise OptionError("options: a profile and an access key are given; give one of them")
+    if not (profile or has_key or os.environ.get("AWS_ACCESS_KEY_ID")):
         profile = os.environ.get("AWS_PROFILE")
     if not profile:
         return None

@@ -1,7 +1,7 @@
 """Why a request to a server failed, and whether it may succeed later."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 from urllib.parse import urlsplit
 
@@ -20,8 +20,8 @@ class Failure:
     """The reason, in a few words."""
     method: str = ""
     """Method of the HTTP request; empty if the error does not name it."""
-    url: str = ""
-    """Its URL."""
+    url: str = field(default="", repr=False)
+    """Its URL; may hold secrets."""
     status: int = 0
     """Status of the answer; 0 if there was none."""
     region: str = ""

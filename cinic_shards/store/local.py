@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from cinic_shards.errors import MissingError, OutputError, StoreError
 from cinic_shards.store.base import MAX_READ_BYTES, Bytes, Store, check_size
+from cinic_shards.store.urls import local_path
 
 try:
     import fcntl
@@ -77,6 +78,13 @@ class LocalStore(Store):
 
     def __str__(self) -> str:
         return str(self.root)
+
+    @property
+    def identity(self) -> tuple[object, ...]:
+        with suppress(OSError):
+            state = os.stat(self.root)
+            return "file", state.st_dev, state.st_ino
+        return "file", os.path.realpath(self.root)
 
     def __reduce__(self) -> tuple[Any, ...]:
         # The receiving process may have a different working folder.
@@ -217,8 +225,10 @@ def store_of_file(path: Path) -> LocalStore:
     """Return the store of a file's folder; its ``create(path.name)`` writes the file.
 
     Raises:
+        OptionError: ``path`` is a URL.
         OutputError: the folder does not exist, or ``path`` is a folder.
     """
+    path = local_path(path)
     if not path.parent.is_dir():
         raise OutputError(f"{path}: there is no folder {path.parent}; make it first")
     if path.is_dir():

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cinic_shards.errors import MissingError, OptionError, OutputError, StoreError
+from cinic_shards.options import temporary_folder
 from cinic_shards.store.address import Address
 from cinic_shards.store.base import MAX_READ_BYTES, Bytes, Store, check_size
 from cinic_shards.store.connection import Connection
@@ -48,6 +49,10 @@ class RemoteStore(Store):
 
     def __str__(self) -> str:
         return str(self.address)
+
+    @property
+    def identity(self) -> tuple[str, ...]:
+        return self.address.identity
 
     def __reduce__(self) -> tuple[Any, ...]:
         address = self.address
@@ -177,7 +182,7 @@ class RemoteStore(Store):
         check_size(location, size, expected_size, "write it again")
         if size == 0:  # mmap rejects empty files
             return np.empty(0, np.uint8)
-        folder = tempfile.gettempdir()
+        folder = temporary_folder()
         if (free := shutil.disk_usage(folder).free) < size:
             raise StoreError(
                 location,
@@ -186,7 +191,7 @@ class RemoteStore(Store):
             )
         ranges = [(start, min(start + PART_BYTES, size)) for start in range(0, size, PART_BYTES)]
         try:
-            with tempfile.TemporaryFile() as file:
+            with tempfile.TemporaryFile(dir=temporary_folder()) as file:
                 for data in self._fetch(name, ranges):
                     file.write(data)
                 file.flush()
@@ -204,13 +209,13 @@ class RemoteStore(Store):
         # the server. Parts of a killed multipart upload would stay there, unlisted but billed.
         self._need_listing("can only be read from")
         try:
-            with tempfile.TemporaryFile() as file:
+            with tempfile.TemporaryFile(dir=temporary_folder()) as file:
                 yield file
                 file.flush()
                 self._put(name, file)
         except OSError as error:
             hint = "; set TMPDIR to a larger folder" if error.errno == errno.ENOSPC else ""
-            step = f"writing it to {tempfile.gettempdir()} first"
+            step = f"writing it to {temporary_folder()} first"
             raise OutputError(f"{self}/{name}: {step}: {error.strerror}{hint}") from error
 
     def _put(self, name: str, file: BinaryIO) -> None:

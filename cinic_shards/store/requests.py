@@ -10,6 +10,7 @@ import threading
 import time
 import urllib.request
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from email.message import Message
 from email.utils import parsedate_to_datetime
@@ -18,8 +19,8 @@ from http.client import HTTPException
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.error import HTTPError
 
-from cinic_shards.errors import CinicShardsError
-from cinic_shards.store.connection import Connection
+from cinic_shards.errors import CinicShardsError, text_without_secrets
+from cinic_shards.store.connection import Connection, hide_secrets
 from cinic_shards.store.elsewhere import call, is_abandoned
 from cinic_shards.store.failures import Failure, RequestError, failure_of
 
@@ -101,7 +102,7 @@ class Requests:
             try:
                 return request()
             except _errors() as error:
-                failure = failure_of(error, is_first=False)
+                failure = self._failure_of(error, is_first=False)
                 raise RequestError(failure, 1, time.monotonic() - start) from error
 
         return call(make)
@@ -119,7 +120,7 @@ class Requests:
             except CinicShardsError:
                 raise
             except _errors() as error:
-                failure = failure_of(error, is_first=not self._has_succeeded)
+                failure = self._failure_of(error, is_first=not self._has_succeeded)
                 num_tries += 1
                 now = time.monotonic()
                 if failure.kind not in mended and self._mend(failure, client, path):
@@ -137,6 +138,13 @@ class Requests:
             if now + wait - start > _SAY_AFTER_SECONDS:
                 self._report(f"{failure.cause}; trying again for up to {end - now:.0f} s")
             is_abandoned(min(wait, end - time.monotonic()))
+
+    def _failure_of(self, error: Exception, *, is_first: bool) -> Failure:
+        """Return ``failure_of`` without secrets, and remove them from the error."""
+        failure = failure_of(error, is_first=is_first)
+        address = self._connection.address
+        hide_secrets(error, address)
+        return replace(failure, cause=text_without_secrets(failure.cause, address.secrets))
 
     def _mend(self, failure: Failure, client: "ObjectStore", path: str) -> bool:
         """Change the client so that the failure may not occur again; return True if it can be."""

@@ -3,14 +3,14 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from urllib.parse import urlsplit
 
-from cinic_shards.errors import OptionError, StoreError
+from cinic_shards.errors import StoreError
 from cinic_shards.store.address import Address
 from cinic_shards.store.connection import TIMES, Connection
 from cinic_shards.store.failures import RequestError
 from cinic_shards.store.remote import RemoteStore
 from cinic_shards.store.requests import Requests
+from cinic_shards.store.urls import parse_web_url
 
 _DAY_SECONDS = "86400"
 """Timeout of one answer in seconds; while no byte arrives, ``read_timeout`` applies."""
@@ -51,18 +51,14 @@ class WebFile(RemoteStore):
                 warning of ``logging``.
 
         Raises:
-            OptionError: the URL is invalid, or holds a password.
+            OptionError: the URL is invalid, has a fragment, or holds a password.
         """
-        parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.netloc or "@" in parts.netloc:
-            raise OptionError(f"{url}: expected https://host/file, without a password")
-        query = f"?{parts.query}" if parts.query else ""
-        # The client's host is the file's entire URL: a path below a host would lose the query.
-        host = f"{parts.netloc}{parts.path}{query}"
+        scheme, host, path, query = parse_web_url(url)
         options = {"timeout": _DAY_SECONDS, "retry_timeout": str(retry_timeout)}
         if max_retries is not None:
             options["max_retries"] = str(max_retries)
-        super().__init__(Address(parts.scheme, host, "", options))
+        # The client's host is the file's entire URL: a path below a host would lose the query.
+        super().__init__(Address(scheme, host + path, "", options, query=query))
         if say is not None:
             self._requests = Requests(Connection(self.address), say)
 

@@ -1,10 +1,10 @@
 """Sources of images, which give records: one file for each source, and their registry."""
 
 import os
-from pathlib import Path
 
 from cinic_shards.errors import OptionError
 from cinic_shards.format import SPLIT_NAME
+from cinic_shards.store import local_path
 from cinic_shards.tree.archive import ArchiveSource
 from cinic_shards.tree.folder import FolderSource
 from cinic_shards.tree.records import Source
@@ -23,7 +23,7 @@ def find_source(root: str | os.PathLike[str] | Source, split_name: str | None = 
         split_name: see ``Source.split_name``.
 
     Raises:
-        OptionError: this cannot be the name of a split, or ``root`` is a source.
+        OptionError: this cannot be the name of a split, ``root`` is a source, or is a URL.
     """
     if split_name is not None and not SPLIT_NAME.fullmatch(split_name):
         raise OptionError(
@@ -34,5 +34,5 @@ def find_source(root: str | os.PathLike[str] | Source, split_name: str | None = 
         if split_name is not None:
             raise OptionError("split_name is for a folder or an archive, not for a source")
         return root
-    path = Path(root)
+    path = local_path(root)
     return next(source for source in SOURCES if source.fits(path))(path, split_name)

@@ -68,7 +68,7 @@ def show(
     out = Path(out)
     store = store_of_file(out)
     dataset = Dataset(path)
-    reader = dataset.split(split or dataset.split_names)
+    reader = dataset.split(dataset.split_names if split is None else split)
     selection = select(dataset, reader, Subset(classes=classes, origin=origins))
     candidates = selection.rows_at(np.arange(len(selection)))
     labels = reader.labels[candidates]

@@ -113,7 +113,7 @@ def stats(
     """
     dataset = path if isinstance(path, Dataset) else Dataset(path)
     subset = Subset(classes=classes, origin=origins)
-    names = split or dataset.split_names
+    names = dataset.split_names if split is None else split
     pixels, counted = PixelSums(0, (0, 0, 0), (0, 0, 0)), None
     if subset == Subset() and not histograms:
         columns = dataset.columns_of(names)

@@ -72,7 +72,7 @@ def convert(
     reject_itself(store, target)
     manifest = read_manifest(store)
     if not manifest.splits:
-        raise OptionError(f"{path}: the dataset holds no samples, expected at least one")
+        raise OptionError(f"{store}: the dataset holds no samples, expected at least one")
     largest = max(shard.num_samples for split in manifest.splits for shard in split.shards)
     options = PackOptions(
         encoding=encoding,
@@ -83,7 +83,7 @@ def convert(
     has_blocks = find_encoding(encoding).has_blocks
     if has_blocks and manifest.image_shape is None:
         raise OptionError(
-            f"{path}: its images have several sizes, blocks of the encoding {encoding} hold one; "
+            f"{store}: its images have several sizes, blocks of the encoding {encoding} hold one; "
             "choose --encoding png"
         )
     if not has_blocks and ENCODINGS[manifest.encoding].has_blocks:

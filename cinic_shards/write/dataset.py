@@ -5,7 +5,6 @@ an older dataset stays until the new one is complete. A journal in that folder l
 resume after this process is killed.
 """
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import BrokenExecutor, Executor
 from contextlib import AbstractContextManager
@@ -88,10 +87,7 @@ def old_files(store: Store, overwrite: bool) -> list[str]:
 
 def reject_itself(source: Store, out: Store) -> None:
     """Raise OptionError if a dataset would be written over the one that it is made from."""
-    locations = {
-        os.path.realpath(str(store)) if store.is_local else str(store) for store in (source, out)
-    }
-    if len(locations) == 1:
+    if source.identity == out.identity:
         raise OptionError(f"{out}: is the input dataset; write the shards elsewhere")
 
 

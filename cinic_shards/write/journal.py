@@ -53,8 +53,9 @@ class Journal:
             OSError: the folder cannot be written.
         """
         self.folder = out.folder(fmt.PACKING_FOLDER)
-        self.folder.make()
-        self._lock = self.folder.lock(_LOCK)
+        with self.folder.undone_on_error():
+            self.folder.make()
+            self._lock = self.folder.lock(_LOCK)
         if self._lock is None:
             raise OutputError(f"{out}: another process is packing there")
         try:

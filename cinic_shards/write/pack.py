@@ -1,7 +1,6 @@
 """Pack a tree of PNGs, or an archive of one, into a dataset of shards."""
 
 import os
-import tempfile
 import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
@@ -18,7 +17,7 @@ from cinic_shards.codec import DEFAULT_ENCODING, ENCODINGS, find_encoding
 from cinic_shards.errors import FormatError, OptionError
 from cinic_shards.format import Manifest
 from cinic_shards.jobs import Progress, Tally
-from cinic_shards.options import checked
+from cinic_shards.options import checked, temporary_folder
 from cinic_shards.store import Store, StoreLike, open_store
 from cinic_shards.tree import Source, find_source
 from cinic_shards.tree.listing import list_tree
@@ -170,14 +169,14 @@ def pack(
     source, store = find_source(root, split_name), open_store(out)
     inside = os.path.realpath(source.root)
     if store.is_local and Path(os.path.realpath(str(store))).is_relative_to(inside):
-        raise OptionError(f"{out}: is inside the tree {source.root}; write the shards elsewhere")
+        raise OptionError(f"{store}: is inside the tree {source.root}; write the shards elsewhere")
     check_output(store, overwrite)
 
     @contextmanager
     def open_recipe(folder: Store, pool: Executor) -> Iterator[Recipe]:
         # Next to the shards: their disk has room for files of this size, and workers on other
         # machines can read it.
-        spool_folder = str(folder) if folder.is_local else tempfile.gettempdir()
+        spool_folder = str(folder) if folder.is_local else temporary_folder()
         with source.open(
             executor=pool, spool_folder=Path(spool_folder), progress=Tally(progress, "scan").add
         ) as tree:

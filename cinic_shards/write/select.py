@@ -25,7 +25,7 @@ from cinic_shards.jobs import Progress
 from cinic_shards.options import checked, number_of_workers
 from cinic_shards.read.dataset import Dataset
 from cinic_shards.read.subset import Subset
-from cinic_shards.store import StoreLike, open_store
+from cinic_shards.store import StoreLike, local_path, open_store
 from cinic_shards.tree.rules import PNG_SUFFIXES
 from cinic_shards.write.convert import list_shards
 from cinic_shards.write.dataset import (
@@ -207,10 +207,10 @@ def select_tree(
             to is missing.
     """
     workers = number_of_workers(workers)
-    dataset, out = Dataset(path), Path(out)
+    dataset, out = Dataset(path), local_path(out)
     chosen = choose(dataset, splits, subset or Subset(), warn)
     if symlink_to is not None:
-        return _link(Path(symlink_to), out, chosen, progress)
+        return _link(local_path(symlink_to), out, chosen, progress)
     jobs = [
         UnpackJob(
             store=dataset.store,

@@ -18,7 +18,7 @@ from cinic_shards.format.provenance import ORIGINS, origins_named
 from cinic_shards.jobs import Progress, Tally, make_executor, run_jobs
 from cinic_shards.options import checked, number_of_workers
 from cinic_shards.read.open import open_shard, read_manifest
-from cinic_shards.store import Store, StoreLike, lock_file, open_store
+from cinic_shards.store import Store, StoreLike, local_path, lock_file, open_store
 from cinic_shards.write.samples.packed import OpenShard, PackedSamples
 
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -102,7 +102,7 @@ def unpack(
     workers = number_of_workers(workers)
     store = open_store(path)
     manifest = read_manifest(store)
-    out = Path(out)
+    out = local_path(out)
     jobs = list(_jobs(store, manifest, out, splits, classes, origins))
     return unpack_jobs(store, out, jobs, workers=workers, progress=progress)
 

@@ -317,12 +317,30 @@ def test_no_such_file(hostile: str, tmp_path: Path) -> None:
         ({"url": "https://x"}, "names no file"),
         ({"accept_hash": "abc"}, r"expected an MD5 \(32"),
         ({"accept_hash": "z" * 32}, r"expected an MD5 \(32"),
+        ({"accept_hash": ""}, r"expected an MD5 \(32"),
+        ({"accept_hash": "sha1:" + "0" * 32}, r"expected an MD5 \(32"),
+        ({"accept_hash": "sha256:" + "0" * 32}, r"expected an MD5 \(32"),
+        ({"url": ""}, "expected https://host/file"),
+        ({"url": "https://x/a#b"}, "the URL has a '#'"),
+        ({"url": "https://x/a%00"}, "has a control character"),
+        ({"url": "https://x/a%FF"}, "not UTF-8"),
+        ({"url": "https://x/a%2F.."}, "names no file"),
     ],
 )
 def test_invalid_options(tmp_path: Path, options: dict[str, str], said: str) -> None:
     with pytest.raises(OptionError, match=said):
         fetch(tmp_path, **options)  # type: ignore[arg-type]
     assert names(tmp_path) == []
+
+
+def test_secrets_of_a_url_are_not_stored(url: str, tmp_path: Path) -> None:
+    """A signed URL gets a new signature; it is still the same file."""
+    begun(tmp_path, f"{url}?sig=hidden1", 1_000_000, other_url=url)
+    done = fetch(tmp_path, url=f"{url}?sig=hidden2", accept_hash=HASH)
+    assert done.num_received == 2_000_000
+    with pytest.raises(StoreError) as caught:
+        fetch(tmp_path / "x", url=f"{url}?sig=hidden3")
+    assert "hidden" not in str(caught.value) and f"{url}: 3,000,000 bytes" in str(caught.value)
 
 
 def test_invalid_paths(url: str, tmp_path: Path) -> None:

@@ -187,6 +187,21 @@ MISTAKES = {
     "a damaged manifest": (1, "info {tmp}/damaged", "the file is damaged or was edited"),
     "a URL with an unknown scheme": (2, "info ftp://host/x", "unknown scheme ftp://"),
     "a dataset's name too long": (1, "info {tmp}/{long}", "File name too long"),
+    "a URL for a tree": (2, "pack s3://b/x {tmp}/out", "is a URL, expected a path"),
+    "a URL for a tree to write": (2, "unpack {shards} s3://b/x", "is a URL, expected a path"),
+    "a URL with a fragment": (2, "pack {tree} s3://b/x#1 --overwrite", "the URL has a '#'"),
+    "a URL with one slash": (2, "pack {tree} s3:/b/x", "expected s3://, or ./ before a path"),
+    "an unknown executor": (2, "pack {tree} {tmp}/out --executor x", "expected process, process:N"),
+    "a tree and links": (
+        2,
+        "select {shards} {tmp}/out --tree --symlink-to {tree}",
+        "--symlink-to writes links; give one of them",
+    ),
+    "a format of nothing": (
+        2,
+        "restore-cifar10 {shards} --check {tmp}/file --format npz",
+        "there is nothing to write",
+    ),
     "bench without shards": (1, "bench {tree} {tmp}/nothing", "no dataset"),
     "bench of an unknown split": (2, "bench {tree} {shards} --split dev", "no split 'dev'"),
 }
@@ -212,6 +227,39 @@ def test_a_mistake_gives_one_message(
     assert is_one_message(found, status), found
     assert said.format(**paths) in found.err
     assert sorted(tmp_path.rglob("*")) == before
+
+
+EMPTY = """
+pack,,{tmp}/out
+pack,{tree},
+pack,{tree},{tmp}/out,--executor,
+unpack,{shards},
+info,
+verify,{shards},--against,
+show,{shards},-o,{tmp}/x.png,--split,
+stats,{shards},--split=
+fetch,{tmp},--url=
+fetch,{tmp},--accept-hash,
+report,{shards},-o,
+contributors,{shards},--out=
+""".strip().splitlines()
+
+
+@pytest.mark.parametrize("line", EMPTY)
+def test_an_empty_argument_is_rejected(
+    run: Run,
+    demo_tree: Path,
+    demo_shards: Path,
+    tmp_path: Path,
+    line: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It comes from an unset variable; it would be the working folder, or the default."""
+    monkeypatch.chdir(tmp_path)
+    paths = {"tmp": tmp_path, "tree": demo_tree, "shards": demo_shards}
+    found = run(*line.format(**paths).split(","))
+    assert found.status == 2 and "an argument is empty" in found.err and found.out == ""
+    assert list(tmp_path.iterdir()) == []
 
 
 USAGE = [

@@ -96,8 +96,8 @@ def test_invalid_paths(path: str, options: dict[str, Any], said: str) -> None:
     [
         ("s3://bucket/x", {"foo": "bar"}, "^s3://bucket/x: .*'foo' is not valid for store 'S3'"),
         ("https://host/x", {"region": "y"}, "^https://host/x: unknown option region"),
-        ("s3://bucket/x?timeout=soon", {}, "timeout=soon: expected a number of seconds"),
-        ("s3://bucket/x", {"max_retries": -1}, "max_retries=-1: expected a number"),
+        ("s3://bucket/x?timeout=soon", {}, "option timeout: expected a number of seconds"),
+        ("s3://bucket/x", {"max_retries": -1}, "option max_retries: expected an integer"),
         ("az://container/x", {}, "Account must be specified"),
     ],
 )

@@ -51,8 +51,8 @@ def test_processes(where: str | None, workers: int | None, expected: int) -> Non
     ("where", "workers", "said"),
     [
         ("process:0", None, "workers=0: expected an integer, at least 1"),
-        ("process:", None, "expected process, process:N or dask://host:port"),
-        ("process:-1", None, "expected process, process:N or dask://host:port"),
+        ("process:", None, "expected process, process:N or dask://host:8786"),
+        ("process:-1", None, "expected process, process:N or dask://host:8786"),
         ("ray://host", None, "executor 'ray://host': expected process, process:N or dask"),
         ("process:2", 2, "2 workers and process:2: give only one of them"),
         ("dask://host:1", 2, "2 workers and dask://host:1: give only one of them"),

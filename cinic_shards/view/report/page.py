@@ -49,7 +49,7 @@ def make_page(content: Content, *, title: str | None = None) -> str:
     script = _asset("script.js")
     return TEMPLATES.get_template("page.html").render(
         script_digest=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-        title=title or _title(content),
+        title=_title(content) if title is None else title,
         style=_asset("style.css"),
         script=script,
         zooms={name: max(1, side // content.sheets.side) for name, side in _SIDES.items()},
