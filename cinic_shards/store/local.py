@@ -1,7 +1,6 @@
 """Folders of this machine: mapped reads, atomic writes, and locks."""
 
 import errno
-import mmap
 import os
 import shutil
 import stat
@@ -18,6 +17,7 @@ from numpy.typing import NDArray
 from cinic_shards.errors import MissingError, OutputError, StoreError
 from cinic_shards.store.base import MAX_READ_BYTES, Bytes, Store, check_size
 from cinic_shards.store.urls import local_path
+from cinic_shards.store.system import map_file, sync_folder
 
 try:
     import fcntl
@@ -128,22 +128,25 @@ class LocalStore(Store):
     def _unread(self, name: str, error: OSError) -> StoreError:
         is_missing = isinstance(error, FileNotFoundError | NotADirectoryError)
         error_type = MissingError if is_missing else StoreError
-        return error_type(str(self.root / name), f"{error.strerror}")
+        hint = "; raise the limit of open files: ulimit -n" if error.errno == errno.EMFILE else ""
+        return error_type(str(self.root / name), f"{error.strerror}{hint}")
 
     def read_range(self, name: str, start: int, stop: int) -> Bytes:
         try:
             with self._open(name) as file:
                 size = os.fstat(file.fileno()).st_size
-                if stop > size:
-                    raise StoreError(
-                        str(self.root / name),
-                        f"{size:,} bytes, expected at least {stop:,}; the file "
-                        "is truncated, fetch it again",
-                    )
-                file.seek(start)
-                return file.read(stop - start)
+                if stop <= size:
+                    file.seek(start)
+                    data = file.read(stop - start)
+                    if len(data) == stop - start:
+                        return data
+                    size = start + len(data)  # the file has just been truncated
         except OSError as error:
             raise self._unread(name, error) from error
+        raise StoreError(
+            str(self.root / name),
+            f"{size:,} bytes, expected at least {stop:,}; the file is truncated, fetch it again",
+        )
 
     def map(self, name: str, expected_size: int, *, read_ahead: bool = False) -> NDArray[np.uint8]:
         path = self.root / name
@@ -151,14 +154,9 @@ class LocalStore(Store):
             with self._open(name) as file:
                 size = os.fstat(file.fileno()).st_size
                 check_size(str(path), size, expected_size, "fetch it again")
-                if size == 0:  # mmap rejects empty files
-                    return np.empty(0, np.uint8)
-                memory = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+                return map_file(file.fileno(), size, read_ahead=read_ahead)
         except OSError as error:
             raise self._unread(name, error) from error
-        if read_ahead and hasattr(memory, "madvise"):
-            memory.madvise(mmap.MADV_WILLNEED)
-        return np.frombuffer(memory, np.uint8)
 
     def free_bytes(self) -> int:
         return shutil.disk_usage(self.root).free

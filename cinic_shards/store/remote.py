@@ -23,6 +23,7 @@ from cinic_shards.store.connection import Connection
 from cinic_shards.store.elsewhere import Started, start
 from cinic_shards.store.failures import RequestError
 from cinic_shards.store.requests import Requests
+from cinic_shards.store.system import map_file
 
 PART_BYTES = 2**23
 """Bytes per request when an entire file is read."""
@@ -180,8 +181,6 @@ class RemoteStore(Store):
         location = f"{self}/{name}"
         size = self.size(name)
         check_size(location, size, expected_size, "write it again")
-        if size == 0:  # mmap rejects empty files
-            return np.empty(0, np.uint8)
         folder = temporary_folder()
         if (free := shutil.disk_usage(folder).free) < size:
             raise StoreError(
@@ -196,10 +195,9 @@ class RemoteStore(Store):
                     file.write(data)
                 file.flush()
                 # The space is freed with the array: the file has no name.
-                memory = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+                return map_file(file.fileno(), size)
         except OSError as error:
             raise StoreError(location, f"fetching it to {folder}: {error.strerror}") from error
-        return np.frombuffer(memory, np.uint8)
 
     # Writing
 

@@ -1,9 +1,13 @@
 """Addresses of stores; local files: atomic writes, mapped reads, and errors that name the file."""
 
+import errno
+import io
 import os
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +16,7 @@ import pytest
 
 from cinic_shards.errors import OptionError, OutputError, StoreError
 from cinic_shards.store import TEMPORARY_SUFFIX, LocalStore, RemoteStore, open_store
+from cinic_shards.store.system import num_maps_left
 from tests.support.files import PAGE
 
 
@@ -269,6 +274,81 @@ def test_map(store: LocalStore, size: int) -> None:
 def test_map_of_an_empty_file(store: LocalStore) -> None:
     (store.root / "x").touch()
     assert store.map("x", 0).shape == (0,)
+
+
+@pytest.mark.parametrize("path", ["folder", "memory://maps"])
+def test_maps_keep_no_file_open(tmp_path: Path, path: str) -> None:
+    store = open_store(path if ":" in path else tmp_path)
+    with store.create("x") as file:
+        file.write(b"abc")
+    maps = [store.map("x", 3)]  # the first call may open files that stay open
+    before = num_open_files()
+    maps += [store.map("x", 3) for _ in range(20)]
+    assert num_open_files() == before
+    assert {mapped.tobytes() for mapped in maps} == {b"abc"}
+
+
+def num_open_files() -> int:
+    """Return the number of descriptors that this process has open."""
+    num_open = 0
+    for descriptor in range(1024):
+        with suppress(OSError):
+            os.fstat(descriptor)
+            num_open += 1
+    return num_open
+
+
+def test_a_map_ends_with_its_last_array(store: LocalStore) -> None:
+    (store.root / "x").write_bytes(bytes(2 * PAGE))
+    before = num_maps_left()
+    part = store.map("x", 2 * PAGE)[PAGE:]
+    view = store.map("x", 2 * PAGE).data
+    assert num_maps_left() == before - 2
+    del part, view
+    assert num_maps_left() == before
+
+
+def test_too_many_open_files(store: LocalStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*args: object) -> None:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    monkeypatch.setattr(os, "open", fail)
+    with pytest.raises(StoreError, match="Too many open files; raise the limit .*: ulimit -n"):
+        store.map("x", 3)
+
+
+class _ByteByByte(io.FileIO):
+    """A file as on some FUSE mounts: a read returns fewer bytes than it was asked for."""
+
+    def readinto(self, buffer: Any) -> int:
+        return super().readinto(memoryview(buffer)[:1])
+
+
+@pytest.mark.parametrize("size, said", [(100, ""), (50, "50 bytes, expected at least 90")])
+def test_short_reads(
+    store: LocalStore, monkeypatch: pytest.MonkeyPatch, size: int, said: str
+) -> None:
+    """Short reads are continued. A file that shrinks while it is read is an error."""
+    data = bytes(range(100))
+    (store.root / "x").write_bytes(data)
+
+    def shrinking(name: str) -> io.BufferedReader:
+        file = io.BufferedReader(_ByteByByte(store.root / name), 1)
+        monkeypatch.setattr(os, "fstat", partial(_fstat_and_truncate, store.root / name, size))
+        return file
+
+    monkeypatch.setattr(store, "_open", shrinking)
+    if not said:
+        assert store.read_range("x", 10, 90) == data[10:90] and store.read("x") == data
+        return
+    with pytest.raises(StoreError, match=f"/x: {said}; the file is truncated"):
+        store.read_range("x", 10, 90)
+
+
+def _fstat_and_truncate(path: Path, size: int, descriptor: int) -> os.stat_result:
+    state = os.stat(path)
+    os.truncate(path, size)
+    return state
 
 
 @pytest.mark.parametrize("size, expected", [(0, 1), (10, 9), (9, 10), (1_000_000, 2_000_000)])
