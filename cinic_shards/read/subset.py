@@ -1,7 +1,7 @@
 """Select the samples of a split that an epoch visits; only the indexes are read."""
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -118,8 +118,8 @@ def choose_samples(dataset: Dataset, columns: Columns, subset: Subset) -> NDArra
     """
     is_chosen = np.ones(len(columns), np.bool_)
     if subset.classes is not None:
-        classes = dataset.manifest.classes
-        wanted = [classes.index(_known("class", name, classes)) for name in subset.classes]
+        label_of = {name: label for label, name in enumerate(dataset.manifest.classes)}
+        wanted = [label_of[_known("class", name, label_of)] for name in subset.classes]
         is_chosen &= np.isin(columns.labels, wanted)
     if subset.origin is not None:
         names = [subset.origin] if isinstance(subset.origin, str) else subset.origin
@@ -146,7 +146,7 @@ def _given(subset: Subset) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value != getattr(default, name)}
 
 
-def _known(noun: str, name: str, names: Sequence[str]) -> str:
+def _known(noun: str, name: str, names: Collection[str]) -> str:
     if name not in names:
         raise OptionError(f"no {noun} {name!r}; there is {', '.join(names)}")
     return name
@@ -165,10 +165,12 @@ def _thinned(is_chosen: NDArray[np.bool_], columns: Columns, subset: Subset) -> 
     """Keep a fraction of each class of each split; return the new mask."""
     out = np.zeros_like(is_chosen)
     for split in np.unique(columns.split).tolist():
-        in_split = is_chosen & (columns.split == split)
-        for label in np.unique(columns.labels[in_split]).tolist():
-            rows = np.flatnonzero(in_split & (columns.labels == label))
+        in_split = np.flatnonzero(is_chosen & (columns.split == split))
+        if len(in_split) == 0:
+            continue
+        by_label = in_split[np.argsort(columns.labels[in_split], kind="stable")]
+        for rows in np.split(by_label, np.flatnonzero(np.diff(columns.labels[by_label])) + 1):
             count = max(1, int(subset.fraction * len(rows) + 0.5))
-            purpose = f"fraction of {split}, label {label}"
+            purpose = f"fraction of {split}, label {columns.labels[rows[0]]}"
             out[rows[kernels.choose(count, len(rows), purpose, subset.fraction_seed)]] = True
     return out

@@ -140,8 +140,9 @@ def _join(
 ) -> Records:
     """Join a split's folders as records, sorted by path."""
     folders = [folder for _, folder in named]
+    label_of = {name: label for label, name in enumerate(classes)}
     labels = np.repeat(
-        np.array([classes.index(name) for name, _ in named], np.int32),
+        np.array([label_of[name] for name, _ in named], np.int32),
         [len(folder.files) for folder in folders],
     )
     return make_records(
@@ -171,7 +172,8 @@ def _warnings(
     elif empty:
         yield f"{len(empty):,} classes have no image in any split and get no label: {some(empty)}"
     for split, named in sorted(found.items()):
-        if missing := [name for name in classes if name not in {name for name, _ in named}]:
+        present = {name for name, _ in named}
+        if missing := [name for name in classes if name not in present]:
             yield f"split {split} has no image of {some(missing)}"
     for what, names in ("splits", list(found)), ("classes", list(classes)), ("files", files):
         if alike := look_alikes(names):

@@ -136,6 +136,14 @@ def test_duplicates_of_another_split_are_left_out(tree: Path, shards: Path) -> N
     assert len(keys_left(shards, "train", exclude_duplicates_of="valid+test")) == 180
 
 
+def test_a_fraction_if_a_split_has_no_sample(tree: Path, shards: Path) -> None:
+    chosen = keys_left(
+        shards, "train+valid", fraction=0.5, where=lambda columns: columns.split == "train"
+    )
+    expected = keys_left(shards, "train", fraction=0.5)
+    assert chosen == expected and 0 < len(chosen) < len(all_keys(tree, "train"))
+
+
 def test_a_fraction_of_each_class_of_each_split(shards: Path) -> None:
     keys = keys_left(shards, "train+valid", fraction=0.3, exclude_duplicates_of="test")
     counts = Counter(tuple(key.split("/")[:2]) for key in keys)
