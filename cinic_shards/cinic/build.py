@@ -33,7 +33,7 @@ from cinic_shards.errors import OutputError
 from cinic_shards.format.provenance import parse_stem
 from cinic_shards.jobs import Progress, open_executor
 from cinic_shards.options import checked, temporary_folder
-from cinic_shards.store import LocalStore, StoreLike, local_path, open_store
+from cinic_shards.store import LocalStore, StoreLike, local_path, open_store, sync_disk, sync_folder
 from cinic_shards.write.dataset import check_output
 from cinic_shards.write.pack import PackOptions, pack
 
@@ -90,10 +90,12 @@ def build_tree(
         built = _build(
             local_path(cifar), local_path(imagenet), sink, options, executor, progress, warn
         )
+        sync_disk(tree)
         if is_folder:
             _move_splits(tree, target)
         else:
             os.replace(tree, target)
+        sync_folder(target if is_folder else target.parent)
     return built
 
 

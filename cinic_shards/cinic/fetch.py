@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 from cinic_shards.errors import MissingError, OptionError, OutputError, StoreError
 from cinic_shards.jobs import Progress
 from cinic_shards.options import checked
-from cinic_shards.store import Answer, WebFile, lock_file
+from cinic_shards.store import Answer, WebFile, lock_file, sync_folder
 from cinic_shards.store.urls import decode_path, local_path, parse_web_url
 
 URL = "https://datashare.is.ed.ac.uk/bitstream/handle/10283/3192/CINIC-10.tar.gz"
@@ -98,8 +98,10 @@ def fetch(
             if not download.take_rejected(algorithm, expected):
                 download.run()
                 _check(path, file.name, algorithm, expected, str(web), progress)
-            os.fsync(file.fileno())
+            with open(file.name, "r+b") as complete:  # a rejected one may have replaced the part
+                os.fsync(complete.fileno())
             os.replace(file.name, path)
+            sync_folder(path.parent)
             _part(path, _NOTE).unlink(missing_ok=True)
             return Fetched(
                 path, path.stat().st_size, download.num_received, f"{algorithm}:{expected}"

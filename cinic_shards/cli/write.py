@@ -170,7 +170,8 @@ def unpack(
     """Write a dataset's PNGs back as a tree.
 
     From `png` the files are the same byte for byte; from blocks they are re-encoded, with the same
-    pixels. If it was interrupted, run the same command again to resume.
+    pixels. If it was interrupted, run the same command again to resume. All files are on the disk
+    when the command ends; after a power cut before that, remove the tree and start again.
 
     **Examples**
 

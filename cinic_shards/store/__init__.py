@@ -1,8 +1,8 @@
 """Stores: read and write a dataset's files by name, in a folder, an object store or a web server.
 
 ``base`` defines the interface, ``local`` is a folder, ``address`` parses URLs and ``urls`` their
-parts, ``remote`` is an object store or a web server, and ``web_file`` one file at a URL. Only
-``connection``, ``remote`` and ``web_file`` use the network.
+parts, ``remote`` is an object store or a web server, ``web_file`` one file at a URL, and ``system``
+calls of the operating system. Only ``connection``, ``remote`` and ``web_file`` use the network.
 """
 
 import os
@@ -23,13 +23,14 @@ from cinic_shards.store.local import (
     store_of_file,
 )
 from cinic_shards.store.remote import RemoteStore
+from cinic_shards.store.system import num_maps_left, sync_disk, sync_folder
 from cinic_shards.store.urls import local_path
 from cinic_shards.store.web_file import Answer, WebFile
 
 __all__ = [
     "MAX_READ_BYTES", "TEMPORARY_SUFFIX", "Answer", "Bytes", "LocalStore", "StoreLike",
     "RemoteStore", "Store", "WebFile", "has_client", "local_path", "lock_byte", "lock_file",
-    "open_store", "store_of_file",
+    "num_maps_left", "open_store", "store_of_file", "sync_disk", "sync_folder",
 ]  # fmt: skip
 
 StoreLike = str | os.PathLike[str] | Store

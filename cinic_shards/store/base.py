@@ -12,10 +12,11 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from cinic_shards.errors import StoreError
+from cinic_shards.errors import OutputError, StoreError
 
-MAX_READ_BYTES = 2**26
-"""The largest file that ``Store.read`` returns: 64 MiB; manifests are read this way."""
+MAX_READ_BYTES = 2**27
+"""The largest file that ``Store.read`` returns and ``Store.write`` writes: 128 MiB; for instance a
+manifest of 200,000 shards."""
 
 Bytes = bytes | memoryview
 
@@ -48,7 +49,7 @@ class Store(ABC):
 
     @abstractmethod
     def read(self, name: str) -> bytes:
-        """Read a complete file of at most 64 MiB.
+        """Read a complete file of at most ``MAX_READ_BYTES``.
 
         Raises:
             MissingError: there is no such file.
@@ -101,6 +102,8 @@ class Store(ABC):
     def create(self, name: str, *, is_shared: bool = False) -> AbstractContextManager[BinaryIO]:
         """Write a file that appears under its name only when it is complete.
 
+        A local file is complete on the disk by then, and its name stays after a power cut.
+
         Args:
             name: the file's name.
             is_shared: another process may be writing the same file now, for instance if a cluster
@@ -139,6 +142,19 @@ class Store(ABC):
                 left, without an error.
         """
 
+    def write(self, name: str, data: bytes) -> None:
+        """Write a file for ``read``; see ``create``.
+
+        Raises:
+            OutputError: it is larger than ``read`` accepts, or cannot be written.
+        """
+        if len(data) > MAX_READ_BYTES:
+            raise OutputError(
+                f"{self}/{name}: {len(data):,} bytes, expected at most {MAX_READ_BYTES:,}"
+            )
+        with self.create(name) as file:
+            file.write(data)
+
     # Only a local folder overrides these.
 
     def lock(self, name: str) -> Any | None:
@@ -148,6 +164,13 @@ class Store(ABC):
         succeeds there.
         """
         return _NoLock()
+
+    def sync(self) -> None:  # noqa: B027 - only folders are synced
+        """Wait until all calls of ``take`` and ``delete`` are on the disk: a power cut undoes none.
+
+        Raises:
+            OutputError: the disk reports an error.
+        """
 
     def make(self) -> None:  # noqa: B027 - only folders are made
         """Make the folder, if the store has folders."""

@@ -169,7 +169,10 @@ class LocalStore(Store):
         try:
             with open(temporary, "wb") as file:
                 yield file
+                file.flush()
+                os.fsync(file.fileno())
             os.replace(temporary, path)
+            sync_folder(self.root)
         except BaseException as error:
             with suppress(OSError):
                 temporary.unlink()
@@ -202,7 +205,16 @@ class LocalStore(Store):
         return lock_file(self.root / name)
 
     def make(self) -> None:
+        missing = [path for path in (self.root, *self.root.parents) if not path.exists()]
         self.root.mkdir(parents=True, exist_ok=True)
+        for folder in missing:
+            sync_folder(folder.parent)
+
+    def sync(self) -> None:
+        try:
+            sync_folder(self.root)
+        except OSError as error:
+            raise OutputError(f"{self.root}: {error.strerror}") from error
 
     @contextmanager
     def undone_on_error(self) -> Iterator[None]:

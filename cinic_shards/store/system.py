@@ -34,6 +34,7 @@ def _load_system() -> Any:
 
 
 _system = _load_system()
+_unmap = getattr(_system, "munmap", None)
 
 
 class _Map:
@@ -55,11 +56,11 @@ class _Map:
             "version": 3, "shape": (size,), "typestr": "|u1", "data": data
         }  # fmt: skip
 
-    # A default, because the module's names may be gone when the process ends.
-    def __del__(self, release: Any = getattr(_system, "munmap", None)) -> None:
-        if self._address != _FAILED:
+    # Defaults, because the module's names may be gone when the process ends.
+    def __del__(self, unmap: Any = _unmap, failed: Any = _FAILED) -> None:
+        if self._address != failed:
             self.addresses.discard(self._address)
-            release(self._address, self._size)
+            unmap(self._address, self._size)
 
 
 def _last_error() -> OSError:

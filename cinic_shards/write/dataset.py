@@ -294,10 +294,18 @@ def _move_files(store: Store, journal: Journal, manifest: Manifest, old: list[st
     """Replace the old dataset with the new one. This can be repeated after an interruption."""
     names = [shard.name for split in manifest.splits for shard in split.shards]
     journal.moving(old)
-    for name in [fmt.MANIFEST_NAME, *(name for name in old if name not in names)]:
-        store.delete(name)
-    for name in [*names, fmt.MANIFEST_NAME]:
+    # Synced, so that no manifest is beside files of a different dataset, even after a power cut.
+    store.delete(fmt.MANIFEST_NAME)
+    store.sync()
+    kept = set(names)
+    for name in old:
+        if name not in kept:
+            store.delete(name)
+    for name in names:
         store.take(fmt.PACKING_FOLDER, name)  # does nothing if the file was moved before
+    store.sync()
+    store.take(fmt.PACKING_FOLDER, fmt.MANIFEST_NAME)
+    store.sync()
 
 
 def _check_space(store: Store, recipe: Recipe, num_done: int) -> None:

@@ -25,7 +25,7 @@ from cinic_shards.jobs import Progress
 from cinic_shards.options import checked, number_of_workers
 from cinic_shards.read.dataset import Dataset
 from cinic_shards.read.subset import Subset
-from cinic_shards.store import StoreLike, local_path, open_store
+from cinic_shards.store import StoreLike, local_path, open_store, sync_disk
 from cinic_shards.tree.rules import PNG_SUFFIXES
 from cinic_shards.write.convert import list_shards
 from cinic_shards.write.dataset import (
@@ -261,6 +261,10 @@ def _link(tree: Path, out: Path, chosen: Sequence[Chosen], progress: Progress) -
             progress("link", num_made + num_kept, len(targets))
     if different:
         raise _problems(f"{out}: holds different files for", different, "move them")
+    try:
+        sync_disk(out)
+    except OSError as error:
+        raise OutputError(f"{out}: {error.strerror}") from error
     return Unpacked(num_made, num_kept)
 
 

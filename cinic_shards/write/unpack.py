@@ -18,7 +18,7 @@ from cinic_shards.format.provenance import ORIGINS, origins_named
 from cinic_shards.jobs import Progress, Tally, make_executor, run_jobs
 from cinic_shards.options import checked, number_of_workers
 from cinic_shards.read.open import open_shard, read_manifest
-from cinic_shards.store import Store, StoreLike, local_path, lock_file, open_store
+from cinic_shards.store import Store, StoreLike, local_path, lock_file, open_store, sync_disk
 from cinic_shards.write.samples.packed import OpenShard, PackedSamples
 
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -81,6 +81,9 @@ def unpack(
     re-encoded, with the same pixels. An existing file is kept if it is the same, so the same call
     resumes an interrupted one. An existing file with different content is never replaced.
 
+    All files are on the disk when the call returns. After a power cut before that, files may be
+    incomplete, and the same call reports them as different: remove the tree then.
+
     Args:
         path: the dataset's folder, URL or open store.
         out: folder of the tree.
@@ -128,6 +131,7 @@ def unpack_jobs(
             results = run_jobs(
                 executor, _unpack_shard, jobs, done=lambda result: tally.add(result.num_samples)
             )
+            sync_disk(out)
     except OSError as error:
         raise OutputError(f"{error.filename or out}: {error.strerror}") from error
     finally:

@@ -25,6 +25,7 @@ from cinic_shards.cinic.build import build_shards, build_tree
 from cinic_shards.cinic.build_options import BuildOptions, Built
 from cinic_shards.cinic.cifar10 import CLASSES, read_cifar10
 from cinic_shards.cinic.draw import Shares, draw_cifar10, draw_order
+from cinic_shards.cinic.sink import PixelsJob, write_pixels
 from cinic_shards.cinic.synsets import synsets_by_class
 from cinic_shards.errors import (
     CinicShardsError,
@@ -39,6 +40,7 @@ from cinic_shards.read.open import read_manifest
 from cinic_shards.store import open_store
 from cinic_shards.write.pack import PackOptions, pack
 from tests.support import ROOT
+from tests.support.disk import record_disk
 from tests.support.files import files_of
 
 SHARED = ROOT.parent / "shared"
@@ -91,6 +93,37 @@ def run_build(sources: Path, out: Path, *, workers: int = 1, **options: Any) -> 
 
 def stems_of(tree: Path, split: str, class_name: str = "*", names: str = "*") -> list[str]:
     return sorted(path.stem for path in tree.glob(f"{split}/{class_name}/{names}.png"))
+
+
+@pytest.mark.parametrize("is_folder", [True, False])
+def test_a_tree_survives_a_power_cut(
+    demo_sources: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_folder: bool
+) -> None:
+    """All images are on the disk before the tree gets its name."""
+    out = tmp_path / "tree"
+    if is_folder:
+        out.mkdir()
+    calls = record_disk(monkeypatch, tmp_path)
+    run_build(demo_sources, out, per_class=9)
+    synced = calls.index("sync disk")
+    renames = [number for number, call in enumerate(calls) if call.startswith("rename")]
+    assert renames and synced < renames[0]
+    assert calls[renames[-1] + 1] == ("sync tree" if is_folder else "sync .")
+
+
+def test_a_file_that_is_written_in_part(tmp_path: Path) -> None:
+    """The system writes the bytes that fit, and reports an error only for the next ones."""
+    resource = pytest.importorskip("resource")
+    (tmp_path / "train" / "cat").mkdir(parents=True)
+    images = np.random.default_rng(0).integers(0, 256, (1, 32, 32, 3), np.uint8)
+    job = PixelsJob(str(tmp_path), images, (0,), ("train/cat/x",))
+    before, most = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, most))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            write_pixels(job)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (before, most))
 
 
 def build_error(sources: Path, error: type[CinicShardsError], **options: Any) -> str:

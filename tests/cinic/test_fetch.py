@@ -23,6 +23,7 @@ from cinic_shards.cinic import fetch as fetch_module
 from cinic_shards.cinic.fetch import MD5, fetch
 from cinic_shards.errors import MissingError, OptionError, OutputError, StoreError
 from cinic_shards.store import WebFile, lock_file
+from tests.support.disk import record_disk
 
 CONTENT = random.Random(0).randbytes(3_000_000)
 HASH = hashlib.md5(CONTENT).hexdigest()
@@ -135,6 +136,24 @@ def test_an_interrupted_download_resumes(proxied: FaultProxy, tmp_path: Path) ->
     assert done.num_received == 1_000_000
     assert done.path.read_bytes() == CONTENT
     assert names(tmp_path) == [NAME]
+
+
+@pytest.mark.parametrize("is_rejected_first", [False, True])
+def test_a_download_survives_a_power_cut(
+    plain: tuple[str, list[str]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    is_rejected_first: bool,
+) -> None:
+    """The file is on the disk before its name is."""
+    url, _ = plain
+    if is_rejected_first:
+        with pytest.raises(StoreError, match="to accept this file"):
+            fetch(tmp_path, url=url, accept_hash=MD5)
+    calls = record_disk(monkeypatch, tmp_path)
+    fetch(tmp_path, url=url, accept_hash=HASH)
+    last = [call for call in calls if not call.startswith("delete")][-3:]
+    assert last == [f"sync {NAME}.part", f"rename {NAME}.part {NAME}", "sync ."]
 
 
 def test_a_complete_part_is_renamed(url: str, tmp_path: Path) -> None:

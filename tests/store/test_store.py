@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ import pytest
 from cinic_shards.errors import OptionError, OutputError, StoreError
 from cinic_shards.store import TEMPORARY_SUFFIX, LocalStore, RemoteStore, open_store
 from cinic_shards.store.system import num_maps_left
+from tests.support.disk import record_disk
 from tests.support.files import PAGE
 
 
@@ -177,6 +178,35 @@ def test_a_file_appears_when_it_is_complete(store: LocalStore) -> None:
     assert store.read("x.tar") == b"abcdef"
 
 
+def test_a_file_survives_a_power_cut(store: LocalStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its content is on the disk before its name, and its name when it is created."""
+    calls = record_disk(monkeypatch, store.root)
+    with store.create("x") as file:
+        file.write(b"abc")
+    assert calls == ["sync x.partial", "rename x.partial x", "sync ."]
+
+
+def test_a_new_folder_survives_a_power_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = record_disk(monkeypatch, tmp_path)
+    LocalStore(tmp_path / "a" / "b").make()
+    LocalStore(tmp_path / "a" / "b").make()
+    assert calls == ["sync a", "sync ."]
+
+
+@pytest.mark.parametrize("number, is_error", [(errno.EIO, True), (errno.EINVAL, False)])
+def test_a_folder_that_cannot_be_synced(
+    store: LocalStore, monkeypatch: pytest.MonkeyPatch, number: int, is_error: bool
+) -> None:
+    """Some file systems only sync files; that is no error of the disk."""
+
+    def fail(descriptor: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(OutputError, match="error") if is_error else nullcontext():
+        store.sync()
+
+
 def test_an_older_file_stays_until_the_new_one_is_complete(store: LocalStore) -> None:
     (store.root / "x").write_bytes(b"old")
     with store.create("x") as file:
@@ -313,7 +343,7 @@ def test_too_many_open_files(store: LocalStore, monkeypatch: pytest.MonkeyPatch)
         raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 
     monkeypatch.setattr(os, "open", fail)
-    with pytest.raises(StoreError, match="Too many open files; raise the limit .*: ulimit -n"):
+    with pytest.raises(StoreError, match=r"Too many open files; raise the limit .*: ulimit -n"):
         store.map("x", 3)
 
 

@@ -23,6 +23,7 @@ from cinic_shards.store import LocalStore
 from cinic_shards.write.journal import Journal
 from cinic_shards.write.pack import PackOptions, pack
 from tests.support.command import Run
+from tests.support.disk import record_disk
 from tests.support.files import PAGE, digests, files_of, write
 from tests.support.processes import run_forked
 
@@ -212,6 +213,37 @@ def test_a_full_disk_after_resuming_leaves_nothing(
     with pytest.raises(OutputError):
         pack(tree, disk / "out", OPTIONS, workers=1)
     assert os.listdir(disk) == ["filler"] or os.listdir(disk / "out") == []
+
+
+def test_a_power_cut_never_leaves_a_wrong_manifest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Files are on the disk before the note that says so; each step of the move before the next."""
+    out = tmp_path / "out"
+    write(tmp_path / "tree", "train/a/1.png", "train/a/2.png", "train/b/1.png")
+    calls = record_disk(monkeypatch, out)
+    for shard_size in (3, 2):
+        calls.clear()
+        pack(tmp_path / "tree", out, PackOptions(shard_size=shard_size), workers=1,
+             overwrite=True, warn=lambda text: None)  # fmt: skip
+    shards = ["train-00000-of-00002.tar", "train-00001-of-00002.tar"]
+    begin = calls.index("rename _packing/moving.json.partial _packing/moving.json")
+    before, after = calls[:begin], calls[begin + 1 :]
+    for name in ("listing.npz", "begin.json", *shards, "manifest.json"):
+        synced = before.index(f"sync _packing/{name}.partial")
+        renamed = before.index(f"rename _packing/{name}.partial _packing/{name}")
+        assert synced < renamed < len(before) - 1 - before[::-1].index("sync _packing")
+    assert after[:10] == [
+        "sync _packing",
+        "delete manifest.json",
+        "sync .",
+        "delete train-00000-of-00001.tar",
+        *(f"rename _packing/{name} {name}" for name in shards),
+        "sync .",
+        "rename _packing/manifest.json manifest.json",
+        "sync .",
+        f"delete _packing/{shards[0]}.json",
+    ]
 
 
 def children_of(process_id: int) -> list[int]:

@@ -11,6 +11,7 @@ from cinic_shards.errors import CinicShardsError, FormatError, OptionError, Outp
 from cinic_shards.format.provenance import parse_stem
 from cinic_shards.store import lock_file
 from cinic_shards.write.unpack import Unpacked, unpack
+from tests.support.disk import record_disk
 from tests.support.files import files_of, flip
 from tests.support.indexes import rewrite_index, with_key
 
@@ -29,6 +30,16 @@ def test_the_tree_is_restored(
     assert done == Unpacked(270, 0)
     assert files_of(tmp_path / "out") == files_of(demo_tree)
     assert seen[0] == ("unpack", 0, 270) and seen[-1] == ("unpack", 270, 270)
+
+
+def test_the_tree_survives_a_power_cut(
+    demo_shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One sync of the disk after all files: a sync of each would take minutes."""
+    calls = record_disk(monkeypatch, tmp_path)
+    unpack(demo_shards, tmp_path / "out", splits=["test"], workers=1)
+    last = [call for call in calls if not call.startswith("delete")][-2:]
+    assert last[0].startswith("rename ") and last[1] == "sync disk"
 
 
 def origin(path: str) -> str:
