@@ -85,7 +85,8 @@ class Written:
         if root is None:
             self.members.append(fmt.one_member(f"{key}.png", png))
             return
-        with open(f"{root}/{key}.png", "xb", buffering=0) as file:
+        # Buffered: a plain write may write only a part of the bytes, without an error.
+        with open(f"{root}/{key}.png", "xb") as file:
             file.write(png)
 
 

@@ -60,7 +60,11 @@ class ArchiveRecords(Records):
             with open(self.file, "rb", buffering=0) as file:
                 for row, (offset, at, size) in enumerate(files):
                     file.seek(offset)
-                    if file.readinto(view[at : at + size]) != size:
+                    end = at + size
+                    # Some FUSE file systems return fewer bytes than there are.
+                    while at < end and (num_read := file.readinto(view[at:end])):
+                        at += num_read
+                    if at < end:
                         problems[row] = "changed while it was packed; run again without changing it"
         except OSError as error:
             raise StoreError(

@@ -62,12 +62,15 @@ class FolderRecords(Records):
                 try:
                     state = os.fstat(descriptor)
                     data = os.read(descriptor, size + 1)
+                    # Some FUSE file systems return fewer bytes than there are.
+                    while len(data) < size and (more := os.read(descriptor, size + 1 - len(data))):
+                        data += more
                 finally:
                     os.close(descriptor)
             except OSError as error:
                 problems[row] = f"cannot be read: {error.strerror}"
                 continue
-            if len(data) == size and state.st_mtime_ns == modified:
+            if len(data) == state.st_size == size and state.st_mtime_ns == modified:
                 view[at : at + size] = data
             else:
                 problems[row] = "changed while it was packed; run again without changing the tree"

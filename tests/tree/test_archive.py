@@ -14,12 +14,14 @@ import time
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import zstandard
 
 from cinic_shards.check.verify import verify
 from cinic_shards.errors import OutputError, TreeError
+from cinic_shards.tree import archive as archive_module
 from cinic_shards.tree import spool
 from cinic_shards.tree.members import MAX_GROWTH
 from cinic_shards.write.pack import PackOptions, pack
@@ -174,6 +176,28 @@ def tree(tmp_path: Path) -> Path:
 def expected(tree: Path, tmp_path: Path) -> dict[str, bytes]:
     pack(tree, tmp_path / "expected", workers=1, warn=lambda text: None)
     return files_of(tmp_path / "expected")
+
+
+@pytest.mark.parametrize("name", ["tree", "tree.tar", "tree.tar.gz", "tree.zip"])
+def test_short_reads(
+    tree: Path, expected: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    name: str,
+) -> None:  # fmt: skip
+    """Some FUSE file systems return fewer bytes than there are."""
+    if name != "tree":
+        ARCHIVES[name](tmp_path / name, tree)
+    os_read = os.read
+
+    class ShortReads(io.FileIO):
+        def readinto(self, buffer: Any) -> int | None:
+            return super().readinto(memoryview(buffer)[:10])
+
+    monkeypatch.setattr(os, "read", lambda descriptor, size: os_read(descriptor, min(size, 10)))
+    monkeypatch.setattr(
+        archive_module, "open", lambda path, *_, **__: ShortReads(path), raising=False
+    )
+    pack(tmp_path / name, tmp_path / "out", workers=1, warn=lambda text: None)
+    assert files_of(tmp_path / "out") == expected
 
 
 def leaves_nothing(out: Path) -> bool:
