@@ -112,7 +112,9 @@ def _recipe(store: Store, manifest: Manifest, layout: ShardLayout) -> Recipe:
             for shard in split.shards:
                 rows = np.arange(shard.num_samples)
                 shards = ((split.name, shard),)
-                samples = make_input(split.name, shards, np.zeros_like(rows), rows, False)
+                samples = make_input(
+                    split.name, shards, np.zeros_like(rows), rows, len(shard.classes), False
+                )
                 yield split.name, shard.name, samples
 
     shards = [shard for split in manifest.splits for shard in split.shards]

@@ -170,7 +170,12 @@ def _shards(
         for name, rows in cut_into_shards(new.name, order, options.samples_a_shard):
             used, position = np.unique(new.shard[rows], return_inverse=True)
             shards = tuple(new.shards[number] for number in used.tolist())
-            yield new.name, name, make_input(new.name, shards, position, new.row[rows], True)
+            num_classes = len(np.unique(new.labels[rows]))
+            yield (
+                new.name,
+                name,
+                make_input(new.name, shards, position, new.row[rows], num_classes, True),
+            )
 
 
 @checked

@@ -189,7 +189,8 @@ def _unpack_shard(job: UnpackJob) -> _Done:
     memory, index = open_shard(job.store, job.info, job.num_classes)
     rows = _wanted(job, index)
     shard = OpenShard(job.info, memory, index)
-    samples = PackedSamples(job.new_split or job.split, [shard], np.zeros_like(rows), rows)
+    split = job.new_split or job.split
+    samples = PackedSamples(split, lambda number: shard, np.zeros_like(rows), rows)
     is_copied = not ENCODINGS[index.encoding].has_blocks
     target = _Target(job, are_copies=is_copied)
     for start, stop in samples.chunks():

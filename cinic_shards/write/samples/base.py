@@ -16,6 +16,10 @@ class ShardInput(ABC):
     """A picklable description of samples, which a job carries to the process that opens them."""
 
     @abstractmethod
+    def count_classes(self) -> int:
+        """Return the number of different classes of the samples."""
+
+    @abstractmethod
     def open(self) -> "Samples":
         """Open the samples for reading.
 

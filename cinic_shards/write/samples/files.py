@@ -19,6 +19,9 @@ class FileInput(ShardInput):
     records: Records
     """The records in packing order."""
 
+    def count_classes(self) -> int:
+        return len(np.unique(self.records.labels))
+
     def open(self) -> "FileSamples":
         return FileSamples(self.records)
 

@@ -1,9 +1,8 @@
 """Samples of a packed dataset, from one shard or from several, in any order."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Any
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,7 +27,13 @@ from cinic_shards.write.samples.base import Samples, ShardInput
 
 _HINT = "fetch the file again"
 _HELD_BYTES = 2**26
-"""Bytes of pixels that are decoded from blocks at once, each block only once."""
+"""Bytes of PNGs, or of pixels decoded from blocks, that are read from all shards at once."""
+_OPEN_SAMPLES = 2**18
+"""Samples in the shards that stay open. A new shard may take its samples from all old ones, and
+their indexes have about 200 bytes a sample."""
+_OPEN_BYTES = 2**32
+"""Bytes of the shards that stay open: if they are fetched, they take this space on the disk."""
+_MAX_OPEN = 1024
 _CHUNK_SAMPLES = 256
 
 
@@ -50,16 +55,28 @@ class PackedInput(ShardInput):
     """The position in ``shards`` of each sample's shard, shape (N,)."""
     row: NDArray[np.int64]
     """The row in that shard of each sample, shape (N,)."""
+    num_classes: int
+    """Number of different classes of the samples."""
     copies_blocks: bool
     """Copy blocks whose samples stay together, instead of re-encoding them."""
 
+    def count_classes(self) -> int:
+        return self.num_classes
+
     def open(self) -> "PackedSamples":
-        shards = [
-            _open_checked(self.store, split, info, self.classes, self.image_shape)
-            for split, info in self.shards
-        ]
+        num_open = min(
+            _OPEN_SAMPLES // max(info.num_samples or 1 for _, info in self.shards),
+            _OPEN_BYTES // max(info.size or 1 for _, info in self.shards),
+            _MAX_OPEN,
+        )
+
+        @lru_cache(max(1, num_open))
+        def open_shard(number: int) -> OpenShard:
+            split, info = self.shards[number]
+            return _open_checked(self.store, split, info, self.classes, self.image_shape)
+
         return PackedSamples(
-            self.split, shards, self.shard, self.row, copies_blocks=self.copies_blocks
+            self.split, open_shard, self.shard, self.row, copies_blocks=self.copies_blocks
         )
 
 
@@ -103,12 +120,12 @@ def _open_checked(
 
 
 class PackedSamples(Samples):
-    """Samples of open shards with the same encoding; each sample is checked against its index.
+    """Samples of shards with the same encoding; each sample is checked against its index.
 
     Args:
         split: name of the samples' new split.
-        shards: the shards that hold the samples.
-        shard: the position in ``shards`` of each sample's shard, shape (N,).
+        shards: opens a shard by its number, or returns it if it is still open.
+        shard: the number of each sample's shard, shape (N,).
         row: the row in that shard of each sample, shape (N,).
         copies_blocks: see ``PackedInput``.
     """
@@ -116,7 +133,7 @@ class PackedSamples(Samples):
     def __init__(
         self,
         split: str,
-        shards: Sequence[OpenShard],
+        shards: Callable[[int], OpenShard],
         shard: NDArray[np.int64],
         row: NDArray[np.int64],
         *,
@@ -126,26 +143,46 @@ class PackedSamples(Samples):
         self._shard = shard
         self._row = row
         self._copies_blocks = copies_blocks
-        self._encoding = ENCODINGS[shards[0].index.encoding]
-        self._picked = list(zip([shards[i] for i in shard.tolist()], row.tolist(), strict=True))
-        self._keys = [f"{split}/{s.index.keys[r].partition('/')[2]}" for s, r in self._picked]
-        self._labels = self._column("label")
+        self._encoding = ENCODINGS[shards(int(shard[0]) if len(shard) else 0).index.encoding]
+        self._read_columns(split)
         self._held = (0, 0)
-        """The range of rows whose images are in ``_images``."""
+        """The range of rows whose images or PNGs are in memory."""
         self._images = np.empty(0, np.uint8)
+        """The held images, if they are in blocks."""
+        self._held_pngs: list[bytes] = []
+        """The held PNGs, if they are not."""
         self._problems: dict[int, str] = {}
-        """Problems with these images, by row."""
+        """Problems with the held images, by row."""
         self._pngs: dict[tuple[int, int], list[bytes]] = {}
         """The PNGs of the last range, if they are made from blocks."""
 
-    def _column(self, name: str) -> NDArray[Any]:
-        """Return an index column's values for these samples."""
-        columns = [getattr(shard.index, name) for shard in self._shards]
-        out = np.empty((len(self._row), *columns[0].shape[1:]), columns[0].dtype)
-        for number, column in enumerate(columns):
-            in_shard = self._shard == number
-            out[in_shard] = column[self._row[in_shard]]
-        return out
+    def _read_columns(self, split: str) -> None:
+        """Copy what is needed of the indexes: they are larger, and some shards will be closed."""
+        num_samples = len(self._row)
+        self._keys = [""] * num_samples
+        self._labels = np.empty(num_samples, np.int32)
+        self._pixel_hash = np.empty((num_samples, fmt.PIXEL_HASH_BYTES), np.uint8)
+        self._lengths = np.empty(num_samples, np.int64)
+        """Size of each PNG in bytes, if it is a payload."""
+        self._crc32 = np.empty(num_samples, np.uint32)
+        """CRC-32 of each PNG, if it is a payload."""
+        for number, positions in self._by_shard(0, num_samples):
+            index, rows = self._shards(number).index, self._row[positions]
+            for position, row in zip(positions.tolist(), rows.tolist(), strict=True):
+                self._keys[position] = f"{split}/{index.keys[row].partition('/')[2]}"
+            self._labels[positions] = index.label[rows]
+            self._pixel_hash[positions] = index.pixel_hash[rows]
+            if not self._encoding.has_blocks:
+                self._lengths[positions] = index.length[rows]
+                self._crc32[positions] = index.crc32[rows]
+
+    def _by_shard(self, start: int, stop: int) -> Iterator[tuple[int, NDArray[np.int64]]]:
+        """Yield the number of each shard, and the positions of its samples in [start, stop)."""
+        order = start + np.argsort(self._shard[start:stop], kind="stable")
+        numbers = self._shard[order]
+        for positions in np.split(order, np.flatnonzero(np.diff(numbers)) + 1):
+            if len(positions):
+                yield int(self._shard[positions[0]]), positions
 
     @property
     def keys(self) -> list[str]:
@@ -156,12 +193,8 @@ class PackedSamples(Samples):
         return self._labels
 
     def location(self, row: int) -> str:
-        shard, shard_row = self._picked[row]
+        shard, shard_row = self._shards(int(self._shard[row])), int(self._row[row])
         return f"{shard.info.name}: sample {shard_row} ({shard.index.keys[shard_row]})"
-
-    @cached_property
-    def _pixel_hash(self) -> NDArray[np.uint8]:
-        return self._column("pixel_hash")
 
     def pixel_problems(self, hashes: NDArray[np.uint8]) -> dict[int, str]:
         return _with_hint(hash_problems(hashes, self._pixel_hash))
@@ -174,14 +207,6 @@ class PackedSamples(Samples):
             yield start, min(start + _CHUNK_SAMPLES, len(self._keys))
 
     # As PNGs
-
-    @cached_property
-    def _lengths(self) -> NDArray[np.int64]:
-        return self._column("length").astype(np.int64)
-
-    @cached_property
-    def _crc32(self) -> NDArray[np.uint32]:
-        return self._column("crc32")
 
     def png_sizes(self, start: int, stop: int) -> NDArray[np.int64]:
         if not self._encoding.has_blocks:
@@ -198,13 +223,15 @@ class PackedSamples(Samples):
         self, start: int, stop: int, buffer: NDArray[np.uint8], starts: NDArray[np.int64]
     ) -> dict[int, str]:
         if self._encoding.has_blocks:
-            view = buffer.data
-            for png, at in zip(self._pngs[start, stop], starts.tolist(), strict=True):
-                view[at : at + len(png)] = png
+            pngs = self._pngs[start, stop]
+        else:
+            self._need(start, stop)
+            pngs = self._held_pngs[start - self._held[0] : stop - self._held[0]]
+        view = buffer.data
+        for png, at in zip(pngs, starts.tolist(), strict=True):
+            view[at : at + len(png)] = png
+        if self._encoding.has_blocks:
             return self._decoded(start, stop)[1]
-        for (shard, row), at in zip(self._picked[start:stop], starts.tolist(), strict=True):
-            payload = shard.payload(row)
-            buffer[at : at + len(payload)] = payload
         payloads = Payloads.in_buffer(buffer, starts, self._lengths[start:stop])
         return _with_hint(crc_problems(payloads, self._crc32[start:stop]))
 
@@ -237,31 +264,48 @@ class PackedSamples(Samples):
 
     def _decoded(self, start: int, stop: int) -> tuple[NDArray[np.uint8], dict[int, str]]:
         """Return the images of a range, and problems with their blocks by position in it."""
-        if not self._held[0] <= start <= stop <= self._held[1]:
-            self._hold(start, stop)
+        self._need(start, stop)
         first = self._held[0]
         problems = {
             row - start: problem for row, problem in self._problems.items() if start <= row < stop
         }
         return self._images[start - first : stop - first], problems
 
-    def _hold(self, start: int, stop: int) -> None:
-        """Decode the images from row ``start`` on, up to ``_HELD_BYTES``, at least to ``stop``."""
-        shape = self._shards[0].index.image_shape
+    # Both are read from one shard after the other, many samples at a time.
+
+    def _need(self, start: int, stop: int) -> None:
+        """Hold a range, and as much after it as fits into ``_HELD_BYTES``."""
+        if self._held[0] <= start <= stop <= self._held[1]:
+            return
+        if self._encoding.has_blocks:
+            self._hold_images(start, stop)
+        else:
+            ends = np.cumsum(self._lengths[start:])
+            fitting = start + int(np.searchsorted(ends, _HELD_BYTES, side="right"))
+            self._hold_pngs(start, max(stop, fitting))
+
+    def _hold_pngs(self, start: int, stop: int) -> None:
+        self._held = start, stop
+        self._held_pngs = [b""] * (stop - start)
+        for number, positions in self._by_shard(start, stop):
+            shard, rows = self._shards(number), self._row[positions]
+            for position, row in zip(positions.tolist(), rows.tolist(), strict=True):
+                self._held_pngs[position - start] = shard.payload(row).tobytes()
+
+    def _hold_images(self, start: int, stop: int) -> None:
+        shape = self._shards(int(self._shard[start])).index.image_shape
         assert shape is not None
         stop = max(stop, min(len(self._keys), start + _HELD_BYTES // int(np.prod(shape))))
         self._images = np.empty((stop - start, *shape), np.uint8)
         self._problems = {}
         self._held = start, stop
-        for number, shard in enumerate(self._shards):
-            positions = np.flatnonzero(self._shard[start:stop] == number)
-            rows = self._row[start:stop][positions]
-            order = np.argsort(rows)
-            blocks = rows[order] // shard.index.block_size
+        for number, positions in self._by_shard(start, stop):
+            shard = self._shards(number)
+            order = positions[np.argsort(self._row[positions])]
+            blocks = self._row[order] // shard.index.block_size
             for piece in np.split(order, np.flatnonzero(np.diff(blocks)) + 1):
-                if len(piece):
-                    problems = self._take(shard, rows[piece], positions[piece])
-                    self._problems |= {start + at: text for at, text in problems.items()}
+                problems = self._take(shard, self._row[piece], piece - start)
+                self._problems |= {start + at: text for at, text in problems.items()}
 
     def _take(
         self, shard: OpenShard, rows: NDArray[np.int64], positions: NDArray[np.int64]
@@ -285,15 +329,17 @@ class PackedSamples(Samples):
         return {at: problems[row] for at, row in wanted if row in problems}
 
     def block_payload(self, start: int, stop: int, encoding: Encoding) -> bytes | None:
-        shard, row = self._picked[start]
-        index = shard.index
-        block = row // index.block_size
         if (
             not self._copies_blocks
-            or encoding.name != index.encoding
+            or encoding.name != self._encoding.name
             or (self._shard[start:stop] != self._shard[start]).any()
-            or not np.array_equal(self._row[start:stop], np.arange(*index.block_starts[block:][:2]))
         ):
+            return None
+        shard = self._shards(int(self._shard[start]))
+        index = shard.index
+        block = int(self._row[start]) // index.block_size
+        whole_block = np.arange(*index.block_starts[block:][:2])
+        if not np.array_equal(self._row[start:stop], whole_block):
             return None
         payload = shard.payload(block)
         return None if checksum(payload) != index.crc32[block] else payload.tobytes()
