@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from cinic_shards.format import Index, Manifest, SplitInfo
 from cinic_shards.format.provenance import ORIGINS
-from cinic_shards.read.open import check_keys, read_index
+from cinic_shards.read.open import check_keys, read_indexes
 from cinic_shards.store import Store
 
 
@@ -71,10 +71,8 @@ class Columns:
             StoreError: a shard cannot be read.
             FormatError: an index is damaged, or contradicts the manifest.
         """
-        indexes = []
-        for split in splits:
-            for shard in split.shards:
-                index = read_index(store, shard, len(manifest.classes))
-                check_keys(f"{store}/{shard.name}", index, split.name, manifest.classes)
-                indexes.append((split.name, index))
-        return cls.of(indexes)
+        named = [(split.name, shard) for split in splits for shard in split.shards]
+        indexes = read_indexes(store, [shard for _, shard in named], len(manifest.classes))
+        for (name, shard), index in zip(named, indexes, strict=True):
+            check_keys(f"{store}/{shard.name}", index, name, manifest.classes)
+        return cls.of([(name, index) for (name, _), index in zip(named, indexes, strict=True)])

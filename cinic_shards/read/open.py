@@ -2,6 +2,8 @@
 
 import hashlib
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -140,6 +142,16 @@ def read_index(store: Store, shard: ShardInfo, num_classes: int) -> Index:
     stop = shard.index_offset + shard.index_length
     data = bytes(store.read_range(shard.name, shard.index_offset, stop))
     return _parse_index(store, shard, num_classes, data)
+
+
+def read_indexes(store: Store, shards: Sequence[ShardInfo], num_classes: int) -> list[Index]:
+    """Read the indexes of shards, several at a time; see ``read_index``."""
+    with ThreadPoolExecutor(1 if store.is_local else _INDEXES_AT_ONCE) as threads:
+        return list(threads.map(partial(read_index, store, num_classes=num_classes), shards))
+
+
+_INDEXES_AT_ONCE = 16
+"""Concurrent requests for indexes that are not local."""
 
 
 def _parse_index(store: Store, shard: ShardInfo, num_classes: int, data: bytes) -> Index:

@@ -2,8 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from functools import cached_property, partial
+from functools import cached_property
 from threading import Lock
 from typing import Literal
 
@@ -15,14 +14,10 @@ from cinic_shards.errors import DecodeError, FormatError
 from cinic_shards.format import Index, Manifest, PixelSums, SplitInfo
 from cinic_shards.options import one_of
 from cinic_shards.read.columns import Columns
-from cinic_shards.read.open import check_keys, open_shard, read_index
-from cinic_shards.store import Store
+from cinic_shards.read.open import check_keys, open_shard, read_indexes
+from cinic_shards.store import Store, num_maps_left
 
 Check = Literal["first", "always", "off"]
-
-_INDEXES_AT_ONCE = 16
-"""Concurrent requests for the indexes of shards that are not local."""
-
 
 _READ_AHEAD_BYTES = 2**32
 """Largest split, in bytes, that is read ahead entirely: it is likely to stay in memory."""
@@ -32,7 +27,8 @@ class SplitReader:
     """The N samples of one split or of several, in packing order; a row is a position among them.
 
     Shards in a folder are memory-mapped: bytes are read when a kernel touches them. From other
-    stores, blocks are fetched one at a time, with one request each.
+    stores, blocks are fetched one at a time, with one request each; so are the blocks of a folder
+    with more shards than a process may map.
 
     Args:
         store: the dataset's store.
@@ -68,8 +64,10 @@ class SplitReader:
             self.image_sizes.update(split.image_sizes)
         self._splits = [split.name for split in splits for _ in split.shards]
         """The split of each shard."""
+        self.is_mapped = store.is_local and len(self.shards) <= num_maps_left()
+        """True if the shards are memory-mapped."""
         self._maps: list[NDArray[np.uint8]] = []
-        """The shards' bytes; empty if they are not local."""
+        """The shards' bytes; empty if they are not mapped."""
         self._indexes: list[Index] = []
         self._open_shards(len(manifest.classes))
         for shard, name, index in zip(self.shards, self._splits, self._indexes, strict=True):
@@ -89,7 +87,7 @@ class SplitReader:
             base + index.offset.astype(np.int64)
             for base, index in zip(bases, self._indexes, strict=True)
         ])  # fmt: skip
-        """Address of each payload in memory; if shards are not local, its offset in its shard."""
+        """Address of each payload in memory; if shards are not mapped, its offset in its shard."""
         self._crc32 = np.concatenate([index.crc32 for index in self._indexes])
         self._checks_always = check == "always"
         # By payload. Several threads write it without a lock: at worst a payload is checked twice.
@@ -110,11 +108,6 @@ class SplitReader:
         return np.concatenate([*starts, [len(self)]])
 
     @property
-    def is_mapped(self) -> bool:
-        """True if the shards are memory-mapped."""
-        return self._store.is_local
-
-    @property
     def maps_rows(self) -> bool:
         """True if the mapped shards hold each row's plain pixels: see ``mapped_images``."""
         return self.encoding.pixels_offset is not None and self.is_mapped
@@ -132,9 +125,7 @@ class SplitReader:
                 self._maps.append(opened[0])
                 self._indexes.append(opened[1])
             return
-        with ThreadPoolExecutor(_INDEXES_AT_ONCE) as threads:
-            read = partial(read_index, self._store, num_classes=num_classes)
-            self._indexes += threads.map(read, self.shards)
+        self._indexes += read_indexes(self._store, self.shards, num_classes)
 
     def _check_index(self, location: str, manifest: Manifest, index: Index) -> None:
         """Raise FormatError if an index contradicts the manifest."""
@@ -218,7 +209,7 @@ class SplitReader:
     def payloads(self, numbers: NDArray[np.int64]) -> Payloads:
         """Return payloads by number: the block's or, in an encoding without blocks, the row's.
 
-        If the shards are not local, the payloads must be of one block; one request fetches them.
+        If the shards are not mapped, the payloads must be of one block; one request fetches them.
 
         Raises:
             StoreError: they cannot be fetched.
