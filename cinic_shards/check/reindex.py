@@ -14,7 +14,7 @@ from cinic_shards.jobs import Progress, Tally, make_executor, run_jobs
 from cinic_shards.options import checked, number_of_workers
 from cinic_shards.read.open import is_packing
 from cinic_shards.store import Store, StoreLike, open_store
-from cinic_shards.write.facts import make_manifest
+from cinic_shards.write.facts import make_manifest, write_manifest
 
 
 @checked
@@ -42,7 +42,7 @@ def reindex(
         StoreError: there are no shards, some are missing, or packing did not finish.
         FormatError: a shard is damaged, a duplicate or in the wrong position, or the shards are not
             from one dataset.
-        OutputError: the manifest cannot be written.
+        OutputError: the manifest is beyond a limit of the format, or cannot be written.
     """
     workers = number_of_workers(workers)
     store = open_store(path)
@@ -91,8 +91,7 @@ def reindex(
     manifest = make_manifest(
         facts, classes, options, encoding=ENCODINGS[encoding], block_size=block_size
     )
-    with store.create(fmt.MANIFEST_NAME) as file:
-        file.write(manifest.to_bytes())
+    write_manifest(store, manifest, store)
     return manifest
 
 

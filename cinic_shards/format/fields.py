@@ -1,7 +1,9 @@
 """Names and version of the format, and checks shared by index and manifest."""
 
+import json
 import re
 import reprlib
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any, Protocol
 
@@ -105,6 +107,28 @@ def shown(value: object) -> str:
     return _short.repr(value)
 
 
+def parse_json(data: bytes) -> Any:
+    """Parse JSON strictly: a name must be unique in its object, and NaN is not a number.
+
+    Raises:
+        ValueError: the bytes are not such JSON.
+        RecursionError: they are nested too deep.
+    """
+    return json.loads(data, object_pairs_hook=_unique_names, parse_constant=_no_constant)
+
+
+def _unique_names(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    content = dict(pairs)
+    if len(content) < len(pairs):
+        ((name, _),) = Counter(name for name, _ in pairs).most_common(1)
+        raise ValueError(f"the name {shown(name)} is twice in an object")
+    return content
+
+
+def _no_constant(text: str) -> None:
+    raise ValueError(f"{text} is not JSON")
+
+
 def check_version(location: str, version: object) -> None:
     """Check that this release can read a format version.
 
@@ -133,7 +157,9 @@ def get_integers(value: object, count: int, location: str, name: str) -> Any:
         or len(value) != count
         or not all(type(item) is int and 0 <= item <= MAX_INTEGER for item in value)
     ):
-        raise FormatError(location, f"{name}: {shown(value)}, expected {count} integers")
+        raise FormatError(
+            location, f"{name}: {shown(value)}, expected {count} integers from 0 to 2**53 - 1"
+        )
     return tuple(value)
 
 

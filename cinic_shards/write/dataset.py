@@ -19,7 +19,13 @@ from cinic_shards.jobs import Progress, Tally, open_executor, run_jobs
 from cinic_shards.read.open import is_packing
 from cinic_shards.store import Store
 from cinic_shards.tree.listing import Listing
-from cinic_shards.write.facts import ShardFacts, libraries, make_manifest
+from cinic_shards.write.facts import (
+    ShardFacts,
+    check_manifest_size,
+    libraries,
+    make_manifest,
+    write_manifest,
+)
 from cinic_shards.write.journal import FinishedShard, Journal, reopen_shard
 from cinic_shards.write.samples.base import ShardInput
 from cinic_shards.write.shard import PackedShard, ShardJob, ShardLayout, write_shard
@@ -229,8 +235,11 @@ def _make_files(
 
     def jobs() -> Iterator[ShardJob]:
         made_with = libraries(recipe.layout.encoding)
+        least_bytes = 0
         for split, name, samples in recipe.shards():
             names.append(name)
+            least_bytes += fmt.least_entry_bytes(name, samples.count_classes(), recipe.classes)
+            check_manifest_size(store, least_bytes)
             if name not in by_name:
                 yield ShardJob(journal.folder, split, name, recipe.layout, samples, made_with)
 
@@ -257,8 +266,7 @@ def _make_files(
     )
     if unknown := sum(shard.info.origins.get("unknown", 0) for shard in shards):
         warn(f"{unknown:,} images do not have names as in CINIC-10; their origin is 'unknown'")
-    with journal.folder.create(fmt.MANIFEST_NAME) as file:
-        file.write(manifest.to_bytes())
+    write_manifest(journal.folder, manifest, store)
     return manifest
 
 

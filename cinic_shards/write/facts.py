@@ -10,11 +10,14 @@ from typing import Any
 import numpy as np
 import PIL
 
+import cinic_shards.format as fmt
 from cinic_shards._version import __version__
-from cinic_shards.codec import Encoding
+from cinic_shards.codec import ENCODINGS, Encoding
 from cinic_shards.codec.meter import ImageMeter
+from cinic_shards.errors import FormatError, OutputError
 from cinic_shards.format import Index, Manifest, PixelSums, ShardInfo, SplitInfo
 from cinic_shards.format.provenance import CINIC10_CITATION, CINIC10_LICENCE, ORIGINS
+from cinic_shards.store import MAX_READ_BYTES, Store
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +122,36 @@ def make_manifest(
         licence=CINIC10_LICENCE if is_cinic10 else "",
         citation=CINIC10_CITATION if is_cinic10 else "",
     )
+
+
+def write_manifest(folder: Store, manifest: Manifest, out: Store) -> None:
+    """Write a manifest after checking that readers will accept it.
+
+    Args:
+        folder: the store to write it to.
+        manifest: the manifest.
+        out: the dataset's store, for messages.
+
+    Raises:
+        OutputError: the dataset is beyond a limit of the format, or the file cannot be written.
+    """
+    data = manifest.to_bytes()
+    check_manifest_size(out, len(data))
+    location = f"{out}/{fmt.MANIFEST_NAME}"
+    try:
+        Manifest.from_bytes(data, location=location, encodings=ENCODINGS)
+    except FormatError as error:
+        raise OutputError(f"{location}: readers would reject it: {error.reason}") from error
+    folder.write(fmt.MANIFEST_NAME, data)
+
+
+def check_manifest_size(out: Store, size: int) -> None:
+    """Raise OutputError if a manifest of at least ``size`` bytes is more than readers accept."""
+    if size > MAX_READ_BYTES:
+        raise OutputError(
+            f"{out}/{fmt.MANIFEST_NAME}: {size:,} bytes or more, readers accept at most "
+            f"{MAX_READ_BYTES:,}; make fewer, larger shards: choose a larger --shard-size"
+        )
 
 
 def libraries(encoding: Encoding) -> dict[str, str]:

@@ -160,8 +160,7 @@ class Journal:
         self.folder.remove()
 
     def _write(self, name: str, note: dict[str, Any]) -> None:
-        with self.folder.create(name) as file:
-            file.write(json.dumps(note).encode())
+        self.folder.write(name, json.dumps(note).encode())
 
 
 @dataclass(frozen=True, slots=True)

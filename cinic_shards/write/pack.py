@@ -61,8 +61,10 @@ class PackOptions:
             )
         if self.shard_size is None:
             object.__setattr__(self, "shard_size", 10 * self.block_size)
-        if self.samples_a_shard < 1:
-            raise OptionError(f"shard size {self.shard_size}: expected at least 1 sample")
+        if not 1 <= self.samples_a_shard <= fmt.MAX_INTEGER:
+            raise OptionError(
+                f"shard size {self.shard_size}: expected at least 1 sample, at most 2**53 - 1"
+            )
         if not 0 <= self.seed <= fmt.MAX_INTEGER:
             raise OptionError(f"seed {self.seed}: expected a number from 0 to 2**53 - 1")
         sidecars = encoding.default_sidecars if self.sidecars is None else self.sidecars

@@ -112,7 +112,7 @@ def _options(manifest: Manifest) -> PackOptions:
     size, seed, sidecars = (stated.get(name) for name in ("shard_size", "seed", "sidecars"))
     return PackOptions(
         encoding=manifest.encoding,
-        shard_size=size if type(size) is int and size > 0 else largest,
+        shard_size=size if type(size) is int and 0 < size <= fmt.MAX_INTEGER else largest,
         block_size=manifest.block_size,
         seed=seed if type(seed) is int and 0 <= seed <= fmt.MAX_INTEGER else 0,
         sidecars=tuple(map(str, sidecars)) if isinstance(sidecars, list) else None,
