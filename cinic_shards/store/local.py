@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from cinic_shards.errors import MissingError, OutputError, StoreError
 from cinic_shards.store.base import MAX_READ_BYTES, Bytes, Store, check_size
-from cinic_shards.store.urls import local_path
 from cinic_shards.store.system import map_file, sync_folder
+from cinic_shards.store.urls import local_path
 
 try:
     import fcntl
