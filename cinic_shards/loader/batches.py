@@ -1,10 +1,11 @@
 """Make finished batches from the plan's steps, on the CPU or on a device."""
 
 import itertools
+import math
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 from cinic_shards.codec.kernels import gather_images
 from cinic_shards.errors import DecodeError
 from cinic_shards.loader.augment import Transform
-from cinic_shards.loader.memory import BufferPool
+from cinic_shards.loader.memory import BufferPool, split_apart
 from cinic_shards.loader.pixel_source import EpochSource
 from cinic_shards.loader.step import Fetched, Step, addresses_in
 from cinic_shards.options import one_of
@@ -21,6 +22,11 @@ from cinic_shards.read.split import SplitReader
 from cinic_shards.read.subset import Selection
 
 OnError = Literal["raise", "skip"]
+
+_JOB_BYTES = 3 * 2**23
+"""Bound on the batches that a thread makes in one job, in bytes."""
+_BUFFER_BYTES = 2**22
+"""Bound on the batches that share a buffer, in bytes: keeping one image keeps its buffer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +40,8 @@ class Batch:
     indices: torch.Tensor
     """The samples' ids in the dataset, int64, shape (N,), on the CPU."""
     valid: torch.Tensor
-    """bool, shape (N,); False for the padding of ``tail="pad"``, which must not count."""
+    """bool, shape (N,); False for samples that must not count: the padding of ``tail="pad"``, and
+    the black image of a batch whose samples were all skipped."""
     loss_scale: float
     """Factor for the mean loss over this batch's valid samples. The mean of the scaled losses over
     all ranks is then the mean over the global batch. 1 if all ranks' parts are equal, 0 if no
@@ -78,6 +85,15 @@ class Work:
     loss_scale: float
 
 
+class _Kept(NamedTuple):
+    """The samples that are delivered of some steps with damaged samples."""
+
+    positions: NDArray[np.int64]
+    """Their positions among the steps' rows, ascending, shape (n,)."""
+    is_blank: NDArray[np.bool_]
+    """True for a damaged sample, whose image is black and which does not count; shape (n,)."""
+
+
 class BatchMaker:
     """Makes the batches of one loader.
 
@@ -87,6 +103,8 @@ class BatchMaker:
         transform: augments and normalises.
         device: the device that batches are moved to; None to leave them on the CPU.
         on_error: ``skip`` to leave out damaged samples, ``raise`` to raise an error.
+        batch_size: samples of a full batch on this rank.
+        num_threads: number of threads that make batches.
 
     Raises:
         OptionError: ``on_error`` is unknown.
@@ -99,6 +117,8 @@ class BatchMaker:
         transform: Transform,
         device: torch.device | None,
         on_error: OnError,
+        batch_size: int,
+        num_threads: int,
     ) -> None:
         one_of("on_error", on_error, OnError)
         self._reader = reader
@@ -107,7 +127,20 @@ class BatchMaker:
         self._device = device
         self._skips_damaged = on_error == "skip"
         self._image_shape = reader.image_shape
-        self._buffers = BufferPool(pinned=device is not None and device.type == "cuda")
+        self._blank = np.zeros(self._image_shape, np.uint8)
+        # A job makes several small batches, or there are more jobs under way.
+        batch_bytes = batch_size * self.image_bytes
+        self._batches_a_buffer = max(1, _BUFFER_BYTES // batch_bytes)
+        buffer_bytes = self._batches_a_buffer * batch_bytes
+        most = max(2 * num_threads + 3, (num_threads + 2) * (_JOB_BYTES // buffer_bytes))
+        self._buffers = BufferPool(buffer_bytes, most)
+        """Memory of finished batches."""
+        self._pixels = BufferPool(
+            batch_size * self._blank.size,
+            2 * num_threads + 3,
+            pinned=device is not None and device.type == "cuda",
+        )
+        """Memory of uint8 images of one batch."""
         self.skipped: dict[int, str] = {}
         """Id of each sample that was skipped -> what is wrong with it."""
         self._resident: torch.Tensor | None = None
@@ -118,10 +151,15 @@ class BatchMaker:
     @property
     def image_bytes(self) -> int:
         """Bytes of one image in a finished batch."""
-        return int(np.prod(self._image_shape)) * self._transform.dtype.itemsize
+        return math.prod(self._image_shape) * self._transform.dtype.itemsize
+
+    @property
+    def max_job_images(self) -> int:
+        """The most images in one job, if it makes several batches."""
+        return _JOB_BYTES // self.image_bytes
 
     def on_cpu(self, source: EpochSource, steps: Sequence[Step]) -> list[Batch]:
-        """Make finished batches, next to each other in one buffer. Runs in any thread.
+        """Make finished batches. Runs in any thread.
 
         Args:
             source: the epoch's pixels.
@@ -130,28 +168,37 @@ class BatchMaker:
         Raises:
             DecodeError: a sample is damaged, and ``on_error`` is ``raise``.
         """
-        transform, epoch = self._transform, steps[0].plan.epoch
+        transform = self._transform
         rows = np.concatenate([step.rows for step in steps])
-        fetched, good = self._fetch(source, rows)
-        sizes, valid, scales = self._counts(steps, good)
-        if good is not None:
-            rows = rows[good]
+        fetched, kept = self._fetch(source, steps, rows)
+        sizes, valid, scales = self._counts(steps, kept)
+        if kept is not None:
+            rows = rows[kept.positions]
         ids = self._reader.ids(rows)
-        images = fetched.images
-        if images is None or not transform.is_plain:
-            images = self._buffers.take((len(ids), *self._image_shape), transform.dtype)
-            if transform.is_plain:
-                gather_images(fetched.addresses, images.numpy())
+        draws = None if transform.is_plain else transform.draw(ids, steps[0].plan.epoch)
+        columns = (self._reader.labels[rows], ids, valid)
+        joined = [torch.from_numpy(column).split_with_sizes(sizes) for column in columns]
+        return list(map(Batch, self._images(fetched, draws, sizes), *joined, scales))
+
+    def _images(
+        self, fetched: Fetched, draws: NDArray[np.int64] | None, sizes: list[int]
+    ) -> Iterator[torch.Tensor]:
+        """Yield the images of batches of these sizes; small ones share a buffer."""
+        stop = 0
+        for first in range(0, len(sizes), self._batches_a_buffer):
+            joined = sizes[first : first + self._batches_a_buffer]
+            start, stop = stop, stop + sum(joined)
+            if draws is None and fetched.images is not None:
+                images = fetched.images[start:stop]
             else:
-                transform.on_cpu(fetched.addresses, transform.draw(ids, epoch), images)
-        joined = (
-            images.permute(0, 3, 1, 2),
-            torch.from_numpy(self._reader.labels[rows]),
-            torch.from_numpy(ids),
-            torch.from_numpy(valid),
-        )
-        columns = [tensor.split_with_sizes(sizes) for tensor in joined]
-        return list(map(Batch, *columns, scales))
+                shape = (stop - start, *self._image_shape)
+                images = self._buffers.take(shape, self._transform.dtype)
+                addresses = fetched.addresses[start:stop]
+                if draws is None:
+                    gather_images(addresses, images.numpy())
+                else:
+                    self._transform.on_cpu(addresses, draws[start:stop], images)
+            yield from split_apart(images.permute(0, 3, 1, 2), joined)
 
     def for_device(self, source: EpochSource, steps: Sequence[Step]) -> list[Work]:
         """Do the CPU's share of the work on batches for a device. Runs in any thread.
@@ -164,11 +211,12 @@ class BatchMaker:
     def _work(self, source: EpochSource, step: Step) -> Work:
         positions, rows = step.positions, step.rows
         images: torch.Tensor | None = None
+        kept: _Kept | None = None
         if self._resident is None:
-            fetched, good = self._fetch(source, rows)
+            fetched, kept = self._fetch(source, [step], rows)
             images = fetched.images
             if images is None:
-                images = self._buffers.take(
+                images = self._pixels.take(
                     (len(fetched.addresses), *self._image_shape), torch.uint8
                 )
                 gather_images(fetched.addresses, images.numpy())
@@ -178,10 +226,11 @@ class BatchMaker:
                 for i, position in enumerate(positions.tolist() if self._resident_errors else ())
                 if (error := self._resident_errors.get(position))
             ]
-            good = self._without(errors, rows) if errors else None
-        _, valid, scales = self._counts([step], good)
-        if good is not None:
-            positions, rows = positions[good], rows[good]
+            if errors:
+                kept = self._without(errors, [step], rows)
+        _, valid, scales = self._counts([step], kept)
+        if kept is not None:
+            positions, rows = positions[kept.positions], rows[kept.positions]
         ids = self._reader.ids(rows)
         return Work(
             images=images,
@@ -194,56 +243,77 @@ class BatchMaker:
         )
 
     def _counts(
-        self, steps: Sequence[Step], good: NDArray[np.int64] | None
+        self, steps: Sequence[Step], kept: "_Kept | None"
     ) -> tuple[list[int], NDArray[np.bool_], list[float]]:
         """Return each step's size, the mask of valid samples of all steps, and ``loss_scale``.
 
-        ``good`` are the positions of the intact samples; None if no sample is damaged.
+        ``kept`` are the samples of all steps that are delivered; None if no sample is damaged.
         """
+        plan = steps[-1].plan
         sizes = [len(step.positions) for step in steps]
         valid = np.ones(sum(sizes), np.bool_)
-        counts = [step.plan.num_valid(step.number) for step in steps]
-        num_valid = [mine for mine, _ in counts]
-        if num_valid != sizes:  # only the last step can be padded
-            valid[len(valid) - sizes[-1] + num_valid[-1] :] = False
-        if good is not None:
-            ends = np.searchsorted(good, [0, *itertools.accumulate(sizes)])
-            valid = valid[good]
+        # Only an epoch's last step can be short or padded.
+        num_valid, of_all = sizes.copy(), [plan.global_batch_size] * len(sizes)
+        num_valid[-1], of_all[-1] = plan.num_valid(steps[-1].number)
+        valid[len(valid) - sizes[-1] + num_valid[-1] :] = False
+        if kept is not None:
+            ends = np.searchsorted(kept.positions, [0, *itertools.accumulate(sizes)])
+            valid = valid[kept.positions] & ~kept.is_blank
             sizes = np.diff(ends).tolist()
             num_valid = [int(valid[a:b].sum()) for a, b in itertools.pairwise(ends.tolist())]
-        scales = [
-            mine * step.plan.world_size / of_all
-            for step, mine, (_, of_all) in zip(steps, num_valid, counts, strict=True)
-        ]
+        scales = [mine * plan.world_size / n for mine, n in zip(num_valid, of_all, strict=True)]
         return sizes, valid, scales
 
     def _fetch(
-        self, source: EpochSource, rows: NDArray[np.int64]
-    ) -> tuple[Fetched, NDArray[np.int64] | None]:
-        """Fetch the pixels of intact rows; also return their positions if any row is damaged.
+        self, source: EpochSource, steps: Sequence[Step], rows: NDArray[np.int64]
+    ) -> tuple[Fetched, "_Kept | None"]:
+        """Fetch the pixels of the rows of some steps.
+
+        Args:
+            source: the epoch's pixels.
+            steps: the steps.
+            rows: their rows.
+
+        Returns:
+            The pixels, and the rows that they are of; None if these are all.
 
         Raises:
             DecodeError: a row is damaged, and ``on_error`` is ``raise``.
         """
-        fetched = source.fetch(rows, self._buffers)
+        fetched = source.fetch(rows, self._pixels)
         if not fetched.errors:
             return fetched, None
-        good = self._without(fetched.errors, rows)
+        kept = self._without(fetched.errors, steps, rows)
         if fetched.images is None:
-            return Fetched(fetched.addresses[good], None, []), good
-        images = fetched.images[torch.from_numpy(good)]
-        return Fetched(addresses_in(images), images, []), good
+            addresses = fetched.addresses[kept.positions]
+            addresses[kept.is_blank] = self._blank.ctypes.data
+            return Fetched(addresses, None, []), kept
+        images = fetched.images[torch.from_numpy(kept.positions)]
+        images[torch.from_numpy(kept.is_blank)] = 0
+        return Fetched(addresses_in(images), images, []), kept
 
-    def _without(self, errors: list[DecodeError], rows: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return the positions of intact rows; raise the first error if ``on_error`` says so."""
+    def _without(
+        self, errors: list[DecodeError], steps: Sequence[Step], rows: NDArray[np.int64]
+    ) -> "_Kept":
+        """Leave out damaged rows; raise the first error if ``on_error`` says so.
+
+        An empty batch would have no mean: a step whose rows are all damaged keeps its first one.
+        """
         if not self._skips_damaged:
             raise errors[0]
         bad = [error.position for error in errors]
         for error, sample_id in zip(errors, self._reader.ids(rows[bad]).tolist(), strict=True):
             self.skipped[sample_id] = str(error)
-        return np.setdiff1d(np.arange(len(rows)), bad)
+        is_bad = np.zeros(len(rows), np.bool_)
+        is_bad[bad] = True
+        is_kept = ~is_bad
+        ends = itertools.accumulate((len(step.rows) for step in steps), initial=0)
+        for start, stop in itertools.pairwise(ends):
+            if start < stop and is_bad[start:stop].all():
+                is_kept[start] = True
+        return _Kept(np.flatnonzero(is_kept), is_bad[is_kept])
 
-    def fill_device(self, threads: ThreadPoolExecutor) -> None:
+    def fill_device(self, threads: Executor) -> None:
         """Decode all selected samples and copy them to the device, once for all epochs.
 
         Raises:
@@ -262,6 +332,7 @@ class BatchMaker:
             start, stop = starts[block : block + 2]
             images = np.empty((stop - start, *self._image_shape), np.uint8)
             errors = {error.position: error for error in self._reader.read_block(block, images)}
+            images[list(errors)] = 0
             first, end = resident_starts[number : number + 2]
             chosen = self._selection.rows_at(np.arange(first, end)) - start
             resident[first:end].copy_(torch.from_numpy(images[chosen]))
@@ -280,7 +351,7 @@ class BatchMaker:
     def finish(self, work: Work) -> Batch:
         """Copy the CPU's share to the device, and finish the batch there."""
         assert self._device is not None
-        pinned = self._buffers.pinned
+        pinned = self._pixels.pinned
 
         def move(tensor: torch.Tensor) -> torch.Tensor:
             if pinned and not tensor.is_pinned():

@@ -4,15 +4,17 @@ A cache keeps them longer. Blocks of remote shards are fetched in the same way.
 """
 
 from collections import defaultdict
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future
 from dataclasses import dataclass, field
+from threading import Lock
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cinic_shards.codec.kernels import addresses_of_rows
-from cinic_shards.errors import DecodeError
-from cinic_shards.loader.cache import BlockCache
+from cinic_shards.errors import DecodeError, StoreError
+from cinic_shards.jobs import ThreadPool
+from cinic_shards.loader.cache import BlockCache, Loaded
 from cinic_shards.loader.memory import BufferPool
 from cinic_shards.loader.plan import EpochPlan
 from cinic_shards.loader.step import Fetched, Step
@@ -54,9 +56,7 @@ class BlockSource:
     def takes_any_row(self) -> bool:
         return self._cache.holds_all
 
-    def open_epoch(
-        self, plan: EpochPlan, selection: Selection, threads: ThreadPoolExecutor
-    ) -> "BlockEpoch":
+    def open_epoch(self, plan: EpochPlan, selection: Selection, threads: Executor) -> "BlockEpoch":
         """Open the blocks of an epoch; ``threads`` decode them in the order of their first use."""
         return BlockEpoch(self._reader, self._cache, plan, selection, threads, self._free)
 
@@ -65,17 +65,14 @@ class BlockSource:
         damaged: dict[int, list[DecodeError]] = {}
         for block in np.unique(blocks).tolist():
             start, stop = self._reader.block_starts[block : block + 2].tolist()
-            images = self._cache.images(block)
-            if images is not None:
-                self._cache.load(block)
-                errors = self._cache.errors(block)
-            else:  # the cache has no room for it
+            loaded = self._cache.load(block)
+            if loaded is None:
                 images = np.empty((stop - start, *self._reader.image_shape), np.uint8)
-                errors = self._reader.read_block(block, images)
-            if errors:
-                damaged[block] = errors
+                loaded = Loaded(images, self._reader.read_block(block, images), True)
+            if loaded.errors:
+                damaged[block] = loaded.errors
             here = np.flatnonzero(blocks == block)
-            out[here] = images[rows[here] - start]
+            out[here] = loaded.images[rows[here] - start]
         return _errors_of(rows, self._reader, damaged)
 
 
@@ -119,15 +116,15 @@ class BlockEpoch:
         cache: BlockCache,
         plan: EpochPlan,
         selection: Selection,
-        threads: ThreadPoolExecutor,
+        threads: Executor,
         free: list[NDArray[np.uint8]],
     ) -> None:
         self._reader = reader
         self._cache = cache
-        self._fetching = None
+        self._fetching: ThreadPool | None = None
         if not reader.is_mapped:
-            self._fetching = ThreadPoolExecutor(FETCHES_AT_ONCE, "cinic-shards-fetch")
-        self._threads = self._fetching or threads
+            self._fetching = ThreadPool(FETCHES_AT_ONCE, "cinic-shards-fetch")
+        self._threads: Executor = self._fetching or threads
         self._is_complete = cache.is_complete
         self.images_at_once = IMAGES_AT_ONCE
         self.steps_ahead = 0 if self._is_complete else 16
@@ -143,12 +140,13 @@ class BlockEpoch:
             self.blocks.from_cache.extend(selection.blocks.tolist())
         self._addresses = np.zeros(reader.num_blocks, np.int64)
         self._decoding: dict[int, Future[NDArray[np.uint8]]] = {}
+        self._repeating = Lock()
+        self._uncached: set[int] = set()
+        """Blocks whose memory is not the cache's."""
         self._last_used: defaultdict[int, list[int]] = defaultdict(list)
         """Step -> the blocks that no later step needs."""
         self._free = free
         self._errors = cache.all_errors()
-        self._failure: Exception | None = None
-        """Why a block could not be fetched."""
 
     def want(self, step: Step) -> None:
         """Start to decode the blocks of a step."""
@@ -159,37 +157,41 @@ class BlockEpoch:
         begins = np.flatnonzero(blocks[1:] != blocks[:-1]) + 1
         for block in {*blocks[:1].tolist(), *blocks[begins].tolist()}:
             if block not in self._decoding:
-                self._decoding[block] = self._threads.submit(self._get, block)
-                if self._cache.images(block) is None:
-                    self._last_used[int(self._last_steps[block])].append(block)
-
-    def _get(self, block: int) -> NDArray[np.uint8]:
-        """Return a block's images, or raise the epoch's first failure.
-
-        After a failure nothing more is requested: waiting for a dead server would take too long.
-        """
-        if self._failure is not None:
-            raise self._failure
-        try:
-            return self._decode(block)
-        except Exception as error:
-            self._failure = error
-            raise
+                self._decoding[block] = self._threads.submit(self._decode, block)
+                self._last_used[int(self._last_steps[block])].append(block)
 
     def _decode(self, block: int) -> NDArray[np.uint8]:
-        was_decoded = True
-        images = self._cache.images(block)
-        if images is not None:
-            was_decoded = self._cache.load(block)
-            errors = self._cache.errors(block)
-        else:
+        loaded = self._cache.load(block)
+        if loaded is None:
             start, stop = self._reader.block_starts[block : block + 2].tolist()
             images = self._memory(stop - start)
-            errors = self._reader.read_block(block, images)
-        (self.blocks.decoded if was_decoded else self.blocks.from_cache).append(block)
-        if errors:
-            self._errors[block] = errors
-        return images
+            loaded = Loaded(images, self._reader.read_block(block, images), True)
+            self._uncached.add(block)
+        (self.blocks.decoded if loaded.was_decoded else self.blocks.from_cache).append(block)
+        if loaded.errors:
+            self._errors[block] = loaded.errors
+        return loaded.images
+
+    def _decoded(self, block: int) -> NDArray[np.uint8]:
+        """Wait for a wanted block; if fetching it ahead of its use has failed, try again here.
+
+        Raises:
+            StoreError: it cannot be fetched now, when it is needed.
+        """
+        first = self._decoding[block]
+        try:
+            return first.result()
+        except StoreError:
+            with self._repeating:
+                again = self._decoding[block]
+                if is_mine := again is first:
+                    again = self._decoding[block] = Future()
+        if is_mine:
+            try:
+                again.set_result(self._decode(block))
+            except BaseException as error:
+                again.set_exception(error)
+        return again.result()
 
     def _memory(self, num_images: int) -> NDArray[np.uint8]:
         """Take the memory of a released block, or new memory."""
@@ -207,7 +209,7 @@ class BlockEpoch:
         else:
             addresses = np.empty(len(rows), np.int64)
             while (missing := self._locate(rows, addresses)) >= 0:
-                self._addresses[missing] = self._decoding[missing].result().ctypes.data
+                self._addresses[missing] = self._decoded(missing).ctypes.data
         return Fetched(addresses, None, self._damaged(rows) if self._errors else [])
 
     def _locate(self, rows: NDArray[np.int64], out: NDArray[np.int64]) -> int:
@@ -225,19 +227,26 @@ class BlockEpoch:
         while self._num_released <= step:  # steps in between may be another process's
             for block in self._last_used.pop(self._num_released, ()):
                 self._addresses[block] = 0
-                self._release_memory(self._decoding.pop(block).result())
+                self._release_memory(block, self._decoding.pop(block).result())
             self._num_released += 1
 
-    def _release_memory(self, images: NDArray[np.uint8]) -> None:
-        assert images.base is not None
-        self._free.append(images.base)
+    def _release_memory(self, block: int, images: NDArray[np.uint8]) -> None:
+        if block in self._uncached:
+            self._uncached.discard(block)
+            assert images.base is not None
+            self._free.append(images.base)
+
+    def cancel(self) -> None:
+        """Cancel all requests that have not started."""
+        if self._fetching:
+            self._fetching.close(wait=False)
 
     def close(self) -> None:
         """Release every block that is not in the cache."""
         if self._fetching:
-            self._fetching.shutdown(wait=True, cancel_futures=True)
+            self._fetching.close(wait=True)
         for block in [block for blocks in self._last_used.values() for block in blocks]:
             decoded = self._decoding[block]
             if decoded.done() and not decoded.cancelled() and not decoded.exception():
-                self._release_memory(decoded.result())
+                self._release_memory(block, decoded.result())
         self._last_used.clear()

@@ -7,10 +7,11 @@ where pixels come from, never the order.
 import hashlib
 import os
 import shutil
+import warnings
 import weakref
 from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +26,9 @@ from cinic_shards.store import local_path, lock_byte
 
 HostCacheKind = Literal["ram", "disk"]
 CacheKind = Literal["none", HostCacheKind, "device"]
+
+WAIT_SECONDS = 10.0
+"""Seconds to wait for a process that is filling a block of a disk cache."""
 
 CACHE_DIR_VARIABLE = "CINIC_SHARDS_CACHE_DIR"
 CACHE_BYTES_VARIABLE = "CINIC_SHARDS_CACHE_BYTES"
@@ -73,6 +77,17 @@ def _expanded(name: str, folder: str | os.PathLike[str]) -> Path:
 def as_cache(cache: CacheKind | Cache) -> Cache:
     """Return the option ``cache``, which may be just a kind, as a ``Cache``."""
     return cache if isinstance(cache, Cache) else Cache(cache)
+
+
+class Loaded(NamedTuple):
+    """A block that is decoded."""
+
+    images: NDArray[np.uint8]
+    """Its pixels, uint8, shape (rows, H, W, 3)."""
+    errors: list[DecodeError]
+    """An error for each damaged row."""
+    was_decoded: bool
+    """True if it was decoded now, False if a cache held it."""
 
 
 class BlockCache:
@@ -135,30 +150,34 @@ class BlockCache:
         """Return the addresses of N rows' pixels, decoded or not: int64, shape (N,)."""
         return self.memory.ctypes.data + rows * self.image_bytes
 
-    def images(self, block: int) -> NDArray[np.uint8] | None:
-        """Return a block's memory, uint8, shape (rows, H, W, 3); None if there is no room."""
+    def load(self, block: int) -> Loaded | None:
+        """Return a block, decoded now unless the cache holds it.
+
+        Returns:
+            The block; None if the cache has no room for it, or cannot be filled now.
+        """
         if block >= self.num_blocks:
             return None
-        return self.memory[self._starts[block] : self._starts[block + 1]]
+        images = self.memory[self._starts[block] : self._starts[block + 1]]
+        was_decoded = False
+        if not self._is_ready[block]:
+            filled = self._fill(block, images)
+            if filled is None:
+                return None
+            was_decoded = filled
+            self._is_ready[block] = True
+        return Loaded(images, self._errors.get(block, []), was_decoded)
 
-    def load(self, block: int) -> bool:
-        """Decode a block unless the cache holds it; return True if it was decoded now."""
-        if self._is_ready[block]:
-            return False
-        was_decoded = self._fill(block)
-        self._is_ready[block] = True
-        return was_decoded
+    def _fill(self, block: int, images: NDArray[np.uint8]) -> bool | None:
+        """Fill a block's memory.
 
-    def _fill(self, block: int) -> bool:
-        images = self.images(block)
-        assert images is not None
+        Returns:
+            True if it was decoded, False if another process had filled it; None if it is not
+            filled.
+        """
         if errors := self._reader.read_block(block, images):
             self._errors[block] = errors
         return True
-
-    def errors(self, block: int) -> list[DecodeError]:
-        """Return the errors of a loaded block."""
-        return self._errors.get(block, [])
 
     def all_errors(self) -> dict[int, list[DecodeError]]:
         """Return block -> its errors, for all loaded blocks with any."""
@@ -171,7 +190,9 @@ class DiskCache(BlockCache):
     The file ``state`` holds 8 bytes a block: 1 if the block is complete, and the CRC-32 of its
     pixels, both little-endian uint32. A process checks the CRC-32 when it first uses a block, so a
     block that a crash left half-written is decoded again. A process that fills a block holds a
-    lock, which is released if the process dies.
+    lock, which is released if the process dies. If a process holds it longer than
+    ``WAIT_SECONDS``, or locking fails, there is a warning, and the block is not cached now; from
+    then on this cache does not wait any more.
 
     Args:
         reader: reads the blocks.
@@ -191,6 +212,7 @@ class DiskCache(BlockCache):
         folder: Path,
     ) -> None:
         self._folder = folder
+        self._wait_seconds = WAIT_SECONDS
         super().__init__(reader, max_bytes, needed)
 
     def _count_blocks(self, max_bytes: int | None) -> int:
@@ -216,10 +238,14 @@ class DiskCache(BlockCache):
             self._locks = os.open(self._folder / "locks", os.O_RDWR | os.O_CREAT, 0o644)
             weakref.finalize(self, os.close, self._locks)
             with (
-                lock_byte(self._locks, 2**40),
+                lock_byte(self._locks, 2**40, wait_seconds=WAIT_SECONDS) as problem,
                 open(path, "a+b") as pixels,
                 open(self._folder / "state", "a+b") as state,
             ):
+                if problem:
+                    raise OptionError(
+                        f"cache='disk': {self._folder}: {problem}, or set folder of the Cache"
+                    )
                 for file, length in ((pixels, size), (state, 8 * self.num_blocks)):
                     if os.fstat(file.fileno()).st_size < length:
                         _reserve(file.fileno(), length)
@@ -235,16 +261,23 @@ class DiskCache(BlockCache):
                 "a writable folder"
             ) from error
 
-    def _fill(self, block: int) -> bool:
-        images = self.images(block)
-        assert images is not None
-        with lock_byte(self._locks, block):
+    def _fill(self, block: int, images: NDArray[np.uint8]) -> bool | None:
+        with lock_byte(self._locks, block, wait_seconds=self._wait_seconds) as problem:
+            if problem:
+                if self._wait_seconds:
+                    self._wait_seconds = 0.0
+                    warnings.warn(
+                        f"cache='disk': {self._folder}: {problem}; this process goes on, and does "
+                        "not cache the blocks that it cannot lock",
+                        stacklevel=2,
+                    )
+                return None
             is_complete, crc32 = self._state[block].tolist()
             if is_complete == 1 and checksum(images) == crc32:
                 return False
-            super()._fill(block)
+            super()._fill(block, images)
             # A damaged block never counts as complete, so each process reports it.
-            if not self.errors(block):
+            if block not in self._errors:
                 self._state[block, 1] = checksum(images)
                 self._state[block, 0] = 1
             return True

@@ -5,12 +5,15 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Generator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future
 from contextlib import closing
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, TypeVar
 
 from cinic_shards.codec.kernels import is_compiling
+from cinic_shards.errors import StoreError
+from cinic_shards.jobs import ThreadPool
 from cinic_shards.loader.batches import Batch
 from cinic_shards.loader.block_source import BlockCounts
 from cinic_shards.loader.pixel_source import EpochSource
@@ -79,31 +82,42 @@ class Counters:
 
 
 class Queue:
-    """A first-in, first-out queue of jobs, each with a list of results."""
+    """A first-in, first-out queue of jobs that make the batches of some steps.
+
+    A job that could not read its bytes, and had failed before it was asked for, runs again then: a
+    server that was down for a while does not end an epoch that was not waiting for it.
+    """
 
     def __init__(self) -> None:
-        self._futures: deque[Future[list[Any]]] = deque()
+        self._jobs: deque[tuple[Future[list[Any]], list[Step]]] = deque()
 
     def __len__(self) -> int:
-        return len(self._futures)
+        return len(self._jobs)
 
-    def put(self, future: Future[list[Any]]) -> None:
-        """Add a job."""
-        self._futures.append(future)
+    def put(self, job: Future[list[Any]], steps: list[Step]) -> None:
+        """Add a job and its steps."""
+        self._jobs.append((job, steps))
 
-    def take(self) -> list[Any]:
-        """Wait for the first job, and return its results."""
-        return self._futures.popleft().result()
+    def take(self, start: Callable[[list[Step]], Future[list[Any]]]) -> list[Any]:
+        """Wait for the first job, and return its results.
+
+        Args:
+            start: starts a job again.
+        """
+        job, steps = self._jobs.popleft()
+        if job.done() and isinstance(job.exception(), StoreError):
+            job = start(steps)
+        return job.result()
 
     def num_ready(self) -> int:
         """Count the results that are ready to be taken."""
-        done = [future for future in list(self._futures) if future.done()]
-        ready = [future for future in done if not (future.cancelled() or future.exception())]
-        return sum(len(future.result()) for future in ready)
+        done = [job for job, _ in list(self._jobs) if job.done()]
+        ready = [job for job in done if not (job.cancelled() or job.exception())]
+        return sum(len(job.result()) for job in ready)
 
     def clear(self) -> None:
         """Drop all jobs."""
-        self._futures.clear()
+        self._jobs.clear()
 
 
 class Epoch:
@@ -169,38 +183,12 @@ class Epoch:
         )
 
 
-class Threads:
-    """Makes a pool of threads for each epoch.
-
-    Freeing a thread object runs Python code, and a Ctrl-C during that code is lost. So a pool whose
-    epoch is over is freed by a thread of the next pool, where no signal handler runs.
-    """
-
-    def __init__(self, count: int) -> None:
-        self.count = count
-        self._ended: list[ThreadPoolExecutor] = []
-
-    def new_pool(self) -> ThreadPoolExecutor:
-        """Make a pool for one epoch; its threads start with their first jobs."""
-        return ThreadPoolExecutor(self.count, thread_name_prefix="cinic-shards")
-
-    def free_ended(self, pool: ThreadPoolExecutor) -> None:
-        """Free the pools before this one, in one of its threads."""
-        if self._ended:
-            pool.submit(self._ended.clear)
-
-    def end(self, pool: ThreadPoolExecutor, *, wait: bool) -> None:
-        """Cancel the jobs that have not started; with ``wait``, wait for the others."""
-        pool.shutdown(wait=wait, cancel_futures=True)
-        self._ended.append(pool)
-
-
 def run(
     plan: EpochPlan,
     steps: range,
     step_at: Callable[[int], Step],
-    threads: Threads,
-    open_source: Callable[[ThreadPoolExecutor], EpochSource],
+    num_threads: int,
+    open_source: Callable[[Executor], EpochSource],
     make: Callable[[EpochSource, list[Step]], list[T]],
     epoch: Epoch,
     *,
@@ -212,25 +200,25 @@ def run(
         plan: the epoch's plan.
         steps: numbers of the steps to make.
         step_at: returns the step with a given number.
-        threads: makes the pool of threads.
-        open_source: opens the source of pixels, with the pool.
+        num_threads: number of threads.
+        open_source: opens the source of pixels, with the pool of threads.
         make: makes the batches of some steps; called in a thread.
         epoch: closed at the end.
         most_images: most images in one job, if it joins several small steps.
     """
     queue = epoch.queue
-    pool = threads.new_pool()
+    pool = ThreadPool(num_threads, "cinic-shards")
     source: EpochSource | None = None
     consumer = threading.get_ident()
     is_finalizing = sys.is_finalizing  # an iterator may outlive what this module imports
     try:
-        threads.free_ended(pool)
         source = open_source(pool)
+        start = partial(pool.submit, make, source)
         epoch.counters.blocks = source.blocks
         # Small steps go to a thread together: starting a job costs as much as such a step.
         images_at_once = min(source.images_at_once, most_images)
         at_once = max(1, images_at_once * plan.world_size // plan.global_batch_size)
-        limit = 2 * threads.count if at_once == 1 else threads.count
+        limit = 2 * num_threads if at_once == 1 else num_threads
         wanted: deque[Step] = deque()
         num_begun = 0
         done = iter(steps)
@@ -241,18 +229,18 @@ def run(
                 wanted.append(step_at(number))
                 source.want(wanted[-1])
             begun = [wanted.popleft() for _ in range(count)]
-            queue.put(pool.submit(make, source, begun))
+            queue.put(start(begun), begun)
             num_begun += count
             # Few steps in the first jobs, because the consumer waits for the first batch; and few
             # in the last ones, or some threads would be idle while another makes many.
-            count = min(2 * count, at_once, (len(steps) - num_begun) // (2 * threads.count))
+            count = min(2 * count, at_once, (len(steps) - num_begun) // (2 * num_threads))
             count = max(1, count)
             if len(queue) > limit:
-                for result in queue.take():
+                for result in queue.take(start):
                     source.release(next(done))
                     yield result
         while queue:
-            yield from queue.take()
+            yield from queue.take(start)
     finally:  # also after a break, an exception or Ctrl-C
         # Never wait at the interpreter's exit, or when the garbage collector closes a forgotten
         # iterator: it may run in one of these threads, or in a thread that they wait for to compile
@@ -260,8 +248,9 @@ def run(
         if not is_finalizing():
             epoch.close()
             may_wait = threading.get_ident() == consumer and not is_compiling()
-            threads.end(pool, wait=may_wait)
-            if source is not None and may_wait:
+            if source is not None:
+                source.cancel()
+            if pool.close(wait=may_wait) and source is not None:
                 source.close()
 
 

@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Callable, Generator, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor
 from contextlib import closing
 from dataclasses import replace
 from functools import cached_property, partial
@@ -14,7 +14,7 @@ from cinic_shards.errors import OptionError
 from cinic_shards.loader.augment import PLAIN, Augment, Normalize, Transform
 from cinic_shards.loader.batches import Batch, BatchMaker, OnError
 from cinic_shards.loader.cache import Cache, CacheKind, as_cache
-from cinic_shards.loader.epoch import Epoch, LoaderStats, Threads, run, shown
+from cinic_shards.loader.epoch import Epoch, LoaderStats, run, shown
 from cinic_shards.loader.memory import copy_ahead
 from cinic_shards.loader.pixel_source import EpochSource, PixelSource, open_pixels
 from cinic_shards.loader.plan import PLAN_VERSIONS, EpochPlan, Order, Tail, part_of
@@ -29,8 +29,6 @@ from cinic_shards.store import StoreLike
 
 BatchTransform = Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
 _STATE_VERSION = 1
-_MOST_BYTES = 3 * 2**23
-"""Bound on the batches that a thread makes in one job, in bytes."""
 
 
 class ShardLoader:
@@ -141,9 +139,9 @@ class ShardLoader:
         self._transform = self._make_transform(augment, normalize)
         self._pixels = self._open_pixels()
         self._maker = BatchMaker(
-            self._reader, self._selection, self._transform, self.device, on_error
-        )
-        self._threads = Threads(self.workers)
+            self._reader, self._selection, self._transform, self.device, on_error,
+            self.batch_size, self.workers,
+        )  # fmt: skip
         self.plan_version = max(PLAN_VERSIONS)  # 1 if a state of release 0.1.0 was loaded
         self.epoch = 0
         """The epoch that the next iteration runs."""
@@ -225,21 +223,20 @@ class ShardLoader:
         maker = self._maker
         step_at = partial(Step, plan, self._selection)
 
-        def open_source(threads: ThreadPoolExecutor) -> EpochSource:
+        def open_source(threads: Executor) -> EpochSource:
             self._reader.start_epoch()
             if self.cache.kind == "device":
                 maker.fill_device(threads)
             return self._pixels.open_epoch(plan, self._selection, threads)
 
         if self.device is None:
-            most_images = _MOST_BYTES // maker.image_bytes
             batches: Generator[Batch, None, None] = run(
-                plan, steps, step_at, self._threads, open_source, maker.on_cpu, epoch,
-                most_images=most_images,
+                plan, steps, step_at, self.workers, open_source, maker.on_cpu, epoch,
+                most_images=maker.max_job_images,
             )  # fmt: skip
         else:
             works = run(
-                plan, steps, step_at, self._threads, open_source, maker.for_device, epoch,
+                plan, steps, step_at, self.workers, open_source, maker.for_device, epoch,
                 most_images=1,
             )  # fmt: skip
             batches = copy_ahead(

@@ -1,7 +1,9 @@
 """Memory for batches, reused once nothing refers to it; and copies to a device ahead of use."""
 
+import itertools
+import math
 import weakref
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from typing import Any, TypeVar
 
@@ -20,48 +22,103 @@ class _Lease(weakref.ref["NDArray[Any]"]):
 
 
 class BufferPool:
-    """Memory for batches, reused once nothing refers to the batch in it.
+    """Memory for batches, reused once nothing refers to the batches in it.
 
     New memory costs a page fault per 4 KiB: a third of the time that decoding its pixels takes.
+    The pool keeps a fixed number of buffers, what a loader has under way. A consumer that holds
+    more batches gets memory that is freed when it drops them.
+
+    Args:
+        buffer_bytes: bytes of a buffer.
+        max_buffers: number of buffers to keep.
+        pinned: allocate pinned memory.
     """
 
-    def __init__(self, *, pinned: bool) -> None:
+    def __init__(self, buffer_bytes: int, max_buffers: int, *, pinned: bool = False) -> None:
+        self.buffer_bytes = buffer_bytes
+        self.max_buffers = max_buffers
         self.pinned = pinned
-        self._ended: dict[int, list[_Lease]] = {}
+        self._free: list[_Lease] = []
+        """Ended leases, whose buffers can be used again."""
         self._leases: dict[int, _Lease] = {}
+        """All leases, by their ``id``: a weak reference only acts while it exists itself."""
+
+    def __len__(self) -> int:
+        """Return the number of buffers, used or free."""
+        return len(self._leases)
 
     def take(self, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
-        """Return a tensor of this shape with undefined content.
+        """Return a tensor of this shape with undefined content; its storage has no other bytes.
 
         Raises:
             OptionError: it does not fit into memory.
         """
         if self.pinned:  # torch itself reuses pinned memory, once its copies are done
             return torch.empty(shape, dtype=dtype, pin_memory=True)
-        size = int(np.prod(shape)) * dtype.itemsize
+        size = math.prod(shape) * dtype.itemsize
         if size == 0:
             return torch.empty(shape, dtype=dtype)
-        ended = self._ended.setdefault(size, [])
-        try:
-            lease = ended.pop()
-        except IndexError:
-            try:
-                buffer = torch.empty(size, dtype=torch.uint8).numpy()
-            except RuntimeError as error:
-                raise OptionError(
-                    f"a batch of shape {shape} does not fit into memory; choose a smaller "
-                    "batch_size"
-                ) from error
+        lease = None
+        if size > self.buffer_bytes or not (
+            (lease := _pop(self._free)) or len(self._leases) < self.max_buffers
+        ):
+            return _as_tensor(_view(_new(size, shape), shape, dtype), dtype)
+        if lease is None:
+            buffer = _new(self.buffer_bytes, shape)
         else:
             buffer = lease.buffer
             del self._leases[id(lease)]
         # Every tensor on this memory keeps this view alive, including views of the batch. No Python
         # code runs when a lease ends: a Ctrl-C during that code would be lost.
-        view = buffer[:]
-        lease = _Lease(view, ended.append)
+        view = _view(buffer[:size], shape, dtype)
+        lease = _Lease(view, self._free.append)
         lease.buffer = buffer
         self._leases[id(lease)] = lease
-        return torch.from_numpy(view).view(dtype).view(shape)
+        return _as_tensor(view, dtype)
+
+
+_ARRAY_DTYPES = {1: np.uint8, 2: np.int16, 4: np.float32}
+"""Size -> a type of arrays of that size: numpy has no bfloat16."""
+
+
+def _view(memory: NDArray[np.uint8], shape: tuple[int, ...], dtype: torch.dtype) -> NDArray[Any]:
+    return memory.view(_ARRAY_DTYPES[dtype.itemsize]).reshape(shape)
+
+
+def _as_tensor(array: NDArray[Any], dtype: torch.dtype) -> torch.Tensor:
+    tensor = torch.from_numpy(array)
+    return tensor if tensor.dtype == dtype else tensor.view(dtype)
+
+
+def split_apart(tensor: torch.Tensor, sizes: Sequence[int]) -> list[torch.Tensor]:
+    """Split a tensor along its first dimension.
+
+    The parts share memory, but each has a storage of just its bytes: ``torch.save``, and queues
+    between processes, write an entire storage.
+    """
+    if len(sizes) == 1:
+        return [tensor]
+    dtype = tensor.dtype
+    array = (tensor.view(torch.int16) if dtype == torch.bfloat16 else tensor).numpy()
+    ends = itertools.accumulate(sizes, initial=0)
+    parts = [torch.from_numpy(array[start:stop]) for start, stop in itertools.pairwise(ends)]
+    return parts if array.dtype != np.int16 else [part.view(dtype) for part in parts]
+
+
+def _pop(leases: list[_Lease]) -> _Lease | None:
+    try:
+        return leases.pop()
+    except IndexError:
+        return None
+
+
+def _new(size: int, shape: tuple[int, ...]) -> NDArray[np.uint8]:
+    try:
+        return torch.empty(size, dtype=torch.uint8).numpy()
+    except RuntimeError as error:
+        raise OptionError(
+            f"a batch of shape {shape} does not fit into memory; choose a smaller batch_size"
+        ) from error
 
 
 _S = TypeVar("_S")

@@ -9,7 +9,7 @@
     epoch or, in a cache, for later epochs.
 """
 
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor
 from typing import Protocol, Self
 
 import numpy as np
@@ -52,6 +52,9 @@ class EpochSource(Protocol):
     def release(self, step: int) -> None:
         """Release everything that no later step needs: steps up to this one are done."""
 
+    def cancel(self) -> None:
+        """Cancel what has not started: the epoch is over."""
+
     def close(self) -> None:
         """Release everything: the epoch is over, and no thread works for it any more."""
 
@@ -63,9 +66,7 @@ class PixelSource(Protocol):
     def takes_any_row(self) -> bool:
         """True if reading rows in any order is as fast as reading them block by block."""
 
-    def open_epoch(
-        self, plan: EpochPlan, selection: Selection, threads: ThreadPoolExecutor
-    ) -> EpochSource:
+    def open_epoch(self, plan: EpochPlan, selection: Selection, threads: Executor) -> EpochSource:
         """Open the pixels of an epoch, which ``threads`` may decode ahead of their use."""
 
     def read(self, rows: NDArray[np.int64], out: NDArray[np.uint8]) -> list[DecodeError]:
@@ -116,9 +117,7 @@ class _DirectSource:
     def __init__(self, reader: SplitReader) -> None:
         self._reader = reader
 
-    def open_epoch(
-        self, plan: EpochPlan, selection: Selection, threads: ThreadPoolExecutor
-    ) -> Self:
+    def open_epoch(self, plan: EpochPlan, selection: Selection, threads: Executor) -> Self:
         return self
 
     def want(self, step: Step) -> None:
@@ -126,6 +125,9 @@ class _DirectSource:
 
     def release(self, step: int) -> None:
         """Do nothing: no memory is held."""
+
+    def cancel(self) -> None:
+        """Do nothing: nothing is requested ahead."""
 
     def close(self) -> None:
         """Do nothing: no memory is held."""

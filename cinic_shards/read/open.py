@@ -2,7 +2,6 @@
 
 import hashlib
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import numpy as np
@@ -12,6 +11,7 @@ import cinic_shards.format as fmt
 from cinic_shards.codec import ENCODINGS
 from cinic_shards.errors import FormatError, MissingError, StoreError
 from cinic_shards.format import Index, Manifest, ShardInfo
+from cinic_shards.jobs import ThreadPool
 from cinic_shards.store.base import Store
 
 
@@ -146,7 +146,7 @@ def read_index(store: Store, shard: ShardInfo, num_classes: int) -> Index:
 
 def read_indexes(store: Store, shards: Sequence[ShardInfo], num_classes: int) -> list[Index]:
     """Read the indexes of shards, several at a time; see ``read_index``."""
-    with ThreadPoolExecutor(1 if store.is_local else _INDEXES_AT_ONCE) as threads:
+    with ThreadPool(1 if store.is_local else _INDEXES_AT_ONCE, "cinic-shards-index") as threads:
         return list(threads.map(partial(read_index, store, num_classes=num_classes), shards))
 
 

@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Sequence
 from functools import cached_property
-from threading import Lock
+from threading import get_ident
 from typing import Literal
 
 import numpy as np
@@ -94,9 +94,9 @@ class SplitReader:
         self._is_checked = np.full(len(self._crc32), check == "off")
         self._bad_rows: dict[int, tuple[str, str]] = {}
         """Damaged row -> (problem, location); only used if rows are mapped."""
-        self.bytes_read = 0
-        """Bytes of payloads read since this reader was created."""
-        self._counting = Lock()
+        self._bytes_of: dict[int, int] = {}
+        """Thread -> bytes of payloads that it has read. No lock: a process forked while another
+        thread holds a lock would wait for it forever."""
 
     @cached_property
     def block_starts(self) -> NDArray[np.int64]:
@@ -143,6 +143,11 @@ class SplitReader:
                 f"image shape is {index.image_shape}, the manifest says {self.image_shape}; "
                 "fetch the file again",
             )
+
+    @property
+    def bytes_read(self) -> int:
+        """Bytes of payloads read since this reader was created."""
+        return sum(list(self._bytes_of.values()))
 
     def start_epoch(self) -> None:
         """Start an epoch: with ``check="always"``, every payload is checked again."""
@@ -239,7 +244,7 @@ class SplitReader:
             StoreError: the payloads cannot be fetched.
         """
         payloads = self.payloads(rows)
-        self._count(payloads.lengths)
+        self._count(int(payloads.lengths.sum()))
         crc_problems = self._check(rows, payloads)
         problems = self.encoding.decode(payloads, out) | crc_problems
         return [
@@ -262,7 +267,7 @@ class SplitReader:
             return self.read_images(np.arange(start, stop), out)
         numbers = np.array([block])
         payloads = self.payloads(numbers)
-        self._count(payloads.lengths)
+        self._count(int(payloads.lengths.sum()))
         shard, first = self._find(start)
         damage = decode_block(
             self.encoding,
@@ -278,9 +283,9 @@ class SplitReader:
             for row, problem in problems.items()
         ]
 
-    def _count(self, lengths: NDArray[np.int64]) -> None:
-        with self._counting:
-            self.bytes_read += int(lengths.sum())
+    def _count(self, num_bytes: int) -> None:
+        thread = get_ident()
+        self._bytes_of[thread] = self._bytes_of.get(thread, 0) + num_bytes
 
     def _check(self, numbers: NDArray[np.int64], payloads: Payloads) -> dict[int, str]:
         """Compare the CRC-32 of payloads that are due for a check; return problems by position."""
@@ -315,8 +320,7 @@ class SplitReader:
             ``read_images``.
         """
         errors: list[DecodeError] = []
-        with self._counting:
-            self.bytes_read += len(rows) * self._image_bytes
+        self._count(len(rows) * self._image_bytes)
         if not self._is_checked.all():
             # np.unique would import numpy.ma: 0.1 seconds before the first batch.
             self._check_blocks(np.array(sorted(set(self.blocks_of(rows).tolist()))))

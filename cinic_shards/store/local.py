@@ -4,6 +4,7 @@ import errno
 import os
 import shutil
 import stat
+import sys
 import time
 import uuid
 from collections.abc import Iterator
@@ -27,45 +28,118 @@ except ImportError:  # Windows
 TEMPORARY_SUFFIX = ".partial"
 
 
-def lock_file(path: Path) -> BinaryIO | None:
+_POLL_SECONDS = 0.002
+_MAX_DENIALS = 10
+"""Refusals in a row, without a holder, that mean that a file system has no locks."""
+
+
+def lock_file(path: Path, *, shared: bool = False) -> BinaryIO | None:
     """Open a file and lock it; None if another process holds the lock.
 
     Closing the file, or the end of the process, releases the lock. On a system without ``fcntl``
     every call succeeds.
+
+    Args:
+        path: the file; it is created if it does not exist.
+        shared: lock it together with other processes that pass True.
+
+    Raises:
+        OSError: the file cannot be opened, or its file system has no locks.
     """
     # Not filelock: some of these files hold data that other processes read while they are locked.
     # On Windows its locks forbid that, and its FileLock would be a second handle beside this one.
     file = open(path, "ab")  # noqa: SIM115
     if fcntl is not None:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+            fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+        except OSError as error:
+            # SMB denies access to a lock that another process holds.
+            is_held = error.errno in _HELD and (
+                isinstance(error, BlockingIOError) or _holder(file.fileno(), 0, 0) is not None
+            )
             file.close()
-            return None
+            if is_held:
+                return None
+            raise OSError(error.errno, _no_locks(error), str(path)) from error
     return file
 
 
 @contextmanager
-def lock_byte(descriptor: int, position: int) -> Iterator[None]:
-    """Lock one byte of a file, which may be beyond its end; wait while another process holds it.
+def lock_byte(descriptor: int, position: int, *, wait_seconds: float) -> Iterator[str]:
+    """Lock one byte of a file, which may be beyond its end; yield why it failed, or "".
 
     A process that closes any descriptor of the file releases all its locked bytes.
+
+    Args:
+        descriptor: the file, open for writing.
+        position: position of the byte.
+        wait_seconds: seconds to wait while another process holds the lock.
     """
     if fcntl is None:
-        yield
+        yield ""
         return
+    problem = _try_to_lock(descriptor, position, wait_seconds)
+    try:
+        yield problem
+    finally:
+        if not problem:
+            with suppress(OSError):  # the file system's lock service has ended
+                fcntl.lockf(descriptor, fcntl.LOCK_UN, 1, position)
+
+
+def _try_to_lock(descriptor: int, position: int, wait_seconds: float) -> str:
+    """Lock a byte; return "", or why it cannot be locked."""
+    deadline = time.monotonic() + wait_seconds
+    num_denials = 0
     while True:
         try:
             # Not a blocking lock: if two processes each have a thread that holds a byte and one
             # that waits for the other's byte, the kernel reports a deadlock.
             fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, position)
-            break
-        except (BlockingIOError, PermissionError):
-            time.sleep(0.002)
+            return ""
+        except OSError as error:
+            is_late = time.monotonic() >= deadline
+            if is_late or not isinstance(error, BlockingIOError):
+                holder = _holder(descriptor, position, 1)
+                num_denials = 0 if holder is not None else num_denials + 1
+                if error.errno not in _HELD or num_denials >= _MAX_DENIALS:
+                    return _no_locks(error)
+                if is_late and holder is not None:
+                    name = f"process {holder}" if holder else "another process"
+                    return f"{name} has held a lock for {wait_seconds:g} s"
+        time.sleep(_POLL_SECONDS)
+
+
+_HELD = (errno.EAGAIN, errno.EWOULDBLOCK, errno.EACCES)
+"""Errors of a lock that another process holds; NFS and SMB also report a missing right as one."""
+
+
+def _no_locks(error: OSError) -> str:
+    return f"{error.strerror}: this file system cannot lock files; use a different disk"
+
+
+_FLOCK = {
+    "linux": [("type", "i2"), ("whence", "i2"), ("start", "i8"), ("length", "i8"), ("pid", "i4")],
+    "darwin": [("start", "i8"), ("length", "i8"), ("pid", "i4"), ("type", "i2"), ("whence", "i2")],
+}
+"""Fields of the C type ``struct flock``."""
+
+
+def _holder(descriptor: int, position: int, length: int) -> int | None:
+    """Return the id of the process that holds a lock on these bytes; None if there is none.
+
+    0 if the system does not say which process it is, as for a process of a different machine.
+    """
+    if sys.platform not in _FLOCK:
+        return 0
+    dtype = np.dtype(_FLOCK[sys.platform], align=True)
+    wanted = np.zeros((), dtype)
+    wanted["type"], wanted["start"], wanted["length"] = fcntl.F_WRLCK, position, length
     try:
-        yield
-    finally:
-        fcntl.lockf(descriptor, fcntl.LOCK_UN, 1, position)
+        found = np.frombuffer(fcntl.fcntl(descriptor, fcntl.F_GETLK, wanted.tobytes()), dtype)[0]
+    except OSError:
+        return None
+    return None if found["type"] == fcntl.F_UNLCK else max(0, int(found["pid"]))
 
 
 class LocalStore(Store):
