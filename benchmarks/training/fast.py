@@ -29,6 +29,7 @@ from benchmarks.training.evaluation import Evaluation, error_of
 from benchmarks.training.models import Residual, conv_norm_relu
 from benchmarks.training.train import ended, say
 from cinic_shards import Augment, Batch, ShardLoader, Subset
+from cinic_shards.loader.world import find_device
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -236,7 +237,7 @@ def main() -> None:
 
     def work() -> None:
         torch.backends.cudnn.benchmark = True
-        bench = Bench(args.shards, recipe, torch.device(args.device), by_compiler=args.compile)
+        bench = Bench(args.shards, recipe, find_device(args.device), by_compiler=args.compile)
         bench.run(args.seed, most_steps=10)
         outcomes = []
         for number in range(args.runs):

@@ -32,6 +32,7 @@ from benchmarks.training.recipe import Recipe, Setting
 from benchmarks.training.trainer import DivergedError, Run, StoppedError
 from cinic_shards.errors import CinicShardsError, OptionError
 from cinic_shards.loader.cache import CacheKind
+from cinic_shards.loader.world import find_device
 
 ORIGINS = ("all", "cifar", "cifar-train", "cifar-test", "imagenet")
 
@@ -80,7 +81,7 @@ def setting_of(args: argparse.Namespace) -> Setting:
     After this, Ctrl-C and SIGTERM ask the run to stop. A second Ctrl-C ends the process at once,
     except under torchrun.
     """
-    device = torch.device(args.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    device = find_device(args.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     if device.type == "cuda":
         if device.index is None:
             device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))

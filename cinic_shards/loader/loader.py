@@ -20,7 +20,7 @@ from cinic_shards.loader.pixel_source import EpochSource, PixelSource, open_pixe
 from cinic_shards.loader.plan import PLAN_VERSIONS, EpochPlan, Order, Tail, part_of
 from cinic_shards.loader.reading import Reading, announce, reading_of
 from cinic_shards.loader.step import Step
-from cinic_shards.loader.world import default_threads, find_world
+from cinic_shards.loader.world import default_threads, find_device, find_world
 from cinic_shards.options import checked, integer, number_of_workers
 from cinic_shards.read.dataset import Dataset
 from cinic_shards.read.split import Check
@@ -130,7 +130,7 @@ class ShardLoader:
         self.cache = as_cache(cache)
         if device is None and self.cache.kind == "device":
             device = "cuda" if torch.cuda.is_available() else "cpu"
-        self.device = torch.device(device) if device is not None else None
+        self.device = find_device(device) if device is not None else None
         self.batch_transform = batch_transform
         self.progress = progress
         self.dataset = Dataset(path)

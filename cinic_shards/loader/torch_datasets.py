@@ -10,7 +10,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import Any, Literal, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -19,7 +19,7 @@ from PIL import Image
 from torch.utils.data import Dataset as TorchDataset
 from torch.utils.data import IterableDataset, get_worker_info
 
-from cinic_shards.errors import FormatError, OptionError, StoreError
+from cinic_shards.errors import FormatError, OptionError
 from cinic_shards.loader.augment import Augment, Normalize
 from cinic_shards.loader.batches import Batch, OnError
 from cinic_shards.loader.cache import Cache, HostCacheKind, as_cache
@@ -28,12 +28,11 @@ from cinic_shards.loader.pixel_source import PixelSource, open_pixels
 from cinic_shards.loader.plan import PLAN_VERSIONS, Order, Tail
 from cinic_shards.loader.world import default_threads, find_world
 from cinic_shards.options import checked, integer, one_of
+from cinic_shards.read.child import read_in_child
 from cinic_shards.read.dataset import Dataset
 from cinic_shards.read.split import Check, SplitReader
 from cinic_shards.read.subset import Subset, select
-from cinic_shards.store import Store, StoreLike, has_client, open_store
-
-T = TypeVar("T")
+from cinic_shards.store import RemoteStore, Store, StoreLike, has_client, open_store
 
 _MAX_PROCESSES = 1024
 """Bound on the workers of a DataLoader that share one ``ShardIterable``."""
@@ -83,8 +82,7 @@ class CINIC10(TorchDataset[tuple[Any, Any]]):
         self.transform = transform
         self.target_transform = target_transform
         self._store = open_store(root)
-        find = partial(_find_samples, self._store, split, subset or Subset())
-        found = _read_without_client(self._store, find)
+        found = _find_samples(self._store, split, subset or Subset())
         self._fingerprint = found.fingerprint
         self._rows = found.rows
         """The reader's row of each sample."""
@@ -166,7 +164,7 @@ class _Samples(NamedTuple):
 
 
 def _find_samples(store: Store, split: str, subset: Subset) -> _Samples:
-    dataset = Dataset(store)
+    dataset = Dataset(_without_client(store, split, subset))
     reader, manifest = dataset.split(split), dataset.manifest
     selection = select(dataset, reader, subset)
     rows = selection.rows_at(np.arange(len(selection)))
@@ -175,39 +173,19 @@ def _find_samples(store: Store, split: str, subset: Subset) -> _Samples:
     )
 
 
-def _read_without_client(store: Store, read: Callable[[], T]) -> T:
-    """Return ``read()``, called in a child process if it would create a server's client here.
+def _without_client(store: Store, split: str, subset: Subset) -> Store:
+    """Return a store that has the indexes to choose samples by, and needs no client here for them.
 
-    A DataLoader on Linux forks its workers, and such a client cannot be used after a fork.
+    A DataLoader on Linux forks its workers, and a server's client cannot be used after a fork.
     """
-    is_free = sys.platform == "linux" and not has_client()
-    if store.is_local or not is_free or multiprocessing.current_process().daemon:
-        return read()
-    context = multiprocessing.get_context("fork")  # spawned, it would need the user's main guard
-    receiver, sender = context.Pipe(duplex=False)
-
-    def send() -> None:
-        try:
-            sender.send((read(), None))
-        except Exception as error:
-            sender.send((None, error))
-
-    child = context.Process(target=send, daemon=True)
-    child.start()
-    sender.close()
-    try:
-        result, error = receiver.recv()
-    except EOFError:
-        raise StoreError(str(store), "the process that read the indexes was killed") from None
-    except BaseException:  # Ctrl-C, which the child may not have received
-        child.kill()
-        raise
-    finally:
-        child.join()
-        receiver.close()
-    if error is not None:
-        raise error
-    return result  # type: ignore[no-any-return]
+    may_fork = sys.platform == "linux" and not multiprocessing.current_process().daemon
+    is_server = isinstance(store, RemoteStore) and store.address.scheme != "memory"
+    if not (is_server and may_fork and sys.executable) or has_client():
+        return store
+    assert isinstance(store, RemoteStore)
+    return read_in_child(
+        store, [*split.split("+"), *(subset.exclude_duplicates_of or "").split("+")]
+    )
 
 
 class ShardIterable(IterableDataset[Batch]):

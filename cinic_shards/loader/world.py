@@ -1,4 +1,4 @@
-"""The world: the rank of this process, the number of processes, and its share of the cores."""
+"""The world: rank of this process, number of processes, its share of the cores, and its device."""
 
 import torch
 
@@ -48,3 +48,43 @@ def find_world(rank: int | None, world_size: int | None) -> tuple[int, int]:
     if not 0 <= rank < world_size:
         raise OptionError(f"$RANK is {rank} and $WORLD_SIZE is {world_size}: expected a lower rank")
     return rank, world_size
+
+
+def find_device(device: str | torch.device) -> torch.device:
+    """Return a device as torch's, and check that it can be used.
+
+    Raises:
+        OptionError: there is no such device, or it holds no data.
+    """
+    try:
+        found = torch.device(device)
+    except (RuntimeError, TypeError) as error:
+        raise OptionError(
+            f"device={device!r}: unknown; expected a name such as cpu, cuda, cuda:0 or mps"
+        ) from error
+    problem = _device_problem(found)
+    if problem:
+        raise OptionError(
+            f"device={str(found)!r}: {problem}, or give no device: batches then stay on the CPU"
+        )
+    return found
+
+
+def _device_problem(device: torch.device) -> str:
+    """Return why a device cannot be used, and what to do; empty if it can."""
+    if device.type == "meta":
+        return "tensors on it have no data; choose a different device"
+    if device.type == "cuda":
+        if torch.version.cuda is None and torch.version.hip is None:
+            return "this torch was built without CUDA; install a build with CUDA (pytorch.org)"
+        if not torch.cuda.is_available():
+            return "torch finds no GPU; check that nvidia-smi lists one"
+        count = torch.cuda.device_count()
+        if device.index is not None and device.index >= count:
+            return f"expected at most cuda:{count - 1}; choose one of the {count:,} GPUs"
+    try:
+        torch.zeros(1, device=device).cpu()
+    except Exception as error:  # each backend has its own
+        reason = str(error).strip().partition("\n")[0].partition(". ")[0]
+        return f"cannot be used here ({type(error).__name__}: {reason}); choose a different device"
+    return ""

@@ -1,6 +1,7 @@
 """Open a dataset's files: its manifest, a shard, a shard's index."""
 
 import hashlib
+import os
 from collections.abc import Sequence
 from functools import partial
 
@@ -9,10 +10,11 @@ from numpy.typing import NDArray
 
 import cinic_shards.format as fmt
 from cinic_shards.codec import ENCODINGS
-from cinic_shards.errors import FormatError, MissingError, StoreError
+from cinic_shards.errors import FormatError, MissingError, StoreError, some
 from cinic_shards.format import Index, Manifest, ShardInfo
 from cinic_shards.jobs import ThreadPool
 from cinic_shards.store.base import Store
+from cinic_shards.store.local import LocalStore
 
 
 def read_manifest(store: Store) -> Manifest:
@@ -36,6 +38,9 @@ def parse_manifest(store: Store, data: bytes) -> Manifest:
 
 def _no_dataset(store: Store, error: MissingError) -> StoreError:
     """Make the error for a missing manifest."""
+    is_local_file = isinstance(store, LocalStore) and store.root.is_file()
+    if is_local_file or (not store.is_local and str(store).endswith(_FILE_SUFFIXES)):
+        return StoreError(str(store), _file_problem(str(store)))
     if not store.can_list:
         return StoreError(
             error.location,
@@ -51,7 +56,34 @@ def _no_dataset(store: Store, error: MissingError) -> StoreError:
     hint = "give a folder that cinic-shard pack has written"
     if any(fmt.parse_shard_name(name) for name in names):
         hint = "cinic-shard reindex rebuilds it from the shards"
+    elif isinstance(store, LocalStore):
+        root = store.root
+        datasets = [name for name in names if (root / name / fmt.MANIFEST_NAME).is_file()]
+        if datasets:
+            hint = f"give one of the datasets in it: {some(datasets)}"
+        elif next(root.glob("*/*/*.png"), None):
+            found = "a folder of images, not of shards"
+            hint = f"pack it first: cinic-shard pack {root} ./shards"
+        elif next(root.glob("*/*.png"), None):
+            found = "a folder of images, not of shards"
+            hint = f"if it is a split, pack the folder above it: cinic-shard pack {root.parent}"
     return StoreError(str(store), f"{found}; {hint}")
+
+
+_FILE_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".zip", f"/{fmt.MANIFEST_NAME}")
+
+
+def _file_problem(path: str) -> str:
+    """Return what is wrong with a file that was given instead of a dataset's folder."""
+    folder, _, name = path.replace(os.sep, "/").rpartition("/")
+    if name == fmt.MANIFEST_NAME or fmt.parse_shard_name(name):
+        return f"a file of a dataset; give the folder that holds it: {folder or '.'}"
+    if name.endswith(_FILE_SUFFIXES):
+        return (
+            "an archive, expected a folder of shards; if it holds images, pack it first: "
+            f"cinic-shard pack {path} ./shards"
+        )
+    return "a file, expected a folder that cinic-shard pack has written"
 
 
 def is_packing(store: Store, names: Sequence[str]) -> bool:
