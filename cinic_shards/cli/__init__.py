@@ -11,7 +11,7 @@ _GROUPS = {
         inspect.info, inspect.verify, inspect.reindex, inspect.stats, inspect.show, inspect.report,
     ),
     "CINIC-10": (cinic.fetch, cinic.build, cinic.restore_cifar10, cinic.contributors),
-    "Load": (load.bench, load.warmup),
+    "Load": (load.bench, load.warmup, load.cache),
 }  # fmt: skip
 """The commands in the order of ``--help``."""
 

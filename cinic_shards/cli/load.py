@@ -1,6 +1,7 @@
-"""The commands for the loader: compare it with ImageFolder, and compile its kernels."""
+"""The commands for the loader: a comparison with ImageFolder, its kernels, and its caches."""
 
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
@@ -76,6 +77,62 @@ def bench(
             for result in results
         ],
     )
+
+
+def cache(
+    folder: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of the caches; default: CINIC_SHARDS_CACHE_DIR, or the user's cache "
+            "folder."
+        ),
+    ] = None,
+    clear: Annotated[
+        bool, typer.Option("--clear", help="Delete all caches that no process is using.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """List what `cache="disk"` has kept of each dataset, or delete it.
+
+    **Examples**
+
+    `cinic-shard cache`
+
+    `cinic-shard cache --clear`
+    """
+    from cinic_shards.loader import cache_folder
+
+    root = cache_folder.cache_root(folder)
+    found = cache_folder.cached_splits(root)
+    state = {one: cache_folder.remove(one) for one in found} if clear else {}
+    used = [datetime.fromtimestamp(one.used, UTC).isoformat(timespec="minutes") for one in found]
+    if as_json:
+        rows = [
+            {
+                "dataset": one.dataset,
+                "split": one.split,
+                "bytes": one.num_bytes,
+                "used": when,
+                "path": str(one.path),
+                "deleted": state.get(one, False),
+            }
+            for one, when in zip(found, used, strict=True)
+        ]
+        print_json(rows)
+        return
+    words = {None: "", True: "deleted", False: "in use"}
+    if found:
+        print_table(
+            ["dataset", "split", "MB", "used", "path", ""],
+            [
+                [one.dataset, one.split, f"{one.num_bytes / 1e6:,.1f}", when, str(one.path),
+                 words[state.get(one)]]
+                for one, when in zip(found, used, strict=True)
+            ],
+        )  # fmt: skip
+    left = [one for one in found if not state.get(one)]
+    total = sum(one.num_bytes for one in left)
+    out_console.print(f"{len(left)} caches, {total / 1e6:,.1f} MB: {root}")
 
 
 def warmup() -> None:

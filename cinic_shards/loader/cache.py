@@ -15,14 +15,19 @@ from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 from numpy.typing import NDArray
-from platformdirs import user_cache_path
 
 from cinic_shards.codec import checksum
 from cinic_shards.errors import DecodeError, OptionError
 from cinic_shards.format import Manifest
+from cinic_shards.loader.cache_folder import (
+    CACHE_DIR_VARIABLE,
+    DATASET_NAME,
+    cache_root,
+    expanded,
+)
 from cinic_shards.options import checked, integer, variable
 from cinic_shards.read.split import SplitReader
-from cinic_shards.store import local_path, lock_byte
+from cinic_shards.store import lock_byte, lock_file
 
 HostCacheKind = Literal["ram", "disk"]
 CacheKind = Literal["none", HostCacheKind, "device"]
@@ -30,7 +35,6 @@ CacheKind = Literal["none", HostCacheKind, "device"]
 WAIT_SECONDS = 10.0
 """Seconds to wait for a process that is filling a block of a disk cache."""
 
-CACHE_DIR_VARIABLE = "CINIC_SHARDS_CACHE_DIR"
 CACHE_BYTES_VARIABLE = "CINIC_SHARDS_CACHE_BYTES"
 
 
@@ -63,15 +67,7 @@ class Cache:
             if self.kind != "disk":
                 raise OptionError(f"folder is for disk, not for cache={self.kind!r}")
             # Absolute, because workers may have a different working folder.
-            object.__setattr__(self, "folder", _expanded("folder", self.folder))
-
-
-def _expanded(name: str, folder: str | os.PathLike[str]) -> Path:
-    """Return the absolute path of a folder; ``~`` is the user's home folder."""
-    path = os.path.expanduser(local_path(folder))
-    if path.startswith("~"):
-        raise OptionError(f"{name}={path!r}: this user has no home folder; give a full path")
-    return Path(path).absolute()
+            object.__setattr__(self, "folder", expanded("folder", self.folder))
 
 
 def as_cache(cache: CacheKind | Cache) -> Cache:
@@ -192,7 +188,7 @@ class DiskCache(BlockCache):
     block that a crash left half-written is decoded again. A process that fills a block holds a
     lock, which is released if the process dies. If a process holds it longer than
     ``WAIT_SECONDS``, or locking fails, there is a warning, and the block is not cached now; from
-    then on this cache does not wait any more.
+    then on this cache does not wait any more. ``cinic-shard cache`` lists and deletes the files.
 
     Args:
         reader: reads the blocks.
@@ -237,6 +233,7 @@ class DiskCache(BlockCache):
             # A separate file, because closing any descriptor of a locked file drops the lock.
             self._locks = os.open(self._folder / "locks", os.O_RDWR | os.O_CREAT, 0o644)
             weakref.finalize(self, os.close, self._locks)
+            self._mark_as_used()
             with (
                 lock_byte(self._locks, 2**40, wait_seconds=WAIT_SECONDS) as problem,
                 open(path, "a+b") as pixels,
@@ -260,6 +257,12 @@ class DiskCache(BlockCache):
                 f"cache='disk': {self._folder}: {error.strerror}; set folder of the Cache to "
                 "a writable folder"
             ) from error
+
+    def _mark_as_used(self) -> None:
+        note = self._folder / DATASET_NAME
+        note.write_text(self._reader.location, encoding="utf-8")
+        if (lock := lock_file(note, shared=True)) is not None:  # else it is being deleted
+            weakref.finalize(self, lock.close)
 
     def _fill(self, block: int, images: NDArray[np.uint8]) -> bool | None:
         with lock_byte(self._locks, block, wait_seconds=self._wait_seconds) as problem:
@@ -331,27 +334,9 @@ def _limit_of(cache: Cache) -> int | None:
     return integer(f"${CACHE_BYTES_VARIABLE}", max_bytes)
 
 
-def _user_cache() -> Path:
-    try:
-        root = user_cache_path("cinic-shards", appauthor=False)
-    except RuntimeError:  # some versions of platformdirs; others return a relative path
-        root = Path()
-    if not root.is_absolute():
-        raise OptionError(
-            "cache='disk': this user has no home folder; set folder of the Cache, or "
-            f"${CACHE_DIR_VARIABLE}"
-        )
-    return root
-
-
 def _folder_of(cache: Cache, manifest: Manifest, reader: SplitReader) -> Path:
     """Return the folder of a reader's blocks, named by a digest that covers all pixel hashes."""
-    root = cache.folder
-    if root is None and (folder := variable(CACHE_DIR_VARIABLE)) is not None:
-        root = _expanded(f"${CACHE_DIR_VARIABLE}", folder)
-    if root is None:
-        root = _user_cache()
     digest = hashlib.sha256(manifest.fingerprint.encode())
     for shard in reader.shards:
         digest.update(shard.index_sha256.encode())
-    return Path(root) / digest.hexdigest()[:32] / reader.name
+    return cache_root(cache.folder) / digest.hexdigest()[:32] / reader.name

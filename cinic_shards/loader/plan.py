@@ -135,6 +135,9 @@ class EpochPlan:
         start = step * self.global_batch_size
         count = min(self.global_batch_size, self.num_samples - start)
         first, stop = part_of(count, self.rank, self.world_size)
+        if self.tail == "pad":  # no more than in a full step
+            full = part_of(self.global_batch_size, self.rank, self.world_size)
+            first, stop = (one * count // self.global_batch_size for one in full)
         return start + first, start + stop
 
     def rows(self, step: int) -> NDArray[np.int64]:

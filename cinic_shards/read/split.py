@@ -53,6 +53,7 @@ class SplitReader:
     ) -> None:
         one_of("check", check, Check)
         self.name = "+".join(split.name for split in splits)
+        self.location = str(store)
         self.encoding = ENCODINGS[manifest.encoding]
         self._store = store
         self.shards = [shard for split in splits for shard in split.shards]

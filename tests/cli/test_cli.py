@@ -398,7 +398,7 @@ GROUPS = {
     "Write": "pack convert unpack select",
     "Inspect": "info verify reindex stats show report",
     "CINIC-10": "fetch build restore-cifar10 contributors",
-    "Load": "bench warmup",
+    "Load": "bench warmup cache",
 }
 
 
