@@ -1,8 +1,13 @@
 """Caches change only where pixels come from; blocks that fit are decoded once."""
 
+import errno
+import fcntl
 import os
+import signal
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,11 +16,13 @@ import numpy as np
 import pytest
 
 from cinic_shards.errors import OptionError
+from cinic_shards.loader import cache as cache_module
 from cinic_shards.loader.cache import CACHE_DIR_VARIABLE, Cache, _folder_of
 from cinic_shards.loader.loader import ShardLoader
 from cinic_shards.read.dataset import Dataset
 from cinic_shards.read.split import SplitReader
 from cinic_shards.write.pack import PackOptions, pack
+from tests.support.command import Run
 from tests.support.processes import start_forked, wait_for
 
 ENCODINGS = ("png", "zstd", "raw")
@@ -268,3 +275,103 @@ def test_processes_that_wait_for_each_other_do_not_deadlock(
 
     children = [start_forked(partial(read_all, seed)) for seed in range(3)]
     assert [wait_for(child) for child in children] == [0, 0, 0]
+
+
+@contextmanager
+def stopped_holder(path: Path, positions: list[int]) -> Iterator[int]:
+    """A stopped process that holds the locks of some bytes of a file; yields its process id."""
+
+    def hold() -> None:
+        descriptor = os.open(path, os.O_RDWR)
+        for position in positions:
+            fcntl.lockf(descriptor, fcntl.LOCK_EX, 1, position)
+        os.kill(os.getpid(), signal.SIGSTOP)
+
+    child = start_forked(hold)
+    os.waitpid(child, os.WUNTRACED)
+    try:
+        yield child
+    finally:
+        os.kill(child, signal.SIGCONT)
+        assert wait_for(child) == 0
+
+
+def zstd_loader(packed: dict[str, Path], folder: Path) -> ShardLoader:
+    cache = Cache("disk", folder=folder)
+    return ShardLoader(packed["zstd"], batch_size=7, tail="short", cache=cache)
+
+
+def test_a_stopped_process_that_holds_blocks_is_named_and_not_waited_for(
+    packed: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, decoded: list[int]
+) -> None:
+    monkeypatch.setattr(cache_module, "WAIT_SECONDS", 0.1, raising=False)
+    expected = epochs(ShardLoader(packed["zstd"], batch_size=7, tail="short"))
+    warned: list[bool] = []
+
+    def read() -> None:
+        loader = zstd_loader(packed, tmp_path)
+        (locks,) = tmp_path.glob("*/train/locks")
+        with stopped_holder(locks, [2, 4]) as holder:
+            with pytest.warns(
+                UserWarning, match=rf"cache='disk': .*: process {holder} has held"
+            ) as w:
+                found = epochs(loader, 1)
+            warned.append(len(w) == 1)
+            found += epochs(loader, 1)
+        assert found == expected and all(warned)
+        decoded.clear()
+        epochs(loader, 1)
+        assert sorted(decoded) == [2, 4]  # it is cached now, since the lock is free
+        decoded.clear()
+        epochs(loader, 1)
+        assert decoded == []
+
+    assert wait_for(start_forked(read), timeout=10) == 0
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EPERM, errno.EACCES, errno.EIO])
+@pytest.mark.parametrize("when", ["opening", "later"])
+def test_a_file_system_without_locks(
+    packed: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, when: str
+) -> None:
+    """Some NFS and SMB servers refuse all locks, or stop to offer them."""
+
+    def refuse(*arguments: Any) -> None:
+        raise OSError(number, os.strerror(number))
+
+    def read() -> None:
+        if when == "opening":
+            monkeypatch.setattr(fcntl, "lockf", refuse)
+            with pytest.raises(OptionError, match="cannot lock files; use a different disk"):
+                zstd_loader(packed, tmp_path)
+            return
+        loader = zstd_loader(packed, tmp_path)
+        monkeypatch.setattr(fcntl, "lockf", refuse)
+        with pytest.warns(UserWarning, match="this file system cannot lock files"):
+            found = epochs(loader)
+        assert found == epochs(ShardLoader(packed["zstd"], batch_size=7, tail="short"))
+
+    assert wait_for(start_forked(read), timeout=10) == 0
+
+
+def test_the_command_lists_caches_and_deletes_those_not_in_use(
+    packed: dict[str, Path], tmp_path: Path, run: Run
+) -> None:
+    used = zstd_loader(packed, tmp_path)
+    for encoding in ("png", "zstd"):
+        cache = Cache("disk", folder=tmp_path)
+        epochs(ShardLoader(packed[encoding], split="test", batch_size=7, cache=cache), 1)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "pixels").write_bytes(b"not a cache")
+    listed = run("cache", "--folder", tmp_path)
+    assert listed.status == 0 and "3 caches, 0." in listed.out
+    assert str(packed["png"]) in listed.out and " train " in listed.out
+    cleared = run("cache", "--folder", tmp_path, "--clear")
+    assert (cleared.out.count("deleted"), cleared.out.count("in use")) == (2, 1)
+    assert epochs(used, 1)
+    assert [path.parent.name for path in tmp_path.glob("*/*/pixels")] == ["train"]
+    assert (tmp_path / "mine" / "pixels").exists()
+    del used
+    assert run("cache", "--folder", tmp_path, "--clear").out.endswith(
+        f"0 caches, 0.0 MB: {tmp_path}\n"
+    )

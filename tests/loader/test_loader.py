@@ -2,6 +2,7 @@
 
 import gc
 import io
+import itertools
 import os
 import re
 import signal
@@ -10,15 +11,17 @@ import sys
 import textwrap
 import threading
 import time
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from cinic_shards import Batch, ShardLoader
+from cinic_shards import CINIC10, Batch, ShardLoader
 from cinic_shards.errors import DecodeError, FormatError, OptionError, StoreError
 from cinic_shards.loader.augment import PLAIN, Augment
 from cinic_shards.read.dataset import Dataset
@@ -166,10 +169,52 @@ def test_any_part_of_a_batch_keeps_its_memory(shards: Path, part: object) -> Non
     assert torch.equal(torch.as_tensor(kept), copy)
 
 
+@pytest.mark.parametrize("dtype", ["uint8", "float32", "float16", "bfloat16"])
+@pytest.mark.parametrize("encoding", ["png", "zstd", "raw"])
+@pytest.mark.parametrize("size", [1, 8])
+def test_a_small_batch_is_saved_alone(
+    encoded: dict[str, Path], dtype: Any, encoding: str, size: int
+) -> None:
+    """``torch.save`` writes a tensor's entire storage."""
+    options: dict[str, Any] = {"batch_size": size, "augment": Augment(dtype=dtype), "workers": 1}
+    loader = ShardLoader(encoded[encoding], **options)
+    batches = list(loader)
+    for batch in batches:
+        images = batch.images
+        assert images.untyped_storage().nbytes() == images.numel() * images.element_size()
+        for column in (batch.labels, batch.indices, batch.valid):
+            assert column.untyped_storage().nbytes() <= 4096 * column.element_size()
+    values = [batch.images.float() for batch in batches]
+    again = ShardLoader(encoded["png" if encoding == "raw" else "raw"], **options)
+    assert all(torch.equal(one, b.images.float()) for one, b in zip(values, again, strict=True))
+
+
+def test_the_memory_that_a_kept_image_keeps_is_bounded(
+    encoded: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cinic_shards.loader.batches._BUFFER_BYTES", 3 * 4 * 3072)
+    loader = ShardLoader(encoded["raw"], batch_size=4, workers=1)
+    starts = sorted(batch.images.data_ptr() for batch in list(loader))
+    assert len(starts) == 45
+    # At most three batches follow each other in memory.
+    gaps = [after - before for before, after in itertools.pairwise(starts)]
+    assert "AAA" not in "".join("A" if gap == 4 * 3072 else "B" for gap in gaps)
+    assert len(loader._maker._buffers) <= loader._maker._buffers.max_buffers
+
+
 def test_released_memory_is_used_again(shards: Path) -> None:
     loader = ShardLoader(shards, batch_size=8, workers=1)
     addresses = {batch.images.data_ptr() for _ in range(5) for batch in loader}
     assert len(addresses) <= 5
+
+
+def test_memory_of_batches_that_were_let_go_is_freed(shards: Path) -> None:
+    loader = ShardLoader(shards, batch_size=4, workers=1)
+    held = list(loader)
+    assert len(held) == 45
+    del held
+    pool = loader._maker._pixels
+    assert len(pool) <= pool.max_buffers <= 5
 
 
 def test_ranks_get_parts_of_the_batches_of_one_process(shards: Path) -> None:
@@ -459,11 +504,50 @@ def test_skipped_samples_are_counted_and_reported(
     assert len(loader) == len(unchecked)
 
 
-def test_a_batch_whose_samples_are_all_skipped(damaged: tuple[Path, int, int]) -> None:
-    loader = ShardLoader(damaged[0], batch_size=1, shuffle=False, on_error="skip")
-    with pytest.warns(UserWarning, match="2 damaged samples"):
-        sizes = [len(batch) for batch in loader]
-    assert sizes[3] == sizes[20] == 0 and sum(sizes) == len(sizes) - 2
+@pytest.mark.parametrize("cache", ["none", "ram", "device"])
+@pytest.mark.parametrize("device", [None, "cpu"])
+@pytest.mark.parametrize("normalize", [False, True])
+def test_a_batch_whose_samples_are_all_skipped_has_one_black_image(
+    damaged: tuple[Path, int, int], normalize: bool, device: str | None, cache: Any
+) -> None:
+    shards, *bad = damaged
+    options: dict[str, Any] = {"batch_size": 1, "shuffle": False, "normalize": normalize}
+    loader = ShardLoader(shards, on_error="skip", device=device, cache=cache, **options)
+    black = -torch.tensor(loader._reader.pixels.mean) / torch.tensor(loader._reader.pixels.std)
+    expected = list(ShardLoader(shards, check="off", **options))
+    for _ in range(2):
+        with pytest.warns(UserWarning, match="2 damaged samples"):
+            batches = list(loader)
+        assert len(batches) == len(expected)
+        for row, (batch, other) in enumerate(zip(batches, expected, strict=True)):
+            assert torch.equal(batch.indices, other.indices)
+            assert torch.equal(batch.labels, other.labels)
+            assert batch.images.float().mean() * batch.loss_scale != float("nan")
+            if row not in bad:
+                assert torch.equal(batch.images, other.images)
+                assert batch.valid.tolist() == [True] and batch.loss_scale == 1
+                continue
+            assert batch.valid.tolist() == [False] and batch.loss_scale == 0
+            pixel = batch.images[0, :, 3, 5].double()
+            torch.testing.assert_close(pixel, black if normalize else torch.zeros(3).double(),
+                                       rtol=1e-4, atol=1e-4, check_dtype=False)  # fmt: skip
+
+
+def test_ranks_have_equally_many_batches_whatever_is_skipped(
+    damaged: tuple[Path, int, int],
+) -> None:
+    for world_size, tail in ((3, "drop"), (3, "pad"), (7, "pad")):
+        options: dict[str, Any] = {"global_batch_size": 7, "shuffle": False, "tail": tail}
+        sizes = []
+        for rank in range(world_size):
+            loader = ShardLoader(
+                damaged[0], on_error="skip", rank=rank, world_size=world_size, **options
+            )
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                sizes.append([len(batch) for batch in loader])
+        assert len({len(one) for one in sizes}) == 1
+        assert min(map(min, sizes)) >= 1
 
 
 def test_an_image_that_changes_after_its_first_read(tree: Path, tmp_path: Path) -> None:
@@ -505,3 +589,63 @@ def test_invalid_torchrun_variables(
     monkeypatch.setenv(name, "two")
     with pytest.raises(OptionError, match=f"{name} is 'two', expected an integer"):
         ShardLoader(shards)
+
+
+# --- Devices and paths ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("device", "message"),
+    [
+        ("gpu", "device='gpu': unknown; expected a name such as cpu, cuda, cuda:0 or mps"),
+        (3.5, "device=3.5: unknown"),
+        ("meta", "device='meta': tensors on it have no data; choose a different device, or give n"),
+        ("mps", "device='mps': cannot be used here .*; choose a different device"),
+        ("cuda", "device='cuda': (this torch was built without CUDA; install|torch finds no GPU)"),
+        ("cuda:7", "device='cuda:7': (this torch was built|torch finds no GPU|expected at most)"),
+    ],
+)
+def test_a_device_that_is_not_there(shards: Path, device: Any, message: str) -> None:
+    if device == "mps" and torch.backends.mps.is_available():
+        pytest.skip("NOT RUN: this machine has an MPS device")
+    if str(device).startswith("cuda") and torch.cuda.device_count() > 7 * (device != "cuda"):
+        pytest.skip("NOT RUN: this machine has these CUDA devices")
+    with pytest.raises(OptionError, match=message):
+        ShardLoader(shards, device=device)
+
+
+@pytest.mark.parametrize("open_path", [ShardLoader, Dataset, CINIC10])
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        (
+            "png/train-00000-of-00004.tar",
+            "a file of a dataset; give the folder .*: .*png$",
+        ),
+        ("png/manifest.json", "a file of a dataset; give the folder that holds it: .*png$"),
+        (
+            "images.tar",
+            "an archive, .*; if it holds images, pack it first: cinic-shard pack .*images.tar ",
+        ),
+        ("CINIC-10.tar.gz", "an archive, expected a folder of shards; .* cinic-shard pack "),
+        ("notes.txt", "a file, expected a folder that cinic-shard pack has written"),
+        ("tree", "a folder of images, not of shards; pack it first: cinic-shard pack .*tree ./sha"),
+        (
+            "tree/train",
+            "a folder of images, .*; if it is a split, pack the folder above it: ",
+        ),
+        ("", "give one of the datasets in it: png, raw, zstd"),
+        ("missing", "missing: no dataset; give a folder that cinic-shard pack has written"),
+        ("memory://x/train-00000-of-00004.tar", "a file of a dataset; give .*: memory://x$"),
+        ("memory://x/y/manifest.json", "a file of a dataset; give the .*: memory://x/y$"),
+        ("memory://x/CINIC-10.tar.gz", "an archive, expected a folder of shards; "),
+    ],
+)
+def test_paths_that_are_no_dataset(
+    encoded: dict[str, Path], path: str, message: str, open_path: Any
+) -> None:
+    root = encoded["png"].parent
+    if path in ("images.tar", "CINIC-10.tar.gz", "notes.txt"):
+        (root / path).write_bytes(b"")
+    with pytest.raises(StoreError, match=message):
+        open_path(path if "://" in path else root / path)

@@ -438,3 +438,18 @@ def test_ten_billion_samples_on_ten_thousand_ranks() -> None:
         assert tracemalloc.get_traced_memory()[1] < limit
         tracemalloc.stop()
     assert time.process_time() - begin < 5
+
+
+def test_a_padded_step_has_a_ranks_usual_size() -> None:
+    for world_size in range(1, 8):
+        for batch in range(world_size, 30):
+            usual = [len(plan(batch, batch, rank=r, world_size=world_size).rows(0))
+                     for r in range(world_size)]  # fmt: skip
+            for rest in range(1, batch):
+                ranks = [
+                    plan(rest, batch, shuffle=False, tail="pad", rank=r, world_size=world_size)
+                    for r in range(world_size)
+                ]
+                assert [len(one.rows(0)) for one in ranks] == usual
+                valid = [one.rows(0)[: one.num_valid(0)[0]].tolist() for one in ranks]
+                assert [row for rows in valid for row in rows] == list(range(rest))
