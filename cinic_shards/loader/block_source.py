@@ -173,19 +173,18 @@ class BlockEpoch:
         return loaded.images
 
     def _decoded(self, block: int) -> NDArray[np.uint8]:
-        """Wait for a wanted block; if fetching it ahead of its use has failed, try again here.
+        """Wait for a wanted block; if fetching it had failed before it was needed, try again here.
 
         Raises:
-            StoreError: it cannot be fetched now, when it is needed.
+            StoreError: it cannot be fetched now.
         """
         first = self._decoding[block]
-        try:
+        if not (first.done() and isinstance(first.exception(), StoreError)):
             return first.result()
-        except StoreError:
-            with self._repeating:
-                again = self._decoding[block]
-                if is_mine := again is first:
-                    again = self._decoding[block] = Future()
+        with self._repeating:
+            again = self._decoding[block]
+            if is_mine := again is first:
+                again = self._decoding[block] = Future()
         if is_mine:
             try:
                 again.set_result(self._decode(block))

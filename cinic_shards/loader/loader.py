@@ -36,8 +36,9 @@ class ShardLoader:
 
     Each iteration is one epoch, and each epoch has a different order; ``set_epoch`` chooses the
     epoch. An epoch begins when its first batch is requested: an iterator that is never used does
-    not count. A batch stays valid while anything refers to it. ``state_dict`` returns the position
-    of the next batch; a loader with the same options resumes there, on any number of ranks.
+    not count. A batch stays valid while anything refers to it; small batches share buffers of up to
+    4 MB, which one kept image keeps. ``state_dict`` returns the position of the next batch; a
+    loader with the same options resumes there, on any number of ranks.
 
     Example:
         >>> loader = ShardLoader("shards", split="train", batch_size=512, augment=Augment())
@@ -101,14 +102,16 @@ class ShardLoader:
                 are then gathered and augmented; or a ``Cache``, which also sets a number of bytes
                 and a folder. It never changes the order.
             tail: what to do with a last batch that is not full: ``drop`` it (default with
-                shuffle), keep it ``short`` (default without), or ``pad``: then every rank has the
-                same number of batches, none of them empty, and ``batch.valid`` is False for the
-                padding.
+                shuffle); keep it ``short`` (default without), which leaves some ranks an empty
+                batch, whose mean is NaN, if fewer samples than ranks are left; or ``pad`` each
+                rank's part to its usual size, with ``batch.valid`` False for the padding.
             check: compare the CRC-32 of what is read with the index: the ``first`` time, in every
                 epoch (``always``), or never (``off``).
             on_error: what to do with a damaged sample: ``raise`` a DecodeError that names it, or
-                ``skip`` it. A skipped sample makes its batch shorter; ``skipped`` names it with the
-                reason, and the epoch ends with a warning. The number of batches stays the same.
+                ``skip`` it. A skipped sample makes its batch shorter; if none would be left, the
+                batch has one black image with ``valid`` False and a ``loss_scale`` of 0.
+                ``skipped`` names each sample with the reason, and the epoch ends with a warning.
+                The number of batches stays the same.
             progress: show a bar on standard error, on rank 0.
             rank: rank of this process, below ``world_size``; by default from torch.distributed if
                 it is initialised, else torchrun's RANK, else 0.

@@ -1,10 +1,16 @@
 """A loader on a URL: the same batches as from a folder, one request a block, errors named."""
 
 import os
+import signal
 import subprocess
 import sys
 import threading
+import time
 from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from textwrap import indent
 from typing import Any
@@ -16,10 +22,13 @@ import torch
 from cinic_shards import CINIC10, Augment, ShardLoader, Subset
 from cinic_shards.errors import DecodeError, OptionError, StoreError
 from cinic_shards.loader.cache import Cache
-from cinic_shards.store import Store, open_store
+from cinic_shards.read.child import read_in_child
+from cinic_shards.read.dataset import Dataset
+from cinic_shards.store import LocalStore, Store, open_store
 from cinic_shards.store.base import Bytes
 from cinic_shards.store.remote import RemoteStore
 from cinic_shards.write.pack import PackOptions, pack
+from tests.support.processes import start_forked, wait_for
 from tests.support.servers import S3Server
 
 ENCODINGS = ("png", "zstd", "raw")
@@ -225,3 +234,255 @@ def test_an_error_of_the_child_that_reads_indexes(seaweedfs: S3Server) -> None:
         env=os.environ | seaweedfs.environment, capture_output=True, text=True, timeout=120,
     )  # fmt: skip
     assert done.stderr.splitlines()[-1].startswith("cinic_shards.errors.StoreError: s3://")
+
+
+# --- Servers that fail or stall -----------------------------------------------------------------
+
+
+class FarStore(LocalStore):
+    """A folder that is read like a server's: by ranges, after a gate."""
+
+    is_local = False
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(root)
+        self.gate: Callable[[], object] = lambda: None
+
+    def read_range(self, name: str, start: int, stop: int) -> Bytes:
+        self.gate()
+        return super().read_range(name, start, stop)
+
+
+@pytest.fixture(scope="module")
+def small_blocks(encoded_tree: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Blocks of four samples: many more than are fetched ahead."""
+    out = tmp_path_factory.mktemp("far") / "shards"
+    pack(encoded_tree, out, PackOptions(encoding="zstd", block_size=4), workers=1)
+    return out
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+@pytest.mark.parametrize("cache", ["none", "ram", "disk"])
+def test_an_outage_that_ends_before_its_blocks_are_needed(
+    small_blocks: Path, tmp_path: Path, cache: Any, workers: int
+) -> None:
+    options: dict[str, Any] = {"batch_size": 4, "tail": "short"}
+    store = FarStore(small_blocks)
+    made = Cache(cache, folder=tmp_path if cache == "disk" else None)
+    loader = ShardLoader(store, workers=workers, cache=made, **options)
+    failures: list[int] = []
+
+    def fail() -> None:
+        failures.append(1)
+        raise StoreError("far", "503, 9 tries")
+
+    iterator = iter(loader)
+    found = [next(iterator)]
+    time.sleep(0.1)
+    store.gate = fail
+    found += [next(iterator) for _ in range(4)]
+    time.sleep(0.1)
+    assert failures  # of blocks that are not needed yet
+    store.gate = lambda: None
+    found += iterator
+    assert same(found, ShardLoader(small_blocks, **options))
+    assert [t for t in threading.enumerate() if "cinic-shards" in t.name] == []
+
+
+def test_an_outage_while_the_consumer_waits_ends_the_epoch(small_blocks: Path) -> None:
+    store = FarStore(small_blocks)
+    loader = ShardLoader(store, batch_size=4)
+    iterator = iter(loader)
+    next(iterator)
+
+    def fail() -> None:
+        raise StoreError("far", "503, 9 tries")
+
+    store.gate = fail
+    with pytest.raises(StoreError, match="far: 503"):
+        list(iterator)
+    store.gate = lambda: None
+    assert len(list(loader)) == len(loader)
+
+
+@pytest.mark.parametrize("how", ["close", "Ctrl-C", "opening"])
+def test_a_stalled_read_is_not_waited_for(small_blocks: Path, how: str) -> None:
+    def work() -> None:
+        store = FarStore(small_blocks)
+        stall = threading.Event().wait
+        press = threading.Timer(0.3, lambda: os.kill(os.getpid(), signal.SIGINT))
+        if how == "opening":
+            store.gate = stall
+            press.start()
+        try:
+            iterator = iter(ShardLoader(store, batch_size=4, workers=2))
+            next(iterator)
+            time.sleep(0.1)
+            store.gate = stall
+            if how == "Ctrl-C":
+                press.start()
+                list(iterator)
+                raise AssertionError("nothing stalled")
+            for _ in range(4):
+                next(iterator)
+            iterator.close()  # type: ignore[attr-defined]
+        except KeyboardInterrupt:
+            pass
+
+    begin = time.monotonic()
+    assert wait_for(start_forked(work), timeout=8) == 0
+    assert time.monotonic() - begin < 4
+
+
+STALLED = """
+import sys, threading
+from cinic_shards import ShardLoader
+from cinic_shards.store import LocalStore
+
+class FarStore(LocalStore):
+    is_local, gate = False, staticmethod(lambda: None)
+    def read_range(self, *arguments):
+        self.gate()
+        return super().read_range(*arguments)
+
+store = FarStore(__import__("pathlib").Path(sys.argv[1]))
+iterator = iter(ShardLoader(store, batch_size=4))
+next(iterator)
+FarStore.gate = staticmethod(threading.Event().wait)
+for _ in range(4):
+    next(iterator)
+print("exits", flush=True)
+"""
+
+
+@pytest.mark.real
+def test_a_process_ends_although_a_read_stalls(small_blocks: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", STALLED, small_blocks], capture_output=True, text=True, timeout=30
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "exits\n", "")
+
+
+def test_a_fork_while_another_thread_reads(encoded: dict[str, Path]) -> None:
+    """A process that was forked while a thread held a lock would wait for it forever."""
+    data = CINIC10(encoded["zstd"], "test")
+    expected = data[5][0].tobytes()
+    locks = [one for part in data._opened for one in vars(part).values() if hasattr(one, "acquire")]
+    held, done = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        for lock in locks:
+            lock.acquire()
+        held.set()
+        done.wait()
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    held.wait()
+
+    def read() -> None:
+        assert data[5][0].tobytes() == expected
+        assert data[100][0] is not None
+
+    try:
+        assert wait_for(start_forked(read), timeout=4) == 0
+    finally:
+        done.set()
+        thread.join()
+
+
+# --- CINIC10 at a URL -----------------------------------------------------------------------------
+
+
+class Ranges(SimpleHTTPRequestHandler):
+    """Serves files of a folder, also ranges of them."""
+
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, *arguments: object) -> None:
+        pass
+
+    def do_GET(self) -> None:
+        path = Path(self.translate_path(self.path))
+        if not path.is_file():
+            self.send_error(404)
+            return
+        data = path.read_bytes()
+        start, stop = 0, len(data)
+        if text := self.headers.get("Range"):
+            start, stop = (int(one) for one in text.removeprefix("bytes=").split("-"))
+            stop += 1
+            self.send_response(206)
+            self.send_header("Content-Range", f"bytes {start}-{stop - 1}/{len(data)}")
+        else:
+            self.send_response(200)
+        self.send_header("Content-Length", str(stop - start))
+        self.send_header("ETag", '"1"')
+        self.send_header("Last-Modified", self.date_time_string(0))
+        self.end_headers()
+        self.wfile.write(data[start:stop])
+
+
+@contextmanager
+def ranges_served(folder: Path) -> Iterator[str]:
+    """Serve a folder; yields its URL."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Ranges, directory=str(folder)))
+    server.daemon_threads = True
+    thread = threading.Thread(target=server.serve_forever, args=(0.02,))
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+@pytest.fixture
+def server(encoded: dict[str, Path]) -> Iterator[str]:
+    """URL of a web server in this process."""
+    with ranges_served(encoded["zstd"]) as url:
+        yield url
+
+
+def test_indexes_are_read_in_a_child_process(server: str, encoded: dict[str, Path]) -> None:
+    store = open_store(server)
+    assert isinstance(store, RemoteStore)
+    read = read_in_child(store, ["test", "unknown"])
+    assert {name for name, *_ in read.reads} == {
+        "manifest.json", *(f"test-0000{number}-of-00004.tar" for number in range(4))
+    }  # fmt: skip
+    read._connection = None  # type: ignore[assignment]
+    columns, expected = (
+        Dataset(read).columns_of("test"),
+        Dataset(encoded["zstd"]).columns_of("test"),
+    )
+    assert columns.keys.tolist() == expected.keys.tolist()
+
+
+def test_an_error_in_the_child_process_is_raised(server: str) -> None:
+    store = open_store(f"{server}/missing")
+    assert isinstance(store, RemoteStore)
+    with pytest.raises(StoreError, match=r"missing/manifest\.json: not found; a web serv"):
+        read_in_child(store, ["test"])
+
+
+IMPORTING = """
+import importlib, sys, threading
+lock = importlib._bootstrap._get_module_lock("obstore")  # as while a thread imports obstore
+held = threading.Event()
+threading.Thread(target=lambda: (lock.acquire(), held.set(), held.clear(), held.wait()),
+                 daemon=True).start()
+import time; time.sleep(0.1)
+from cinic_shards import CINIC10
+from cinic_shards.store import has_client
+print(len(CINIC10(sys.argv[1], "test")), has_client())
+"""
+
+
+@pytest.mark.real
+def test_locks_of_other_threads_do_not_stop_a_cinic10(server: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", IMPORTING, server], capture_output=True, text=True, timeout=60
+    )
+    assert (done.stdout, done.returncode) == ("180 False\n", 0), done.stderr
