@@ -270,8 +270,8 @@ class DiskCache(BlockCache):
                 if self._wait_seconds:
                     self._wait_seconds = 0.0
                     warnings.warn(
-                        f"cache='disk': {self._folder}: {problem}; this process goes on, and does "
-                        "not cache the blocks that it cannot lock",
+                        f"cache='disk': {self._folder}: {problem}; the blocks that this process "
+                        "cannot lock are not cached now",
                         stacklevel=2,
                     )
                 return None

@@ -182,7 +182,11 @@ MISTAKES = {
     "an empty sidecar": (2, "pack {tree} {tmp}/out --sidecars cls,", "expected any of cls, json"),
     "no dataset": (1, "info {tmp}/nothing", "no dataset; give a folder that cinic-shard pack"),
     "an empty folder": (1, "info {tmp}/empty", "no dataset"),
-    "a tree for a dataset": (1, "info {tree}", "but no manifest.json"),
+    "a tree for a dataset": (
+        1,
+        "info {tree}",
+        "a folder of images, not of shards; pack it first: cinic-shard pack {tree}",
+    ),
     "a file for a dataset": (1, "info {tmp}/file", "a file, expected a folder"),
     "a damaged manifest": (1, "info {tmp}/damaged", "the file is damaged or was edited"),
     "a URL with an unknown scheme": (2, "info ftp://host/x", "unknown scheme ftp://"),

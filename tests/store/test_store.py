@@ -1,10 +1,13 @@
 """Addresses of stores; local files: atomic writes, mapped reads, and errors that name the file."""
 
 import errno
+import fcntl
 import io
 import os
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from contextlib import nullcontext, suppress
 from functools import partial
@@ -15,10 +18,18 @@ import numpy as np
 import pytest
 
 from cinic_shards.errors import OptionError, OutputError, StoreError
-from cinic_shards.store import TEMPORARY_SUFFIX, LocalStore, RemoteStore, open_store
+from cinic_shards.store import (
+    TEMPORARY_SUFFIX,
+    LocalStore,
+    RemoteStore,
+    lock_byte,
+    lock_file,
+    open_store,
+)
 from cinic_shards.store.system import num_maps_left
 from tests.support.disk import record_disk
 from tests.support.files import PAGE
+from tests.support.processes import start_forked, wait_for
 
 
 @pytest.fixture
@@ -413,3 +424,57 @@ def test_delete(store: LocalStore) -> None:
     store.delete("x")
     store.delete("x")
     assert store.names() == []
+
+
+# --- Locks ------------------------------------------------------------------------------------
+
+
+def test_locks_of_files(tmp_path: Path) -> None:
+    first, second = (lock_file(tmp_path / "x", shared=True) for _ in range(2))
+    assert first is not None and second is not None
+    assert lock_file(tmp_path / "x") is None
+    first.close()
+    second.close()
+    only = lock_file(tmp_path / "x")
+    assert only is not None and lock_file(tmp_path / "x", shared=True) is None
+    only.close()
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS, errno.EPERM, errno.EACCES])
+def test_a_file_system_without_locks_is_reported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    def refuse(*arguments: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with pytest.raises(OSError, match="this file system cannot lock files; use a diff") as found:
+        lock_file(tmp_path / "x")
+    assert found.value.filename == str(tmp_path / "x")
+
+
+def test_smb_denies_access_to_a_held_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def deny(*arguments: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    def hold() -> None:
+        with open(tmp_path / "x", "ab") as file:
+            fcntl.lockf(file, fcntl.LOCK_EX)
+            (tmp_path / "held").touch()
+            signal.pause()
+
+    child = start_forked(hold)
+    try:
+        while not (tmp_path / "held").exists():
+            time.sleep(0.001)
+        monkeypatch.setattr(fcntl, "flock", deny)
+        assert lock_file(tmp_path / "x") is None
+        monkeypatch.setattr(fcntl, "lockf", deny)
+        with (
+            open(tmp_path / "x", "ab") as file,
+            lock_byte(file.fileno(), 7, wait_seconds=0.05) as why,
+        ):
+            assert why == f"process {child} has held a lock for 0.05 s"
+    finally:
+        os.kill(child, signal.SIGKILL)
+        wait_for(child)
