@@ -115,6 +115,8 @@ PLACES = {
         f"{name} with a password": ("", f"&{name}=http://me:{SECRET}@127.0.0.1:9")
         for name in ("proxy_url", "endpoint", "endpoint_url", "base_url")
     },
+    "header": ("", f"&headers=X-Key:%20Bearer%20{SECRET}"),
+    "signed": ("", f"&query=sig%3D{SECRET}%26x=1"),
     "line break": ("", f"&session_token={SECRET}%0A"),
     "empty before": ("", f"&region=&session_token={SECRET}"),
 }  # fmt: skip
@@ -129,7 +131,7 @@ _ASKING = {
     or command.startswith(("pack {tree} {A}", "convert", "select {shards} {A}", "show {A}"))
 }
 _SENT = (
-    "none", "encoded", "proxy_url with a password",
+    "none", "encoded", "proxy_url with a password", "header", "signed",
     *(f"option {name}" for name in ("session_token", "sas_key", "bearer_token", "user_agent")),
     *(f"option {name}" for name in ("sig", "X-Amz-Signature")),
 )  # fmt: skip
@@ -170,6 +172,7 @@ class Bench:
     work: Path
     files: dict[str, bytes]
     errors: list[BaseException]
+    log: pytest.LogCaptureFixture
 
 
 @pytest.fixture(scope="module")
@@ -191,7 +194,12 @@ def small(tmp_path_factory: pytest.TempPathFactory, demo_tree: Path) -> Path:
 
 @pytest.fixture
 def bench(
-    run: Run, small: Path, sources: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run: Run,
+    small: Path,
+    sources: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> Iterator[Bench]:
     work = tmp_path / "work"
     work.mkdir()
@@ -200,7 +208,7 @@ def bench(
         monkeypatch.setenv(name, SECRET)
     errors: list[BaseException] = []
     monkeypatch.setattr(console, "app", functools.partial(recorded, console.app, errors))
-    monkeypatch.setattr("cinic_shards.cinic.fetch.WAIT_SECONDS", (0.0,))
+    monkeypatch.setattr("cinic_shards.cinic.fetch.RETRY_SECONDS", 0.0)
     shards = {path.name: path.read_bytes() for path in (small / "shards").iterdir()}
     files = {
         f"{folder}/{name}": data
@@ -213,7 +221,7 @@ def bench(
     fixed["cifar"] = sources / "cifar-10-python.tar.gz"
     with tiny_server() as server:
         dead = f"127.0.0.1:{free_port()}"
-        yield Bench(run, server, dead, fixed, work, files | {"file": archive}, errors)
+        yield Bench(run, server, dead, fixed, work, files | {"file": archive}, errors, caplog)
 
 
 def recorded(app, errors: list[BaseException], **options: object) -> None:  # type: ignore[no-untyped-def]
@@ -258,6 +266,8 @@ def everything(bench: Bench, case: Case) -> Iterator[tuple[str, str]]:
             yield "exception", f"{error!r} {vars(error)}"
             yield "context", repr(error.__context__)
             error = error.__cause__ or error.__context__  # type: ignore[assignment]
+    yield "log", bench.log.text
+    bench.log.clear()
     for warning in caught:
         yield "warning", str(warning.message)
     for path in [*bench.work.rglob("*")]:
