@@ -55,6 +55,8 @@ class Faults:
     script: list[str] = field(default_factory=list)
     """Faults of the next requests, "" for none; used up before any is drawn at random."""
     seed: int = 0
+    retry_after: str = ""
+    """``Retry-After`` header of answers 429 and 503: seconds or a date; empty for none."""
 
     def __post_init__(self) -> None:
         if unknown := {*self.chances, *filter(None, self.script)} - FAULTS.keys():
@@ -159,7 +161,10 @@ class FaultProxy:
         if fault in STATUSES:
             async for _ in _body(reader, request):
                 pass
-            writer.write(b"HTTP/1.1 " + STATUSES[fault] + b"\r\ncontent-length: 0\r\n\r\n")
+            head = b"HTTP/1.1 " + STATUSES[fault] + b"\r\ncontent-length: 0\r\n"
+            if self.faults.retry_after and fault in ("429", "503"):
+                head += b"retry-after: " + self.faults.retry_after.encode() + b"\r\n"
+            writer.write(head + b"\r\n")
             await writer.drain()
             return True
         up_writer.write(request)
@@ -268,12 +273,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--fault", action="append", default=[], metavar="FAULT=CHANCE", help="repeatable"
     )
+    parser.add_argument("--retry-after", default="", help="what answers 429 and 503 ask for")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args(arguments)
     chances = {
         fault: float(chance) for fault, _, chance in (one.partition("=") for one in args.fault)
     }
-    faults = Faults(args.latency, args.bandwidth, chances, seed=args.seed)
+    faults = Faults(
+        args.latency, args.bandwidth, chances, seed=args.seed, retry_after=args.retry_after
+    )
     with FaultProxy(args.upstream, faults, args.listen) as proxy:
         print(f"{proxy.url} -> {args.upstream[0]}:{args.upstream[1]}", flush=True)
         with suppress(KeyboardInterrupt):

@@ -2,7 +2,9 @@
 
 ``base`` defines the interface, ``local`` is a folder, ``address`` parses URLs and ``urls`` their
 parts, ``remote`` is an object store or a web server, ``web_file`` one file at a URL, and ``system``
-calls of the operating system. Only ``connection``, ``remote`` and ``web_file`` use the network.
+calls of the operating system. ``remote`` and ``web_file`` make their requests with ``requests``:
+``connection`` makes the clients, ``failures`` says why a try failed, and ``elsewhere`` keeps Ctrl-C
+working meanwhile.
 """
 
 import os

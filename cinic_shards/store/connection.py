@@ -91,12 +91,14 @@ class Connection:
         """
         global _client_process
         file = path if self.address.query else ""  # a client adds no query to a path
-        with self._lock:
-            client = self._clients.get((timeout, file))
-            if client is None:
-                _client_process = os.getpid()
-                client = _make_client(self, timeout, file)
-                self._clients[timeout, file] = client
+        client = self._clients.get((timeout, file))
+        if client is None:
+            with self._lock:
+                client = self._clients.get((timeout, file))
+                if client is None:
+                    _client_process = os.getpid()
+                    client = _make_client(self, timeout, file)
+                    self._clients[timeout, file] = client
         return client, "" if file else path
 
     def renew(self, client: "ObjectStore", region: str = "") -> None:

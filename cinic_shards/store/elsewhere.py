@@ -90,10 +90,11 @@ def is_abandoned(wait_seconds: float = 0.0) -> bool:
     Args:
         wait_seconds: how long to wait until that is so.
     """
-    if _here.started is None:
-        time.sleep(max(0.0, wait_seconds))
-        return False
-    return _here.started.abandoned.wait(max(0.0, wait_seconds))
+    if _here.started is not None:
+        return _here.started.abandoned.wait(max(0.0, wait_seconds))
+    if wait_seconds > 0:
+        time.sleep(wait_seconds)
+    return False
 
 
 def _serve(inbox: "SimpleQueue[Started[Any]]") -> None:

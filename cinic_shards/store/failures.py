@@ -87,8 +87,9 @@ _CAUSES = (
 """Patterns of other failures, and their cause."""
 _EXPIRED = "ExpiredToken|TokenRefreshRequired|RequestExpired"
 _WRONG_REGION = "AuthorizationHeaderMalformed|PermanentRedirect|redirect without LOCATION"
-_NO_ANSWER = re.compile("(?<!Generic )HTTP error: |error response.*(InternalError|SlowDown)")
-"""The connection failed; or S3 has answered 200, and failed afterwards."""
+_BUSY = re.compile("<Code>(RequestTimeout|SlowDown|InternalError|OperationAborted|Throttl|Busy)")
+"""Codes that S3 also sends with statuses 200, 400 and 409."""
+_NO_ANSWER = re.compile("(?<!Generic )HTTP error: ")
 _REGION = re.compile(r"<Region>([\w-]+)</Region>")
 _TEMPORARY_STATUS = frozenset((408, 425, 429, 500, 502, 503, 504, *range(506, 600)))
 
@@ -134,6 +135,8 @@ def failure_of(error: Exception, *, is_first: bool) -> Failure:
         return failure("missing", "not found")
     if status in (401, 403):
         return failure("denied", cause)
+    if _BUSY.search(text):
+        return failure("temporary", cause)
     if status:
         is_temporary = status in _TEMPORARY_STATUS
     else:

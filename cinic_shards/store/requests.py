@@ -113,7 +113,8 @@ class Requests:
         end = start + limits["retry_timeout"]
         num_tries, wait, mended = 0, FIRST_WAIT_SECONDS, set[str]()
         while True:
-            is_abandoned(min(self._open_again, end) - time.monotonic())
+            if self._open_again > start:
+                is_abandoned(min(self._open_again, end) - time.monotonic())
             client, path_for_client = self._connection.client(timeout, path)
             try:
                 result = request(client, path_for_client)

@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 
 from cinic_shards.errors import CinicShardsError, MissingError, OptionError, StoreError
-from cinic_shards.store import RemoteStore, WebFile, open_store
+from cinic_shards.store import RemoteStore, WebFile, open_store, remote, requests
 from tests.support.servers import (
     Answer,
     Request,
@@ -133,8 +133,8 @@ class TestWaiting:
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """Many more tries than any default number, in a short time."""
-        monkeypatch.setattr("cinic_shards.store.requests.MAX_WAIT_SECONDS", 0.02, raising=False)
-        monkeypatch.setattr("cinic_shards.store.requests.FIRST_WAIT_SECONDS", 0.02, raising=False)
+        monkeypatch.setattr(requests, "MAX_WAIT_SECONDS", 0.02)
+        monkeypatch.setattr(requests, "FIRST_WAIT_SECONDS", 0.02)
         with answering(lambda _: Answer(503 if len(server.requests) < 30 else 200)) as server:
             assert s3(server.url).read("x") == b""
         assert len(server.requests) == 30
@@ -150,6 +150,17 @@ class TestWaiting:
         with answering(lambda _: Answer(500)) as server, pytest.raises(StoreError, match=said):
             s3(server.url, max_retries=2).read("x")
         assert len(server.requests) == 3
+
+    @pytest.mark.parametrize(
+        "status, code",
+        [(400, "RequestTimeout"), (409, "OperationAborted"), (408, ""), (429, ""), (502, "")],
+    )
+    @pytest.mark.parametrize("method", ["read", "create"])
+    def test_temporary_failures(self, status: int, code: str, method: str) -> None:
+        """S3 reports some with a status that is otherwise final."""
+        busy = Answer(status, f"<Error><Code>{code}</Code></Error>".encode())
+        with answering(lambda _: busy if len(server.requests) < 2 else Answer(200)) as server:
+            METHODS[method](s3(server.url))
 
     @pytest.mark.parametrize("status", [429, 503])
     @pytest.mark.parametrize("form", ["seconds", "date"])
@@ -182,8 +193,8 @@ class TestWaiting:
 
     def test_a_cut_answer_resumes(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """If each connection ends after some bytes, what was received is kept."""
-        monkeypatch.setattr("cinic_shards.store.remote._CHUNK_BYTES", 10_000, raising=False)
-        monkeypatch.setattr("cinic_shards.store.requests.MAX_WAIT_SECONDS", 0.02, raising=False)
+        monkeypatch.setattr(remote, "_CHUNK_BYTES", 10_000)
+        monkeypatch.setattr(requests, "MAX_WAIT_SECONDS", 0.02)
 
         with answering(lambda _: Answer(body=DATA, most=30_000)) as server:
             assert bytes(s3(server.url).read_range("x", 0, 100_000)) == DATA

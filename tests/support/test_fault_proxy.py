@@ -90,6 +90,19 @@ def test_a_fault_that_stays_is_reported_in_time(
     assert proxy.counts[fault] >= 2
 
 
+@pytest.mark.parametrize("fault", ["429", "503"])
+def test_a_server_that_asks_to_wait(
+    proxied: tuple[Path, FaultProxy], fault: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder, proxy = proxied
+    proxy.faults.script, proxy.faults.retry_after = [fault, fault], "1"
+    with proxy:
+        start = time.monotonic()
+        assert open_behind(proxy, folder).read("x") == DATA
+        assert time.monotonic() - start >= 1
+    assert f"{proxy.url}/{folder.name}: the server asks to wait 1 s" in caplog.text
+
+
 def test_a_new_etag_means_a_replaced_file(proxied: tuple[Path, FaultProxy]) -> None:
     folder, proxy = proxied
     with proxy:
