@@ -218,16 +218,17 @@ class Transform:
         return draws
 
     def on_cpu(
-        self, addresses: NDArray[np.int64], draws: NDArray[np.int64], out: torch.Tensor
+        self, addresses: NDArray[np.int64], draws: NDArray[np.int64], *outs: torch.Tensor
     ) -> None:
-        """Make a batch from the images at the given addresses, in one pass.
+        """Make the images of one or several buffers from those at the given addresses, in one pass.
 
         Args:
             addresses: addresses of N uint8 images of shape (H, W, 3); shape (N,).
             draws: from ``draw``, shape (N, 5).
-            out: type ``dtype``, shape (N, H, W, 3), contiguous; overwritten.
+            outs: one or several buffers for N images in all: type ``dtype``, shape (n, H, W, 3),
+                contiguous; overwritten in order.
         """
-        kernels.augment_images(
+        kernels.augment_into(
             addresses,
             draws,
             self.augment.crop_padding,
@@ -235,7 +236,8 @@ class Transform:
             self._fill,
             self._table,
             self._line,
-            _bits(out).numpy(),
+            *buffers_of(outs),
+            _bits(outs[0]).numpy(),
         )
 
     def on_device(
@@ -281,6 +283,12 @@ class Transform:
             is_cut = is_cut & ((right >= start_x) & (right < start_x + side))[:, None, :]
             batch = torch.where(is_cut[..., None], self._device_fill, batch)
         return batch
+
+
+def buffers_of(tensors: Sequence[torch.Tensor]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return the addresses and lengths of tensors, for kernels: int64, shape (B,)."""
+    pairs = np.array([(tensor.data_ptr(), tensor.size(0)) for tensor in tensors], np.int64)
+    return pairs[:, 0].copy(), pairs[:, 1].copy()
 
 
 def _bits(values: torch.Tensor) -> torch.Tensor:

@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from cinic_shards.codec.kernels import gather_images
+from cinic_shards.codec.kernels import gather_images, gather_into
 from cinic_shards.errors import DecodeError
-from cinic_shards.loader.augment import Transform
+from cinic_shards.loader.augment import Transform, buffers_of
 from cinic_shards.loader.memory import BufferPool, split_apart
 from cinic_shards.loader.pixel_source import EpochSource
 from cinic_shards.loader.step import Fetched, Step, addresses_in
@@ -182,23 +182,25 @@ class BatchMaker:
 
     def _images(
         self, fetched: Fetched, draws: NDArray[np.int64] | None, sizes: list[int]
-    ) -> Iterator[torch.Tensor]:
-        """Yield the images of batches of these sizes; small ones share a buffer."""
-        stop = 0
-        for first in range(0, len(sizes), self._batches_a_buffer):
-            joined = sizes[first : first + self._batches_a_buffer]
-            start, stop = stop, stop + sum(joined)
-            if draws is None and fetched.images is not None:
-                images = fetched.images[start:stop]
+    ) -> list[torch.Tensor]:
+        """Make the images of batches of these sizes; small ones share a buffer."""
+        each = self._batches_a_buffer
+        joined = [sizes[first : first + each] for first in range(0, len(sizes), each)]
+        if draws is None and fetched.images is not None:
+            buffers = list(fetched.images.split_with_sizes([sum(part) for part in joined]))
+        else:
+            # All buffers in one call: after it, Python's own data is no longer in the CPU's cache.
+            dtype = self._transform.dtype
+            buffers = [self._buffers.take((sum(p), *self._image_shape), dtype) for p in joined]
+            if draws is None:
+                gather_into(fetched.addresses, *buffers_of(buffers), buffers[0].numpy())
             else:
-                shape = (stop - start, *self._image_shape)
-                images = self._buffers.take(shape, self._transform.dtype)
-                addresses = fetched.addresses[start:stop]
-                if draws is None:
-                    gather_images(addresses, images.numpy())
-                else:
-                    self._transform.on_cpu(addresses, draws[start:stop], images)
-            yield from split_apart(images.permute(0, 3, 1, 2), joined)
+                self._transform.on_cpu(fetched.addresses, draws, *buffers)
+        return [
+            images
+            for buffer, part in zip(buffers, joined, strict=True)
+            for images in split_apart(buffer.permute(0, 3, 1, 2), part)
+        ]
 
     def for_device(self, source: EpochSource, steps: Sequence[Step]) -> list[Work]:
         """Do the CPU's share of the work on batches for a device. Runs in any thread.

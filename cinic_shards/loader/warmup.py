@@ -7,9 +7,9 @@ import numpy as np
 import torch
 
 from cinic_shards import codec
-from cinic_shards.codec.kernels import add_histograms, gather_images
+from cinic_shards.codec.kernels import add_histograms, gather_images, gather_into
 from cinic_shards.codec.meter import ImageMeter
-from cinic_shards.loader.augment import Augment, Transform
+from cinic_shards.loader.augment import Augment, Transform, buffers_of
 from cinic_shards.loader.plan import PLAN_VERSIONS, EpochPlan, Order
 
 
@@ -25,6 +25,8 @@ def warm_up() -> None:
     codec.checksum(payload)
     addresses = images.ctypes.data + np.arange(2) * images[0].size
     gather_images(addresses, np.empty_like(images))
+    out = torch.empty(images.shape, dtype=torch.uint8)
+    gather_into(addresses, *buffers_of([out]), out.numpy())
     for dtype in (torch.uint8, torch.float32, torch.float16):  # bfloat16 has float16's kernel
         transform = Transform(
             Augment(dtype=dtype), ((0.5,) * 3, (0.5,) * 3), images.shape[1:], seed=0

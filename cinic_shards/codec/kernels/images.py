@@ -3,7 +3,7 @@
 import numpy as np
 
 from cinic_shards.codec.kernels.base import kernel, mix
-from cinic_shards.codec.kernels.memory import bytes_at, copy_bytes, prefetch
+from cinic_shards.codec.kernels.memory import bytes_at, copy_bytes, images_at, prefetch
 
 _ONE = np.uint64(1)
 _TWO = np.uint64(2)
@@ -23,6 +23,23 @@ def gather_images(addresses, out):
             prefetch(addresses[i + 2])
             prefetch(addresses[i + 2] + size - 1)
         copy_bytes(to + i * size, addresses[i], size)
+
+
+@kernel
+def gather_into(addresses, buffers, counts, like):
+    """Call ``gather_images`` for several buffers: returning to Python in between takes long.
+
+    Args:
+        addresses: int64 (N,), addresses of the images of all buffers, in their order.
+        buffers: int64 (B,), addresses of the buffers, which are overwritten.
+        counts: int64 (B,), images in each.
+        like: an array of one buffer, or any with its dtype and image size.
+    """
+    stop = 0
+    for buffer in range(len(buffers)):
+        start, stop = stop, stop + counts[buffer]
+        out = images_at(buffers[buffer], (counts[buffer], *like.shape[1:]), like)
+        gather_images(addresses[start:stop], out)
 
 
 @kernel
@@ -124,6 +141,18 @@ def augment_images(addresses, draws, padding, cutout, fill, table, line, out):
                     for channel in range(3):
                         value = fill[channel]
                         out[i, y, x, channel] = value if table is None else table[channel, value]
+
+
+@kernel
+def augment_into(addresses, draws, padding, cutout, fill, table, line, buffers, counts, like):
+    """Call ``augment_images`` for several buffers; see there and ``gather_into``."""
+    stop = 0
+    for buffer in range(len(buffers)):
+        start, stop = stop, stop + counts[buffer]
+        out = images_at(buffers[buffer], (counts[buffer], *like.shape[1:]), like)
+        augment_images(
+            addresses[start:stop], draws[start:stop], padding, cutout, fill, table, line, out
+        )
 
 
 @kernel

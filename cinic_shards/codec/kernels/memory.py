@@ -29,6 +29,12 @@ def bytes_at(address, length):
     return carray(_pointer(address), (length,), np.uint8)
 
 
+@part
+def images_at(address, shape, like):
+    """Return the images at an address as an array of ``shape``, with the dtype of an array."""
+    return carray(_pointer(address), shape, like.dtype)
+
+
 @intrinsic
 def load_byte(typing_context, address):
     """Load the byte at an address, as int64."""
