@@ -75,7 +75,7 @@ bench-env: $(INSTALLED)
 
 # Without TREE on small trees; a JSON line for each test goes to acceptance.jsonl.
 acceptance: $(INSTALLED)
-	$(BIN)/python -m pytest tests/acceptance -o tmp_path_retention_policy=failed --results acceptance.jsonl \
+	$(BIN)/python -m pytest tests/acceptance -o tmp_path_retention_policy=failed --kills 40 --results acceptance.jsonl \
 	  $(if $(filter file,$(origin TREE)),,--tree $(TREE)) $(ACCEPTANCE)
 
 clean:

@@ -232,3 +232,14 @@ _VARIABLE = re.compile(r"""'[^']*'|"[^"]*"|[^\s,;:()]*[\d/][^\s,;:()]*""")
 def few(items: Sequence[object]) -> str:
     """Join the first five items; for a message that already gives their number."""
     return ", ".join(map(str, items[:5])) + (", ..." if len(items) > 5 else "")
+
+
+INPUT_ERRORS = (TreeError, SourcesError, FormatError, OptionError)
+"""Errors of what a command was given: repeating it would end in the same way."""
+
+
+def with_notes(new: OutputError, old: BaseException) -> OutputError:
+    """Return ``new`` with the notes of the error that it stands for."""
+    for note in getattr(old, "__notes__", ()):
+        new.add_note(note)
+    return new

@@ -2,6 +2,7 @@
 
 import atexit
 import gc
+import math
 import multiprocessing
 import os
 import signal
@@ -16,8 +17,8 @@ from concurrent.futures import (
     ProcessPoolExecutor,
     ThreadPoolExecutor,
 )
-from concurrent.futures import wait as wait_for_all
 from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from functools import partial
 from multiprocessing.connection import wait as wait_for_any
 from queue import Empty, SimpleQueue
@@ -70,23 +71,48 @@ def make_executor(workers: int) -> Executor:
     The processes are spawned, not forked: a fork copies locks that other threads hold.
     """
     if workers == 1:
-        return ThreadPoolExecutor(1)
+        return Threads(1)
     return _Processes(
         workers, mp_context=multiprocessing.get_context("spawn"), initializer=_start_worker
     )
 
 
+class Threads(ThreadPoolExecutor):
+    """Threads that are not waited for if an interruption ends the context: they may wait too."""
+
+    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
+        self.shutdown(wait=kind is None or issubclass(kind, Exception), cancel_futures=True)
+
+
 class _Processes(ProcessPoolExecutor):
     """A process pool whose shutdown also ends if one of its processes is killed meanwhile.
 
-    An idle process holds the lock of the queue it waits on. If it is killed during the shutdown,
-    the others would wait for that lock forever, because the pool no longer checks on them.
+    It may hold the lock of a queue, for which the others would wait forever.
     """
 
     def submit(self, fn: Callable[..., R], /, *args: Any, **kwargs: Any) -> Future[R]:
         """Submit a job as ``Executor.submit`` does; a process it starts never sees Ctrl-C."""
-        with _ctrl_c_held():
+        with _signals_held():
             return super().submit(fn, *args, **kwargs)
+
+    def stop(self) -> None:
+        """Cancel all jobs, kill all processes, and wait for their end."""
+        processes = list((self._processes or {}).values())
+        if (manager := vars(self).get("_executor_manager_thread")) is None:
+            return
+        # Python 3.11 fails if a process is killed and a future was cancelled by ``cancel``.
+        super().shutdown(wait=False, cancel_futures=True)
+        deadline = time.monotonic() + STOP_SECONDS
+        while getattr(self, "_cancel_pending_futures", False) and time.monotonic() < deadline:
+            time.sleep(0.002)
+        for process in processes:
+            process.kill()
+        manager.join()
+
+    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
+        if kind is not None and not issubclass(kind, Exception):
+            self.stop()
+        self.shutdown()
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Shut down as ``Executor.shutdown`` does."""
@@ -98,30 +124,35 @@ class _Processes(ProcessPoolExecutor):
             watch.join()
 
 
-@contextmanager
-def _ctrl_c_held() -> Iterator[None]:
-    """Delay Ctrl-C until the block ends, and block it in processes that are started meanwhile.
+STOP_SIGNALS = [s for s in signal.Signals if s.name in ("SIGINT", "SIGTERM", "SIGHUP")]
+"""Ctrl-C; the signal of ``kill`` and of schedulers; the end of a terminal."""
 
-    Such a process inherits this thread's signal mask. In this process any thread may receive the
-    signal, and Python calls its handler in the main thread: hence the replaced handler.
+
+@contextmanager
+def _signals_held() -> Iterator[None]:
+    """Delay ``STOP_SIGNALS`` until the block ends, and block them in processes started meanwhile.
+
+    Such a process inherits this thread's signal mask. Here any thread may receive the signal, and
+    Python calls its handler in the main thread: hence the replaced handlers.
     """
     received: list[tuple[Any, ...]] = []
     is_main = threading.current_thread() is threading.main_thread()
-    handler = signal.getsignal(signal.SIGINT) if is_main else None
-    if callable(handler):
-        signal.signal(signal.SIGINT, lambda *arguments: received.append(arguments))
+    found: dict[int, Any] = {number: signal.getsignal(number) for number in STOP_SIGNALS}
+    handlers = {number: found[number] for number in found if is_main and callable(found[number])}
+    for number in handlers:
+        signal.signal(number, lambda *arguments: received.append(arguments))
     has_masks = hasattr(signal, "pthread_sigmask")  # not on Windows
     if has_masks:
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
     try:
         yield
     finally:
         if has_masks:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
-        if callable(handler):
-            signal.signal(signal.SIGINT, handler)
-            if received:
-                handler(*received[0])
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        for arguments in received[:1]:
+            handlers[arguments[0]](*arguments)
 
 
 def _end_together(processes: list[Any]) -> None:
@@ -130,9 +161,36 @@ def _end_together(processes: list[Any]) -> None:
         wait_for_any([process.sentinel for process in processes])
         ended = [process for process in processes if not process.is_alive()]
         processes = [process for process in processes if process not in ended]
-        if any(process.exitcode for process in ended):
-            for process in processes:
-                process.kill()
+        for process in processes if any(process.exitcode for process in ended) else ():
+            process.kill()
+
+
+_stop: ContextVar[threading.Event | None] = ContextVar("stop", default=None)
+"""Set when the job of this thread must end."""
+
+
+class JobStopped(BaseException):
+    """The ``run_jobs`` of this thread's job was interrupted."""
+
+
+def check_stop() -> None:
+    """Raise ``JobStopped`` if the job that this thread runs must end.
+
+    A job calls this several times a second. Only jobs in threads need it: processes are killed.
+    """
+    if (stop := _stop.get()) is not None and stop.is_set():
+        raise JobStopped
+
+
+def _run_in_thread(stop: threading.Event, function: Callable[[J], R], job: J) -> R:
+    _stop.set(stop)
+    check_stop()
+    return function(job)
+
+
+def can_stop(executor: Executor) -> bool:
+    """Return True if ``run_jobs`` ends the running jobs when it is interrupted."""
+    return isinstance(executor, Threads | _Processes)
 
 
 CLOSE_SECONDS = 1.0
@@ -239,7 +297,10 @@ def run_jobs(
 ) -> list[R]:
     """Run all jobs, and return their results in the order of the jobs.
 
-    If a job fails, its exception is raised after all others have ended or been cancelled.
+    If a job fails, its exception is raised after all others have ended or been cancelled. If an
+    exception that is no ``Exception`` interrupts this, such as Ctrl-C, running jobs are ended at
+    once: processes of this machine are killed, threads end at their next ``check_stop``. Those of a
+    cluster, or of the caller's executor, are cancelled if they have not begun.
 
     Args:
         executor: see ``open_executor``.
@@ -250,24 +311,56 @@ def run_jobs(
     futures: list[Future[R]] = []
     # Ctrl-C in ``as_completed`` may become "RuntimeError: release unlocked lock"; not in a queue.
     finished: SimpleQueue[Future[R]] = SimpleQueue()
+    stop = threading.Event()
+    run = partial(_run_in_thread, stop, function) if isinstance(executor, Threads) else function
     try:
-        for job in jobs:
-            with _ctrl_c_held():  # else a job could be running that is not in ``futures``
-                futures.append(executor.submit(function, job))
-                futures[-1].add_done_callback(finished.put)
-        for _ in futures:
-            done(finished.get().result())
-        return [future.result() for future in futures]
-    except BaseException:
-        for future in futures:
-            future.cancel()
-        wait_for_all(futures)
+        try:
+            for job in jobs:
+                with _signals_held():  # else a job could be running that is not in ``futures``
+                    futures.append(executor.submit(run, job))
+                    futures[-1].add_done_callback(finished.put)
+            for _ in futures:
+                done(finished.get().result())
+            return [future.result() for future in futures]
+        except Exception:
+            for future in futures:
+                future.cancel()
+            _wait(futures)
+            raise
+    except BaseException as error:
+        if not isinstance(error, Exception):
+            stop.set()
+            if isinstance(executor, _Processes | _Cluster):
+                executor.stop()
+            else:
+                for future in futures:
+                    future.cancel()
+            _wait(futures, STOP_SECONDS)
+            _abandoned.extend(future for future in futures if not future.done())
         raise
 
 
+STOP_SECONDS = 0.5
+"""Seconds to wait for interrupted jobs; one that waits for a server is then left alone."""
+_abandoned: list[Future[Any]] = []
+
+
+def has_abandoned_jobs() -> bool:
+    """Return True if an interrupted job still runs; Python waits for it at exit."""
+    return not all(future.done() for future in _abandoned)
+
+
+def _wait(futures: Iterable[Future[R]], seconds: float = math.inf) -> None:
+    """Wait until all are done. Not with ``concurrent.futures``, whose locks Ctrl-C may break."""
+    deadline = time.monotonic() + seconds
+    while not all(future.done() for future in futures) and time.monotonic() < deadline:
+        time.sleep(0.005)
+
+
 def _start_worker() -> None:
-    # Ctrl-C reaches every process of a terminal; only the parent decides what it ends.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Signals may reach all processes of a terminal or a scheduler's job; the parent acts on them.
+    for number in STOP_SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
     # Jobs make many objects and no cycles; the garbage collector would take a tenth of their time.
     gc.disable()
     # Nor a collection at exit: 0.1 s for the objects that numba has loaded.
@@ -277,15 +370,13 @@ def _start_worker() -> None:
 
 def _end_with_parent() -> None:
     """End this worker when its parent is killed; it would wait for jobs forever."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
+    if (parent := multiprocessing.parent_process()) is not None:
         parent.join()
         os._exit(1)
 
 
 WAIT_SECONDS = 30.0
-"""Seconds to wait for a cluster's scheduler, for its first worker, or for a new worker after the
-last one has died."""
+"""Seconds to wait for a cluster's scheduler, and for a worker if it has none."""
 
 
 @contextmanager
@@ -362,15 +453,17 @@ def _dask(address: str) -> Iterator[Executor]:
 class _Cluster(Executor):
     """A dask cluster as an Executor whose cancelled jobs really do not run.
 
-    Dask's own executor reports a job as cancelled while a worker still runs it, so it could still
-    write files. Here a thread waits for each job that the cluster has; only jobs that have no
-    thread yet can be cancelled. Dask runs a job again if its worker dies.
+    Dask's own executor reports a job as cancelled while a worker still runs it. Here a thread waits
+    for each job that the cluster has; only jobs without a thread can be cancelled. Dask runs a job
+    again if its worker dies.
     """
 
     def __init__(self, client: "Client") -> None:
         self._client = client
         threads = sum(client.nthreads().values())
         self._waiting = ThreadPoolExecutor(2 * threads)  # so each worker has its next job queued
+        self._running: set[Any] = set()
+        """The jobs that dask has."""
 
     def submit(self, function: Callable[..., R], /, *args: Any, **kwargs: Any) -> Future[R]:
         """Submit a job as ``Executor.submit`` does."""
@@ -381,6 +474,7 @@ class _Cluster(Executor):
         from distributed.comm.core import CommClosedError
 
         job = self._client.submit(function, *args, **kwargs, pure=False)
+        self._running.add(job)
         try:
             while True:
                 try:
@@ -394,6 +488,13 @@ class _Cluster(Executor):
                         raise BrokenExecutor("dask: no worker is left") from None
         except (KilledWorker, CommClosedError, CancelledError) as error:
             raise BrokenExecutor(f"dask: {error}") from error
+        finally:
+            self._running.discard(job)
+
+    def stop(self) -> None:
+        """Cancel all jobs. A worker that has begun one may finish it."""
+        self._waiting.shutdown(wait=False, cancel_futures=True)
+        self._client.cancel(list(self._running))
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Shut down as ``Executor.shutdown`` does."""

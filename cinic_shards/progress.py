@@ -1,6 +1,7 @@
 """Progress messages of long commands: a bar on a terminal, elsewhere a line every 10 seconds."""
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 from rich.console import Console
@@ -20,15 +21,24 @@ _LINE_SECONDS = 10.0
 class ProgressReport:
     """A bar with rate and time left on a terminal; elsewhere a line every 10 seconds."""
 
-    def __init__(self, console: Console, *, quiet: bool, unit: str = "images") -> None:
+    def __init__(
+        self,
+        console: Console,
+        check: Callable[[], None] = lambda: None,
+        *,
+        quiet: bool,
+        unit: str = "images",
+    ) -> None:
         """Report on a console.
 
         Args:
             console: the console to write to.
+            check: called with each update; may raise an exception to stop the command.
             quiet: report nothing.
             unit: what is counted: ``images`` or ``bytes``.
         """
         self._console = console
+        self._check = check
         self._unit = unit
         self._quiet = quiet
         self._bar: Progress | None = None
@@ -73,6 +83,7 @@ class ProgressReport:
             done: images or bytes done.
             total: images or bytes in total.
         """
+        self._check()
         now = time.perf_counter()
         # The rate leaves out what was already done at the first update, such as in a resumed run.
         start, done_before = self._starts.setdefault(doing, (now, done))

@@ -6,34 +6,32 @@ contributors.
 """
 
 import os
-import shutil
 import warnings
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import BrokenExecutor, Executor
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor
 from pathlib import Path
+from typing import Any
 
-from cinic_shards.cinic.build_options import BuildOptions, Built
+from cinic_shards.cinic.build_options import BuildOptions, Built, libraries
 from cinic_shards.cinic.check_sources import check_enough, find_contributors, list_tars
 from cinic_shards.cinic.cifar10 import CLASSES, read_cifar10
 from cinic_shards.cinic.contributors import read_contributors
 from cinic_shards.cinic.draw import SPLITS, PhotoDraw, Shares
+from cinic_shards.cinic.photos import SynsetTar
 from cinic_shards.cinic.render import PhotoWriter, draw_photos, replay_photos, write_cifar10
 from cinic_shards.cinic.sink import (
     FILE_BYTES,
-    TAR,
-    TREE,
     ImageSink,
     check_space,
-    open_tar,
-    open_work_folder,
+    open_build,
 )
 from cinic_shards.errors import OutputError
+from cinic_shards.format import PACKING_FOLDER
 from cinic_shards.format.provenance import parse_stem
-from cinic_shards.jobs import Progress, open_executor
+from cinic_shards.jobs import Progress
 from cinic_shards.options import checked, temporary_folder
-from cinic_shards.store import LocalStore, StoreLike, local_path, open_store, sync_disk, sync_folder
+from cinic_shards.store import StoreLike, local_path, open_store, sync_disk, sync_folder
 from cinic_shards.write.dataset import check_output
 from cinic_shards.write.pack import PackOptions, pack
 
@@ -76,41 +74,34 @@ def build_tree(
     options = options or BuildOptions()
     target = Path(os.path.realpath(local_path(out)))
     is_folder = target.is_dir()
-    if os.path.lexists(target) and not (is_folder and set(os.listdir(target)) <= {_BUILDING}):
-        raise OutputError(f"{out}: already exists; give an empty or a new folder")
     # An existing folder may be a mount point: nothing could be renamed into it from outside.
     work = target / _BUILDING if is_folder else target.with_name(target.name + _BUILDING)
-    check_space(work.parent, _num_images(options) * FILE_BYTES)
-    with _open_work_folder(work, workers) as executor:
-        tree = work / TREE
-        for split in SPLITS:
-            for name in CLASSES:
-                (tree / split / name).mkdir(parents=True)
-        sink = ImageSink(str(tree), None)
+    others = {*os.listdir(target)} - {_BUILDING} if is_folder else {target.name}
+    is_moving = is_folder and others <= {*SPLITS} and work.exists()
+    if os.path.lexists(target) and others and not is_moving:
+        raise OutputError(f"{out}: already exists; give an empty or a new folder")
+    if not work.exists():
+        check_space(work.parent, _num_images(options) * FILE_BYTES)
+    with open_build(work, workers) as (folder, executor):
+        if is_folder:
+            folder.take_back(target)
+            if others := set(os.listdir(target)) - {_BUILDING}:
+                raise OutputError(f"{out}: already exists; give an empty or a new folder")
+        sink = ImageSink(folder, executor, is_tree=True)
         built = _build(
             local_path(cifar), local_path(imagenet), sink, options, executor, progress, warn
         )
-        sync_disk(tree)
+        sync_disk(folder.tree)
         if is_folder:
-            _move_splits(tree, target)
+            folder.move_splits(target)
         else:
-            os.replace(tree, target)
+            os.rename(folder.tree, target)
         sync_folder(target if is_folder else target.parent)
     return built
 
 
 _BUILDING = ".building"
 """The work folder: a suffix of the output's name, or a folder inside the output."""
-
-
-def _move_splits(tree: Path, target: Path) -> None:
-    try:
-        for split in SPLITS:
-            os.replace(tree / split, target / split)
-    except BaseException:
-        for split in SPLITS:
-            shutil.rmtree(target / split, ignore_errors=True)
-        raise
 
 
 @checked
@@ -157,17 +148,18 @@ def build_shards(
     name = target.name if target else str(store).rpartition("/")[2]
     beside = (target.parent if target else Path()) if scratch is None else local_path(scratch)
     num_images = _num_images(options)
-    # On the same disk, the shards take about as much space as the PNGs.
-    check_space(beside, (2 if scratch is None else 1) * num_images * FILE_BYTES)
     work = beside.absolute() / (name + _BUILDING)
-    with _open_work_folder(work, workers) as executor:
-        tar = work / TAR
-        with open_tar(tar) as sink:
-            built = _build(
-                local_path(cifar), local_path(imagenet), sink, options, executor, progress, warn
-            )
+    if not work.exists():
+        # On the same disk, the shards take about as much space as the PNGs.
+        check_space(beside, (2 if scratch is None else 1) * num_images * FILE_BYTES)
+    more = f" and {store}/{PACKING_FOLDER}"
+    with open_build(work, workers, more) as (folder, executor):
+        sink = ImageSink(folder, executor, is_tree=False)
+        built = _build(
+            local_path(cifar), local_path(imagenet), sink, options, executor, progress, warn
+        )
         built.manifest = pack(
-            tar,
+            folder.tar,
             store,
             pack_options,
             executor=executor,
@@ -176,24 +168,6 @@ def build_shards(
             warn=warn,
         )
     return built
-
-
-@contextmanager
-def _open_work_folder(work: Path, workers: int | None) -> Iterator[Executor]:
-    """Make a folder to build in and start worker processes; both end with the context."""
-    try:
-        with (
-            LocalStore(work).undone_on_error(),
-            open_work_folder(work),
-            open_executor(None, workers) as executor,
-        ):
-            yield executor
-    except BrokenExecutor as error:
-        raise OutputError(
-            f"{work}: building did not finish because a worker process died: it was killed, or "
-            "memory ran out (try fewer workers), or your program calls this outside "
-            "'if __name__ == \"__main__\":'"
-        ) from error
 
 
 def _num_images(options: BuildOptions) -> int:
@@ -220,16 +194,34 @@ def _build(
         check_enough(draws, shares, imagenet, options, built)
     else:
         picks = find_contributors(rows, tars, options, built)
-    keys = write_cifar10(source, sink, shares, options.seed, executor, progress)
-    writer = PhotoWriter(sink, built, executor, progress)
+    sink.begin(_description(options, cifar, tars))
+    keys = write_cifar10(source, sink, shares, options.seed, progress)
+    writer = PhotoWriter(sink, built, progress)
     if rows is None:
         keys += draw_photos(draws, shares, writer, options)
     else:
         keys += replay_photos(picks, writer, options)
+    sink.finish()
     _count(keys, built)
     for warning in built.warnings():
         warn(warning)
     return built
+
+
+def _description(options: BuildOptions, cifar: Path, tars: dict[str, SynsetTar]) -> dict[str, Any]:
+    """Describe a build, as JSON; only the same one is resumed."""
+    paths = [os.fspath(cifar), *(tar.path for tar in tars.values())]
+    if options.contributors is not None:
+        paths.append(os.fspath(options.contributors))
+    states = [os.stat(path) for path in paths]
+    return {
+        "libraries": libraries(),
+        "options": [options.per_class, options.seed, options.allow_missing],
+        "sources": [
+            [os.path.basename(path), state.st_size, state.st_mtime_ns]
+            for path, state in zip(paths, states, strict=True)
+        ],
+    }
 
 
 def _count(keys: Sequence[str], built: Built) -> None:

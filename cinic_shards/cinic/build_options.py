@@ -98,5 +98,9 @@ class Built:
         """Return all fields but the manifest, and the versions of the libraries used."""
         found = {one.name: getattr(self, one.name) for one in fields(self)}
         del found["manifest"]
-        libraries = {"cinic-shards": __version__, "pillow": PIL.__version__}
-        return found | {"libraries": libraries}
+        return found | {"libraries": libraries()}
+
+
+def libraries() -> dict[str, str]:
+    """Return name -> version of the libraries that the built images depend on."""
+    return {"cinic-shards": __version__, "pillow": PIL.__version__}

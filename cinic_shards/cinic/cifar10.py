@@ -6,7 +6,6 @@ They are described at https://www.cs.toronto.edu/~kriz/cifar.html.
 import gzip
 import io
 import os
-import shutil
 import tarfile
 import zlib
 from collections.abc import Iterator, Sequence
@@ -21,7 +20,7 @@ from numpy.typing import NDArray
 from cinic_shards.cinic.pickles import MAX_PICKLE_BYTES, PickledArray, read_pickle, write_pickle
 from cinic_shards.errors import FormatError, OutputError, StoreError
 from cinic_shards.format import shown
-from cinic_shards.store import LocalStore, local_path
+from cinic_shards.store import LocalStore, WorkFolder, local_path
 
 FOLDER = "cifar-10-batches-py"
 """Folder of the files, in the archive and where torchvision looks for them."""
@@ -274,17 +273,24 @@ def write_batches(cifar: Cifar10, target: Path) -> None:
     Raises:
         OutputError: it cannot be written; no partial folder is left.
     """
-    partial = target.with_name(f"{target.name}.partial")
-    with _made(target.parent):
+    with (
+        _made(target.parent),
+        WorkFolder(LocalStore(target.parent), f"{target.name}.partial", "restoring") as work,
+    ):
+        partial = LocalStore(work.path("batches"))
+        names = (*TRAIN_BATCHES, *TEST_BATCHES, META)
         try:
-            shutil.rmtree(partial, ignore_errors=True)  # left by a process that was killed
-            partial.mkdir()
+            # An earlier process may have been killed.
+            for name in names:
+                partial.delete(name)
+            partial.make()
             for name, content in _contents(cifar):
-                (partial / name).write_bytes(write_pickle(content))
-            os.rename(partial, target)
-        except BaseException:
-            shutil.rmtree(partial, ignore_errors=True)
-            raise
+                partial.path(name).write_bytes(write_pickle(content))
+            os.rename(partial.root, target)
+        finally:
+            for name in names:
+                partial.delete(name)
+            work.remove()
 
 
 def _contents(cifar: Cifar10) -> Iterator[tuple[str, dict[bytes, Any]]]:

@@ -1,11 +1,13 @@
 """Download CINIC-10.tar.gz from its publisher; an interrupted download resumes."""
 
 import errno
+import glob
 import hashlib
 import json
 import os
 import shutil
 import time
+import uuid
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -16,7 +18,7 @@ from typing import Any, BinaryIO
 from cinic_shards.errors import MissingError, OptionError, OutputError, StoreError
 from cinic_shards.jobs import Progress
 from cinic_shards.options import checked
-from cinic_shards.store import Answer, WebFile, lock_file, sync_folder
+from cinic_shards.store import Answer, LocalStore, WebFile, lock_file, sync_folder
 from cinic_shards.store.urls import decode_path, local_path, parse_web_url
 
 URL = "https://datashare.is.ed.ac.uk/bitstream/handle/10283/3192/CINIC-10.tar.gz"
@@ -91,7 +93,7 @@ def fetch(
     try:
         if path.exists():
             return _found(path, algorithm, expected, progress)
-        with _hold_part(path) as file:
+        with _hold_part(path, web) as file:
             if path.exists():  # another process has just finished it
                 return _found(path, algorithm, expected, progress)
             download = _Download(web, path, file, progress, warn)
@@ -100,6 +102,10 @@ def fetch(
                 _check(path, file.name, algorithm, expected, str(web), progress)
             with open(file.name, "r+b") as complete:  # a rejected one may have replaced the part
                 os.fsync(complete.fileno())
+            if os.path.lexists(path):
+                raise OutputError(
+                    f"{path}: exists now; move it and run the same command again to resume"
+                )
             os.replace(file.name, path)
             sync_folder(path.parent)
             _part(path, _NOTE).unlink(missing_ok=True)
@@ -161,28 +167,57 @@ def _title(algorithm: str) -> str:
 
 
 @contextmanager
-def _hold_part(path: Path) -> Iterator[BinaryIO]:
-    """Open the part for appending, locked against other processes; delete it if it stays empty."""
-    part = _part(path, PART)
-    with _lock_part(path, part) as file:
+def _hold_part(path: Path, web: WebFile) -> Iterator[BinaryIO]:
+    """Open the part for appending, locked against other processes; delete it if it stays empty.
+
+    Raises:
+        OutputError: another process holds the lock; or the part or its note exists, and is not of a
+            download.
+    """
+    part, note = _part(path, PART), _part(path, _NOTE)
+    is_new = not os.path.lexists(part)
+    if is_new and not os.path.lexists(note):
+        # Before the part: a process that is killed leaves no part without a note.
+        _write_note(path, {"url": str(web), "version": None, "size": None})
+    file = lock_file(part)
+    if file is None:
+        raise OutputError(f"{path}: another process is fetching it")
+    with file:
+        is_noted = bool(_read_note(path))
         try:
+            if not is_noted:
+                raise OutputError(
+                    f"{path}: {part.name} and {note.name} are needed for the download, but are not "
+                    "those of an earlier one; move them, or give a different path"
+                )
             yield file
+        except BaseException as error:
+            if not isinstance(error, Exception) and os.path.getsize(part):
+                error.add_note(
+                    "fetching did not finish; run the same command again to resume, or remove "
+                    f"{part} to start over"
+                )
+            raise
         finally:
             with suppress(OSError):
-                if part.stat().st_size == 0:
+                if (is_new or is_noted) and part.stat().st_size == 0:
                     part.unlink()
-                    _part(path, _NOTE).unlink(missing_ok=True)
+                    if is_noted:
+                        note.unlink()
 
 
-def _lock_part(path: Path, part: Path) -> BinaryIO:
-    while True:
-        file = lock_file(part)
-        if file is None:
-            raise OutputError(f"{path}: another process is fetching it")
-        with suppress(FileNotFoundError):
-            if os.path.samestat(os.fstat(file.fileno()), os.stat(part)):
-                return file
-        file.close()  # the process that held the lock has renamed the file
+def _write_note(path: Path, note: dict[str, Any]) -> None:
+    with LocalStore(path.parent).create(_part(path, _NOTE).name) as file:
+        file.write(json.dumps(note).encode())
+
+
+def _read_note(path: Path) -> dict[str, Any]:
+    """Return URL, version and size of the part's file, which may be None; empty if not known."""
+    with suppress(OSError, ValueError):
+        note = json.loads(_part(path, _NOTE).read_bytes())
+        if isinstance(note, dict) and note.keys() == {"url", "version", "size"}:
+            return note
+    return {}
 
 
 def _check(
@@ -193,6 +228,8 @@ def _check(
     if found == expected:
         return
     rejected = _part(path, _REJECTED)
+    if os.path.lexists(rejected):
+        rejected = _part(path, f"{_REJECTED}-{uuid.uuid4().hex[:8]}")
     with open(part, "rb") as file:
         head = file.read(16)
     size = os.path.getsize(part)
@@ -223,23 +260,17 @@ class _Download:
         self.warn = warn
         self.at = os.fstat(file.fileno()).st_size
         self.num_received = 0
-        self.note = self._read_note()
-        """URL, version and size of the file that the part belongs to; empty if not known."""
-
-    def _read_note(self) -> dict[str, Any]:
-        with suppress(OSError, ValueError):
-            note = json.loads(_part(self.path, _NOTE).read_bytes())
-            if isinstance(note, dict) and note.get("url") == str(self.web):
-                return note
-        return {}
+        note = _read_note(path)
+        self.note = note if note.get("url") == str(web) and note["size"] is not None else {}
+        """URL, version and size of the part's file; empty if not known, or of a different URL."""
 
     def take_rejected(self, algorithm: str, expected: str) -> bool:
         """Take an earlier download whose hash was rejected, if its hash is expected now."""
-        rejected = _part(self.path, _REJECTED)
-        if not rejected.is_file() or _digest(rejected, algorithm, self.progress) != expected:
-            return False
-        os.replace(rejected, self.file.name)
-        return True
+        for rejected in self.path.parent.glob(f"{glob.escape(self.path.name)}{_REJECTED}*"):
+            if rejected.is_file() and _digest(rejected, algorithm, self.progress) == expected:
+                os.replace(rejected, self.file.name)
+                return True
+        return False
 
     def run(self) -> None:
         """Download the missing bytes; after a connection is cut, resume with a new one.
@@ -310,11 +341,11 @@ class _Download:
             else:
                 return answer
         elif self.at:
-            self._begin_again("it is not known which file they belong to")
+            self._begin_again("they may be of a different file")
         answer = self.web.open(0)
         assert answer is not None
         self.note = {"url": str(self.web), "version": answer.version, "size": answer.size}
-        _part(self.path, _NOTE).write_text(json.dumps(self.note))
+        _write_note(self.path, self.note)
         return answer
 
     def _begin_again(self, why: str) -> None:

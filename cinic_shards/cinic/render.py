@@ -2,7 +2,6 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from concurrent.futures import Executor
 
 import numpy as np
 
@@ -18,7 +17,7 @@ from cinic_shards.cinic.sink import (
     write_pixels,
 )
 from cinic_shards.errors import SourcesError, some
-from cinic_shards.jobs import Progress, Tally, run_jobs
+from cinic_shards.jobs import Progress, Tally
 
 _PHOTOS_A_JOB = 64
 """About a third of a second: Ctrl-C waits for the jobs under way."""
@@ -30,7 +29,6 @@ def write_cifar10(
     sink: ImageSink,
     shares: Shares,
     seed: int,
-    executor: Executor,
     progress: Progress,
 ) -> list[str]:
     """Write CIFAR-10's part; return its keys.
@@ -50,22 +48,18 @@ def write_cifar10(
     tally = Tally(progress, "cifar", len(keys))
 
     def written(result: Written) -> None:
-        sink.take(result)
         tally.add(len(result.keys))
 
-    run_jobs(executor, write_pixels, [job for job in jobs if job.rows], done=written)
+    sink.run(write_pixels, [job for job in jobs if job.rows], written)
     return list(keys.values())
 
 
 class PhotoWriter:
     """Writes photos, and records in ``built`` what was wrong with them."""
 
-    def __init__(
-        self, sink: ImageSink, built: Built, executor: Executor, progress: Progress
-    ) -> None:
+    def __init__(self, sink: ImageSink, built: Built, progress: Progress) -> None:
         self.built = built
         self._sink = sink
-        self._executor = executor
         self._progress = progress
         self._num_written = 0
 
@@ -89,11 +83,10 @@ class PhotoWriter:
             jobs += [self._job(group[start : start + _PHOTOS_A_JOB]) for start in starts]
 
         def written(result: Written) -> None:
-            self._sink.take(result)
             self._num_written += len(result.keys) - len(result.failed)
             self._progress("photos", self._num_written, total)
 
-        results = run_jobs(self._executor, write_photos, jobs, done=written)
+        results = self._sink.run(write_photos, jobs, written)
         failed = {key: why for result in results for key, why in result.failed.items()}
         notes = {key: why for result in results for key, why in result.notes.items()}
         for kept, found in (

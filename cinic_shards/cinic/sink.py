@@ -4,30 +4,31 @@ A tree gets its final name when it is complete.
 """
 
 import errno
+import hashlib
 import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import BrokenExecutor, Executor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 import cinic_shards.format as fmt
+from cinic_shards.cinic.build_folder import BuildFolder
+from cinic_shards.cinic.cifar10 import CLASSES
+from cinic_shards.cinic.draw import SPLITS
 from cinic_shards.cinic.photos import read_photos, shrink_photo
 from cinic_shards.codec import encode_png
-from cinic_shards.errors import OutputError
-from cinic_shards.store import lock_file
+from cinic_shards.errors import INPUT_ERRORS, OutputError, with_notes
+from cinic_shards.jobs import check_stop, open_executor, run_jobs
+from cinic_shards.store import LocalStore
 
 FILE_BYTES = 4096
 """Space of a 32x32 PNG on most disks: a block. In a tar it takes less."""
-
-TREE = "tree"
-TAR = "images.tar"
-_LOCK = "lock"
-"""Content of the work folder."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,14 +87,18 @@ class Written:
             self.members.append(fmt.one_member(f"{key}.png", png))
             return
         # Buffered: a plain write may write only a part of the bytes, without an error.
-        with open(f"{root}/{key}.png", "xb") as file:
+        with open(f"{root}/{key}.png", "wb") as file:
             file.write(png)
+
+
+J = TypeVar("J", PixelsJob, PhotosJob)
 
 
 def write_pixels(job: PixelsJob) -> Written:
     """Write images. Runs in any process."""
     written = Written(job.keys)
     for row, key in zip(job.rows, job.keys, strict=True):
+        check_stop()
         written.put(job.root, key, job.images[row])
     return written
 
@@ -106,6 +111,7 @@ def write_photos(job: PhotosJob) -> Written:
     """
     written = Written(job.keys)
     for key, data in zip(job.keys, read_photos(job.path, job.offsets, job.sizes), strict=True):
+        check_stop()
         pixels, note = shrink_photo(data)
         if pixels is None:
             written.failed[key] = note
@@ -119,76 +125,133 @@ def write_photos(job: PhotosJob) -> Written:
 class ImageSink:
     """The output for images: files of a tree, or members of one tar."""
 
-    def __init__(self, root: str | None, tar: BinaryIO | None) -> None:
-        self.root = root
+    def __init__(self, work: BuildFolder, executor: Executor, *, is_tree: bool) -> None:
+        self._work = work
+        self._executor = executor
+        self.root = str(work.tree) if is_tree else None
         """The folder of the tree; None for a tar."""
-        self._tar = tar
 
-    def take(self, written: Written) -> None:
-        """Write the members that a job returned, and clear them."""
-        if self._tar is not None:
-            self._tar.writelines(written.members)
-            written.members.clear()
+    def begin(self, build: dict[str, Any]) -> None:
+        """Start a build, or resume it; see ``BuildFolder.begin``."""
+        self._work.begin(build | {"is_tree": self.root is not None})
+        if self.root is not None:
+            for split in SPLITS:
+                for name in CLASSES:
+                    (self._work.tree / split / name).mkdir(parents=True, exist_ok=True)
+            return
+        self._work.tar.parent.mkdir(exist_ok=True)
+        with open(self._work.tar, "ab") as file:
+            file.truncate(max((line["size"] for line in self._work.finished.values()), default=0))
+
+    def run(
+        self, function: Callable[[J], Written], jobs: Sequence[J], done: Callable[[Written], None]
+    ) -> list[Written]:
+        """Run jobs that write images, but those that an earlier process finished.
+
+        Args:
+            function: ``write_pixels`` or ``write_photos``.
+            jobs: its jobs.
+            done: called with each result.
+
+        Returns:
+            The results, in the order of the jobs.
+        """
+        results: dict[str, Written] = {}
+        left: list[J] = []
+        for job in jobs:
+            line = self._work.finished.get(_job_id(job.keys))
+            if line is None:
+                left.append(job)
+                continue
+            results[line["id"]] = Written(job.keys, line["failed"], line["notes"])
+            done(results[line["id"]])
+        if self.root is not None:
+            self._work.note_names(key for job in left for key in job.keys)
+
+        def written(result: Written) -> None:
+            size = 0
+            if self.root is None:
+                with open(self._work.tar, "ab") as file:
+                    file.writelines(result.members)
+                    size = file.tell()
+                result.members.clear()
+            number = _job_id(result.keys)
+            self._work.note_finished(
+                {"id": number, "failed": result.failed, "notes": result.notes, "size": size}
+            )
+            results[number] = result
+            done(result)
+
+        run_jobs(self._executor, function, left, done=written)
+        return [results[_job_id(job.keys)] for job in jobs]
+
+    def finish(self) -> None:
+        """Write the end of the tar.
+
+        The file's modification time is always 1970: packing keeps the shards of an interrupted run
+        only if the tar has the same size and time.
+        """
+        if self.root is None:
+            with open(self._work.tar, "ab") as file:
+                file.write(fmt.TAR_END)
+            os.utime(self._work.tar, (0, 0))
+
+
+def _job_id(keys: Sequence[str]) -> str:
+    return hashlib.sha256("\n".join(keys).encode()).hexdigest()[:32]
 
 
 @contextmanager
-def open_tar(path: Path) -> Iterator[ImageSink]:
-    """Open a sink that writes one tar, which is complete when the context ends.
+def open_build(
+    work: Path, workers: int | None, more: str = ""
+) -> Iterator[tuple[BuildFolder, Executor]]:
+    """Open a work folder and start worker processes; both end with the context.
 
-    The file's modification time is always 1970: after a killed run, packing keeps the finished
-    shards only if the rebuilt tar has the same size and time.
-    """
-    with open(path, "xb") as file:
-        yield ImageSink(None, file)
-        file.write(fmt.TAR_END)
-    os.utime(path, (0, 0))
-
-
-@contextmanager
-def open_work_folder(work: Path) -> Iterator[Path]:
-    """Make a folder to build in; it is deleted, with its content, when the context ends.
-
-    A folder that a killed process left is cleared and used again.
+    The folder is kept if an error ends the context and the same build can resume.
 
     Args:
         work: the folder.
+        workers: see ``jobs.open_executor``.
+        more: what else to remove to start over, for the message.
 
     Raises:
-        OutputError: it cannot be made, another process is using it, or it holds other files.
+        OutputError: the folder cannot be made or written, another process is using it, it holds
+            other files, or a worker process died.
     """
-    lock = None
     try:
-        if os.path.lexists(work) and not _is_ours(work):
-            raise OutputError(f"{work}: needed as a work folder, but holds other files; move them")
-        work.mkdir(parents=True, exist_ok=True)
-        lock = lock_file(work / _LOCK)
-        if lock is None:
-            raise OutputError(f"{work}: another process is building there")
-        _clear(work)
-        yield work
+        with (
+            LocalStore(work).undone_on_error(),
+            BuildFolder(work) as folder,
+            open_executor(None, workers) as executor,
+        ):
+            try:
+                yield folder, executor
+            except BaseException as error:
+                if not folder.has_begun and folder.has_earlier:
+                    pass  # nothing has changed
+                elif isinstance(error, INPUT_ERRORS) or not folder.finished:
+                    folder.remove()
+                else:
+                    error.add_note(
+                        "building did not finish; run the same command again to resume, or remove "
+                        f"{work}{more} to start over"
+                    )
+                raise
+            folder.remove()
+    except BrokenExecutor as error:
+        raise with_notes(
+            OutputError(
+                f"{work}: building did not finish because a worker process died: it was killed, or "
+                "memory ran out (try fewer workers), or your program calls this outside "
+                "'if __name__ == \"__main__\":'"
+            ),
+            error,
+        ) from error
     except OSError as error:
         hint = "; free some space or build elsewhere" if error.errno == errno.ENOSPC else ""
-        raise OutputError(f"{error.filename or work}: {error.strerror}{hint}") from error
-    finally:
-        if lock is not None:
-            with suppress(OSError):
-                _clear(work)
-                shutil.rmtree(work)
-            lock.close()
-
-
-def _is_ours(work: Path) -> bool:
-    if work.is_symlink() or not work.is_dir():
-        return False
-    names = set(os.listdir(work))
-    return not names or _LOCK in names <= {_LOCK, TREE, TAR}
-
-
-def _clear(work: Path) -> None:
-    """Delete all but the lock: if this is interrupted, the lock still shows whose folder it is."""
-    if (work / TREE).exists():
-        shutil.rmtree(work / TREE)
-    (work / TAR).unlink(missing_ok=True)
+        raise with_notes(
+            OutputError(f"{error.filename or work}: {error.strerror}{hint}"), error
+        ) from error
 
 
 def check_space(folder: Path, needed: int) -> None:

@@ -89,8 +89,7 @@ def fetch(
     """
     from cinic_shards.cinic import fetch as fetcher
 
-    stopped = "fetching did not finish; run the same command again to resume"
-    with working(stopped, quiet=quiet, unit="bytes") as work:
+    with working("nothing was downloaded", quiet=quiet, unit="bytes") as work:
         done = fetcher.fetch(
             out,
             url=fetcher.URL if url is None else url,

@@ -2,6 +2,8 @@
 
 import json
 import logging
+import os
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,6 +17,7 @@ from typer.core import TyperGroup
 from cinic_shards._version import __version__
 from cinic_shards.cli.streams import standard_streams
 from cinic_shards.errors import CinicShardsError, OptionError, text_without_secrets, without_secrets
+from cinic_shards.jobs import STOP_SIGNALS, has_abandoned_jobs
 from cinic_shards.options import check_umask
 from cinic_shards.progress import ProgressReport
 
@@ -142,10 +145,11 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print only errors.")
 def main() -> None:
     """Run the command; a user's mistake ends it with one message, without a traceback.
 
-    The exit status is 2 for a usage error, and 1 for any other failure.
+    The exit status is 2 for a usage error, 128 and the signal's number after a signal that stops
+    the command (130 for Ctrl-C, 143 for SIGTERM), and 1 for any other failure.
     """
     try:
-        with standard_streams():
+        with standard_streams(), _signals_as_exceptions():
             _run()
     except CinicShardsError as error:  # standard output cannot be written
         print(f"error: {error}", file=sys.stderr)
@@ -158,8 +162,53 @@ def _run() -> None:
     try:
         app(prog_name="cinic-shard")
     except CinicShardsError as error:
-        err_console.print(f"error: {error}")
+        notes = "".join(f"\n{note}" for note in getattr(error, "__notes__", ()))
+        err_console.print(f"error: {error}{notes}")
         sys.exit(2 if isinstance(error, OptionError) else 1)
+    except SystemExit as end:
+        if isinstance(end, Stopped):  # not in ``working``
+            err_console.print("interrupted")
+        if has_abandoned_jobs():  # they wait for a server, and Python would wait for them
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(end.code if isinstance(end.code, int) else 1)
+        raise
+
+
+class Stopped(SystemExit):
+    """A signal that stops the command; ``code`` is the exit status."""
+
+    code: int
+
+
+_received: list[int] = []
+"""The signals that were to stop this command."""
+
+
+def _check_received() -> None:
+    """Raise ``Stopped`` after a signal; again, because Python loses it if it compiles a module."""
+    if _received:
+        raise Stopped(128 + _received[-1])
+
+
+@contextmanager
+def _signals_as_exceptions() -> Iterator[None]:
+    """Let the signals that stop a command raise ``Stopped``, so that it ends cleanly."""
+
+    def stop(number: int, frame: object) -> None:
+        _received.append(number)
+        _check_received()
+
+    _received.clear()
+    before = {}
+    for number in STOP_SIGNALS:
+        if signal.getsignal(number) != signal.SIG_IGN:  # as after nohup
+            before[number] = signal.signal(number, stop)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _version(value: bool) -> None:
@@ -213,7 +262,7 @@ def parse_sidecars(text: str | None) -> tuple[str, ...] | None:
 
 @contextmanager
 def working(stopped: str, *, quiet: bool, unit: str = "images") -> Iterator[ProgressReport]:
-    """Report the progress of a command; Ctrl-C ends it with one line and exit status 130.
+    """Report the progress of a command; Ctrl-C and such signals end it with one line.
 
     Args:
         stopped: text of that line, unless the exception has a note.
@@ -223,12 +272,12 @@ def working(stopped: str, *, quiet: bool, unit: str = "images") -> Iterator[Prog
     if quiet:
         logging.getLogger("cinic_shards").setLevel(logging.ERROR)
     try:
-        with ProgressReport(err_console, quiet=quiet, unit=unit) as report:
+        with ProgressReport(err_console, _check_received, quiet=quiet, unit=unit) as report:
             yield report
-    except KeyboardInterrupt as interrupt:
-        notes = getattr(interrupt, "__notes__", [stopped])
+    except (KeyboardInterrupt, Stopped) as end:
+        notes = getattr(end, "__notes__", [stopped])
         err_console.print(f"interrupted: {notes[-1]}")
-        raise typer.Exit(130) from None
+        raise typer.Exit(end.code if isinstance(end, Stopped) else 130) from None
 
 
 def print_written(manifest: "Manifest", seconds: float, out: str) -> None:

@@ -181,7 +181,7 @@ def unpack(
     """
     from cinic_shards.write import unpack as writer
 
-    stopped = "unpacking did not finish; run the same command again to resume"
+    stopped = f"the files so far are in {out}; run the same command again to resume"
     with working(stopped, quiet=quiet) as work:
         done = writer.unpack(
             shards,
@@ -301,7 +301,7 @@ def _select_tree(
 ) -> None:
     from cinic_shards.write import select as writer
 
-    stopped = "selecting did not finish; run the same command again to resume"
+    stopped = f"the files so far are in {out}; run the same command again to resume"
     with working(stopped, quiet=quiet) as work:
         done = writer.select_tree(
             shards,

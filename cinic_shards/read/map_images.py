@@ -1,7 +1,6 @@
 """Decode any rows of a dataset in several threads, whatever their encoding and image size."""
 
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -10,7 +9,7 @@ from numpy.typing import NDArray
 
 from cinic_shards.codec.png_head import HEAD_BYTES, check_heads
 from cinic_shards.errors import DecodeError, FormatError, problem_lines
-from cinic_shards.jobs import Progress, Tally, run_jobs
+from cinic_shards.jobs import Progress, Tally, Threads, check_stop, run_jobs
 from cinic_shards.options import number_of_workers
 from cinic_shards.read.split import SplitReader
 
@@ -71,7 +70,7 @@ def map_images(
         results = [function(images) for images in _read_block(reader, block, of_block, found)]
         return len(of_block), results
 
-    with ThreadPoolExecutor(workers) as threads:
+    with Threads(workers) as threads:
         results = run_jobs(threads, work, blocks, done=lambda result: tally.add(result[0]))
     found.sort(key=lambda error: error.position)
     if errors is not None:
@@ -110,6 +109,7 @@ def _read_files(
     for (height, width), of_size in _by_size(reader, rows, errors):
         at_once = max(1, _CHUNK_BYTES // (3 * height * width))
         for some in np.split(of_size, range(at_once, len(of_size), at_once)):
+            check_stop()
             pixels = np.empty((len(some), height, width, 3), np.uint8)
             bad = reader.read_images(some, pixels)
             if bad:

@@ -15,6 +15,7 @@ from cinic_shards.format import Index, Manifest, ShardInfo
 from cinic_shards.jobs import ThreadPool
 from cinic_shards.store.base import Store
 from cinic_shards.store.local import LocalStore
+from cinic_shards.store.work_folder import LOCK
 
 
 def read_manifest(store: Store) -> Manifest:
@@ -93,9 +94,11 @@ def is_packing(store: Store, names: Sequence[str]) -> bool:
         store: the output's store.
         names: names in the store; some object stores still list a folder that was emptied.
     """
-    return fmt.PACKING_FOLDER in names and (
-        store.is_local or bool(store.folder(fmt.PACKING_FOLDER).names())
-    )
+    is_file = store.is_local and not store.is_folder(fmt.PACKING_FOLDER)
+    if fmt.PACKING_FOLDER not in names or is_file:
+        return False
+    found = store.folder(fmt.PACKING_FOLDER).names()
+    return LOCK in found or (store.is_local and not found)
 
 
 def read_manifest_bytes(store: Store) -> bytes:

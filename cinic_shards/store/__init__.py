@@ -1,10 +1,10 @@
 """Stores: read and write a dataset's files by name, in a folder, an object store or a web server.
 
 ``base`` defines the interface, ``local`` is a folder, ``address`` parses URLs and ``urls`` their
-parts, ``remote`` is an object store or a web server, ``web_file`` one file at a URL, and ``system``
-calls of the operating system. ``remote`` and ``web_file`` make their requests with ``requests``:
-``connection`` makes the clients, ``failures`` says why a try failed, and ``elsewhere`` keeps Ctrl-C
-working meanwhile.
+parts, ``remote`` is an object store or a web server, ``web_file`` one file at a URL,
+``work_folder`` a folder for unfinished files, and ``system`` calls of the operating system.
+``remote`` and ``web_file`` make their requests with ``requests``: ``connection`` makes the clients,
+``failures`` says why a try failed, and ``elsewhere`` keeps Ctrl-C working meanwhile.
 """
 
 import os
@@ -28,11 +28,12 @@ from cinic_shards.store.remote import RemoteStore
 from cinic_shards.store.system import num_maps_left, sync_disk, sync_folder
 from cinic_shards.store.urls import local_path
 from cinic_shards.store.web_file import Answer, WebFile
+from cinic_shards.store.work_folder import WorkFolder
 
 __all__ = [
     "MAX_READ_BYTES", "TEMPORARY_SUFFIX", "Answer", "Bytes", "LocalStore", "StoreLike",
-    "RemoteStore", "Store", "WebFile", "has_client", "local_path", "lock_byte", "lock_file",
-    "num_maps_left", "open_store", "store_of_file", "sync_disk", "sync_folder",
+    "RemoteStore", "Store", "WebFile", "WorkFolder", "has_client", "local_path", "lock_byte",
+    "lock_file", "num_maps_left", "open_store", "store_of_file", "sync_disk", "sync_folder",
 ]  # fmt: skip
 
 StoreLike = str | os.PathLike[str] | Store

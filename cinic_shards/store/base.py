@@ -12,7 +12,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from cinic_shards.errors import OutputError, StoreError
+from cinic_shards.errors import MissingError, OutputError, StoreError
 
 MAX_READ_BYTES = 2**27
 """The largest file that ``Store.read`` returns and ``Store.write`` writes: 128 MiB; for instance a
@@ -99,15 +99,15 @@ class Store(ABC):
         """
 
     @abstractmethod
-    def create(self, name: str, *, is_shared: bool = False) -> AbstractContextManager[BinaryIO]:
+    def create(self, name: str) -> AbstractContextManager[BinaryIO]:
         """Write a file that appears under its name only when it is complete.
 
-        A local file is complete on the disk by then, and its name stays after a power cut.
+        A local file is complete on the disk by then, and its name stays after a power cut. Other
+        processes may write the same file at the same time: each writes its own temporary file, and
+        the last one stays.
 
         Args:
             name: the file's name.
-            is_shared: another process may be writing the same file now, for instance if a cluster
-                gives a job to a second worker; each writes its own temporary file.
 
         Raises:
             OutputError: the file cannot be written; nothing is left behind.
@@ -122,24 +122,21 @@ class Store(ABC):
         """
 
     @abstractmethod
-    def folder(self, name: str) -> "Store":
-        """Return the store of a folder in this store; the folder need not exist."""
+    def folder(self, name: str, *, prefix: str = "") -> "Store":
+        """Return the store of a folder in this store; the folder need not exist.
+
+        Args:
+            name: the folder's name.
+            prefix: if given, only files whose names begin with it are in that store, under the rest
+                of their names.
+        """
 
     @abstractmethod
-    def take(self, folder: str, name: str) -> None:
+    def take(self, folder: "Store", name: str) -> None:
         """Move a file from a folder of this store into this store, if it exists.
 
         Raises:
             OutputError: the file cannot be moved.
-        """
-
-    @abstractmethod
-    def remove(self) -> None:
-        """Delete all files of this store, and the folder itself.
-
-        Raises:
-            OutputError: a server does not delete a file. If deleting a local folder fails, it is
-                left, without an error.
         """
 
     def write(self, name: str, data: bytes) -> None:
@@ -157,12 +154,21 @@ class Store(ABC):
 
     # Only a local folder overrides these.
 
-    def lock(self, name: str) -> Any | None:
+    def lock(self, name: str, note: bytes) -> Any | None:
         """Lock a file; None if another process holds the lock.
 
         Closing the returned object releases the lock. Object stores have no locks: every call
         succeeds there.
+
+        Args:
+            name: the file's name.
+            note: content of the file if this call creates it.
         """
+        try:
+            self.size(name)
+        except MissingError:
+            with self.create(name) as file:
+                file.write(note)
         return _NoLock()
 
     def sync(self) -> None:  # noqa: B027 - only folders are synced
@@ -171,6 +177,9 @@ class Store(ABC):
         Raises:
             OutputError: the disk reports an error.
         """
+
+    def remove_if_empty(self) -> None:  # noqa: B027 - only folders are removed
+        """Remove the folder if it holds nothing, and the store has folders."""
 
     def make(self) -> None:  # noqa: B027 - only folders are made
         """Make the folder, if the store has folders."""

@@ -33,14 +33,15 @@ _MAX_DENIALS = 10
 """Refusals in a row, without a holder, that mean that a file system has no locks."""
 
 
-def lock_file(path: Path, *, shared: bool = False) -> BinaryIO | None:
-    """Open a file and lock it; None if another process holds the lock.
+def lock_file(path: Path, note: bytes = b"", *, shared: bool = False) -> BinaryIO | None:
+    """Open a file to append to, and lock it; None if another process holds the lock.
 
     Closing the file, or the end of the process, releases the lock. On a system without ``fcntl``
     every call succeeds.
 
     Args:
-        path: the file; it is created if it does not exist.
+        path: the file, which is created if it does not exist.
+        note: content of the file if this call creates it.
         shared: lock it together with other processes that pass True.
 
     Raises:
@@ -48,20 +49,60 @@ def lock_file(path: Path, *, shared: bool = False) -> BinaryIO | None:
     """
     # Not filelock: some of these files hold data that other processes read while they are locked.
     # On Windows its locks forbid that, and its FileLock would be a second handle beside this one.
-    file = open(path, "ab")  # noqa: SIM115
-    if fcntl is not None:
+    while True:
         try:
-            fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
-        except OSError as error:
-            # SMB denies access to a lock that another process holds.
-            is_held = error.errno in _HELD and (
-                isinstance(error, BlockingIOError) or _holder(file.fileno(), 0, 0) is not None
-            )
-            file.close()
-            if is_held:
+            file, is_new = open(path, "ab", opener=_open_new), True  # noqa: SIM115
+        except FileExistsError:
+            try:
+                file, is_new = open(path, "ab", opener=_open_existing), False  # noqa: SIM115
+            except FileNotFoundError:
+                if path.is_symlink():  # its target does not exist
+                    raise
+                continue
+        try:
+            # The creator waits: others let go of a lock without a note.
+            if not _lock(file, path, shared=shared, wait=is_new):
+                file.close()
                 return None
-            raise OSError(error.errno, _no_locks(error), str(path)) from error
-    return file
+            # The process that held the lock may have deleted or renamed the file meanwhile.
+            if os.path.samestat(os.fstat(file.fileno()), os.stat(path)):
+                if is_new:
+                    file.write(note)
+                    file.flush()
+                return file
+        except FileNotFoundError:
+            pass
+        except BaseException:
+            file.close()
+            if is_new:
+                path.unlink(missing_ok=True)
+            raise
+        file.close()
+
+
+def _open_new(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_EXCL, 0o666)
+
+
+def _open_existing(path: str, flags: int) -> int:
+    return os.open(path, flags & ~os.O_CREAT)
+
+
+def _lock(file: BinaryIO, path: Path, *, shared: bool, wait: bool) -> bool:
+    """Lock an open file; return False if another process holds the lock."""
+    if fcntl is None:
+        return True
+    kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
+    try:
+        fcntl.flock(file, kind if wait else kind | fcntl.LOCK_NB)
+    except OSError as error:
+        # SMB denies access to a lock that another process holds.
+        if error.errno in _HELD and (
+            isinstance(error, BlockingIOError) or _holder(file.fileno(), 0, 0) is not None
+        ):
+            return False
+        raise OSError(error.errno, _no_locks(error), str(path)) from error
+    return True
 
 
 @contextmanager
@@ -147,8 +188,9 @@ class LocalStore(Store):
 
     is_local = True
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, prefix: str = "") -> None:
         self.root = root
+        self._prefix = prefix
 
     def __str__(self) -> str:
         return str(self.root)
@@ -162,16 +204,22 @@ class LocalStore(Store):
 
     def __reduce__(self) -> tuple[Any, ...]:
         # The receiving process may have a different working folder.
-        return LocalStore, (self.root.absolute(),)
+        return LocalStore, (self.root.absolute(), self._prefix)
+
+    def path(self, name: str) -> Path:
+        """Return a file's path."""
+        return self.root / f"{self._prefix}{name}"
 
     def names(self) -> list[str]:
         try:
-            return sorted(os.listdir(self.root))
+            found = sorted(os.listdir(self.root))
         except FileNotFoundError:
             return []
         except OSError as error:
-            found = "a file, expected a folder" if os.path.isfile(self.root) else error.strerror
-            raise OutputError(f"{self.root}: {found}; give a different folder") from error
+            what = "a file, expected a folder" if os.path.isfile(self.root) else error.strerror
+            raise OutputError(f"{self.root}: {what}; give a different folder") from error
+        start = len(self._prefix)
+        return [name[start:] for name in found if name.startswith(self._prefix)]
 
     def read(self, name: str) -> bytes:
         try:
@@ -180,12 +228,12 @@ class LocalStore(Store):
         except OSError as error:
             raise self._unread(name, error) from error
         if len(data) > MAX_READ_BYTES:
-            raise StoreError(str(self.root / name), f"more than {MAX_READ_BYTES:,} bytes")
+            raise StoreError(str(self.path(name)), f"more than {MAX_READ_BYTES:,} bytes")
         return data
 
     def _open(self, name: str) -> BinaryIO:
         """Open an ordinary file; a named pipe would block, and a device may have no end."""
-        path = self.root / name
+        path = self.path(name)
         flags = getattr(os, "O_NONBLOCK", 0)
         file = open(path, "rb", opener=lambda path, mode: os.open(path, mode | flags))  # noqa: SIM115
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
@@ -195,7 +243,7 @@ class LocalStore(Store):
 
     def size(self, name: str) -> int:
         try:
-            return (self.root / name).stat().st_size
+            return (self.path(name)).stat().st_size
         except OSError as error:
             raise self._unread(name, error) from error
 
@@ -203,7 +251,7 @@ class LocalStore(Store):
         is_missing = isinstance(error, FileNotFoundError | NotADirectoryError)
         error_type = MissingError if is_missing else StoreError
         hint = "; raise the limit of open files: ulimit -n" if error.errno == errno.EMFILE else ""
-        return error_type(str(self.root / name), f"{error.strerror}{hint}")
+        return error_type(str(self.path(name)), f"{error.strerror}{hint}")
 
     def read_range(self, name: str, start: int, stop: int) -> Bytes:
         try:
@@ -218,12 +266,12 @@ class LocalStore(Store):
         except OSError as error:
             raise self._unread(name, error) from error
         raise StoreError(
-            str(self.root / name),
+            str(self.path(name)),
             f"{size:,} bytes, expected at least {stop:,}; the file is truncated, fetch it again",
         )
 
     def map(self, name: str, expected_size: int, *, read_ahead: bool = False) -> NDArray[np.uint8]:
-        path = self.root / name
+        path = self.path(name)
         try:
             with self._open(name) as file:
                 size = os.fstat(file.fileno()).st_size
@@ -236,20 +284,23 @@ class LocalStore(Store):
         return shutil.disk_usage(self.root).free
 
     @contextmanager
-    def create(self, name: str, *, is_shared: bool = False) -> Iterator[BinaryIO]:
-        path = self.root / name
-        infix = f".{uuid.uuid4().hex[:8]}" if is_shared else ""
-        temporary = path.with_name(name + infix + TEMPORARY_SUFFIX)
+    def create(self, name: str) -> Iterator[BinaryIO]:
+        path = self.path(name)
+        # A name that no file of a user or of another process has.
+        temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex[:12]}{TEMPORARY_SUFFIX}")
+        is_made = False
         try:
-            with open(temporary, "wb") as file:
+            with open(temporary, "xb") as file:
+                is_made = True
                 yield file
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(temporary, path)
             sync_folder(self.root)
         except BaseException as error:
-            with suppress(OSError):
-                temporary.unlink()
+            if is_made:
+                with suppress(OSError):
+                    temporary.unlink()
             if isinstance(error, OSError):
                 hint = "; free some or write elsewhere" if error.errno == errno.ENOSPC else ""
                 raise OutputError(f"{path}: {error.strerror}{hint}") from error
@@ -258,29 +309,38 @@ class LocalStore(Store):
     def delete(self, name: str) -> None:
         try:
             with suppress(FileNotFoundError, NotADirectoryError):
-                (self.root / name).unlink()
+                (self.path(name)).unlink()
         except OSError as error:
-            raise OutputError(f"{self.root / name}: {error.strerror}") from error
+            raise OutputError(f"{self.path(name)}: {error.strerror}") from error
 
-    def folder(self, name: str) -> "LocalStore":
-        return LocalStore(self.root / name)
+    def folder(self, name: str, *, prefix: str = "") -> "LocalStore":
+        return LocalStore(self.path(name), prefix)
 
-    def take(self, folder: str, name: str) -> None:
+    def take(self, folder: Store, name: str) -> None:
+        assert isinstance(folder, LocalStore)
         try:
             with suppress(FileNotFoundError):
-                os.replace(self.root / folder / name, self.root / name)
+                os.replace(folder.path(name), self.path(name))
         except OSError as error:
-            raise OutputError(f"{self.root / name}: {error.strerror}") from error
+            raise OutputError(f"{self.path(name)}: {error.strerror}") from error
 
-    def remove(self) -> None:
-        shutil.rmtree(self.root, ignore_errors=True)
+    def remove_if_empty(self) -> None:
+        with suppress(OSError):
+            self.root.rmdir()
 
-    def lock(self, name: str) -> BinaryIO | None:
-        return lock_file(self.root / name)
+    def lock(self, name: str, note: bytes) -> BinaryIO | None:
+        return lock_file(self.path(name), note)
 
     def make(self) -> None:
+        if self.root.is_symlink():
+            raise OutputError(f"{self.root}: a symbolic link, expected a folder; remove it")
         missing = [path for path in (self.root, *self.root.parents) if not path.exists()]
-        self.root.mkdir(parents=True, exist_ok=True)
+        try:
+            os.makedirs(self.root, exist_ok=True)
+        except FileExistsError as error:
+            if self.root.exists():
+                raise OutputError(f"{self.root}: a file, expected a folder; move it") from error
+            self.make()  # another process has just removed it
         for folder in missing:
             sync_folder(folder.parent)
 
@@ -302,7 +362,7 @@ class LocalStore(Store):
             raise
 
     def is_folder(self, name: str) -> bool:
-        return (self.root / name).is_dir()
+        return (self.path(name)).is_dir()
 
 
 def store_of_file(path: Path) -> LocalStore:

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cinic_shards.errors import MissingError, OptionError, OutputError, StoreError
+from cinic_shards.jobs import check_stop
 from cinic_shards.options import temporary_folder
 from cinic_shards.store.address import Address
 from cinic_shards.store.base import MAX_READ_BYTES, Bytes, Store, check_size
@@ -42,8 +43,9 @@ class RemoteStore(Store):
     answer. A different version in a later answer raises ``StoreError``.
     """
 
-    def __init__(self, address: Address) -> None:
+    def __init__(self, address: Address, prefix: str = "") -> None:
         self.address = address
+        self._prefix = prefix
         self.can_list = address.scheme not in ("http", "https")
         self._requests = Requests(Connection(address))
         self._versions: dict[str, tuple[object, object, int]] = {}
@@ -59,9 +61,10 @@ class RemoteStore(Store):
         address = self.address
         if address.scheme == "memory":
             address = replace(address, options={"process": str(os.getpid())})
-        return RemoteStore, (address,)
+        return RemoteStore, (address, self._prefix)
 
     def _path(self, name: str) -> str:
+        name = f"{self._prefix}{name}"
         return f"{self.address.prefix}/{name}" if self.address.prefix else name
 
     # Reading
@@ -76,8 +79,10 @@ class RemoteStore(Store):
                 lambda client, _: obstore.list_with_delimiter(client, prefix or None), prefix
             )
         paths = [*found["common_prefixes"], *(item["path"] for item in found["objects"])]
-        # Drop the folder itself, which may be listed as an object.
-        return sorted(filter(None, (path.removeprefix(prefix).strip("/") for path in paths)))
+        names = sorted(path.removeprefix(prefix).strip("/") for path in paths)
+        start = len(self._prefix)
+        # An empty name is the folder itself, which may be listed as an object.
+        return [name[start:] for name in names if name and name.startswith(self._prefix)]
 
     def _need_listing(self, problem: str) -> None:
         if not self.can_list:
@@ -192,6 +197,7 @@ class RemoteStore(Store):
         try:
             with tempfile.TemporaryFile(dir=temporary_folder()) as file:
                 for data in self._fetch(name, ranges):
+                    check_stop()
                     file.write(data)
                 file.flush()
                 # The space is freed with the array: the file has no name.
@@ -202,7 +208,7 @@ class RemoteStore(Store):
     # Writing
 
     @contextmanager
-    def create(self, name: str, *, is_shared: bool = False) -> Iterator[BinaryIO]:
+    def create(self, name: str) -> Iterator[BinaryIO]:
         # Write a temporary file, then upload it by one request: an incomplete file never reaches
         # the server. Parts of a killed multipart upload would stay there, unlisted but billed.
         self._need_listing("can only be read from")
@@ -242,26 +248,24 @@ class RemoteStore(Store):
         with suppress(MissingError), self._errors(OutputError, name):
             self._requests.make(obstore.delete, self._path(name))
 
-    def folder(self, name: str) -> "RemoteStore":
-        below = RemoteStore(replace(self.address, prefix=self._path(name)))
+    def folder(self, name: str, *, prefix: str = "") -> "RemoteStore":
+        below = RemoteStore(replace(self.address, prefix=self._path(name)), prefix)
         below._requests = self._requests
         return below
 
-    def take(self, folder: str, name: str) -> None:
+    def take(self, folder: Store, name: str) -> None:
         import obstore
+
+        assert isinstance(folder, RemoteStore)
 
         self._need_listing("can only be read from")
         self._versions.pop(name, None)
         with suppress(MissingError), self._errors(OutputError, name):
             self._requests.make(
                 lambda client, old: obstore.rename(client, old, self._path(name)),
-                self._path(f"{folder}/{name}"),
+                folder._path(name),
                 timeout="write_timeout",
             )
-
-    def remove(self) -> None:
-        for name in self.names():
-            self.delete(name)
 
     @contextmanager
     def _errors(

@@ -1,8 +1,14 @@
-"""A temporary file with all images of a compressed archive."""
+"""A temporary file with all images of a compressed archive.
+
+A second file, its note, is locked by the process that uses it. A later process deletes the files of
+notes that nobody locks; it deletes no other file.
+"""
 
 import errno
+import json
 import os
 import shutil
+import stat
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -14,6 +20,8 @@ from cinic_shards.store import lock_file
 
 _PREFIX = "cinic-shards-"
 SPOOL_SUFFIX = ".spool"
+_NOTE = ".json"
+"""Suffix of the note, after the name of the spool."""
 
 
 class Spool:
@@ -25,6 +33,7 @@ class Spool:
         """The file's path after ``begin``."""
         self.size = 0
         self._file: BinaryIO | None = None
+        self._note: BinaryIO | None = None
 
     def begin(self, needed_bytes: int) -> None:
         """Create the file.
@@ -43,13 +52,9 @@ class Spool:
                     f"{needed_bytes / 1e6:,.1f} MB there while they are read; free some space, or "
                     "unpack the archive elsewhere and pack its folder"
                 )
-            while self._file is None:
-                self.path = self.folder / f"{_PREFIX}{uuid.uuid4().hex}{SPOOL_SUFFIX}"
-                self._file = lock_file(self.path)
-                if self._file is not None and not os.path.exists(self.path):
-                    # A different process deleted it as an old spool before it was locked.
-                    self._file.close()
-                    self._file = None
+            self.path = self.folder / f"{_PREFIX}{uuid.uuid4().hex}{SPOOL_SUFFIX}"
+            self._note = lock_file(_note_of(self.path), _note(self.path))
+            self._file = open(self.path, "xb")  # noqa: SIM115
         except OSError as error:
             raise self._unwritten(error) from error
 
@@ -92,6 +97,10 @@ class Spool:
                 self._file.close()  # fails on a full disk, which does not matter now
             with suppress(OSError):
                 self.path.unlink()
+        if self._note is not None:
+            with suppress(OSError):
+                _note_of(self.path).unlink()
+            self._note.close()
 
 
 @contextmanager
@@ -105,14 +114,25 @@ def open_spool(folder: Path) -> Iterator[Spool]:
         spool.remove()
 
 
+def _note_of(path: Path) -> Path:
+    return path.with_name(path.name + _NOTE)
+
+
+def _note(path: Path) -> bytes:
+    """Return the content of a spool's note."""
+    return json.dumps({"spool of cinic-shards": path.name}).encode()
+
+
 def remove_old_spools(folder: Path) -> None:
     """Delete this user's spools whose process has ended."""
-    for path in folder.glob(f"{_PREFIX}*{SPOOL_SUFFIX}"):
+    for note in folder.glob(f"{_PREFIX}*{SPOOL_SUFFIX}{_NOTE}"):
+        path = note.with_suffix("")
         with suppress(OSError):
-            state = path.lstat()
+            state = note.lstat()
             is_mine = not hasattr(os, "geteuid") or state.st_uid == os.geteuid()
-            if is_mine and path.is_file() and not path.is_symlink():
-                file = lock_file(path)
+            if is_mine and stat.S_ISREG(state.st_mode) and note.read_bytes() == _note(path):
+                file = lock_file(note)
                 if file is not None:
                     path.unlink(missing_ok=True)
+                    note.unlink(missing_ok=True)
                     file.close()

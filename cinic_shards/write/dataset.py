@@ -13,9 +13,16 @@ from typing import Any
 
 import cinic_shards.format as fmt
 from cinic_shards.codec import ENCODINGS
-from cinic_shards.errors import OptionError, OutputError, StoreError, TreeError
+from cinic_shards.errors import (
+    INPUT_ERRORS,
+    OptionError,
+    OutputError,
+    TreeError,
+    few,
+    with_notes,
+)
 from cinic_shards.format import Manifest
-from cinic_shards.jobs import Progress, Tally, open_executor, run_jobs
+from cinic_shards.jobs import Progress, Tally, can_stop, open_executor, run_jobs
 from cinic_shards.read.open import is_packing
 from cinic_shards.store import Store
 from cinic_shards.tree.listing import Listing
@@ -150,14 +157,15 @@ def write_dataset(
                 )
             is_written = True
         return manifest
-    except KeyboardInterrupt as error:
-        if is_written:
+    except BrokenExecutor as error:
+        raise with_notes(_worker_died(store), error) from error
+    except OSError as error:
+        location = error.filename or store
+        raise with_notes(OutputError(f"{location}: {error.strerror}"), error) from error
+    except BaseException as error:
+        if is_written and not isinstance(error, Exception):
             error.add_note(f"{store} is complete")
         raise
-    except BrokenExecutor as error:
-        raise _worker_died(store) from error
-    except OSError as error:
-        raise OutputError(f"{store}: {error.strerror}") from error
 
 
 def _write(
@@ -170,12 +178,11 @@ def _write(
     progress: Progress,
     warn: Callable[[str], None],
 ) -> Manifest:
-    """Write a dataset with a journal, which is kept only if the job can be resumed from it."""
+    """Write a dataset with a journal, which is kept only if it holds something to resume from."""
     is_earlier_job = journal.start is not None
     try:
-        old = journal.old_files  # set if an earlier process has begun to move files
-        if old is None:
-            old = old_files(store, overwrite)
+        if journal.old_files is None:  # no earlier process has begun to move files
+            old_files(store, overwrite)
         with open_recipe(journal.folder, executor) as recipe:
             options = {
                 **recipe.input_options,
@@ -186,26 +193,33 @@ def _write(
             journal.begin(recipe.source, recipe.listing, options)
             is_earlier_job = False
             manifest = _make_files(store, recipe, journal, executor, doing, progress, warn)
-            _move_files(store, journal, manifest, old)
-            journal.remove()
+            _move_files(store, journal, manifest, overwrite)
+        if left := journal.remove():
+            warn(f"{journal}: holds {few(left)}, which packing did not make; they are left there")
         return manifest
     except BaseException as error:
-        # All jobs have ended by now, so nothing else writes to the folder.
-        is_moving = journal.old_files is not None
-        if is_moving:
+        if is_earlier_job:
+            raise
+        if journal.old_files is not None:
             error.add_note("run the same command again to resume")
-        if not (is_earlier_job or is_moving or _can_resume(store, journal, error)):
+        elif _can_resume(store, journal, executor, error):
+            error.add_note(
+                f"finished shards are kept ({journal.num_finished:,}); run the same command again "
+                f"to resume, or remove {journal} to start over"
+            )
+        else:
             journal.remove()
         raise
 
 
-def _can_resume(store: Store, journal: Journal, error: BaseException) -> bool:
-    """Return True if the same command can resume after this error."""
-    if journal.start is None:
+def _can_resume(store: Store, journal: Journal, executor: Executor, error: BaseException) -> bool:
+    """Return True if the same command can resume after this error, and has reason to."""
+    if journal.start is None or isinstance(error, INPUT_ERRORS):
         return False
-    # A server may be reachable again later, so keep what was already sent to it.
-    is_from_server = isinstance(error, OutputError | StoreError) and not store.is_local
-    return is_from_server or isinstance(error, BrokenExecutor)
+    # A request that was sent, or a cluster's job, may still write a file: later, the journal shows
+    # whose it is.
+    may_write = not (isinstance(error, Exception) or can_stop(executor))
+    return journal.num_finished > 0 or not store.is_local or may_write
 
 
 def _worker_died(store: Store) -> OutputError:
@@ -298,10 +312,14 @@ def _reopen(store: Store, journal: Journal, executor: Executor) -> dict[str, Sha
     return {facts.info.name: facts for facts in found if facts is not None}
 
 
-def _move_files(store: Store, journal: Journal, manifest: Manifest, old: list[str]) -> None:
+def _move_files(store: Store, journal: Journal, manifest: Manifest, overwrite: bool) -> None:
     """Replace the old dataset with the new one. This can be repeated after an interruption."""
     names = [shard.name for split in manifest.splits for shard in split.shards]
-    journal.moving(old)
+    old = journal.old_files
+    if old is None:
+        # Once more: files may have appeared since the job began.
+        old = old_files(store, overwrite)
+        journal.moving(old)
     # Synced, so that no manifest is beside files of a different dataset, even after a power cut.
     store.delete(fmt.MANIFEST_NAME)
     store.sync()
@@ -310,9 +328,9 @@ def _move_files(store: Store, journal: Journal, manifest: Manifest, old: list[st
         if name not in kept:
             store.delete(name)
     for name in names:
-        store.take(fmt.PACKING_FOLDER, name)  # does nothing if the file was moved before
+        store.take(journal.folder, name)  # does nothing if the file was moved before
     store.sync()
-    store.take(fmt.PACKING_FOLDER, fmt.MANIFEST_NAME)
+    store.take(journal.folder, fmt.MANIFEST_NAME)
     store.sync()
 
 

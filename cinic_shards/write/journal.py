@@ -1,9 +1,10 @@
 """The journal of a packing job: with it, the same command can resume after an interruption.
 
 The journal is in the folder ``_packing`` inside the output, with the shards until all of them are
-made. Each note is a separate file, because an object store cannot append to one: ``begin.json`` is
-the start of the job, ``<shard>.json`` a finished shard, ``moving.json`` the start of moving the
-finished dataset to the output. ``listing.npz`` holds the input's files, sizes and dates.
+made; see ``store.work_folder``. Each note is a separate file, because an object store cannot append
+to one: ``begin.json`` is the start of the job, ``<shard>.json`` a finished shard, ``moving.json``
+the start of moving the finished dataset to the output. ``listing.npz`` holds the input's files,
+sizes and dates.
 """
 
 import dataclasses
@@ -21,15 +22,14 @@ from cinic_shards._version import __version__
 from cinic_shards.errors import CinicShardsError, OutputError, TreeError
 from cinic_shards.format import PixelSums, ShardInfo
 from cinic_shards.read.open import open_shard
-from cinic_shards.store import Store
+from cinic_shards.store import LocalStore, Store, WorkFolder
 from cinic_shards.tree.listing import Listing, changes
-from cinic_shards.tree.spool import SPOOL_SUFFIX
+from cinic_shards.tree.spool import remove_old_spools
 from cinic_shards.write.facts import ShardFacts
 
 _BEGIN = "begin.json"
 _MOVING = "moving.json"
 _LISTING = "listing.npz"
-_LOCK = "lock"
 _NOTE = ".json"
 """Suffix of a finished shard's note, after the shard's name."""
 
@@ -48,37 +48,40 @@ class Journal:
             out: the output's store.
 
         Raises:
-            OutputError: another process holds the lock, or the journal is damaged.
+            OutputError: another process holds the lock, the journal is damaged, or its folder holds
+                other files.
             StoreError: the journal cannot be read.
             OSError: the folder cannot be written.
         """
-        self.folder = out.folder(fmt.PACKING_FOLDER)
-        with self.folder.undone_on_error():
-            self.folder.make()
-            self._lock = self.folder.lock(_LOCK)
-        if self._lock is None:
-            raise OutputError(f"{out}: another process is packing there")
+        self._work = WorkFolder(out, fmt.PACKING_FOLDER, "packing")
+        self.folder = self._work.files
+        """The store of the journal and of the shards that are not moved yet."""
         try:
             names = self.folder.names()
             self.start: dict[str, Any] | None = self._read(_BEGIN) if _BEGIN in names else None
             """The note of the job's start; None if no job has begun."""
             notes = [name for name in names if name.endswith(f".tar{_NOTE}")]
             self.shards: list[dict[str, Any]] = [self._read(name) for name in notes]
-            """The notes of all finished shards."""
+            """The notes of all shards that an earlier process finished."""
+            self.num_finished = len(self.shards)
+            """The number of finished shards."""
             self.old_files: list[str] | None = None
             """The files that the finished dataset replaces; None until it is being moved."""
             if _MOVING in names:
                 self.old_files = self._read(_MOVING)["old_files"]
         except BaseException:
-            self._lock.close()
+            self._work.__exit__()
             raise
 
     def __enter__(self) -> "Journal":
         return self
 
     def __exit__(self, *error: object) -> None:
-        assert self._lock is not None
-        self._lock.close()
+        self._work.__exit__(*error)
+
+    def __str__(self) -> str:
+        """The location of the journal's folder, for messages."""
+        return str(self._work)
 
     def _read(self, name: str) -> dict[str, Any]:
         try:
@@ -86,7 +89,7 @@ class Journal:
         except ValueError:
             content = None
         if not isinstance(content, dict):
-            raise OutputError(f"{self.folder}/{name}: damaged; remove {self.folder} and run again")
+            raise OutputError(f"{self}: {name} in it is damaged; remove {self} and run again")
         return content
 
     def begin(self, source: str, now: Listing, options: dict[str, Any]) -> None:
@@ -103,7 +106,7 @@ class Journal:
         """
         expected = {"release": __version__, "options": options}
         if self.start is None:
-            self._clear(keep={_LOCK, *self._spools()})
+            self._clear(keep=set())
             with self.folder.create(_LISTING) as file:
                 np.savez(file, **now)  # type: ignore[arg-type]
             self.start = expected
@@ -111,7 +114,7 @@ class Journal:
             return
         if self.start != expected:
             raise OutputError(
-                f"{self.folder}: an unfinished packing job was started with {self.start}, this one "
+                f"{self}: an unfinished packing job was started with {self.start}, this one "
                 f"with {expected}; use the same options to resume, or remove that folder to start "
                 "over"
             )
@@ -119,18 +122,14 @@ class Journal:
         with np.load(io.BytesIO(memory.data)) as listing:
             before = dict(listing.items())
         if problems := list(changes(before, now)):
-            problems.append(f"undo these changes, or remove {self.folder} to start over")
+            problems.append(f"undo these changes, or remove {self} to start over")
             raise TreeError(source, problems)
         noted = {shard["info"]["name"] for shard in self.shards}
         notes = {name + _NOTE for name in noted}
-        self._clear(keep={*noted, *notes, _BEGIN, _MOVING, _LISTING, _LOCK, *self._spools()})
-
-    def _spools(self) -> list[str]:
-        """Return the names of the files that hold an archive's uncompressed images."""
-        return [name for name in self.folder.names() if name.endswith(SPOOL_SUFFIX)]
+        self._clear(keep={*noted, *notes, _BEGIN, _MOVING, _LISTING})
 
     def _clear(self, keep: set[str]) -> None:
-        """Delete all files but those in ``keep``."""
+        """Delete the job's files but those in ``keep``."""
         for name in self.folder.names():
             if name not in keep:
                 self.folder.delete(name)
@@ -142,22 +141,29 @@ class Journal:
         info = dataclasses.asdict(facts.info)
         note = {"split": facts.split, "info": info, "image_sizes": sizes, "pixels": pixels}
         self._write(facts.info.name + _NOTE, note)
+        self.num_finished += 1
 
     def moving(self, old_files: Sequence[str]) -> None:
         """Note that all files are written, and name the old files that will be deleted."""
         self.old_files = list(old_files)
         self._write(_MOVING, {"old_files": self.old_files})
 
-    def remove(self) -> None:
-        """Delete the journal and everything else in its folder.
+    def remove(self) -> list[str]:
+        """Delete the journal and all other files of the job.
+
+        Returns:
+            The names of files that packing did not make, which are left in the folder.
 
         Raises:
-            OutputError: it cannot be deleted.
+            OutputError: a file cannot be deleted.
         """
         # If this is interrupted, the same command must still find the start of the job or, at the
         # very end, the names of the files that it may replace.
-        self._clear(keep={_BEGIN, _LISTING, _LOCK, _MOVING})
-        self.folder.remove()
+        self._clear(keep={_BEGIN, _LISTING, _MOVING})
+        self._clear(keep={_MOVING})
+        if isinstance(self.folder, LocalStore):
+            remove_old_spools(self.folder.root)
+        return self._work.remove()
 
     def _write(self, name: str, note: dict[str, Any]) -> None:
         self.folder.write(name, json.dumps(note).encode())

@@ -15,6 +15,7 @@ from cinic_shards.codec.meter import ImageMeter
 from cinic_shards.errors import OutputError
 from cinic_shards.format import Index
 from cinic_shards.format.provenance import ORIGINS
+from cinic_shards.jobs import check_stop
 from cinic_shards.store import Store
 from cinic_shards.write.facts import ShardFacts, libraries, shard_facts
 from cinic_shards.write.samples.base import Samples, ShardInput
@@ -74,7 +75,7 @@ def write_shard(job: ShardJob) -> PackedShard:
             f"{job.libraries}; install the same releases there"
         )
     samples = job.samples.open()
-    with job.out.create(job.name, is_shared=True) as file:
+    with job.out.create(job.name) as file:
         shard = _Shard(job, samples, file)
         if job.layout.encoding.has_blocks:
             shard.write_blocks()
@@ -123,6 +124,7 @@ class _Shard:
         """Write a member for each PNG, and its sidecars."""
         layout, samples = self.job.layout, self.samples
         for start, stop in samples.chunks():
+            check_stop()
             sizes = samples.png_sizes(start, stop)
             buffer, starts = fmt.lay_out_samples(
                 samples.keys[start:stop],
@@ -133,6 +135,7 @@ class _Shard:
                 layout.sidecars,
             )
             unread = samples.read_pngs(start, stop, buffer, starts)
+            check_stop()
             payloads = Payloads.in_buffer(buffer, starts, sizes)
             hashes, bad = self.meter.add_pngs(payloads, buffer, starts)
             self._add_problems(start, bad | unread)
@@ -147,6 +150,7 @@ class _Shard:
         for block, (first, end) in enumerate(itertools.pairwise(starts)):
             images = np.zeros((end - first, *layout.image_shape), np.uint8)
             for start, stop in _within(samples.chunks(), first, end):
+                check_stop()
                 part = images[start - first : stop - first]
                 hashes, bad = samples.read_images(start, stop, part, self.meter)
                 self._add_problems(start, bad)

@@ -2,8 +2,9 @@
 
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from concurrent.futures import BrokenExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,10 +16,18 @@ from cinic_shards.codec.meter import ImageMeter
 from cinic_shards.errors import FormatError, OptionError, OutputError, problem_lines
 from cinic_shards.format import Index, Manifest, ShardInfo
 from cinic_shards.format.provenance import ORIGINS, origins_named
-from cinic_shards.jobs import Progress, Tally, make_executor, run_jobs
+from cinic_shards.jobs import Progress, Tally, check_stop, make_executor, run_jobs
 from cinic_shards.options import checked, number_of_workers
 from cinic_shards.read.open import open_shard, read_manifest
-from cinic_shards.store import Store, StoreLike, local_path, lock_file, open_store, sync_disk
+from cinic_shards.store import (
+    LocalStore,
+    Store,
+    StoreLike,
+    WorkFolder,
+    local_path,
+    open_store,
+    sync_disk,
+)
 from cinic_shards.write.samples.packed import OpenShard, PackedSamples
 
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -118,29 +127,31 @@ def unpack_jobs(
     Raises:
         StoreError, FormatError, OutputError: as ``unpack``.
     """
-    temporary = out / _TEMPORARY
-    _check_folder(temporary)
-    lock = None
+    target = LocalStore(out)
     try:
-        temporary.mkdir(parents=True, exist_ok=True)
-        lock = lock_file(temporary / "lock")
-        if lock is None:
-            raise OutputError(f"{out}: another process is unpacking there")
-        with lock, make_executor(workers) as executor:
+        with (
+            target.undone_on_error(),
+            WorkFolder(target, _TEMPORARY, "unpacking") as work,
+            make_executor(workers) as executor,
+        ):
             tally = Tally(progress, "unpack", sum(job.info.num_samples for job in jobs))
-            results = run_jobs(
-                executor, _unpack_shard, jobs, done=lambda result: tally.add(result.num_samples)
-            )
-            sync_disk(out)
+            try:
+                results = run_jobs(
+                    executor,
+                    partial(_unpack_shard, work.path("")),
+                    jobs,
+                    done=lambda result: tally.add(result.num_samples),
+                )
+                sync_disk(out)
+            finally:
+                work.remove()
+    except BrokenExecutor as error:
+        raise OutputError(
+            f"{out}: unpacking did not finish, a worker process died: it was killed (run the same "
+            "command again to resume), or memory ran out (try fewer workers)"
+        ) from error
     except OSError as error:
         raise OutputError(f"{error.filename or out}: {error.strerror}") from error
-    finally:
-        if lock is not None:
-            with suppress(OSError):
-                for name in os.listdir(temporary):  # files of workers that were killed
-                    os.unlink(temporary / name)
-                temporary.rmdir()
-                out.rmdir()  # succeeds only if nothing was written
     if problems := [problem for result in results for problem in result.problems]:
         listed = problem_lines(problems)
         raise FormatError(str(store), f"{len(problems):,} samples could not be unpacked{listed}")
@@ -149,8 +160,8 @@ def unpack_jobs(
     )
 
 
-_TEMPORARY = "_unpacking"
-"""Folder in the output for files that are not complete yet."""
+_TEMPORARY = ".unpacking"
+"""Folder in the output for files that are not complete yet; no split may have this name."""
 
 
 def _jobs(
@@ -184,18 +195,25 @@ def _jobs(
                 )
 
 
-def _unpack_shard(job: UnpackJob) -> _Done:
-    """Write the wanted samples of one shard. Runs in any process."""
+def _unpack_shard(unfinished: Path, job: UnpackJob) -> _Done:
+    """Write the wanted samples of one shard. Runs in any process.
+
+    Args:
+        unfinished: the begin of the paths of unfinished files.
+        job: the shard and the samples.
+    """
     memory, index = open_shard(job.store, job.info, job.num_classes)
     rows = _wanted(job, index)
     shard = OpenShard(job.info, memory, index)
     split = job.new_split or job.split
     samples = PackedSamples(split, lambda number: shard, np.zeros_like(rows), rows)
     is_copied = not ENCODINGS[index.encoding].has_blocks
-    target = _Target(job, are_copies=is_copied)
+    name = f"{unfinished.name}{job.new_split or job.split}-{job.info.name}"
+    target = _Target(job, unfinished.with_name(name), are_copies=is_copied)
     for start, stop in samples.chunks():
         pngs, problems = samples.png_files(start, stop)
         for row, png in enumerate(pngs, start):
+            check_stop()
             key = index.keys[rows[row]]
             problem = fmt.key_problem(key, job.split) or problems.get(row - start, "")
             if not problem and not png.startswith(_PNG_SIGNATURE):
@@ -209,11 +227,11 @@ def _unpack_shard(job: UnpackJob) -> _Done:
 class _Target:
     """The tree that a shard's files are written to."""
 
-    def __init__(self, job: UnpackJob, *, are_copies: bool) -> None:
+    def __init__(self, job: UnpackJob, partial_file: Path, *, are_copies: bool) -> None:
         self.problems: list[str] = []
         self.num_written = self.num_kept = 0
         self._out = job.out
-        self._partial = job.out / _TEMPORARY / f"{job.new_split or job.split}-{job.info.name}"
+        self._partial = partial_file
         self._are_copies = are_copies
         self._folders: set[str] = set()
 

@@ -21,7 +21,9 @@ from PIL import Image
 from cinic_shards import cli
 from cinic_shards.cinic import build as building
 from cinic_shards.cinic import cifar10
+from cinic_shards.cinic import render as rendering
 from cinic_shards.cinic.build import build_shards, build_tree
+from cinic_shards.cinic.build_folder import BuildFolder
 from cinic_shards.cinic.build_options import BuildOptions, Built
 from cinic_shards.cinic.cifar10 import CLASSES, read_cifar10
 from cinic_shards.cinic.draw import Shares, draw_cifar10, draw_order
@@ -41,7 +43,7 @@ from cinic_shards.store import open_store
 from cinic_shards.write.pack import PackOptions, pack
 from tests.support import ROOT
 from tests.support.disk import record_disk
-from tests.support.files import files_of
+from tests.support.files import files_of, write
 
 SHARED = ROOT.parent / "shared"
 BATCH_SIZE = 30
@@ -618,14 +620,16 @@ def test_a_disk_that_fills_up(
 ) -> None:
     disk = mount_disk(1_200_000)
     monkeypatch.setattr(building, "check_space", lambda folder, needed: None)
-    with pytest.raises(OutputError, match="No space left on device; free some space or build else"):
+    said = "No space left on device; free some space or build else"
+    with pytest.raises(OutputError, match=said) as caught:
         run_build(sources, disk / "tree", per_class=14)
-    assert list(disk.iterdir()) == []
+    assert "run the same command again to resume" in caught.value.__notes__[-1]
+    assert os.listdir(disk) == ["tree.building"]
 
 
-@pytest.mark.parametrize("stage", ["list", "cifar", "photos"])
+@pytest.mark.parametrize("stage", ["list", "cifar"])
 @pytest.mark.parametrize("is_there", [False, True])
-def test_an_interrupt_leaves_nothing(
+def test_an_early_interrupt_leaves_nothing(
     sources: Path, tmp_path: Path, stage: str, is_there: bool
 ) -> None:
     if is_there:
@@ -645,17 +649,151 @@ def test_an_interrupt_leaves_nothing(
     )
 
 
-def test_an_interrupt_while_shards_are_packed(sources: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("builder", "end", "is_there"),
+    [
+        (build_tree, KeyboardInterrupt, False),
+        (build_tree, OSError, True),
+        (build_shards, SystemExit, False),
+        (build_shards, OSError, True),
+    ],
+)
+def test_an_interrupted_build_resumes(
+    sources: Path,
+    demo_built: tuple[Path, Built],
+    tmp_path: Path,
+    builder: Callable[..., Built],
+    end: type[BaseException],
+    is_there: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Interrupted in turn while photos are written and, if there are any, while shards are."""
+    monkeypatch.setattr(rendering, "_PHOTOS_A_JOB", 7)
+    out = tmp_path / "new" / "out"
+    out.mkdir(parents=True) if is_there else None
+    work = (
+        out / ".building" if is_there and builder is build_tree else tmp_path / "new/out.building"
+    )
+    first: list[tuple[str, int]] = []
+
+    def build(stage: str = "", number: int = 0) -> Built:
+        def progress(doing: str, done: int, total: int) -> None:
+            first.append((doing, done))
+            if doing == stage and done >= number:
+                raise end
+
+        return builder(
+            sources / "cifar-10-python.tar.gz", sources / "synsets", out,
+            BuildOptions(per_class=FULL), workers=1, progress=progress, warn=lambda text: None,
+        )  # fmt: skip
+
+    expected = OutputError if end is OSError else end
+    stages = [("photos", 100), ("photos", 300), *([("pack", 1)] if builder is build_shards else [])]
+    for stage, number in stages:
+        with pytest.raises(expected) as caught:
+            build(stage, number)
+        said = f"run the same command again to resume, or remove {work}"
+        assert said in caught.value.__notes__[-1]
+    write(work, "mine.txt", data=b"mine")
+    first.clear()
+    built = build()
+    # What was done before is reported at once.
+    assert sum(doing == "photos" for doing, _ in first) > 300 / 7
+    assert files_of(work) == {"mine.txt": b"mine"}
+    if builder is build_tree:
+        shutil.rmtree(work)
+        assert files_of(out) == files_of(demo_built[0])
+    else:
+        pack(demo_built[0], tmp_path / "packed", workers=1)
+        assert files_of(out) == files_of(tmp_path / "packed")
+    assert built.as_json() == demo_built[1].as_json()
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_a_users_file_in_an_unfinished_tree_stays(
+    sources: Path, tmp_path: Path, seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also if the build starts over because its options are different."""
+
     def interrupt(doing: str, done: int, total: int) -> None:
-        if doing == "pack" and done:
+        if doing == "photos" and done:
             raise KeyboardInterrupt
 
+    paths = sources / "cifar-10-python.tar.gz", sources / "synsets", tmp_path / "tree"
+    options = BuildOptions(per_class=3)
     with pytest.raises(KeyboardInterrupt):
-        build_shards(
-            sources / "cifar-10-python.tar.gz", sources / "synsets", tmp_path / "new" / "shards",
-            BuildOptions(per_class=1), workers=1, progress=interrupt, warn=lambda text: None,
+        build_tree(*paths, options, workers=1, progress=interrupt, warn=lambda text: None)
+    (folder,) = (tmp_path / "tree.building").glob("*/train/cat")
+    write(folder, "mine.png", data=b"mine")
+    with pytest.raises(OutputError, match=r"mine\.png: building did not make this file; move it"):
+        run_build(sources, tmp_path / "tree", per_class=3, seed=seed)
+    assert (folder / "mine.png").read_bytes() == b"mine"
+    (folder / "mine.png").rename(tmp_path / "mine.png")
+    run_build(sources, tmp_path / "tree", per_class=3, seed=seed)
+    assert sorted(os.listdir(tmp_path)) == ["mine.png", "sources", "tree"]
+
+
+def test_other_options_start_over(sources: Path, tmp_path: Path) -> None:
+    def interrupt(doing: str, done: int, total: int) -> None:
+        if doing == "photos" and done:
+            raise KeyboardInterrupt
+
+    paths = sources / "cifar-10-python.tar.gz", sources / "synsets", tmp_path / "tree"
+    with pytest.raises(KeyboardInterrupt):
+        build_tree(
+            *paths, BuildOptions(per_class=3), workers=1, progress=interrupt, warn=lambda text: None
+        )
+    run_build(sources, tmp_path / "tree", per_class=2, seed=1)
+    run_build(sources, tmp_path / "expected", per_class=2, seed=1)
+    assert files_of(tmp_path / "tree") == files_of(tmp_path / "expected")
+    assert sorted(os.listdir(tmp_path)) == ["expected", "sources", "tree"]
+
+
+@pytest.mark.parametrize("number", [0, 1, 2, 3])
+def test_a_build_killed_while_its_splits_are_moved(
+    sources: Path, tmp_path: Path, number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "tree"
+    out.mkdir()
+
+    class Killed(BaseException):
+        pass
+
+    def rename(old: Path, new: Path) -> None:
+        if len(os.listdir(out)) - 1 == number:
+            raise Killed
+        original(old, new)
+
+    original = os.rename
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "rename", rename)
+        patch.setattr(BuildFolder, "take_back", lambda folder, target: None)
+        if number == 3:
+            patch.setattr(BuildFolder, "remove", lambda folder: (_ for _ in ()).throw(Killed))
+        with pytest.raises(Killed):
+            run_build(sources, out, per_class=1)
+    assert len(os.listdir(out)) == number + 1
+    run_build(sources, out, per_class=1)
+    run_build(sources, tmp_path / "expected", per_class=1)
+    assert files_of(out) == files_of(tmp_path / "expected")
+    assert sorted(os.listdir(out)) == ["test", "train", "valid"]
+
+
+def test_a_folder_that_appears_meanwhile_stays(sources: Path, tmp_path: Path) -> None:
+    """It has the name of a split that could not be moved there."""
+    out = tmp_path / "tree"
+    out.mkdir()
+
+    def appear(doing: str, done: int, total: int) -> None:
+        write(out, "valid/mine.txt", data=b"mine")
+
+    with pytest.raises(OutputError, match="valid: Directory not empty"):
+        build_tree(
+            sources / "cifar-10-python.tar.gz", sources / "synsets", out,
+            BuildOptions(per_class=1), workers=1, progress=appear, warn=lambda text: None,
         )  # fmt: skip
-    assert os.listdir(tmp_path) == ["sources"]
+    assert sorted(os.listdir(out)) == [".building", "valid"]
+    assert files_of(out / "valid") == {"mine.txt": b"mine"}
 
 
 def test_shards_on_a_server_and_a_scratch_folder(sources: Path, tmp_path: Path) -> None:
@@ -674,7 +812,7 @@ def test_shards_on_a_server_and_a_scratch_folder(sources: Path, tmp_path: Path) 
 
 def test_two_processes_build_the_same_output(sources: Path, tmp_path: Path) -> None:
     def again(doing: str, done: int, total: int) -> None:
-        with pytest.raises(OutputError, match=r"tree\.building: another process is building there"):
+        with pytest.raises(OutputError, match="another process is building there"):
             run_build(sources, tmp_path / "tree", per_class=1)
 
     build_tree(
@@ -685,10 +823,10 @@ def test_two_processes_build_the_same_output(sources: Path, tmp_path: Path) -> N
 
 
 def test_the_work_folder_of_a_killed_process_is_cleared(sources: Path, tmp_path: Path) -> None:
-    left = tmp_path / "tree.building"
-    (left / "tree" / "train").mkdir(parents=True)
-    (left / "tree" / "train" / "half.png").write_bytes(b"half")
-    (left / "lock").touch()
+    with BuildFolder(tmp_path / "tree.building") as left:
+        left.begin({"other": "build"})
+        left.note_names(["train/cat/half"])
+        write(left.tree, "train/cat/half.png", data=b"half")
     run_build(sources, tmp_path / "tree", per_class=1)
     assert sorted(os.listdir(tmp_path)) == ["sources", "tree"]
     assert len(list((tmp_path / "tree").glob("*/*/*.png"))) == 30
@@ -702,7 +840,9 @@ def test_a_work_folder_with_other_files_is_rejected(
     other.mkdir()
     for name in names:
         (other / name).write_text("mine")
-    with pytest.raises(OutputError, match=r"tree\.building: needed as a work folder, but holds"):
+    with pytest.raises(
+        OutputError, match=r"tree\.building: needed for unfinished files, but holds"
+    ):
         run_build(sources, tmp_path / "tree", per_class=1)
     assert sorted(os.listdir(other)) == names
     assert sorted(os.listdir(tmp_path)) == ["sources", "tree.building"]

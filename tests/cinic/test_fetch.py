@@ -24,6 +24,7 @@ from cinic_shards.cinic.fetch import MD5, fetch
 from cinic_shards.errors import MissingError, OptionError, OutputError, StoreError
 from cinic_shards.store import WebFile, lock_file
 from tests.support.disk import record_disk
+from tests.support.files import files_of
 
 CONTENT = random.Random(0).randbytes(3_000_000)
 HASH = hashlib.md5(CONTENT).hexdigest()
@@ -240,17 +241,54 @@ def test_a_file_that_changed_between_two_tries(
     assert "discarding the 1,000,000 bytes received so far: " in warnings[0]
 
 
-@pytest.mark.parametrize("note", ["none", "damaged", "of a different URL"])
-def test_a_part_of_an_unknown_file(url: str, tmp_path: Path, note: str) -> None:
-    begun(tmp_path, url, 1_000_000, "http://x/y" if note == "of a different URL" else "")
-    path = tmp_path / f"{NAME}.part.json"
-    path.unlink() if note == "none" else None
-    if note == "damaged":
-        path.write_text("{")
+def test_a_part_of_a_different_url_is_discarded(url: str, tmp_path: Path) -> None:
+    begun(tmp_path, url, 1_000_000, "http://x/y")
     warnings: list[str] = []
     done = fetch(tmp_path, url=url, accept_hash=HASH, warn=warnings.append)
     assert done.path.read_bytes() == CONTENT
-    assert "it is not known which file they belong to" in warnings[0]
+    assert "they may be of a different file" in warnings[0]
+
+
+@pytest.mark.parametrize(
+    "mine",
+    [
+        {".part": b"mine"},
+        {".part.json": b"mine"},
+        {".part.json": b'{"mine": 1}'},
+        {".part": b"mine", ".part.json": b"[]"},
+        {".part": b""},
+        {".part": b"", ".part.json": b""},
+    ],
+)
+def test_a_users_file_with_the_name_of_a_part_is_rejected(
+    url: str, tmp_path: Path, mine: dict[str, bytes]
+) -> None:
+    for suffix, data in mine.items():
+        (tmp_path / f"{NAME}{suffix}").write_bytes(data)
+    with pytest.raises(OutputError, match="not those of an earlier one; move them, or give a diff"):
+        fetch(tmp_path, url=url, accept_hash=HASH)
+    assert files_of(tmp_path) == {f"{NAME}{suffix}": data for suffix, data in mine.items()}
+
+
+def test_users_files_with_names_of_a_download_stay(url: str, tmp_path: Path) -> None:
+    (tmp_path / f"{NAME}.unexpected").write_bytes(b"mine")
+    with pytest.raises(StoreError, match=r"kept as .*\.unexpected-"):
+        fetch(tmp_path, url=url)
+    assert (tmp_path / f"{NAME}.unexpected").read_bytes() == b"mine"
+    done = fetch(tmp_path, url="http://127.0.0.1:9/" + NAME, accept_hash=HASH)
+    assert done.num_received == 0 and done.path.read_bytes() == CONTENT
+    assert names(tmp_path) == [NAME, f"{NAME}.unexpected"]
+
+
+def test_a_file_that_appears_meanwhile_stays(url: str, tmp_path: Path) -> None:
+    def appear(doing: str, done: int, total: int) -> None:
+        (tmp_path / NAME).write_bytes(b"mine")
+
+    with pytest.raises(OutputError, match="exists now; move it and run the same command again"):
+        fetch(tmp_path, url=url, accept_hash=HASH, progress=appear)
+    assert (tmp_path / NAME).read_bytes() == b"mine"
+    (tmp_path / NAME).unlink()
+    assert fetch(tmp_path, url=url, accept_hash=HASH).num_received == 0
 
 
 def test_a_file_with_a_different_hash_is_kept(url: str, tmp_path: Path) -> None:
@@ -375,6 +413,7 @@ def test_one_process_at_a_time(url: str, tmp_path: Path) -> None:
     assert held is not None
     with held, pytest.raises(OutputError, match="another process is fetching it"):
         fetch(tmp_path, url=url)
+    (tmp_path / f"{NAME}.part").unlink()
     assert fetch(tmp_path, url=url, accept_hash=HASH).size == len(CONTENT)
 
 

@@ -24,6 +24,7 @@ from cinic_shards.cinic.pickles import write_pickle
 from cinic_shards.cinic.restore import Restored, restore_cifar10
 from cinic_shards.errors import FormatError, OptionError, OutputError
 from cinic_shards.loader.bench import import_torchvision
+from cinic_shards.store import LocalStore, WorkFolder
 from cinic_shards.write.pack import PackOptions, pack
 from tests.support.command import Run
 
@@ -312,9 +313,10 @@ def test_an_interrupt_leaves_no_partial_output(
     assert not list(tmp_path.iterdir())
     monkeypatch.undo()
     monkeypatch.setattr(cifar10, "BATCH_SIZE", SIZE)
-    leftover = tmp_path / "a" / "b" / f"{FOLDER}.partial"  # left by a process that was killed
-    leftover.mkdir(parents=True)
-    (leftover / "data_batch_1").touch()
+    out_folder = LocalStore(tmp_path / "a" / "b")
+    with WorkFolder(out_folder, f"{FOLDER}.partial", "restoring") as work:  # killed
+        work.path("batches").mkdir()
+        (work.path("batches") / "data_batch_1").touch()
     restore_cifar10(shards["png"], tmp_path / "a" / "b")
     assert [path.name for path in (tmp_path / "a" / "b").iterdir()] == [FOLDER]
 

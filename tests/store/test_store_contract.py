@@ -19,7 +19,7 @@ import pytest
 import cinic_shards.format as fmt
 from cinic_shards.errors import MissingError, OptionError, OutputError, StoreError
 from cinic_shards.read.open import is_packing, read_manifest
-from cinic_shards.store import LocalStore, RemoteStore, Store, open_store
+from cinic_shards.store import LocalStore, RemoteStore, Store, WorkFolder, open_store
 from cinic_shards.store.remote import PART_BYTES
 from cinic_shards.write.pack import PackOptions, pack
 from tests.support.servers import S3Server
@@ -211,22 +211,43 @@ class TestWriting:
         assert store.names() == []
 
     def test_take(self, store: Store) -> None:
-        store.folder("below").make()
-        write(store.folder("below"), "x", b"new")
-        write(store, "x", b"old")
-        store.take("below", "x")
-        store.take("below", "x")
-        assert store.read("x") == b"new" and store.folder("below").names() == []
-
-    def test_remove(self, store: Store) -> None:
-        below = store.folder(fmt.PACKING_FOLDER)
+        below = store.folder("below")
         below.make()
-        write(below, "x", b"1")
-        write(below, "y", b"1")
-        assert is_packing(store, store.names())
-        below.remove()
-        below.remove()
-        assert below.names() == [] and not is_packing(store, store.names())
+        write(below, "x", b"new")
+        write(store, "x", b"old")
+        store.take(below, "x")
+        store.take(below, "x")
+        assert store.read("x") == b"new" and below.names() == []
+
+    def test_a_prefix(self, store: Store) -> None:
+        store.folder("below").make()
+        mine = store.folder("below", prefix="abc-")
+        write(store.folder("below"), "x", b"1")
+        write(mine, "x", b"2")
+        assert store.folder("below").names() == ["abc-x", "x"]
+        assert mine.names() == ["x"] and mine.read("x") == b"2" and mine.size("x") == 1
+        store.take(mine, "x")
+        assert store.read("x") == b"2" and mine.names() == []
+        write(mine, "y", b"3")
+        mine.delete("y")
+        mine.delete("x")
+        assert store.folder("below").names() == ["x"]
+
+    def test_a_work_folder(self, store: Store) -> None:
+        with WorkFolder(store, fmt.PACKING_FOLDER, "packing") as work:
+            write(work.files, "x", b"1")
+            assert is_packing(store, store.names())
+        with WorkFolder(store, fmt.PACKING_FOLDER, "packing") as work:  # the first was killed
+            assert work.files.names() == ["x"]
+            write(store.folder(fmt.PACKING_FOLDER), "mine", b"2")
+            assert work.remove() == ["mine"]
+        assert not is_packing(store, store.names())
+        with pytest.raises(OutputError, match="holds mine, which packing did not make; move"):
+            WorkFolder(store, fmt.PACKING_FOLDER, "packing")
+        store.folder(fmt.PACKING_FOLDER).delete("mine")
+        with WorkFolder(store, fmt.PACKING_FOLDER, "packing") as work:
+            assert work.remove() == []
+        assert fmt.PACKING_FOLDER not in store.names()
 
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1:1/x", "https://127.0.0.1:1/x"])
@@ -235,7 +256,7 @@ def test_a_web_server_is_read_only(url: str, demo_tree: Path) -> None:
     for write_it in (
         store.names,
         lambda: store.delete("x"),
-        lambda: store.take("below", "x"),
+        lambda: store.take(store.folder("below"), "x"),
         lambda: store.create("x").__enter__(),
         lambda: pack(demo_tree, url, workers=1),
     ):

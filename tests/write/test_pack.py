@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tarfile
 import textwrap
+import time
 import warnings
 import zlib
 from collections import Counter
@@ -795,8 +796,16 @@ def test_a_disk_that_is_full_while_shards_are_written(
     make_tree(tree, per_class=3, seed=0)
     disk = mount_disk(500_000)
     options = PackOptions(shard_size=1)
-    message = refused(tree, disk / "shards", OutputError, workers=workers, options=options)
-    assert ": No space left on device; free some or write elsewhere" in message
+    with pytest.raises(OutputError) as caught:
+        pack(tree, disk / "shards", options, workers=workers)
+    assert ": No space left on device; free some or write elsewhere" in str(caught.value)
+    assert "run the same command again to resume" in caught.value.__notes__[-1]
+    assert os.listdir(disk / "shards") == ["_packing"]
+    if sys.platform == "linux":
+        subprocess.run(["mount", "-o", "remount,size=5000000", str(disk)], check=True)
+    pack(tree, disk / "shards", options, workers=workers)
+    pack(tree, tmp_path / "expected", options, workers=1)
+    assert digests(disk / "shards") == digests(tmp_path / "expected")
 
 
 def test_a_disk_that_is_full_when_the_manifest_is_written(
@@ -813,7 +822,10 @@ def test_a_disk_that_is_full_when_the_manifest_is_written(
 
     with pytest.raises(OutputError, match=r"manifest\.json: No space left on device"):
         pack(small_tree, disk / "shards", PackOptions(shard_size=1), workers=1, warn=fill)
-    assert os.listdir(disk) == ["filler"]
+    assert os.listdir(disk / "shards") == ["_packing"]
+    (disk / "filler").unlink()
+    pack(small_tree, disk / "shards", PackOptions(shard_size=1), workers=1, warn=lambda text: None)
+    assert MANIFEST_NAME in os.listdir(disk / "shards")
 
 
 # --- Interruptions ----------------------------------------------------------------------------
@@ -823,11 +835,12 @@ class Stop(BaseException):
     """An error that is not an Exception and that the package does not know."""
 
 
-@pytest.mark.parametrize("error", [KeyboardInterrupt, Stop, ZeroDivisionError])
-@pytest.mark.parametrize(
-    "when", [("scan", 9), ("scan", 270), ("pack", 0), ("pack", 7), ("pack", 270)]
-)
-def test_an_interruption_leaves_nothing(
+ERRORS = [KeyboardInterrupt, SystemExit, Stop, ZeroDivisionError, MemoryError, OutputError]
+
+
+@pytest.mark.parametrize("error", ERRORS)
+@pytest.mark.parametrize("when", [("scan", 9), ("scan", 270), ("pack", 0)])
+def test_an_interruption_before_a_shard_is_finished_leaves_nothing(
     demo_tree: Path, out: Path, when: tuple[str, int], error: type[BaseException]
 ) -> None:
     def progress(doing: str, done: int, total: int) -> None:
@@ -839,9 +852,48 @@ def test_an_interruption_leaves_nothing(
     assert list(out.parent.iterdir()) == []
 
 
+@pytest.mark.parametrize("error", ERRORS)
+@pytest.mark.parametrize("when", [7, 270])
+def test_an_interruption_keeps_finished_shards(
+    demo_tree: Path, out: Path, when: int, error: type[BaseException]
+) -> None:
+    def progress(doing: str, done: int, total: int) -> None:
+        if doing == "pack" and done >= when:
+            raise error
+
+    with pytest.raises(error) as caught:
+        pack(demo_tree, out, PackOptions(shard_size=7), workers=1, progress=progress)
+    (note,) = caught.value.__notes__
+    said = r"finished shards are kept \((\d+)\); run the same command again to resume, or remove "
+    found = re.fullmatch(rf"{said}{out}/_packing to start over", note)
+    assert found and int(found[1]) >= when // 7
+    assert [path.name for path in out.iterdir()] == ["_packing"]
+    seen: list[tuple[str, int]] = []
+    pack(
+        demo_tree, out, PackOptions(shard_size=7), workers=1,
+        progress=lambda doing, done, total: seen.append((doing, done)),
+    )  # fmt: skip
+    assert next(done for doing, done in seen if doing == "pack") >= when
+    pack(demo_tree, out.with_name("again"), PackOptions(shard_size=7), workers=1)
+    assert digests(out) == digests(out.with_name("again"))
+
+
+def test_the_message_says_how_to_start_over(demo_tree: Path, out: Path) -> None:
+    """Removing the folder that the message names is enough."""
+
+    def progress(doing: str, done: int, total: int) -> None:
+        if doing == "pack" and done:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt) as caught:
+        pack(demo_tree, out, PackOptions(shard_size=7), workers=1, progress=progress)
+    shutil.rmtree(caught.value.__notes__[-1].split()[-4])
+    pack(demo_tree, out, PackOptions(shard_size=9), workers=1)
+
+
 @pytest.mark.parametrize("when", [0, 7])
 def test_an_interruption_ends_the_workers_first(demo_tree: Path, out: Path, when: int) -> None:
-    """No worker may still write while the main process cleans up."""
+    """No worker may still write after the call has ended."""
     out.mkdir()  # so that it is kept, and files that a worker still wrote would be found
 
     def progress(doing: str, done: int, total: int) -> None:
@@ -850,16 +902,10 @@ def test_an_interruption_ends_the_workers_first(demo_tree: Path, out: Path, when
 
     with pytest.raises(KeyboardInterrupt):
         pack(demo_tree, out, PackOptions(shard_size=1), workers=2, progress=progress)
-    assert os.listdir(out) == []
-
-
-def test_an_exception_in_warn_leaves_nothing(small_tree: Path, out: Path) -> None:
-    def warn(text: str) -> None:
-        raise ZeroDivisionError
-
-    with pytest.raises(ZeroDivisionError):
-        pack(small_tree, out, workers=1, warn=warn)
-    assert list(out.parent.iterdir()) == []
+    left = digests(out)
+    assert (left == {}) == (when == 0)
+    time.sleep(0.2)
+    assert digests(out) == left
 
 
 def test_foreign_files_survive_a_failure(small_tree: Path, out: Path) -> None:
@@ -871,7 +917,10 @@ def test_foreign_files_survive_a_failure(small_tree: Path, out: Path) -> None:
 
     with pytest.raises(ZeroDivisionError):
         pack(small_tree, out, workers=1, warn=warn)
-    assert files_of(out) == {"mine.txt": b"mine"}
+    assert (out / "mine.txt").read_bytes() == b"mine"
+    with pytest.raises(OutputError, match=r"holds mine\.txt and 0 more"):
+        pack(small_tree, out, workers=1, warn=lambda text: None)
+    assert (out / "mine.txt").read_bytes() == b"mine"
 
 
 @pytest.mark.parametrize("old", [False, True])

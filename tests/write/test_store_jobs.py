@@ -177,7 +177,7 @@ MOMENTS: dict[str, tuple[str, Callable[[tuple[object, ...]], bool]]] = {
     "after some moves": ("take", lambda args: args[2] == "train-00001-of-00003.tar"),
     "before the manifest moves": ("take", lambda args: args[2] == "manifest.json"),
     "before the notes go": ("delete", lambda args: args[1] == "train-00001-of-00003.tar.json"),
-    "before the journal goes": ("remove", lambda args: True),
+    "before the journal goes": ("delete", lambda args: args[1] == "listing.npz"),
     "within the journal's end": ("delete", lambda args: args[1] == "moving.json"),
 }
 
@@ -208,10 +208,25 @@ def test_the_same_command_resumes(
         read_manifest(store)
         assert digests(place) in (before, digests(demo_shards))
     except StoreError as error:
-        said = "no dataset" if moment == "before the listing" else "packing did not finish"
-        assert said in str(error)
+        assert "packing did not finish" in str(error)
     pack(demo_tree, place, OPTIONS, workers=1, overwrite=overwrite)
     assert digests(place) == digests(demo_shards)
+    assert store.folder(PACKING_FOLDER).names() == []
+
+
+def test_a_job_that_was_killed_at_its_very_end_is_complete(
+    place: str, demo_tree: Path, demo_shards: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = open_store(place)
+    with monkeypatch.context() as patch:
+        ends = stop_in(type(store), "delete", lambda args: args[1] == "lock")
+        patch.setattr(type(store), "delete", ends)
+        with pytest.raises(Stopped):
+            pack(demo_tree, place, OPTIONS, workers=1)
+    assert digests(place) == digests(demo_shards) and Dataset(place).summary()
+    with pytest.raises(OutputError, match="already holds a dataset"):
+        pack(demo_tree, place, OPTIONS, workers=1)
+    pack(demo_tree, place, OPTIONS, workers=1, overwrite=True)
     assert store.folder(PACKING_FOLDER).names() == []
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from cinic_shards.errors import CinicShardsError, FormatError, OptionError, OutputError, StoreError
 from cinic_shards.format.provenance import parse_stem
-from cinic_shards.store import lock_file
+from cinic_shards.store import LocalStore, WorkFolder
 from cinic_shards.write.unpack import Unpacked, unpack
 from tests.support.disk import record_disk
 from tests.support.files import files_of, flip
@@ -75,8 +75,8 @@ def test_the_same_call_resumes(demo_tree: Path, demo_shards: Path, tmp_path: Pat
     unpack(demo_shards, tmp_path / "out", workers=1)
     for path in list((tmp_path / "out" / "train").rglob("*.png"))[::3]:
         path.unlink()
-    (tmp_path / "out" / "_unpacking").mkdir()
-    (tmp_path / "out" / "_unpacking" / "train-00000-of-00003.tar").write_bytes(b"half a fi")
+    with WorkFolder(LocalStore(tmp_path / "out"), ".unpacking", "unpacking") as work:  # killed
+        work.path("train-train-00000-of-00003.tar").write_bytes(b"half a fi")
     assert unpack(demo_shards, tmp_path / "out", workers=1) == Unpacked(30, 240)
     assert files_of(tmp_path / "out") == files_of(demo_tree)
 
@@ -101,7 +101,7 @@ def test_a_file_with_different_content_is_never_replaced(
     assert len(files_of(tmp_path / "out")) == 270
 
 
-@pytest.mark.parametrize("link", ["train", "train/cat", "_unpacking"])
+@pytest.mark.parametrize("link", ["train", "train/cat", ".unpacking"])
 def test_links_are_not_followed(demo_shards: Path, tmp_path: Path, link: str) -> None:
     out, elsewhere = tmp_path / "out", tmp_path / "elsewhere"
     elsewhere.mkdir()
@@ -165,10 +165,10 @@ def test_a_file_where_a_folder_should_be(demo_shards: Path, tmp_path: Path) -> N
 
 
 def test_one_process_at_a_time(demo_shards: Path, tmp_path: Path) -> None:
-    (tmp_path / "_unpacking").mkdir()
-    lock = lock_file(tmp_path / "_unpacking" / "lock")
-    assert lock is not None
-    with lock, pytest.raises(OutputError, match="another process is unpacking there"):
+    with (
+        WorkFolder(LocalStore(tmp_path), ".unpacking", "unpacking"),
+        pytest.raises(OutputError, match="another process is unpacking there"),
+    ):
         unpack(demo_shards, tmp_path, workers=1)
     assert unpack(demo_shards, tmp_path, workers=1).num_written == 270
-    assert not (tmp_path / "_unpacking").exists()
+    assert not (tmp_path / ".unpacking").exists()

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from make_demo_tree import make_tree
 
-from cinic_shards.jobs import make_executor
+from cinic_shards.jobs import check_stop, has_abandoned_jobs, make_executor, run_jobs
 from cinic_shards.options import usable_cores
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
@@ -55,15 +55,24 @@ def kill_a_worker(process: subprocess.Popen[str]) -> None:
     os.kill(children(process.pid)[-1], signal.SIGKILL)
 
 
-def interrupt_all(process: subprocess.Popen[str]) -> None:
-    os.killpg(process.pid, signal.SIGINT)
+def send_to_all(number: int) -> Callable[[subprocess.Popen[str]], None]:
+    """As a terminal does with Ctrl-C, and a scheduler with SIGTERM."""
+    return lambda process: os.killpg(process.pid, number)
+
+
+def send_to_one(number: int) -> Callable[[subprocess.Popen[str]], None]:
+    """As ``kill`` does."""
+    return lambda process: os.kill(process.pid, number)
+
+
+KEPT = "finished shards are kept"
 
 
 @pytest.fixture(scope="module")
 def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """2,700 images; read only."""
+    """900 images; read only."""
     root = tmp_path_factory.mktemp("workers") / "tree"
-    make_tree(root, per_class=90, seed=0)
+    make_tree(root, per_class=30, seed=0)
     return root
 
 
@@ -71,11 +80,16 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ("end", "at_work", "status", "message"),
     [
         (kill_a_worker, False, 1, "a worker process died"),
-        (interrupt_all, False, 130, "nothing was packed"),
-        (interrupt_all, True, 130, "nothing was packed"),
+        (send_to_all(signal.SIGINT), False, 130, "nothing was packed"),
+        (send_to_all(signal.SIGINT), True, 130, KEPT),
+        pytest.param(send_to_all(signal.SIGTERM), True, 143, KEPT, marks=pytest.mark.real),
+        pytest.param(send_to_one(signal.SIGTERM), True, 143, KEPT, marks=pytest.mark.real),
+        pytest.param(send_to_one(signal.SIGHUP), True, 129, KEPT, marks=pytest.mark.real),
+        pytest.param(kill_a_worker, True, 1, KEPT, marks=pytest.mark.real),
     ],
+    ids=["a worker killed", "Ctrl-C early", "Ctrl-C", "SIGTERM", "kill", "SIGHUP", "killed later"],
 )
-def test_an_interrupted_packing_leaves_nothing(
+def test_an_interrupted_packing_keeps_finished_shards(
     tree: Path,
     tmp_path: Path,
     end: Callable[[subprocess.Popen[str]], None],
@@ -91,14 +105,56 @@ def test_an_interrupted_packing_leaves_nothing(
         text=True,
         start_new_session=True,
     )
-    while len(children(process.pid)) < 2 or (at_work and not list(out.glob("*/*.tar"))):
+    while len(children(process.pid)) < 2 or (at_work and not list(out.glob("*/*.tar.json"))):
         time.sleep(0.005)
         assert process.poll() is None
     end(process)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == status, errors
     assert message in errors and "Traceback" not in errors
-    assert not out.exists()
+    if not at_work:
+        assert not out.exists()
+        return
+    kept = {path.stem: path.with_suffix("").stat().st_ino for path in out.glob("*/*.tar.json")}
+    again = [COMMAND, "pack", tree, out, "--workers", "1", "--shard-size", "10", "-q"]
+    subprocess.run(again, check=True)
+    inodes = {path.name: path.stat().st_ino for path in out.iterdir()}
+    assert kept and {inodes[name.partition("-")[2]] for name in kept} == {*kept.values()}
+    assert len(inodes) == 91 and not (out / "_packing").exists()
+
+
+def stop(result: object) -> None:
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
+def test_running_processes_are_ended_at_once(error: type[BaseException]) -> None:
+    def stop(result: None) -> None:
+        raise error
+
+    with pytest.raises(error), make_executor(2) as executor:
+        begun = time.monotonic()
+        try:
+            run_jobs(executor, time.sleep, [0.0, *[60.0] * 20], done=stop)
+        finally:
+            seconds = time.monotonic() - begun
+    assert seconds < 30 and time.monotonic() - begun < 30
+
+
+def work(seconds: float) -> None:
+    for _ in range(int(seconds * 100)):
+        check_stop()
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize("function", [work, time.sleep])
+def test_a_running_thread_is_ended_at_once(function: Callable[[float], None]) -> None:
+    """Or left alone, if it waits."""
+    begun = time.monotonic()
+    with pytest.raises(KeyboardInterrupt), make_executor(1) as executor:
+        run_jobs(executor, function, [0.0, 3.0, 3.0], done=stop)
+    assert time.monotonic() - begun < 2.5
+    assert has_abandoned_jobs() == (function is time.sleep)
 
 
 def test_a_process_that_is_killed_while_the_pool_ends_does_not_block_it() -> None:

@@ -21,6 +21,7 @@ from cinic_shards.codec import (
 from cinic_shards.codec.meter import ImageMeter, chunks
 from cinic_shards.errors import FormatError
 from cinic_shards.format import Index, ShardInfo
+from cinic_shards.jobs import check_stop
 from cinic_shards.read.open import check_keys, open_shard
 from cinic_shards.store import Store
 from cinic_shards.write.samples.base import Samples, ShardInput
@@ -103,6 +104,7 @@ def _open_checked(
     image_shape: tuple[int, int, int] | None,
 ) -> OpenShard:
     """Open a shard, and check that its keys, labels and image shape fit its dataset."""
+    check_stop()
     memory, index = open_shard(store, info, len(classes))
     if not len(index):
         raise FormatError(info.name, "it holds no samples, expected at least one")
@@ -212,12 +214,12 @@ class PackedSamples(Samples):
         if not self._encoding.has_blocks:
             return self._lengths[start:stop]
         images, problems = self._decoded(start, stop)
-        self._pngs = {
-            (start, stop): [
-                b"" if row in problems else encode_png(image) for row, image in enumerate(images)
-            ]
-        }
-        return np.array([len(png) for png in self._pngs[start, stop]], np.int64)
+        pngs = []
+        for row, image in enumerate(images):
+            check_stop()
+            pngs.append(b"" if row in problems else encode_png(image))
+        self._pngs = {(start, stop): pngs}
+        return np.array([len(png) for png in pngs], np.int64)
 
     def read_pngs(
         self, start: int, stop: int, buffer: NDArray[np.uint8], starts: NDArray[np.int64]
@@ -304,6 +306,7 @@ class PackedSamples(Samples):
             order = positions[np.argsort(self._row[positions])]
             blocks = self._row[order] // shard.index.block_size
             for piece in np.split(order, np.flatnonzero(np.diff(blocks)) + 1):
+                check_stop()
                 problems = self._take(shard, self._row[piece], piece - start)
                 self._problems |= {start + at: text for at, text in problems.items()}
 
