@@ -127,6 +127,10 @@ class OutputError(CinicShardsError):
     """The output cannot be written."""
 
 
+class LimitError(OutputError):
+    """A dataset that would be beyond a limit of the format; other options may avoid it."""
+
+
 class LocatedError(CinicShardsError):
     """A file cannot be read, or is invalid.
 
@@ -234,7 +238,7 @@ def few(items: Sequence[object]) -> str:
     return ", ".join(map(str, items[:5])) + (", ..." if len(items) > 5 else "")
 
 
-INPUT_ERRORS = (TreeError, SourcesError, FormatError, OptionError)
+INPUT_ERRORS = (TreeError, SourcesError, FormatError, OptionError, LimitError)
 """Errors of what a command was given: repeating it would end in the same way."""
 
 

@@ -269,8 +269,10 @@ def working(stopped: str, *, quiet: bool, unit: str = "images") -> Iterator[Prog
         quiet: report nothing, also not that a server makes its clients wait.
         unit: name of what is counted.
     """
+    logger = logging.getLogger("cinic_shards")
+    level = logger.level
     if quiet:
-        logging.getLogger("cinic_shards").setLevel(logging.ERROR)
+        logger.setLevel(logging.ERROR)
     try:
         with ProgressReport(err_console, _check_received, quiet=quiet, unit=unit) as report:
             yield report
@@ -278,6 +280,8 @@ def working(stopped: str, *, quiet: bool, unit: str = "images") -> Iterator[Prog
         notes = getattr(end, "__notes__", [stopped])
         err_console.print(f"interrupted: {notes[-1]}")
         raise typer.Exit(end.code if isinstance(end, Stopped) else 130) from None
+    finally:
+        logger.setLevel(level)
 
 
 def print_written(manifest: "Manifest", seconds: float, out: str) -> None:

@@ -13,6 +13,8 @@ from contextlib import suppress
 from queue import Empty, SimpleQueue
 from typing import Any, Generic, TypeVar
 
+from cinic_shards.jobs import check_stop
+
 R = TypeVar("R")
 
 IDLE_SECONDS = 0.1
@@ -38,6 +40,7 @@ class Started(Generic[R]):
                 with suppress(Empty):
                     result, error = self.outcome.get(timeout=_SLICE_SECONDS)
                     break
+                check_stop()
         except BaseException:
             self.abandoned.set()
             raise

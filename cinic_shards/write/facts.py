@@ -14,7 +14,7 @@ import cinic_shards.format as fmt
 from cinic_shards._version import __version__
 from cinic_shards.codec import ENCODINGS, Encoding
 from cinic_shards.codec.meter import ImageMeter
-from cinic_shards.errors import FormatError, OutputError
+from cinic_shards.errors import FormatError, LimitError
 from cinic_shards.format import Index, Manifest, PixelSums, ShardInfo, SplitInfo
 from cinic_shards.format.provenance import CINIC10_CITATION, CINIC10_LICENCE, ORIGINS
 from cinic_shards.store import MAX_READ_BYTES, Store
@@ -133,7 +133,8 @@ def write_manifest(folder: Store, manifest: Manifest, out: Store) -> None:
         out: the dataset's store, for messages.
 
     Raises:
-        OutputError: the dataset is beyond a limit of the format, or the file cannot be written.
+        LimitError: the dataset is beyond a limit of the format.
+        OutputError: the file cannot be written.
     """
     data = manifest.to_bytes()
     check_manifest_size(out, len(data))
@@ -141,14 +142,14 @@ def write_manifest(folder: Store, manifest: Manifest, out: Store) -> None:
     try:
         Manifest.from_bytes(data, location=location, encodings=ENCODINGS)
     except FormatError as error:
-        raise OutputError(f"{location}: readers would reject it: {error.reason}") from error
+        raise LimitError(f"{location}: readers would reject it: {error.reason}") from error
     folder.write(fmt.MANIFEST_NAME, data)
 
 
 def check_manifest_size(out: Store, size: int) -> None:
-    """Raise OutputError if a manifest of at least ``size`` bytes is more than readers accept."""
+    """Raise LimitError if a manifest of at least ``size`` bytes is more than readers accept."""
     if size > MAX_READ_BYTES:
-        raise OutputError(
+        raise LimitError(
             f"{out}/{fmt.MANIFEST_NAME}: {size:,} bytes or more, readers accept at most "
             f"{MAX_READ_BYTES:,}; make fewer, larger shards: choose a larger --shard-size"
         )

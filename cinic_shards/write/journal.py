@@ -140,8 +140,8 @@ class Journal:
         pixels = dataclasses.asdict(facts.pixels)
         info = dataclasses.asdict(facts.info)
         note = {"split": facts.split, "info": info, "image_sizes": sizes, "pixels": pixels}
+        self.num_finished += 1  # first: a note that is being written may already count
         self._write(facts.info.name + _NOTE, note)
-        self.num_finished += 1
 
     def moving(self, old_files: Sequence[str]) -> None:
         """Note that all files are written, and name the old files that will be deleted."""

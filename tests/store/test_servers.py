@@ -72,8 +72,7 @@ METHODS: dict[str, Callable[[RemoteStore], object]] = {
     "map": lambda store: store.map("x", 1),
     "create": write,
     "delete": lambda store: store.delete("x"),
-    "take": lambda store: store.take("below", "x"),
-    "remove": lambda store: store.remove(),
+    "take": lambda store: store.take(store.folder("below"), "x"),
 }
 
 

@@ -14,14 +14,15 @@ from cinic_shards.store import system as store_system
 def record_disk(monkeypatch: pytest.MonkeyPatch, root: Path) -> list[str]:
     """Record calls about files in ``root``, with paths below it, as ``sync a`` and ``rename a b``.
 
-    A temporary file is named after the file that it becomes, with ``.partial``. A sync of the
-    entire disk is ``sync disk``.
+    A temporary file is named after the file that it becomes, with ``.partial``, and a file of a
+    work folder without its token. A sync of the entire disk is ``sync disk``.
     """
     calls: list[str] = []
 
     def path_of(path: Any) -> str:
         path = Path(os.path.abspath(path))
         name = path.relative_to(root).as_posix() if path.is_relative_to(root) else "elsewhere"
+        name = re.sub(r"\b[0-9a-f]{32}-", "", name)
         return re.sub(r"\.[0-9a-f]{8,12}\.partial$", ".partial", name)
 
     def path_of_descriptor(descriptor: int) -> str:
@@ -41,8 +42,8 @@ def record_disk(monkeypatch: pytest.MonkeyPatch, root: Path) -> list[str]:
     monkeypatch.setattr(os, "fsync", noted("sync", os.fsync, path_of_descriptor))
     monkeypatch.setattr(store_system, "_syncfs", noted("sync", lambda fd: None, lambda fd: "disk"))
     monkeypatch.setattr(os, "sync", noted("sync", lambda: None, lambda: "disk"), raising=False)
-    monkeypatch.setattr(
-        os, "replace", noted("rename", os.replace, lambda a, b: f"{path_of(a)} {path_of(b)}")
-    )
+    for name in ("replace", "rename"):
+        renamed = noted("rename", getattr(os, name), lambda a, b: f"{path_of(a)} {path_of(b)}")
+        monkeypatch.setattr(os, name, renamed)
     monkeypatch.setattr(os, "unlink", noted("delete", os.unlink, lambda path, **_: path_of(path)))
     return calls
