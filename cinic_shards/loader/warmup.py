@@ -7,7 +7,13 @@ import numpy as np
 import torch
 
 from cinic_shards import codec
-from cinic_shards.codec.kernels import add_histograms, gather_images, gather_into
+from cinic_shards.codec.kernels import (
+    add_histograms,
+    addresses_of_rows,
+    blocks_of_rows,
+    gather_images,
+    gather_into,
+)
 from cinic_shards.codec.meter import ImageMeter
 from cinic_shards.loader.augment import Augment, Transform, buffers_of
 from cinic_shards.loader.plan import PLAN_VERSIONS, EpochPlan, Order
@@ -25,6 +31,9 @@ def warm_up() -> None:
     codec.checksum(payload)
     addresses = images.ctypes.data + np.arange(2) * images[0].size
     gather_images(addresses, np.empty_like(images))
+    rows, starts, found = np.arange(2), np.array([0, 1, 2]), np.empty(2, np.int64)
+    blocks_of_rows(rows, starts, found)
+    addresses_of_rows(rows, starts, addresses, images[0].size, found)
     out = torch.empty(images.shape, dtype=torch.uint8)
     gather_into(addresses, *buffers_of([out]), out.numpy())
     for dtype in (torch.uint8, torch.float32, torch.float16):  # bfloat16 has float16's kernel
@@ -33,7 +42,6 @@ def warm_up() -> None:
         )
         out = torch.empty(images.shape, dtype=transform.dtype)
         transform.on_cpu(addresses, transform.draw(np.arange(2), epoch=0), out)
-    starts = np.array([0, 1, 2])
     for order, version in product(get_args(Order), PLAN_VERSIONS):
         plan = EpochPlan(
             num_samples=2, global_batch_size=1, order=order, block_starts=starts, version=version

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from cinic_shards.codec.kernels.base import kernel, mix
+from cinic_shards.codec.kernels.base import kernel, mix, part
 from cinic_shards.codec.kernels.memory import bytes_at, copy_bytes, images_at, prefetch
 
 _ONE = np.uint64(1)
@@ -69,7 +69,7 @@ def draw_augmentations(ids, key, padding, flip, height, width, out):
         out[i, 4] = np.int64(((second & np.uint64(0x7FFFFFFF)) * np.uint64(width)) >> np.uint64(31))
 
 
-@kernel
+@part
 def augment_images(addresses, draws, padding, cutout, fill, table, line, out):
     """Crop, flip, cut out and normalise N images in one pass.
 
