@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import BrokenExecutor
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -165,6 +166,11 @@ def _run() -> None:
         notes = "".join(f"\n{note}" for note in getattr(error, "__notes__", ()))
         err_console.print(f"error: {error}{notes}")
         sys.exit(2 if isinstance(error, OptionError) else 1)
+    except BrokenExecutor:
+        err_console.print(
+            "error: a worker process died: it was killed, or memory ran out; try fewer --workers"
+        )
+        sys.exit(1)
     except SystemExit as end:
         if isinstance(end, Stopped):  # not in ``working``
             err_console.print("interrupted")

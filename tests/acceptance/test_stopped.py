@@ -21,6 +21,7 @@ from fault_proxy import FaultProxy, Faults
 from make_demo_sources import make_sources
 
 from cinic_shards import cli
+from cinic_shards.cinic import cifar10
 from tests.acceptance.trees import Record, Tree, differences
 from tests.support.command import COMMAND
 from tests.support.files import digests, write
@@ -37,6 +38,8 @@ LATER = ("notes.txt", "x.partial", "shard.tar.partial", "begin.json", "train-000
 """Files that a user puts into each folder for unfinished files after a job was stopped."""
 COMPLETE = ("already holds a dataset", "already exists")
 """Messages of a command that is repeated although it had finished."""
+BATCH_SIZE, PER_CLASS, PHOTOS = 90, 60, 160
+"""A small CIFAR-10, and enough photos of each class."""
 JOBS = ("pack", "convert", "select", "unpack", "reindex", "build", "build-tree", "fetch")
 
 
@@ -60,6 +63,11 @@ class Job:
     """True if a child of this process may run it: it starts in milliseconds."""
 
     @property
+    def is_build(self) -> bool:
+        """True for ``build``; only a child of this process takes a small CIFAR-10."""
+        return self.words[0] == "build"
+
+    @property
     def out(self) -> Path:
         """The output: a folder, or a file."""
         return self.folder / "out"
@@ -80,8 +88,8 @@ class Job:
         log = self.folder.with_name("log")
         if self.is_forked:
             words += ["--workers", str(workers)]
-        if self.is_forked and workers == 1:
-            return Process(start_forked(partial(run_main, words, log)))
+        if self.is_forked and (workers == 1 or self.is_build):
+            return Process(start_forked(partial(run_main, words, log, self.is_build)))
         with open(log, "wb") as file:
             started = subprocess.Popen([COMMAND, *words], stderr=file, start_new_session=True)
         started.returncode = 0  # so that Python does not wait for it, too
@@ -123,9 +131,11 @@ class Process:
             time.sleep(0.0005)
 
 
-def run_main(words: list[str], log: Path) -> None:
+def run_main(words: list[str], log: Path, is_build: bool) -> None:
     """Run the command in this child process, as a session of its own."""
     os.setsid()
+    if is_build:
+        cifar10.BATCH_SIZE = BATCH_SIZE
     opened = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(opened, 2)
     sys.stdout = sys.stderr = open(2, "w", closefd=False)  # noqa: SIM115
@@ -150,7 +160,7 @@ def num_stops(pytestconfig: pytest.Config) -> int:
 @pytest.fixture(scope="module")
 def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("stopped") / "sources"
-    make_sources(out, photos=300)
+    make_sources(out, photos=PHOTOS, batch_size=BATCH_SIZE)
     return out
 
 
@@ -164,7 +174,7 @@ def job(request: pytest.FixtureRequest, small_tree: Tree, tmp_path: Path) -> Ite
         source = request.getfixturevalue("sources")
         words: tuple[object, ...] = (
             "--cifar", source / "cifar-10-python.tar.gz", "--imagenet", source / "synsets",
-            "--per-class", 100,
+            "--per-class", PER_CLASS,
         )  # fmt: skip
         if request.param == "build":
             yield Job(("build", *words, *options), folder, "out.building/*-log", moving)
