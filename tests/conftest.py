@@ -24,6 +24,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--tree", type=Path, help="folder of CINIC-10's PNGs; default: small trees")
     group.addoption("--sources", type=Path, help="cifar-10-python.tar.gz and synsets/*.tar")
     group.addoption("--kills", default="4", help="kills of each command; default: 4")
+    group.addoption("--secrets-step", default="13", help="test every n-th case; default: 13")
     group.addoption("--results", type=Path, help="write a JSON line for each test")
 
 
