@@ -13,7 +13,7 @@ import cinic_shards
 PACKAGE = Path(cinic_shards.__file__).parent
 
 LEFT_TO_RIGHT = """
-    errors options _version progress threads jobs
+    errors options _version progress jobs
     store format codec tree read write check view cinic loader cli
 """.split()
 """All modules and folders at the top of the package, in the order of allowed imports."""

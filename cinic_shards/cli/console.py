@@ -317,8 +317,9 @@ def print_json(content: Any) -> None:
 def print_table(header: list[str], rows: list[list[str]]) -> None:
     """Print a table, without cutting it to the terminal's width."""
     table = Table(box=None)
-    for name in header:
-        table.add_column(printable(name), no_wrap=True)
+    for column, name in enumerate(header):
+        width = max((len(row[column]) for row in rows), default=0)
+        table.add_column(printable(name), no_wrap=True, min_width=width)
     for row in rows:
         table.add_row(*map(printable, row))
     out_console.print(table, crop=False)

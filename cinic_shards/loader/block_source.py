@@ -19,7 +19,7 @@ from cinic_shards.loader.plan import EpochPlan
 from cinic_shards.loader.step import Fetched, Step
 from cinic_shards.read.split import SplitReader
 from cinic_shards.read.subset import Selection
-from cinic_shards.threads import ThreadPool
+from cinic_shards.store.threads import ThreadPool
 
 IMAGES_AT_ONCE = 4096
 """Images in a thread's job: starting a job takes as long as gathering a few hundred."""

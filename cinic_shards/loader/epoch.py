@@ -18,7 +18,7 @@ from cinic_shards.loader.block_source import BlockCounts
 from cinic_shards.loader.pixel_source import EpochSource
 from cinic_shards.loader.plan import EpochPlan
 from cinic_shards.loader.step import Step
-from cinic_shards.threads import ThreadPool
+from cinic_shards.store.threads import ThreadPool
 
 T = TypeVar("T")
 

@@ -14,8 +14,8 @@ from cinic_shards.errors import FormatError, MissingError, StoreError, some
 from cinic_shards.format import Index, Manifest, ShardInfo
 from cinic_shards.store.base import Store
 from cinic_shards.store.local import LocalStore
+from cinic_shards.store.threads import ThreadPool
 from cinic_shards.store.work_folder import LOCK
-from cinic_shards.threads import ThreadPool
 
 
 def read_manifest(store: Store) -> Manifest:

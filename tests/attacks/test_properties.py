@@ -267,7 +267,8 @@ def test_a_shard_is_whole_or_has_faults(
         good, data = one
         (tmp_path / SHARD).write_bytes(data)
         info = digests_right(data, good.info) if with_manifest else None
-        found = check_shard(CheckJob(LocalStore(tmp_path), "train", SHARD, info, seed=0))
+        job = CheckJob(store=LocalStore(tmp_path), split="train", name=SHARD, info=info, seed=0)
+        found = check_shard(job)
         assert all(len(str(fault)) < 5000 for fault in found.faults)
         if found.faults:
             return

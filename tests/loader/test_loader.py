@@ -598,7 +598,7 @@ def test_invalid_torchrun_variables(
     ("device", "message"),
     [
         ("gpu", "device='gpu': unknown; expected a name such as cpu, cuda, cuda:0 or mps"),
-        (3.5, "device=3.5: unknown"),
+        (3.5, "device=3.5: expected a string, a device or None"),
         ("meta", "device='meta': tensors on it have no data; choose a different device, or give n"),
         ("mps", "device='mps': cannot be used here .*; choose a different device"),
         ("cuda", "device='cuda': (this torch was built without CUDA; install|torch finds no GPU)"),
