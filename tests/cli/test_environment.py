@@ -275,7 +275,7 @@ def test_a_user_without_a_home(demo_tree: Path, tmp_path: Path) -> None:
         (tmp_path / name).mkdir()
         os.chown(tmp_path / name, 2000, 2000)
     tree = Path(shutil.copytree(demo_tree, tmp_path / "tree"))
-    for folder in (tmp_path, *tmp_path.parents[:2], tree, *tree.glob("*"), *tree.glob("*/*")):
+    for folder in (tmp_path, *tmp_path.parents[:3], tree, *tree.glob("*"), *tree.glob("*/*")):
         folder.chmod(0o755)
     shards = tmp_path / "here" / "shards"
     errors = ""

@@ -247,7 +247,8 @@ class TestWriting:
         store.folder(fmt.PACKING_FOLDER).delete("mine")
         with WorkFolder(store, fmt.PACKING_FOLDER, "packing") as work:
             assert work.remove() == []
-        assert fmt.PACKING_FOLDER not in store.names()
+        # SeaweedFS lists an empty folder for a while.
+        assert not store.folder(fmt.PACKING_FOLDER).names()
 
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1:1/x", "https://127.0.0.1:1/x"])
