@@ -341,8 +341,9 @@ def test_stopped_among_users_files(
         job.prepare()
         status, ended = stop_somewhere(job, number // 2, chance, how, (seconds[0], seconds[1]))
         said = job.said
-        assert status in (0, 128 + how), f"{how.name}: status {status}: {said}"
-        assert "Traceback" not in said and (status == 0 or "interrupted" in said), said
+        # A signal after the command's end, while Python ends, is not caught.
+        assert status in (0, 128 + how, -how), f"{how.name}: status {status}: {said}"
+        assert "Traceback" not in said and (status <= 0 or "interrupted" in said), said
         longest = max(longest, ended if status else 0.0)
         again = check_after(job, expected, put_files(job), f"{how.name} {number}")
         outcomes[f"{how.name}: {'running' if status else 'had ended'}: {again}"] += 1
