@@ -124,6 +124,7 @@ def test_an_interrupted_packing_keeps_finished_shards(
 
 
 def stop(result: object) -> None:
+    time.sleep(0.3)  # until the next job runs
     raise KeyboardInterrupt
 
 
