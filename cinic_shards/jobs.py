@@ -220,7 +220,7 @@ def run_jobs(
             for _ in futures:
                 done(finished.get().result())
             return [future.result() for future in futures]
-        except Exception:
+        except Exception:  # of a job; the others end by themselves, or are ended by a signal below
             for future in futures:
                 future.cancel()
             _wait(futures)

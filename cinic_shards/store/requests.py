@@ -91,7 +91,7 @@ class Requests:
         self._connection.check_process()
 
     def once(self, request: Callable[[], R]) -> R:
-        """Make a request that cannot be repeated, such as for the next bytes of an answer.
+        """Make a request without retries, such as for the next bytes of an answer.
 
         Raises:
             RequestError: it failed.

@@ -147,7 +147,7 @@ class Members:
             self.num_new = 0
 
     def error(self, problem: str, path: str = "") -> TreeError:
-        """Make the error for an archive that cannot be read.
+        """Make the error for a damaged or unsupported archive.
 
         Args:
             problem: what was found, and what to do.

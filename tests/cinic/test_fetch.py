@@ -9,7 +9,6 @@ import random
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -25,6 +24,7 @@ from cinic_shards.errors import MissingError, OptionError, OutputError, StoreErr
 from cinic_shards.store import WebFile, lock_file
 from tests.support.disk import record_disk
 from tests.support.files import files_of
+from tests.support.servers import in_thread
 
 CONTENT = random.Random(0).randbytes(3_000_000)
 HASH = hashlib.md5(CONTENT).hexdigest()
@@ -75,14 +75,8 @@ class Server(http.server.SimpleHTTPRequestHandler):
 
 @contextmanager
 def serving(handler: type[http.server.BaseHTTPRequestHandler]) -> Iterator[str]:
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{server.server_port}"
-        finally:
-            server.shutdown()
-            thread.join()
+    with in_thread(http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)) as server:
+        yield f"http://127.0.0.1:{server.server_port}"
 
 
 @pytest.fixture

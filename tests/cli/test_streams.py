@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +80,11 @@ def run_with(monkeypatch: pytest.MonkeyPatch, arguments: list[str], out: Any, er
     return 0
 
 
+def unwritable(stream: str) -> AbstractContextManager[Any]:
+    """Return a standard stream that is ``closed`` or ``full``."""
+    return nullcontext() if stream == "closed" else open("/dev/full", "w")
+
+
 def text_file(encoding: str = "utf-8") -> io.TextIOWrapper:
     return io.TextIOWrapper(io.BytesIO(), encoding=encoding, write_through=True)
 
@@ -100,12 +106,8 @@ def test_standard_output_that_cannot_be_written(
     monkeypatch: pytest.MonkeyPatch, arguments: Any, name: str, stream: str, message: str
 ) -> None:
     err = text_file()
-    if stream == "closed":
-        status = run_with(monkeypatch, arguments(COMMANDS[name]), None, err)
-    else:
-        with open("/dev/full", "w") as full:
-            status = run_with(monkeypatch, arguments(COMMANDS[name]), full, err)
-    assert status == 1
+    with unwritable(stream) as out:
+        assert run_with(monkeypatch, arguments(COMMANDS[name]), out, err) == 1
     assert written(err).endswith(message) and "Traceback" not in written(err)
 
 
@@ -115,11 +117,8 @@ def test_standard_error_that_cannot_be_written_changes_nothing_else(
     monkeypatch: pytest.MonkeyPatch, arguments: Any, name: str, stream: str
 ) -> None:
     out = text_file()
-    if stream == "closed":
-        status = run_with(monkeypatch, arguments(COMMANDS[name]), out, None)
-    else:
-        with open("/dev/full", "w") as full:
-            status = run_with(monkeypatch, arguments(COMMANDS[name]), out, full)
+    with unwritable(stream) as err:
+        status = run_with(monkeypatch, arguments(COMMANDS[name]), out, err)
     assert status == (name in FAILS)
     assert written(out)
 

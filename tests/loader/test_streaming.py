@@ -29,7 +29,7 @@ from cinic_shards.store.base import Bytes
 from cinic_shards.store.remote import RemoteStore
 from cinic_shards.write.pack import PackOptions, pack
 from tests.support.processes import start_forked, wait_for
-from tests.support.servers import S3Server
+from tests.support.servers import S3Server, in_thread
 
 ENCODINGS = ("png", "zstd", "raw")
 IMAGENET = Subset(origin="imagenet")
@@ -428,14 +428,8 @@ def ranges_served(folder: Path) -> Iterator[str]:
     """Serve a folder; yields its URL."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Ranges, directory=str(folder)))
     server.daemon_threads = True
-    thread = threading.Thread(target=server.serve_forever, args=(0.02,))
-    thread.start()
-    try:
+    with in_thread(server):
         yield f"http://127.0.0.1:{server.server_port}"
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
 
 
 @pytest.fixture

@@ -10,7 +10,6 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
 from uuid import uuid4
 
 import numpy as np
@@ -22,7 +21,7 @@ from cinic_shards.read.open import is_packing, read_manifest
 from cinic_shards.store import LocalStore, RemoteStore, Store, WorkFolder, open_store
 from cinic_shards.store.remote import PART_BYTES
 from cinic_shards.write.pack import PackOptions, pack
-from tests.support.servers import S3Server
+from tests.support.servers import S3Server, in_thread
 
 DATA = np.random.default_rng(0).bytes(3 * PART_BYTES + 12_345)
 """Content that takes several requests to read."""
@@ -319,12 +318,8 @@ def web_server_of_python(tmp_path: Path) -> Iterator[str]:
     """A web server without ranges; reading an entire file needs none."""
     (tmp_path / "x").write_bytes(b"abc")
     handler = partial(SimpleHTTPRequestHandler, directory=str(tmp_path))
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        thread = Thread(target=server.serve_forever)
-        thread.start()
+    with in_thread(ThreadingHTTPServer(("127.0.0.1", 0), handler)) as server:
         yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
-        thread.join()
 
 
 @pytest.mark.real

@@ -16,12 +16,14 @@ from dataclasses import dataclass, field
 from email.message import Message
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.error import HTTPError, URLError
 
 import obstore
 from obstore.exceptions import BaseError
 from obstore.store import S3Store
+
+S = TypeVar("S", bound=ThreadingHTTPServer)
 
 BIN = Path(sys.executable).parent
 _WAIT_SECONDS = 60.0
@@ -309,16 +311,24 @@ def answering(
         def log_message(self, *parts: object) -> None:
             pass
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        server.daemon_threads = True
-        if tls:
-            server.socket = tls.wrap_socket(server.socket, server_side=True)
-        scheme, host = ("https", "localhost") if tls else ("http", "127.0.0.1")
-        made = Answering(f"{scheme}://{host}:{server.server_port}")
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.daemon_threads = True
+    if tls:
+        server.socket = tls.wrap_socket(server.socket, server_side=True)
+    scheme, host = ("https", "localhost") if tls else ("http", "127.0.0.1")
+    made = Answering(f"{scheme}://{host}:{server.server_port}")
+    with in_thread(server):
+        yield made
+
+
+@contextmanager
+def in_thread(server: S) -> Iterator[S]:
+    """Run an HTTP server in a thread, and close it when the block ends."""
+    with server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
         try:
-            yield made
+            yield server
         finally:
             server.shutdown()
             thread.join()

@@ -4,13 +4,14 @@ They are quick to start, unlike those of ``servers``, and their errors repeat wh
 """
 
 import hashlib
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 from xml.sax.saxutils import escape
+
+from tests.support.servers import in_thread
 
 _DATE = "Wed, 21 Oct 2015 07:28:00 GMT"
 
@@ -126,11 +127,5 @@ for _method in ("GET", "HEAD", "PUT", "DELETE"):
 @contextmanager
 def tiny_server() -> Iterator[Server]:
     """Run a server."""
-    with Server() as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        try:
-            yield server
-        finally:
-            server.shutdown()
-            thread.join()
+    with in_thread(Server()) as server:
+        yield server

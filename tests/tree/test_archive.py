@@ -27,7 +27,7 @@ from cinic_shards.tree.members import MAX_GROWTH
 from cinic_shards.write.pack import PackOptions, pack
 from tests.support.files import PNG, files_of, write
 from tests.support.processes import run_forked
-from tests.tree.test_tree import FAULTS, grow, make_faults
+from tests.tree.test_tree import FAULTS, make_faults
 
 SIZE = PackOptions(shard_size=40)
 
@@ -164,19 +164,6 @@ LEFT_OUT = {
     "download.zip": "licence.txt",
 }
 """The files and folders left out of some of the archives."""
-
-
-@pytest.fixture
-def tree(tmp_path: Path) -> Path:
-    """A tree of 12 images without a fault."""
-    grow(tmp_path / "tree")
-    return tmp_path / "tree"
-
-
-@pytest.fixture
-def expected(tree: Path, tmp_path: Path) -> dict[str, bytes]:
-    pack(tree, tmp_path / "expected", workers=1, warn=lambda text: None)
-    return files_of(tmp_path / "expected")
 
 
 @pytest.mark.parametrize("name", ["tree", "tree.tar", "tree.tar.gz", "tree.zip"])

@@ -113,7 +113,7 @@ def _warn(why: str) -> None:
 
 
 class _ForgivingCache:
-    """Numba's cache of a kernel. A file that cannot be read or written only costs time."""
+    """Numba's cache of a kernel, for which an unreadable or unwritable file is no error."""
 
     def __init__(self, cache: Any) -> None:
         self._cache = cache
