@@ -84,8 +84,9 @@ class FaultProxy:
         self.num_sent = 0
         self._chance = random.Random(faults.seed)
         self._loop = asyncio.new_event_loop()
+        self._clients: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
         self._server = self._loop.run_until_complete(
-            asyncio.start_server(self._serve, *listen, limit=_FAST_BYTES)
+            asyncio.start_server(self._connected, *listen, limit=_FAST_BYTES)
         )
         self.address: tuple[str, int] = self._server.sockets[0].getsockname()[:2]
         self._thread = threading.Thread(target=self._loop.run_forever, name="fault proxy")
@@ -106,11 +107,14 @@ class FaultProxy:
         self._loop.close()
 
     async def _stop(self) -> None:
-        self._server.close()
-        tasks = asyncio.all_tasks() - {asyncio.current_task()}
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        for listening in self._server.sockets:
+            self._loop.remove_reader(listening)
+        while tasks := asyncio.all_tasks() - {asyncio.current_task()}:
+            for task, writer in self._clients.items():
+                task.cancel()
+                writer.transport.abort()
+            await asyncio.wait(tasks)  # with asyncio's own, which accept connections
+        self._server.close()  # only now: a connection that is just accepted needs it
 
     def _draw(self) -> str:
         """Return the next request's fault, and count it."""
@@ -126,6 +130,12 @@ class FaultProxy:
                 return fault
         return ""
 
+    def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Serve a client in a task; its connection is closed even if the task never began."""
+        task = asyncio.create_task(self._serve(reader, writer))
+        self._clients[task] = writer
+        task.add_done_callback(lambda task: self._clients.pop(task).close())
+
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Serve one client's connection, with a connection to the server for it."""
         up_writer = None
@@ -136,9 +146,8 @@ class FaultProxy:
         except (OSError, asyncio.IncompleteReadError, asyncio.CancelledError):
             pass  # either side is gone, or the proxy stops
         finally:
-            for end in (writer, up_writer):
-                if end is not None:
-                    end.close()
+            if up_writer is not None:
+                up_writer.close()
 
     async def _exchange(
         self,
