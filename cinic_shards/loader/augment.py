@@ -83,6 +83,19 @@ PLAIN = Augment(crop_padding=0, flip=False, dtype="uint8")
 """Leaves images unchanged, as uint8."""
 
 
+def augment_options(augment: Augment | None, normalize: Normalize) -> Augment:
+    """Return the ``Augment`` that a loader's options stand for.
+
+    Raises:
+        OptionError: both are given.
+    """
+    if augment is not None and normalize is not False:
+        raise OptionError("give normalize to Augment, or to a loader without augment")
+    if augment is not None:
+        return augment
+    return PLAIN if normalize is False else Augment(crop_padding=0, flip=False, normalize=normalize)
+
+
 def value_table(statistics: Statistics | None, dtype: torch.dtype) -> torch.Tensor | None:
     """Return the table that maps each channel's 256 values to normalised ones.
 

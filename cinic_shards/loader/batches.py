@@ -127,6 +127,7 @@ class BatchMaker:
         self._device = device
         self._skips_damaged = on_error == "skip"
         self._image_shape = reader.image_shape
+        self.batch_size = batch_size
         self._blank = np.zeros(self._image_shape, np.uint8)
         # A job makes several small batches, or there are more jobs under way.
         batch_bytes = batch_size * self.image_bytes

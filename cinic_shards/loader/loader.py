@@ -1,37 +1,41 @@
 """The ``ShardLoader``: batches of a plan, from a source of pixels, prefetched by threads."""
 
+import sys
 import warnings
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Executor
 from contextlib import closing
+from copy import copy
 from dataclasses import replace
-from functools import cached_property, partial
-from typing import Any
+from functools import partial
+from typing import Any, NoReturn
 
 import torch
 
 from cinic_shards.errors import OptionError
-from cinic_shards.loader.augment import PLAIN, Augment, Normalize, Transform
+from cinic_shards.loader.augment import Augment, Normalize, Transform, augment_options
 from cinic_shards.loader.batches import Batch, BatchMaker, OnError
 from cinic_shards.loader.cache import Cache, CacheKind, as_cache
 from cinic_shards.loader.epoch import Epoch, LoaderStats, run, shown
 from cinic_shards.loader.memory import copy_ahead
 from cinic_shards.loader.pixel_source import EpochSource, PixelSource, open_pixels
-from cinic_shards.loader.plan import PLAN_VERSIONS, EpochPlan, Order, Tail, part_of
+from cinic_shards.loader.plan import EpochPlan, Order, Tail
+from cinic_shards.loader.planner import Planner
 from cinic_shards.loader.reading import Reading, announce, reading_of
+from cinic_shards.loader.selected import SelectedSamples
+from cinic_shards.loader.state import STATE_VERSION, Position, Resumable
 from cinic_shards.loader.step import Step
-from cinic_shards.loader.world import default_threads, find_device, find_world
+from cinic_shards.loader.trainers import EpochSampler, TrainerLoader, in_accelerate
+from cinic_shards.loader.world import default_threads, find_device
 from cinic_shards.options import checked, integer, number_of_workers
-from cinic_shards.read.dataset import Dataset
 from cinic_shards.read.split import Check
-from cinic_shards.read.subset import Subset, select
+from cinic_shards.read.subset import Subset
 from cinic_shards.store import StoreLike
 
 BatchTransform = Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
-_STATE_VERSION = 1
 
 
-class ShardLoader:
+class ShardLoader(Resumable):
     """Batches of one or several splits, decoded by threads ahead of their use.
 
     Each iteration is one epoch, and each epoch has a different order; ``set_epoch`` chooses the
@@ -39,6 +43,10 @@ class ShardLoader:
     not count. A batch stays valid while anything refers to it; small batches share buffers of up to
     4 MB, which one kept image keeps. ``state_dict`` returns the position of the next batch; a
     loader with the same options resumes there, on any number of ranks.
+
+    The rank is looked up when the first batch is requested, so a loader may be made before
+    ``torch.distributed`` is initialised, and it can be pickled, for ``mp.spawn``: its options and
+    position travel, and files are opened again.
 
     Example:
         >>> loader = ShardLoader("shards", split="train", batch_size=512, augment=Augment())
@@ -50,8 +58,8 @@ class ShardLoader:
     def __init__(
         self,
         path: StoreLike,
-        *,
         split: str = "train",
+        *,
         batch_size: int | None = None,
         global_batch_size: int | None = None,
         shuffle: bool = True,
@@ -83,7 +91,8 @@ class ShardLoader:
                 ``batch.loss_scale``.
             shuffle: visit the samples in a random order, a different one in each epoch.
             seed: seed of the order and the augmentation.
-            workers: decoding threads; by default the usable cores divided by LOCAL_WORLD_SIZE.
+            workers: decoding threads; by default the usable cores, divided by the number of
+                processes of this job on this machine.
             device: move batches to this device; by default they stay on the CPU.
             normalize: float32 images: True subtracts the dataset's mean and divides by its
                 standard deviation (of the split ``train`` if there is one, else of this split);
@@ -113,19 +122,16 @@ class ShardLoader:
                 ``skipped`` names each sample with the reason, and the epoch ends with a warning.
                 The number of batches stays the same.
             progress: show a bar on standard error, on rank 0.
-            rank: rank of this process, below ``world_size``; by default from torch.distributed if
-                it is initialised, else torchrun's RANK, else 0.
-            world_size: number of processes; by default from torch.distributed, torchrun's
-                WORLD_SIZE, or 1. Give both or none.
+            rank: rank of this process, below ``world_size``; by default as torch.distributed,
+                torchrun, Slurm or MPI set it when the first batch is requested, else 0.
+            world_size: number of processes; give both or none.
 
         Raises:
             OptionError: an option is invalid, or options contradict each other.
             StoreError: a file cannot be read, or its size differs from the manifest.
             FormatError: a file is damaged, or the split has images of several sizes.
         """
-        self.workers = default_threads() if workers is None else number_of_workers(workers)
-        self.rank, self.world_size = find_world(rank, world_size)
-        self.global_batch_size = _global_batch_size(batch_size, global_batch_size, self.world_size)
+        self._workers = None if workers is None else number_of_workers(workers)
         self.shuffle = shuffle
         self.seed = integer("seed", seed)
         self.order = order
@@ -136,28 +142,28 @@ class ShardLoader:
         self.device = find_device(device) if device is not None else None
         self.batch_transform = batch_transform
         self.progress = progress
-        self.dataset = Dataset(path)
-        self._reader = self.dataset.split(split, check=check)
-        self._selection = select(self.dataset, self._reader, subset or Subset())
-        self._transform = self._make_transform(augment, normalize)
-        self._pixels = self._open_pixels()
-        self._maker = BatchMaker(
-            self._reader, self._selection, self._transform, self.device, on_error,
-            self.batch_size, self.workers,
+        self._augment = augment_options(augment, normalize)
+        self._on_error = on_error
+        self.dataset = SelectedSamples(path, split, subset or Subset(), check)
+        self._open()
+        self._planner = Planner(
+            rank, world_size, batch_size, global_batch_size,
+            name=self.dataset.reader.name, num_samples=len(self.dataset),
+            block_starts=self.dataset.selection.block_starts,
+            seed=self.seed, shuffle=shuffle, order=order, tail=self.tail,
         )  # fmt: skip
-        self.plan_version = max(PLAN_VERSIONS)  # 1 if a state of release 0.1.0 was loaded
-        self.epoch = 0
-        """The epoch that the next iteration runs."""
-        self._first_step = 0  # the step at which it begins
-        self._running: Epoch | None = None
-        """The last iteration."""
-        if len(self) == 0:
-            raise OptionError(
-                f"split {split}: {len(self._selection):,} samples, fewer than the "
-                f"{self.global_batch_size:,} of a batch on all ranks; choose a smaller batch, or "
-                "tail='short' or 'pad'"
-            )
-        announce(self._plan(), self.reading, self.cache, progress)
+        super().__init__()
+
+    def _open(self) -> None:
+        """Open what is not pickled."""
+        reader = self.dataset.reader
+        measured = (self.dataset.manifest.split("train") or reader).pixels
+        statistics = measured.mean, measured.std
+        self._transform = Transform(
+            self._augment, statistics, reader.image_shape, seed=self.seed, device=self.device
+        )
+        self._pixels = self._open_pixels()
+        self._maker: BatchMaker | None = None
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -165,48 +171,90 @@ class ShardLoader:
         return self.dataset.manifest.classes
 
     @property
+    def rank(self) -> int:
+        """Rank of this process, as given or as it is now."""
+        return self._planner.world[0]
+
+    @property
+    def world_size(self) -> int:
+        """Number of processes, as given or as it is now."""
+        return self._planner.world[1]
+
+    @property
+    def workers(self) -> int:
+        """Number of decoding threads."""
+        return default_threads() if self._workers is None else self._workers
+
+    @property
+    def global_batch_size(self) -> int:
+        """Samples of a full batch on all ranks."""
+        return self._planner.global_batch_size
+
+    @property
     def batch_size(self) -> int:
         """Samples of a full batch on this rank."""
-        start, stop = part_of(self.global_batch_size, self.rank, self.world_size)
-        return stop - start
+        return self._planner.batch_size
+
+    @property
+    def sampler(self) -> EpochSampler:
+        """An object whose ``set_epoch`` is the loader's: trainers look for it at this name."""
+        return EpochSampler(self)
 
     @property
     def num_samples(self) -> int:
         """Number of selected samples on all ranks, including a tail that is dropped."""
-        return len(self._selection)
+        return len(self.dataset)
 
     @property
     def reading(self) -> Reading | None:
         """Estimate of what an epoch reads and holds without a cache; None if not in blocks."""
-        return reading_of(self._plan(), self._reader, self._pixels)
+        return reading_of(self._plan(), self.dataset.reader, self._pixels)
 
     @property
     def skipped(self) -> dict[int, str]:
         """Id of each sample skipped so far -> what is wrong with it."""
-        return dict(self._maker.skipped)
+        return dict(self._maker.skipped) if self._maker is not None else {}
+
+    def __repr__(self) -> str:
+        rank, world_size = self._planner.world
+        return (
+            f"ShardLoader({str(self.dataset.store)!r}, {self.dataset.reader.name!r}: "
+            f"{self.num_samples:,} samples, global_batch_size={self.global_batch_size}, "
+            f"epoch={self.epoch}, rank {rank} of {world_size})"
+        )
 
     def __len__(self) -> int:
         """Return the number of batches in an epoch, the same on every rank."""
         return len(self._plan())
 
-    @checked
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch of the next iteration.
-
-        It begins at its first batch, or at the step of a state of the same epoch that was loaded.
-
-        Raises:
-            OptionError: ``epoch`` is not an integer of at least 0.
-        """
-        epoch = integer("epoch", epoch)
-        if epoch != self.epoch:
-            self._first_step = 0
-        self.epoch = epoch
-        if self._running is not None and not self._running.is_open:
-            self._running = None
+    def __getitem__(self, index: Any) -> NoReturn:
+        """Raise an OptionError: a loader has batches, not samples."""
+        raise OptionError(
+            "a ShardLoader is itself a loader: iterate over it, without a DataLoader around it; if "
+            "a library needs a DataLoader, give it loader.as_dataloader(); single images are in "
+            "CINIC10"
+        )
 
     def __iter__(self) -> Iterator[Batch]:
-        return self.iterate_share(0, 1)
+        batches = self.iterate_share(0, 1)
+        return in_accelerate(batches, self) if "accelerate" in sys.modules else batches
+
+    def peek(self) -> Batch:
+        """Return the batch that the next iteration begins with; no epoch begins by that."""
+        position, self._position = self._position, copy(self._position)
+        try:
+            with closing(self.iterate_share(0, 1)) as batches:
+                return next(batches)
+        finally:
+            self._position = position
+
+    def as_dataloader(self) -> TrainerLoader:
+        """Return this loader as a torch ``DataLoader``, for libraries that take nothing else.
+
+        Lightning Fabric's ``setup_dataloaders`` and Accelerate's ``prepare`` are such ones. Batches
+        are still made by this loader's threads.
+        """
+        return TrainerLoader(self)
 
     @checked
     def iterate_share(self, number: int, count: int) -> Generator[Batch, None, None]:
@@ -215,22 +263,38 @@ class ShardLoader:
         Several processes can share the work of one rank in this way.
         """
         plan = self._plan()
-        first = self._first_step + (number - self._first_step) % count
-        self._running = epoch = Epoch(self.epoch, first, count, self._reader.bytes_read)
-        self.epoch += 1
-        self._first_step = 0
-        yield from epoch.follow(self._batches(plan, range(first, len(plan), count), epoch))
+        maker = self._batch_maker()
+        epoch = self._position.begin(number, count, self.dataset.reader.bytes_read)
+        steps = range(epoch.step, len(plan), count)
+        yield from epoch.follow(self._batches(plan, maker, steps, epoch))
 
-    def _batches(self, plan: EpochPlan, steps: range, epoch: Epoch) -> Generator[Batch, None, None]:
+    def _batch_maker(self) -> BatchMaker:
+        """Return the maker of this process's batches; make it on first use."""
+        batch_size, maker = self.batch_size, self._maker
+        if maker is not None and maker.batch_size == batch_size:
+            return maker
+        self._maker = BatchMaker(
+            self.dataset.reader, self.dataset.selection, self._transform, self.device,
+            self._on_error, batch_size, self.workers,
+        )  # fmt: skip
+        if maker is None:
+            announce(self._plan(), self.reading, self.cache, self.progress)
+        else:
+            self._maker.skipped = maker.skipped
+        return self._maker
+
+    def _batches(
+        self, plan: EpochPlan, maker: BatchMaker, steps: range, epoch: Epoch
+    ) -> Generator[Batch, None, None]:
         """Yield the batches of these steps, with the user's transform applied."""
-        maker = self._maker
-        step_at = partial(Step, plan, self._selection)
+        selection = self.dataset.selection
+        step_at = partial(Step, plan, selection)
 
         def open_source(threads: Executor) -> EpochSource:
-            self._reader.start_epoch()
+            self.dataset.reader.start_epoch()
             if self.cache.kind == "device":
                 maker.fill_device(threads)
-            return self._pixels.open_epoch(plan, self._selection, threads)
+            return self._pixels.open_epoch(plan, selection, threads)
 
         if self.device is None:
             batches: Generator[Batch, None, None] = run(
@@ -245,7 +309,7 @@ class ShardLoader:
             batches = copy_ahead(
                 works, maker.finish, lambda b: [b.images, b.labels, b.valid], self.device
             )
-        if self.progress and self.rank == 0:
+        if self.progress and plan.rank == 0:
             batches = shown(batches, plan, steps)
         with closing(batches):
             for batch in batches:
@@ -262,76 +326,27 @@ class ShardLoader:
 
     def stats(self) -> LoaderStats:
         """Return statistics of the current epoch, or of the last one if none is running."""
-        bytes_read = self._reader.bytes_read
-        running = self._running or Epoch(self.epoch, self._first_step, 1, bytes_read)
+        bytes_read = self.dataset.reader.bytes_read
+        running = self._position.running or copy(self._position).begin(0, 1, bytes_read)
         return running.stats(bytes_read)
 
-    # State
+    def __getstate__(self) -> dict[str, Any]:
+        opened = dict.fromkeys(("_transform", "_pixels", "_maker"))
+        position = self._position.unused or self._position.of_next_batch(len(self))
+        return self.__dict__ | opened | {"_position": Position(*position)}
 
-    def state_dict(self) -> dict[str, Any]:
-        """Return the position of the next batch and all that it depends on, for a checkpoint.
-
-        Prefetched batches do not count. Call it in the loop, after the training step of a batch.
-        After a ``break`` the state is the position of the break, until ``set_epoch`` or a new
-        iteration, which runs the next epoch; ``load_state_dict`` returns to the position.
-
-        Returns:
-            A dictionary of strings and integers, which JSON can hold.
-        """
-        running = self._running
-        if running is None or running.is_finished:
-            return self._conditions() | {"epoch": self.epoch, "step": self._first_step}
-        step = min(running.step, len(self))  # a share's next step may be past the end
-        return self._conditions() | {"epoch": running.number, "step": step}
-
-    def share_state(self) -> dict[str, Any]:
-        """Return ``state_dict`` of one of several shares.
-
-        Shares end at different times. So after a share's end the state is the end of the epoch, not
-        the beginning of the next one.
-        """
-        running = self._running
-        if running is not None and running.is_finished:
-            return self._conditions() | {"epoch": running.number, "step": len(self)}
-        return self.state_dict()
-
-    @checked
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Start the next iteration at a state's position; later epochs keep its plan version too.
-
-        Raises:
-            OptionError: the state is from a loader with a different dataset, subset, order, seed,
-                augmentation or global batch size, or is not a state; lists all differences. The
-                loader does not change.
-        """
-        own = self._conditions()
-        if missing := [name for name in (*own, "epoch", "step") if name not in state]:
-            raise OptionError(f"not a loader's state: {missing[0]!r} is missing")
-        if (version := state["plan_version"]) in PLAN_VERSIONS:
-            own["plan_version"] = version
-        different = [
-            f"{name} is {state[name]!r} in the state and {value!r} here"
-            for name, value in own.items()
-            if state[name] != value
-        ]
-        if different:
-            raise OptionError(
-                f"the state is from a different loader: {'; '.join(different)}; make the loader "
-                "with the state's options, or start an epoch with set_epoch"
-            )
-        epoch, step = integer("epoch", state["epoch"]), integer("step", state["step"])
-        if step > len(self):
-            raise OptionError(f"step={step}: an epoch has {len(self):,} steps")
-        self.epoch, self._first_step, self._running, self.plan_version = epoch, step, None, version
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__ = state
+        self._open()
 
     def _conditions(self) -> dict[str, Any]:
         """Return everything that the batches of an epoch depend on."""
-        samples, blocks = self._digests
+        samples, blocks = self.dataset.digests
         return {
-            "version": _STATE_VERSION,
+            "version": STATE_VERSION,
             "plan_version": self.plan_version,
             "fingerprint": self.dataset.manifest.fingerprint,
-            "split": self._reader.name,
+            "split": self.dataset.reader.name,
             "samples": samples,
             "blocks": blocks if self.shuffle and self.order == "window" else "",
             "order": self.order if self.shuffle else "as stored",
@@ -341,45 +356,13 @@ class ShardLoader:
             "augment": self._transform.description,
         }
 
-    @cached_property
-    def _digests(self) -> tuple[str, str]:
-        return self._selection.digests(self._reader)
-
     # Parts
 
     def _plan(self) -> EpochPlan:
-        return EpochPlan(
-            num_samples=len(self._selection),
-            global_batch_size=self.global_batch_size,
-            seed=self.seed,
-            epoch=self.epoch,
-            shuffle=self.shuffle,
-            order=self.order,
-            block_starts=self._selection.block_starts,
-            tail=self.tail,
-            rank=self.rank,
-            world_size=self.world_size,
-            version=self.plan_version,
-        )
-
-    def _make_transform(self, augment: Augment | None, normalize: Normalize) -> Transform:
-        if augment is not None and normalize is not False:
-            raise OptionError("give normalize to Augment, or to a loader without augment")
-        if augment is None:
-            augment = PLAIN
-            if normalize is not False:
-                augment = Augment(crop_padding=0, flip=False, normalize=normalize)
-        measured = (self.dataset.manifest.split("train") or self._reader).pixels
-        return Transform(
-            augment,
-            (measured.mean, measured.std),
-            self._reader.image_shape,
-            seed=self.seed,
-            device=self.device,
-        )
+        return self._planner.plan(self.epoch, self.plan_version)
 
     def _open_pixels(self) -> PixelSource:
-        reader, blocks = self._reader, self._selection.blocks
+        reader, blocks = self.dataset.reader, self.dataset.selection.blocks
         pixels = open_pixels(reader, self.dataset.manifest, self.cache, blocks)
         if self.shuffle and self.order == "full" and not pixels.takes_any_row:
             raise OptionError(
@@ -388,13 +371,3 @@ class ShardLoader:
                 "entire split"
             )
         return pixels
-
-
-def _global_batch_size(
-    batch_size: int | None, global_batch_size: int | None, world_size: int
-) -> int:
-    if batch_size is not None and global_batch_size is not None:
-        raise OptionError("give batch_size (of each rank) or global_batch_size, not both")
-    if global_batch_size is not None:
-        return integer("global_batch_size", global_batch_size, world_size)
-    return (512 if batch_size is None else integer("batch_size", batch_size, 1)) * world_size

@@ -1,4 +1,4 @@
-"""Estimate when a loader opens what its ranks will read and hold, and warn if they read much."""
+"""Estimate what a loader's ranks will read and hold, and warn if they read much."""
 
 import sys
 import warnings
@@ -39,5 +39,5 @@ def announce(plan: EpochPlan, reading: Reading | None, cache: Cache, progress: b
             f"of the {plan.num_lanes:,} lanes and {len(plan.block_starts) - 1:,} blocks; use a "
             "cache, a larger global batch (more lanes), smaller blocks (--block-size) or fewer "
             "ranks",
-            stacklevel=4,  # the caller of ShardLoader, whose options are checked in between
+            stacklevel=4,  # the loop over the loader
         )

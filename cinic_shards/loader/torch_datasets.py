@@ -201,8 +201,8 @@ class ShardIterable(IterableDataset[Batch]):
     def __init__(
         self,
         path: StoreLike,
-        *,
         split: str = "train",
+        *,
         batch_size: int | None = None,
         global_batch_size: int | None = None,
         shuffle: bool = True,
@@ -289,15 +289,16 @@ class ShardIterable(IterableDataset[Batch]):
     def state_dict(self) -> dict[str, Any]:
         """Return ``ShardLoader.state_dict`` of this worker's batches."""
         loader = self._own_loader()
-        return loader.state_dict() if get_worker_info() is None else loader.share_state()
+        is_share = get_worker_info() is not None or loader.is_iterating
+        return loader.share_state() if is_share else loader.state_dict()
 
     @checked
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Load a state; see ``ShardLoader.load_state_dict``."""
         loader = self._own_loader()
-        loader.load_state_dict(state)
+        loader.load_share_state(state)
         self._epochs.plan_version.fill_(loader.plan_version)
-        self._loaded_epoch = integer("epoch", state["epoch"])
+        self._loaded_epoch = loader.epoch
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_loaders": {}}

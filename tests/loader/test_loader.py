@@ -199,7 +199,7 @@ def test_the_memory_that_a_kept_image_keeps_is_bounded(
     # At most three batches follow each other in memory.
     gaps = [after - before for before, after in itertools.pairwise(starts)]
     assert "AAA" not in "".join("A" if gap == 4 * 3072 else "B" for gap in gaps)
-    assert len(loader._maker._buffers) <= loader._maker._buffers.max_buffers
+    assert len(loader._batch_maker()._buffers) <= loader._batch_maker()._buffers.max_buffers
 
 
 def test_released_memory_is_used_again(shards: Path) -> None:
@@ -213,7 +213,7 @@ def test_memory_of_batches_that_were_let_go_is_freed(shards: Path) -> None:
     held = list(loader)
     assert len(held) == 45
     del held
-    pool = loader._maker._pixels
+    pool = loader._batch_maker()._pixels
     assert len(pool) <= pool.max_buffers <= 5
 
 
@@ -258,7 +258,9 @@ def test_prefetch_is_bounded(shards: Path) -> None:
     iterator = iter(loader)
     next(iterator)
     time.sleep(0.2)
-    assert len(loader._maker._pixels._free) <= 1  # the rest is in at most three batches under way
+    assert (
+        len(loader._batch_maker()._pixels._free) <= 1
+    )  # the rest is in at most three batches under way
     assert len({batch.images.data_ptr() for batch in [next(iterator) for _ in range(20)]}) == 20
 
 
@@ -513,7 +515,9 @@ def test_a_batch_whose_samples_are_all_skipped_has_one_black_image(
     shards, *bad = damaged
     options: dict[str, Any] = {"batch_size": 1, "shuffle": False, "normalize": normalize}
     loader = ShardLoader(shards, on_error="skip", device=device, cache=cache, **options)
-    black = -torch.tensor(loader._reader.pixels.mean) / torch.tensor(loader._reader.pixels.std)
+    black = -torch.tensor(loader.dataset.reader.pixels.mean) / torch.tensor(
+        loader.dataset.reader.pixels.std
+    )
     expected = list(ShardLoader(shards, check="off", **options))
     for _ in range(2):
         with pytest.warns(UserWarning, match="2 damaged samples"):
@@ -588,7 +592,7 @@ def test_invalid_torchrun_variables(
 ) -> None:
     monkeypatch.setenv(name, "two")
     with pytest.raises(OptionError, match=f"{name} is 'two', expected an integer"):
-        ShardLoader(shards)
+        ShardLoader(shards, batch_size=20).peek()
 
 
 # --- Devices and paths ------------------------------------------------------------------------

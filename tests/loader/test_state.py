@@ -59,8 +59,9 @@ def test_resuming_at_every_step_gives_the_rest_of_the_epoch(
         states.append(loader.state_dict())
     following = facts(loader)
     assert len(batches) == len(loader) >= 6
-    assert [state["step"] for state in states] == list(range(len(batches) + 1))
-    for step, state in enumerate(states):
+    assert [state["step"] for state in states] == [*range(len(batches)), 0]
+    assert states[-1] == states[0] | {"epoch": 4}
+    for step, state in enumerate(states[:-1]):
         again = make()
         again.load_state_dict(json.loads(json.dumps(state)))
         assert again.state_dict() == state
@@ -391,7 +392,7 @@ def test_skipped_samples_do_not_count_and_steps_stay_equal(
     encoded: dict[str, Path], tmp_path: Path
 ) -> None:
     copy = shutil.copytree(encoded["png"], tmp_path / "copy")
-    reader = ShardLoader(copy, batch_size=8)._reader
+    reader = ShardLoader(copy, batch_size=8).dataset.reader
     index, broken = reader._indexes[2], []
     with open(copy / reader.shards[2].name, "r+b") as file:
         for row in (3, 4, 20):
@@ -422,7 +423,7 @@ def test_skipped_samples_do_not_count_and_steps_stay_equal(
 def test_stats(encoded: dict[str, Path]) -> None:
     loader = ShardLoader(encoded["zstd"], batch_size=20, cache="ram")
     assert loader.stats().images == 0 and loader.stats().images_per_second == 0
-    size = sum(int(index.length.sum()) for index in loader._reader._indexes)
+    size = sum(int(index.length.sum()) for index in loader.dataset.reader._indexes)
     for epoch in range(2):
         for step, _ in enumerate(loader):
             stats = loader.stats()
@@ -489,22 +490,24 @@ def test_reading_is_what_ranks_read(encoded: dict[str, Path]) -> None:
 def test_a_warning_if_ranks_read_the_dataset_several_times(encoded: dict[str, Path]) -> None:
     options: dict[str, Any] = {"global_batch_size": 20, "world_size": 14}
     said = r"^14 ranks together will read the dataset \d\.\d times .* 16 lanes and 14 blocks"
+    loader = ShardLoader(encoded["zstd"], rank=0, **options)
     with pytest.warns(UserWarning, match=said) as caught:
-        ShardLoader(encoded["zstd"], rank=0, **options)
+        for _ in loader:
+            break
     assert [warning.filename for warning in caught] == [__file__]
-    # No warning is an error here.
-    ShardLoader(encoded["zstd"], rank=1, **options)
-    ShardLoader(encoded["zstd"], rank=0, cache="ram", **options)
-    ShardLoader(encoded["zstd"], rank=0, shuffle=False, **options)
-    ShardLoader(encoded["png"], rank=0, **options)
-    ShardLoader(encoded["zstd"], rank=0, global_batch_size=20, world_size=2)
+    list(loader)  # once only: a warning is an error here
+    ShardLoader(encoded["zstd"], rank=1, **options).peek()
+    ShardLoader(encoded["zstd"], rank=0, cache="ram", **options).peek()
+    ShardLoader(encoded["zstd"], rank=0, shuffle=False, **options).peek()
+    ShardLoader(encoded["png"], rank=0, **options).peek()
+    ShardLoader(encoded["zstd"], rank=0, global_batch_size=20, world_size=2).peek()
 
 
 def test_progress_says_what_is_read(
     encoded: dict[str, Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     for rank in range(2):
-        ShardLoader(encoded["zstd"], batch_size=20, progress=True, rank=rank, world_size=2)
+        ShardLoader(encoded["zstd"], batch_size=20, progress=True, rank=rank, world_size=2).peek()
     assert capsys.readouterr().err == (
         "rank 0 of 2: reads 1.09 times its share of the samples (all ranks together 1.09 times "
         "the dataset), and holds about 7 blocks (0.3 MB)\n"
@@ -604,13 +607,13 @@ def test_an_iterator_that_outlives_the_modules(encoded: dict[str, Path]) -> None
         from cinic_shards import ShardLoader
 
         loader = ShardLoader({str(encoded["png"])!r}, batch_size=5, workers=1)
-        make, seen = loader._maker.on_cpu, []
+        make, seen = loader._batch_maker().on_cpu, []
 
         def make_and_note(*args):
             seen.append(args)
             return make(*args)
 
-        loader._maker.on_cpu = make_and_note
+        loader._batch_maker().on_cpu = make_and_note
         kept = iter(loader)
         next(kept), next(kept)
     """

@@ -145,7 +145,7 @@ def test_images_by_index(
 def test_damage_is_named(encoded_tree: Path, encoding: str) -> None:
     store = open_store(f"memory://{uuid4()}")
     pack(encoded_tree, store, options(encoding), workers=1)
-    reader = ShardLoader(store, batch_size=20)._reader
+    reader = ShardLoader(store, batch_size=20).dataset.reader
     shard, index = reader.shards[1], reader._indexes[1]
     data = bytearray(store.read(shard.name))
     data[
@@ -163,9 +163,9 @@ def test_a_shard_that_is_replaced_while_it_is_read(encoded_tree: Path) -> None:
     store = open_store(f"memory://{uuid4()}")
     pack(encoded_tree, store, options("zstd"), workers=1)
     loader = ShardLoader(open_store(str(store)), batch_size=20)
-    name = loader._reader.shards[0].name
+    name = loader.dataset.reader.shards[0].name
     with store.create(name) as file:
-        file.write(store.read(loader._reader.shards[1].name))
+        file.write(store.read(loader.dataset.reader.shards[1].name))
     with pytest.raises(StoreError, match=rf"{name}: was replaced while it was read"):
         list(loader)
 

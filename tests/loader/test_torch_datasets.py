@@ -301,8 +301,8 @@ def test_every_option_reaches_the_loader(encoded: dict[str, Path], tmp_path: Pat
             if name in options or name == "batch_size":
                 assert getattr(ours, name) == getattr(loader, name)
         assert ours.state_dict() == loader.state_dict()
-        assert ours._reader._checks_always == loader._reader._checks_always
-        assert ours._maker._skips_damaged == loader._maker._skips_damaged
+        assert ours.dataset.reader._checks_always == loader.dataset.reader._checks_always
+        assert ours._batch_maker()._skips_damaged == loader._batch_maker()._skips_damaged
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])

@@ -169,12 +169,12 @@ def test_a_server_that_dies_in_an_epoch(
     with proxy:
         store = open_store(f"{proxy.url}/{folder.name}/shards", QUICK | {"max_retries": 0})
         loader = ShardLoader(store, batch_size=8)
-        assert loader._reader.num_blocks > 2 * FETCHES_AT_ONCE
+        assert loader.dataset.reader.num_blocks > 2 * FETCHES_AT_ONCE
         proxy.faults.chances = {"503": 1.0}
         with pytest.raises(StoreError, match="503"):
             list(loader)
         workers = loader.workers
-        assert 0 < proxy.counts["503"] <= loader._reader.num_blocks + 2 * workers
+        assert 0 < proxy.counts["503"] <= loader.dataset.reader.num_blocks + 2 * workers
         proxy.faults.chances = {}
         assert sum(map(len, loader)) == 8 * len(loader)
 
