@@ -159,7 +159,7 @@ class Kernels:
             for name, (encoding, given) in options.items()
         }
         jobs: Jobs = {name: partial(count_images, loader) for name, loader in loaders.items()}
-        bare = Bare(*(loaders[encoding]._reader for encoding in ("raw", "zstd", "png")))
+        bare = Bare(*(loaders[encoding].dataset.reader for encoding in ("raw", "zstd", "png")))
         jobs |= bare.jobs(loaders["raw, augmented float32"]._transform)
         rows = measure(jobs, rounds, seconds)
         rates = {row["contender"]: row["images_per_second"] for row in rows}

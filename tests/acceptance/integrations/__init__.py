@@ -1,0 +1,1 @@
+"""The loader in other people's trainers, each a real one in a process of its own."""

@@ -1,0 +1,42 @@
+"""What the programs of this folder share: a loader, a model, and a line for each batch."""
+
+import hashlib
+import json
+from typing import Any
+
+import torch
+
+from cinic_shards import Augment, Batch, ShardLoader
+
+BATCH_SIZE = 64
+
+
+def make_loader(shards: str, **options: Any) -> ShardLoader:
+    """The loader of every program."""
+    return ShardLoader(shards, "valid", batch_size=BATCH_SIZE, augment=Augment(), **options)
+
+
+def make_model() -> torch.nn.Module:
+    """A small model with the same weights each time."""
+    torch.manual_seed(0)
+    return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3072, 10))
+
+
+def loss_of(model: torch.nn.Module, batch: Batch) -> torch.Tensor:
+    """Mean loss of a batch."""
+    images, labels = batch
+    return torch.nn.functional.cross_entropy(model(images), labels)
+
+
+def note(batch: Batch, rank: int = 0) -> None:
+    """Print the rank, the ids, and a hash of the images and labels."""
+    digest = hashlib.sha256()
+    for tensor in (batch.images, batch.labels):
+        digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    line = ["batch", rank, batch.indices.tolist(), digest.hexdigest()]
+    print(json.dumps(line), flush=True)
+
+
+def say(name: str, value: Any) -> None:
+    """Print a fact for the test."""
+    print(json.dumps([name, value]), flush=True)
