@@ -50,7 +50,7 @@ def usable_memory(root: Path = _ROOT) -> tuple[int, str] | None:
     """
     found = []
     if (free := free_memory(root)) is not None:
-        found.append((free, "free in its cgroup"))
+        found.append((free, "free in this process's cgroup"))
     if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
         found.append((os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"), "in this machine"))
     return min(found, default=None)

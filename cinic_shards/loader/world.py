@@ -34,7 +34,7 @@ _LOCAL_SIZES = (
 """A launcher, and its variable of the number of processes on this node."""
 
 _LEAST_SPECIAL_STEP = 0xFFFF_FFF0
-"""SLURM's ids of steps that are no parallel program: batch scripts, shells of salloc."""
+"""SLURM's step ids from here on are batch scripts, and the shells that salloc opens."""
 
 
 class World(NamedTuple):
@@ -160,13 +160,13 @@ def _is_in_terminal() -> bool:
 
 
 def default_threads() -> int:
-    """Return this process's share of the cores: of a node's, and at most its own usable ones.
+    """Return this process's share of the node's cores, at most those that it may use itself.
 
-    The cores of a node are divided by the processes that a launcher started on it. These are
-    the cores that srun says its tasks have, or those that the process's parent may use: torchrun
-    or mpirun. So a process that is bound to some cores uses all of them if no other process is
-    bound to them. Ranks of a process group that no launcher started, as by ``mp.spawn``, are taken
-    to be on one node, with one rank for each GPU if it has fewer GPUs.
+    The node's cores are those of srun's step, or those that the parent of this process, such as
+    torchrun or mpirun, may use; they are divided by the number of processes that it started on
+    this node. So a process that is bound to cores of its own uses all of them. Ranks of a process
+    group that no launcher started, as by ``mp.spawn``, are taken to be all on this node, or one
+    for each of its GPUs if these are fewer.
 
     Raises:
         OptionError: a launcher's number of processes is not an integer of at least 1.
@@ -175,20 +175,19 @@ def default_threads() -> int:
     for launcher, name in _LOCAL_SIZES:
         if (processes := _from_environment(launcher, name)) is not None:
             return _share(cores, usable_cores(os.getppid()), name, processes)
-    if _is_in_step():
+    ranks = torch.distributed.get_world_size() if _has_group() else 1
+    # With more ranks than tasks, each task has spawned several.
+    if _is_in_step() and ranks <= (_from_environment("srun", "SLURM_STEP_NUM_TASKS") or ranks):
         on_node = _from_environment("srun", "SLURM_CPUS_ON_NODE") or cores
         return _share(cores, on_node, *_tasks_on_node())
-    if _has_group():
-        ranks = torch.distributed.get_world_size()
-        gpus = torch.cuda.device_count() or ranks
-        return _share(cores, usable_cores(os.getppid()), "the world size", min(ranks, gpus))
-    return cores
+    processes = ranks if ranks == 1 else min(ranks, torch.cuda.device_count() or ranks)
+    return _share(cores, usable_cores(os.getppid()), "the world size", processes)
 
 
 def _share(own: int, shared: int, name: str, processes: int) -> int:
     if processes < 1:
         raise OptionError(f"${name} is {variable(name)!r}, expected an integer, at least 1")
-    return max(1, min(own, shared // processes))
+    return own if processes == 1 else max(1, min(own, shared // processes))
 
 
 def _tasks_on_node() -> tuple[str, int]:
@@ -204,7 +203,7 @@ def _tasks_on_node() -> tuple[str, int]:
         match = re.fullmatch(r"(\d{1,9})(?:\(x(\d{1,9})\))?", part, re.ASCII)
         if match is None:
             raise OptionError(f"${name} is {text!r}, expected numbers of tasks, such as 2(x3),1")
-        nodes = int(match[2] or 1)
+        nodes = int(match[2] or 1)  # only as many as are needed
         counts += [int(match[1])] * min(nodes, last + 1 - len(counts))
     return name, counts[-1]
 

@@ -224,6 +224,7 @@ def test_a_task_of_srun_is_no_shell(monkeypatch: pytest.MonkeyPatch) -> None:
 THREADS = [
     # (variables, cores of this process, cores of the process that started it, threads)
     ("", 16, 64, 16),
+    ("", 16, 1, 16),
     ("LOCAL_WORLD_SIZE=4", 16, 16, 4),
     ("LOCAL_WORLD_SIZE=3", 16, 16, 5),
     ("LOCAL_WORLD_SIZE=32", 16, 16, 1),
@@ -268,6 +269,9 @@ def test_ranks_of_mp_spawn_share_the_cores(
     for name, value in {"is_initialized": True, "get_rank": 1, "get_world_size": 3}.items():
         monkeypatch.setattr(torch.distributed, name, lambda value=value: value)
     assert detect_world(None, None) == (1, 3, "torch.distributed") and default_threads() == threads
+    one_task = "SLURM_STEP_ID=0 SLURM_STEP_NUM_TASKS=1 SLURM_STEP_TASKS_PER_NODE=1"
+    set_variables(monkeypatch, one_task)
+    assert default_threads() == threads
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "1")
     assert default_threads() == 12
 
