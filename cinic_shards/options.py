@@ -17,6 +17,7 @@ from numbers import Real
 from typing import Any, Literal, SupportsIndex, TypeVar, get_args, get_origin
 
 from cinic_shards.errors import OptionError
+from cinic_shards.limits import cpu_quota
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -227,11 +228,26 @@ def check_umask() -> None:
         )
 
 
-def usable_cores() -> int:
-    """Return the number of CPU cores that this process may run on."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+def usable_cores(process: int = 0) -> int:
+    """Return the number of CPU cores that a process may use: its affinity, and this cgroup's quota.
+
+    Half a core counts as 1, one and a half as 2. With Python 3.13 and later, ``-X cpu_count`` and
+    $PYTHON_CPU_COUNT replace this process's affinity, but not the quota.
+
+    Args:
+        process: its id; 0 for this process.
+    """
+    cores = None
+    if not process and hasattr(os, "process_cpu_count"):
+        cores = os.process_cpu_count()
+    elif hasattr(os, "sched_getaffinity"):
+        try:
+            cores = len(os.sched_getaffinity(process))
+        except OSError:  # it has ended
+            return usable_cores()
+    cores = cores or os.cpu_count() or 1
+    quota = cpu_quota()
+    return cores if quota is None else min(cores, math.ceil(quota))
 
 
 def number_of_workers(workers: SupportsIndex | None) -> int:

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from cinic_shards.codec import checksum
 from cinic_shards.errors import DecodeError, OptionError
 from cinic_shards.format import Manifest
+from cinic_shards.limits import usable_memory
 from cinic_shards.loader.cache_folder import (
     CACHE_DIR_VARIABLE,
     DATASET_NAME,
@@ -95,7 +96,8 @@ class BlockCache:
         needed: numbers of the blocks that will be requested, ascending, at least one.
 
     Raises:
-        OptionError: the pixels do not fit into this machine's memory.
+        OptionError: the pixels do not fit into this machine's memory, or into what its cgroup
+            has left.
     """
 
     def __init__(
@@ -123,13 +125,11 @@ class BlockCache:
     def _take_memory(self, shape: tuple[int, ...]) -> NDArray[np.uint8]:
         kept = self._needed[self._needed < self.num_blocks]  # no other page is touched
         size = int(np.diff(self._starts)[kept].sum()) * self.image_bytes
-        if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
-            physical = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-            if size > physical:
-                raise OptionError(
-                    f"cache='ram': the pixels are {size / 1e9:,.1f} GB, this machine has "
-                    f"{physical / 1e9:,.1f}; set max_bytes of the Cache, or use cache='disk'"
-                )
+        if size and (usable := usable_memory()) is not None and size > usable[0]:
+            raise OptionError(
+                f"cache='ram': the pixels are {size / 1e6:,.1f} MB, {usable[0] / 1e6:,.1f} MB are "
+                f"{usable[1]}; set max_bytes of the Cache, or use cache='disk'"
+            )
         return np.empty(shape, np.uint8)
 
     @property

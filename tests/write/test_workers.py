@@ -14,15 +14,10 @@ import pytest
 from make_demo_tree import make_tree
 
 from cinic_shards.jobs import check_stop, has_abandoned_jobs, make_executor, run_jobs
-from cinic_shards.options import usable_cores
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 
 COMMAND = Path(sys.executable).with_name("cinic-shard")
-
-
-def test_usable_cores_are_those_of_the_affinity_mask() -> None:
-    assert usable_cores() == len(os.sched_getaffinity(0))
 
 
 @pytest.mark.parametrize("workers", [1, 2])
