@@ -25,7 +25,7 @@ from cinic_shards.loader.reading import Reading, announce, reading_of
 from cinic_shards.loader.selected import SelectedSamples
 from cinic_shards.loader.state import STATE_VERSION, Position, Resumable
 from cinic_shards.loader.step import Step
-from cinic_shards.loader.trainers import EpochSampler, TrainerLoader, in_accelerate
+from cinic_shards.loader.trainers import TrainerLoader, in_accelerate
 from cinic_shards.loader.world import default_threads, find_device
 from cinic_shards.options import checked, integer, number_of_workers
 from cinic_shards.read.split import Check
@@ -53,6 +53,8 @@ class ShardLoader(Resumable):
         >>> for images, labels in loader:
         ...     loss = criterion(model(images), labels)
     """
+
+    batch_sampler = None  # Lightning looks for it where there is a sampler
 
     @checked
     def __init__(
@@ -91,8 +93,7 @@ class ShardLoader(Resumable):
                 ``batch.loss_scale``.
             shuffle: visit the samples in a random order, a different one in each epoch.
             seed: seed of the order and the augmentation.
-            workers: decoding threads; by default the usable cores, divided by the number of
-                processes of this job on this machine.
+            workers: decoding threads; by default this process's share of the node's usable cores.
             device: move batches to this device; by default they stay on the CPU.
             normalize: float32 images: True subtracts the dataset's mean and divides by its
                 standard deviation (of the split ``train`` if there is one, else of this split);
@@ -194,11 +195,6 @@ class ShardLoader(Resumable):
     def batch_size(self) -> int:
         """Samples of a full batch on this rank."""
         return self._planner.batch_size
-
-    @property
-    def sampler(self) -> EpochSampler:
-        """An object whose ``set_epoch`` is the loader's: trainers look for it at this name."""
-        return EpochSampler(self)
 
     @property
     def num_samples(self) -> int:

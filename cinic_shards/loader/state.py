@@ -15,11 +15,17 @@ STATE_VERSION = 1
 class Position:
     """The position of a loader in its epochs."""
 
-    def __init__(self, epoch: int = 0, step: int = 0) -> None:
+    def __init__(self, epoch: int = 0, step: int = 0, *, is_loaded: bool = False) -> None:
         self.epoch = epoch
         """The epoch that the next iteration runs."""
         self.first_step = step
         """The step at which it begins."""
+        self._is_loaded = is_loaded
+        """True after a state was loaded, until an iteration begins."""
+        self._trainers_epoch: int | None = None
+        """The number that a trainer has given to the epoch of the loaded state."""
+        self._offset = 0
+        """What is added to a trainer's numbers."""
         self.running: Epoch | None = None
         """The last iteration."""
 
@@ -30,6 +36,20 @@ class Position:
         self.epoch = epoch
         if self.running is not None and not self.running.is_open:
             self.running = None
+        self._is_loaded, self._offset = False, 0
+
+    def follow_trainer(self, epoch: int) -> None:
+        """Choose the next iteration's epoch by a trainer's number.
+
+        A loaded state goes first, and later numbers are relative to it. Fabric counts from 0 again
+        when a run is resumed; Lightning counts an epoch that ``max_steps`` has cut as complete.
+        """
+        if self._is_loaded:
+            self._trainers_epoch = epoch
+            return
+        offset = self._offset
+        self.set_epoch(max(0, epoch + offset))
+        self._offset = offset
 
     def begin(self, number: int, count: int, bytes_read: int) -> Epoch:
         """Begin an iteration over every ``count``-th step, from step ``number`` on.
@@ -39,6 +59,9 @@ class Position:
             count: number of shares.
             bytes_read: bytes of payloads read so far.
         """
+        if self._is_loaded and self._trainers_epoch is not None:
+            self._offset = self.epoch - self._trainers_epoch
+        self._is_loaded = False
         first = self.first_step + (number - self.first_step) % count
         self.running = Epoch(self.epoch, first, count, bytes_read)
         self.epoch += 1
@@ -71,6 +94,21 @@ class Position:
         return self.of_next_batch(num_steps)
 
 
+class EpochSampler:
+    """A loader's ``sampler``, for trainers that call ``loader.sampler.set_epoch``."""
+
+    def __init__(self, loader: "Resumable") -> None:
+        self._loader = loader
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch of the loader's next iteration, as a trainer counts.
+
+        After a state was loaded, the next iteration runs from the position of the state, and later
+        numbers are relative to its epoch.
+        """
+        self._loader.follow_trainer(epoch)
+
+
 class Resumable(ABC):
     """The part of a loader that has a position, which ``state_dict`` returns.
 
@@ -92,6 +130,16 @@ class Resumable(ABC):
     def epoch(self) -> int:
         """The epoch that the next iteration runs."""
         return self._position.epoch
+
+    @property
+    def sampler(self) -> "EpochSampler":
+        """An object with ``set_epoch``: trainers look for it at this name."""
+        return EpochSampler(self)
+
+    @checked
+    def follow_trainer(self, epoch: int) -> None:
+        """Choose the next iteration's epoch; see ``EpochSampler``."""
+        self._position.follow_trainer(integer("epoch", epoch))
 
     @property
     def is_at_start(self) -> bool:
@@ -147,7 +195,7 @@ class Resumable(ABC):
         """
         self.load_share_state(state)
         if self._position.first_step == len(self):
-            self._position = Position(self._position.epoch + 1)
+            self._position = Position(self._position.epoch + 1, is_loaded=True)
 
     def load_share_state(self, state: Mapping[str, Any]) -> None:
         """Load a state of one of several shares, which may be the end of an epoch.
@@ -155,7 +203,8 @@ class Resumable(ABC):
         Raises:
             OptionError: as ``load_state_dict``.
         """
-        self._position = Position(*check_state(state, self._conditions(), len(self)))
+        epoch, step = check_state(state, self._conditions(), len(self))
+        self._position = Position(epoch, step, is_loaded=True)
         self.plan_version = state["plan_version"]
 
     def _state_at(self, epoch: int, step: int) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What trainers look for in a loader: a sampler, a torch ``DataLoader``, the end of an epoch."""
+"""What trainers look for in a loader: a torch ``DataLoader``, the end of an epoch."""
 
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import closing
@@ -10,29 +10,6 @@ from cinic_shards.loader.batches import Batch
 
 if TYPE_CHECKING:
     from cinic_shards.loader.loader import ShardLoader
-
-
-class EpochSampler:
-    """A loader's ``sampler``, which trainers such as Lightning call ``set_epoch`` of."""
-
-    def __init__(self, loader: "ShardLoader") -> None:
-        self._loader = loader
-
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch of the loader's next iteration."""
-        self._loader.set_epoch(epoch)
-
-    def __len__(self) -> int:
-        """Return the number of samples."""
-        return self._loader.num_samples
-
-
-class _ForwardSampler(EpochSampler):
-    """Does not go back: Fabric counts the epochs from 0 again when a run is resumed."""
-
-    def set_epoch(self, epoch: int) -> None:
-        if epoch > self._loader.epoch:
-            super().set_epoch(epoch)
 
 
 class _EntireEpochs(IterableDataset[Batch]):
@@ -68,7 +45,7 @@ class TrainerLoader(DataLoader[Batch]):
     def __init__(self, loader: "ShardLoader") -> None:
         super().__init__(_EntireEpochs(loader), batch_size=None)
         self.loader = loader
-        object.__setattr__(self, "sampler", _ForwardSampler(loader))  # torch allows no other way
+        object.__setattr__(self, "sampler", loader.sampler)  # torch allows no other way
 
     def __len__(self) -> int:
         """Return the number of batches in an epoch."""

@@ -56,12 +56,15 @@ def expected(shards: Path) -> Seen:
     return run("plain.py", shards, 4)
 
 
+@pytest.mark.parametrize("having", ["loader", "datamodule"])
 @pytest.mark.parametrize("situation", ["epoch", "steps", "max_steps", "batches"])
-def test_lightning(shards: Path, expected: Seen, situation: str, tmp_path: Path) -> None:
-    """Also with validation between the epochs, and as many steps as Lightning estimates."""
+def test_lightning(
+    shards: Path, expected: Seen, situation: str, having: str, tmp_path: Path
+) -> None:
+    """With validation between the epochs, and as many steps as Lightning estimates."""
     needs("lightning")
-    stopped = run("lightning_fit.py", shards, tmp_path, situation)
-    resumed = run("lightning_fit.py", shards, tmp_path, situation, "resume")
+    stopped = run("lightning_fit.py", shards, tmp_path, having, situation)
+    resumed = run("lightning_fit.py", shards, tmp_path, having, situation, "resume")
     num_steps = len(expected.batches) // 4
     num_stopped = {"epoch": 2 * num_steps, "batches": 2 * num_steps}.get(
         situation, num_steps + num_steps // 2
@@ -69,7 +72,8 @@ def test_lightning(shards: Path, expected: Seen, situation: str, tmp_path: Path)
     assert len(stopped.batches) == num_stopped
     num_saved = num_stopped // 5 * 5 if situation == "steps" else num_stopped
     assert stopped.batches[:num_saved] + resumed.batches == expected.batches
-    assert resumed.facts == {"steps": 4 * num_steps, "estimated": 4 * num_steps}
+    estimated = {"estimated": 4 * num_steps} if having == "datamodule" else {}
+    assert resumed.facts == {"steps": 4 * num_steps} | estimated
 
 
 STOPS = ["first", "middle", "last", "second"]

@@ -1,4 +1,7 @@
-"""Train with Lightning: ``lightning_fit.py SHARDS FOLDER SITUATION [resume]``.
+"""Train with Lightning: ``lightning_fit.py SHARDS FOLDER WITH SITUATION [resume]``.
+
+WITH is ``loader``, or ``datamodule``: a DataModule that keeps the loader's state, which
+``estimated_stepping_batches`` needs, because Lightning then forgets the state of loaders.
 
 SITUATION says how the run stops and what the checkpoint is: ``epoch`` ends after two epochs with
 Lightning's default checkpoint, ``steps`` fails in the middle of the second one with a checkpoint
@@ -28,10 +31,11 @@ EPOCHS, STEPS_BETWEEN_CHECKPOINTS = 4, 5
 class Linear(lightning.LightningModule):
     """Notes each batch; fails at a step if it is told to."""
 
-    def __init__(self, fail_at: int = -1) -> None:
+    def __init__(self, fail_at: int, estimates: bool) -> None:
         super().__init__()
         self.model = make_model()
         self.fail_at = fail_at
+        self.estimates = estimates
 
     def training_step(self, batch: Batch, number: int) -> torch.Tensor:
         """Note a batch, and return its loss."""
@@ -45,14 +49,39 @@ class Linear(lightning.LightningModule):
         return loss_of(self.model, batch)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """Return SGD, and say how many steps Lightning expects."""
-        say("estimated", int(self.trainer.estimated_stepping_batches))
+        """Return SGD; say how many steps Lightning expects if it is asked."""
+        if self.estimates:
+            say("estimated", int(self.trainer.estimated_stepping_batches))
         return torch.optim.SGD(self.parameters(), 0.01)
+
+
+class Data(lightning.LightningDataModule):
+    """A loader and its state."""
+
+    def __init__(self, loader: ShardLoader, validation: ShardLoader) -> None:
+        super().__init__()
+        self.loader, self.validation = loader, validation
+
+    def train_dataloader(self) -> ShardLoader:
+        """Return the loader."""
+        return self.loader
+
+    def val_dataloader(self) -> ShardLoader:
+        """Return the loader for validation."""
+        return self.validation
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the loader's state, for a checkpoint."""
+        return self.loader.state_dict()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Load it."""
+        self.loader.load_state_dict(state_dict)
 
 
 def main() -> None:
     """Train, or resume from what the run before has saved."""
-    shards, folder, situation, *resume = sys.argv[1:]
+    shards, folder, having, situation, *resume = sys.argv[1:]
     loader = make_loader(shards)
     steps = len(loader)
     stop: dict[str, Any] = {
@@ -61,18 +90,28 @@ def main() -> None:
         "max_steps": {"max_steps": steps + steps // 2},
         "batches": {"max_steps": 2 * steps},
     }[situation]
+    whole = {"max_steps": EPOCHS * steps} if "max_steps" in stop else {"max_epochs": EPOCHS}
     every = STEPS_BETWEEN_CHECKPOINTS if situation == "steps" else None
     checkpoint = ModelCheckpoint(folder, filename="last", every_n_train_steps=every)
     trainer = lightning.Trainer(
         accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False,
-        callbacks=[checkpoint], **({"max_epochs": EPOCHS} if resume else stop),
+        callbacks=[checkpoint], **(whole if resume else stop),
     )  # fmt: skip
     fails = situation == "steps" and not resume
-    module = Linear(fail_at=steps + steps // 2 if fails else -1)
+    has_data = having == "datamodule"
+    module = Linear(steps + steps // 2 if fails else -1, estimates=has_data)
     path = f"{folder}/last.ckpt" if resume else None
     validation = ShardLoader(shards, "test", batch_size=256, shuffle=False, normalize=True)
     with contextlib.suppress(KeyboardInterrupt, SystemExit):
-        trainer.fit(module, loader, validation, ckpt_path=path, weights_only=False)
+        data = (
+            {"datamodule": Data(loader, validation)}
+            if has_data
+            else {
+                "train_dataloaders": loader,
+                "val_dataloaders": validation,
+            }
+        )
+        trainer.fit(module, **data, ckpt_path=path, weights_only=False)
     if situation in ("max_steps", "batches") and not resume:
         trainer.save_checkpoint(f"{folder}/last.ckpt")
     say("steps", trainer.global_step)
