@@ -265,23 +265,18 @@ def select(
     from cinic_shards.read.subset import Subset
 
     subset = Subset(
-        classes=class_name,
-        origin=origin,
-        exclude_duplicates_of=exclude_duplicates_of,
-        fraction=fraction,
-        fraction_seed=fraction_seed,
-    )
+        classes=class_name, origin=origin, exclude_duplicates_of=exclude_duplicates_of,
+        fraction=fraction, fraction_seed=fraction_seed,
+    )  # fmt: skip
     if tree and symlink_to is not None:
         raise OptionError("--tree writes files, --symlink-to writes links; give one of them")
     chosen = {"splits": split or (), "subset": subset, "workers": workers}
-    cut = {"shard_size": shard_size, "shards": num_shards}
+    cut = given(shard_size=shard_size, shards=num_shards)
     if not tree and symlink_to is None:
         _select_shards(shards, out, chosen | cut, executor, overwrite, quiet)
-    elif executor is not None or overwrite or given(**cut):
-        raise OptionError(
-            "--shard-size, --shards, --executor and --overwrite are for shards; leave them out for "
-            "a tree"
-        )
+    elif executor is not None or overwrite or cut:
+        names = "--shard-size, --shards, --executor and --overwrite"
+        raise OptionError(f"{names} are for shards; leave them out for a tree")
     else:
         _select_tree(shards, out, chosen, symlink_to, quiet)
 
