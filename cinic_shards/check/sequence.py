@@ -45,14 +45,12 @@ def sequence_faults(checked: Shards, *, is_ordered: bool) -> Iterator[Fault]:
 
 
 def full_size(checked: Shards) -> tuple[int, bool]:
-    """Return the number of samples of a full shard, and if it is certain.
+    """Return the number of samples in the largest shard of intact ones, and if it is certain.
 
-    If every split has one shard, which may not be full, it is at least the number returned.
+    If every split has one shard, a shard could have more samples than the number returned.
     """
-    sizes = Counter(before.num_samples for before, _ in _neighbours(checked))
-    if sizes:
-        return max(sizes, key=lambda size: (sizes[size], size)), True
-    return max((shard.num_samples for shard in checked), default=1), False
+    size = max((shard.num_samples for shard in checked), default=1)
+    return size, any(True for _ in _neighbours(checked))
 
 
 def _neighbours(checked: Shards) -> Iterator[tuple[CheckedShard, CheckedShard]]:
@@ -63,10 +61,16 @@ def _neighbours(checked: Shards) -> Iterator[tuple[CheckedShard, CheckedShard]]:
 
 
 def _sizes(checked: Shards) -> Iterator[Fault]:
-    """Find shards that are not as large as the others; the last of a split may be smaller."""
-    size, _ = full_size(checked)
+    """Find shards that are not as large as the others of their split; the last may be smaller."""
+    sizes: dict[str, Counter[int]] = {}
+    for before, _ in _neighbours(checked):
+        sizes.setdefault(before.split, Counter())[before.num_samples] += 1
     inner = {id(before) for before, _ in _neighbours(checked)}
     for shard in checked:
+        if shard.split not in sizes:
+            continue  # its only shard
+        count = sizes[shard.split]
+        size = max(count, key=lambda size: (count[size], size))
         found = shard.num_samples
         if found > size or (found < size and id(shard) in inner):
             yield _fault(

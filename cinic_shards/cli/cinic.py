@@ -10,6 +10,7 @@ import typer
 from cinic_shards.cli.console import (
     BlockSize,
     Encoding,
+    NumShards,
     Overwrite,
     Quiet,
     Shards,
@@ -122,6 +123,7 @@ def build(
     ] = False,
     encoding: Encoding = None,
     shard_size: ShardSize = None,
+    num_shards: NumShards = None,
     block_size: BlockSize = None,
     packing_seed: Annotated[
         int | None, typer.Option(help="Seed of the packing order; default: 0.")
@@ -164,6 +166,7 @@ def build(
     packing = given(
         encoding=encoding,
         shard_size=shard_size,
+        shards=num_shards,
         block_size=block_size,
         seed=packing_seed,
         sidecars=parse_sidecars(sidecars),

@@ -99,7 +99,25 @@ Encoding = Annotated[
     ),
 ]
 ShardSize = Annotated[
-    int | None, typer.Option(help="Samples in a shard; default: 10 blocks, 10240.")
+    int | None,
+    typer.Option(
+        help="Samples in a shard; default: up to 10 blocks (10240), but at least 8 shards a split, "
+        "or one for each block if it has fewer."
+    ),
+]
+NumShards = Annotated[
+    int | None,
+    typer.Option(
+        "--shards", help="Number of shards in each split, of equal size, instead of `--shard-size`."
+    ),
+]
+NewShardSize = Annotated[
+    int | None,
+    typer.Option(
+        "--shard-size",
+        help="Samples in a shard; default: as in the dataset, or as `pack` if that was packed with "
+        "its default.",
+    ),
 ]
 BlockSize = Annotated[
     int | None,

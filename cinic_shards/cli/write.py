@@ -10,6 +10,8 @@ from cinic_shards.cli.console import (
     Classes,
     Encoding,
     EncodingName,
+    NewShardSize,
+    NumShards,
     Origins,
     Overwrite,
     Quiet,
@@ -41,6 +43,7 @@ def pack(
     out: Out,
     encoding: Encoding = None,
     shard_size: ShardSize = None,
+    num_shards: NumShards = None,
     block_size: BlockSize = None,
     seed: Annotated[int | None, typer.Option(help="Seed of the packing order; default: 0.")] = None,
     sidecars: Sidecars = None,
@@ -80,13 +83,14 @@ def pack(
 
     `cinic-shard pack ./cinic s3://bucket/cinic --executor dask://scheduler:8786`
 
-    `cinic-shard pack ./cinic ./shards --sidecars cls,json --shard-size 5000`
+    `cinic-shard pack ./cinic ./shards --sidecars cls,json --shards 16`
     """
     from cinic_shards.write import pack as writer
 
     chosen = given(
         encoding=encoding,
         shard_size=shard_size,
+        shards=num_shards,
         block_size=block_size,
         seed=seed,
         sidecars=parse_sidecars(sidecars),
@@ -111,6 +115,8 @@ def convert(
     shards: Shards,
     out: Out,
     encoding: Annotated[EncodingName, typer.Option(help="New encoding; see `pack`.")],
+    shard_size: NewShardSize = None,
+    num_shards: NumShards = None,
     block_size: Annotated[
         int | None, typer.Option(help="Samples in a block; default: as in the dataset.")
     ] = None,
@@ -144,6 +150,8 @@ def convert(
             shards,
             out,
             encoding=encoding,
+            shard_size=shard_size,
+            shards=num_shards,
             block_size=block_size,
             sidecars=parse_sidecars(sidecars),
             workers=workers,
@@ -230,6 +238,8 @@ def select(
             help="Write symbolic links to the files of this complete tree, instead of shards.",
         ),
     ] = None,
+    shard_size: NewShardSize = None,
+    num_shards: NumShards = None,
     workers: Workers = None,
     executor: WhereToRun = None,
     overwrite: Overwrite = False,
@@ -255,19 +265,18 @@ def select(
     from cinic_shards.read.subset import Subset
 
     subset = Subset(
-        classes=class_name,
-        origin=origin,
-        exclude_duplicates_of=exclude_duplicates_of,
-        fraction=fraction,
-        fraction_seed=fraction_seed,
-    )
+        classes=class_name, origin=origin, exclude_duplicates_of=exclude_duplicates_of,
+        fraction=fraction, fraction_seed=fraction_seed,
+    )  # fmt: skip
     if tree and symlink_to is not None:
         raise OptionError("--tree writes files, --symlink-to writes links; give one of them")
     chosen = {"splits": split or (), "subset": subset, "workers": workers}
+    cut = given(shard_size=shard_size, shards=num_shards)
     if not tree and symlink_to is None:
-        _select_shards(shards, out, chosen, executor, overwrite, quiet)
-    elif executor is not None or overwrite:
-        raise OptionError("--executor and --overwrite are for shards; leave them out for a tree")
+        _select_shards(shards, out, chosen | cut, executor, overwrite, quiet)
+    elif executor is not None or overwrite or cut:
+        names = "--shard-size, --shards, --executor and --overwrite"
+        raise OptionError(f"{names} are for shards; leave them out for a tree")
     else:
         _select_tree(shards, out, chosen, symlink_to, quiet)
 

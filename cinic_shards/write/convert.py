@@ -1,22 +1,24 @@
-"""Convert a dataset to a different encoding, shard by shard, without the tree."""
+"""Convert a dataset to a different encoding, without the tree."""
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Executor
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import numpy as np
 
 from cinic_shards.codec import ENCODINGS, find_encoding
 from cinic_shards.errors import OptionError
-from cinic_shards.format import Manifest
+from cinic_shards.format import Manifest, SplitInfo
 from cinic_shards.jobs import Progress
 from cinic_shards.options import checked
 from cinic_shards.read.open import read_manifest
 from cinic_shards.store import Store, StoreLike, open_store
 from cinic_shards.tree.listing import Listing
+from cinic_shards.write.cut import cut_into_shards, is_cut_by_default, stated_shard_size
 from cinic_shards.write.dataset import (
     Recipe,
     check_output,
@@ -35,6 +37,8 @@ def convert(
     out: StoreLike,
     *,
     encoding: str,
+    shard_size: int | None = None,
+    shards: int | None = None,
     block_size: int | None = None,
     sidecars: tuple[str, ...] | None = None,
     workers: int | None = None,
@@ -52,6 +56,9 @@ def convert(
         path: the dataset's folder, URL or open store.
         out: a folder, a URL or an open store; empty, or not existing yet.
         encoding: see ``PackOptions``.
+        shard_size: see ``PackOptions``; by default as in the dataset, unless that was packed with
+            the default.
+        shards: see ``PackOptions``.
         block_size: samples per block; by default that of the dataset.
         sidecars: see ``PackOptions``.
         workers: number of processes; by default the cores that this process may use.
@@ -73,10 +80,10 @@ def convert(
     manifest = read_manifest(store)
     if not manifest.splits:
         raise OptionError(f"{store}: the dataset holds no samples, expected at least one")
-    largest = max(shard.num_samples for split in manifest.splits for shard in split.shards)
     options = PackOptions(
         encoding=encoding,
-        shard_size=largest,
+        shard_size=shard_size,
+        shards=shards,
         block_size=manifest.block_size if block_size is None else block_size,
         sidecars=sidecars,
     )
@@ -89,9 +96,14 @@ def convert(
     if not has_blocks and ENCODINGS[manifest.encoding].has_blocks:
         warn("the PNGs are re-encoded: their pixels are the same, but their bytes differ from "
              "those of the packed files")  # fmt: skip
-    layout = replace(options.layout(manifest.image_shape), classes=manifest.stated_classes)
-    recipe = _recipe(store, manifest, layout)
+    sizes = _new_sizes(manifest, options)
+    recipe = _recipe(store, manifest, options, sizes)
     check_output(target, overwrite)
+    if not store.is_local and (cut := [s.name for s in manifest.splits if not _is_cut(s, sizes)]):
+        warn(
+            f"{target}: the shards of {', '.join(cut)} get other sizes, for which those of {store} "
+            "may be fetched several times; copying the dataset to a disk first may be faster"
+        )
     return write_dataset(
         target,
         lambda folder, pool: nullcontext(recipe),
@@ -104,30 +116,68 @@ def convert(
     )
 
 
-def _recipe(store: Store, manifest: Manifest, layout: ShardLayout) -> Recipe:
-    make_input = partial(PackedInput, store, manifest.classes, layout.image_shape)
+def _new_sizes(manifest: Manifest, options: PackOptions) -> dict[str, int] | None:
+    """Return the samples in each new shard of every split; None if all shards are kept."""
+    if options.has_default_cut and not is_cut_by_default(manifest):
+        return None
+    return options.shard_sizes({split.name: split.num_samples for split in manifest.splits})
 
-    def inputs() -> Iterator[tuple[str, str, ShardInput]]:
-        for split in manifest.splits:
-            for shard in split.shards:
-                rows = np.arange(shard.num_samples)
-                shards = ((split.name, shard),)
-                samples = make_input(
-                    split.name, shards, np.zeros_like(rows), rows, len(shard.classes), False
-                )
-                yield split.name, shard.name, samples
 
+def _is_cut(split: SplitInfo, sizes: Mapping[str, int] | None) -> bool:
+    """Return True if a split's shards have the new size already."""
+    if sizes is None:
+        return True
+    cut = cut_into_shards(split.name, np.arange(split.num_samples), sizes[split.name])
+    return [shard.num_samples for shard in split.shards] == [len(rows) for _, rows in cut]
+
+
+def _recipe(
+    store: Store, manifest: Manifest, options: PackOptions, sizes: Mapping[str, int] | None
+) -> Recipe:
     shards = [shard for split in manifest.splits for shard in split.shards]
+    shard_size = max(shard.num_samples for shard in shards)
+    changed: dict[str, Any] = {"sidecars": list(options.sidecars or ())}
+    if sizes is not None:
+        num_samples = {split.name: split.num_samples for split in manifest.splits}
+        shard_size = changed["shard_size"] = stated_shard_size(num_samples, sizes)
+    layout = options.layout(manifest.image_shape, shard_size)
+    layout = replace(layout, classes=manifest.stated_classes)
     return Recipe(
         source=str(store),
         listing=list_shards(manifest),
         classes=manifest.classes,
-        options=manifest.options | {"sidecars": list(layout.sidecars)},
+        options=manifest.options | changed,
         layout=layout,
-        shards=inputs,
+        shards=lambda: _inputs(store, manifest, layout, sizes),
         num_samples=manifest.num_samples,
         needed_bytes=sum(shard.size for shard in shards) // 4,
+        input_options={} if sizes is None else {"shard_sizes": dict(sizes)},
     )
+
+
+def _inputs(
+    store: Store, manifest: Manifest, layout: ShardLayout, sizes: Mapping[str, int] | None
+) -> Iterator[tuple[str, str, ShardInput]]:
+    make_input = partial(PackedInput, store, manifest.classes, layout.image_shape)
+    for split in manifest.splits:
+        if sizes is None or _is_cut(split, sizes):
+            for shard in split.shards:
+                rows = np.arange(shard.num_samples)
+                samples = make_input(
+                    split.name, ((split.name, shard),), np.zeros_like(rows), rows,
+                    len(shard.classes), False,
+                )  # fmt: skip
+                yield split.name, shard.name, samples
+            continue
+        stops = np.cumsum([shard.num_samples for shard in split.shards])
+        cut = cut_into_shards(split.name, np.arange(split.num_samples), sizes[split.name])
+        for name, rows in cut:
+            number = np.searchsorted(stops, rows, side="right")
+            used, position = np.unique(number, return_inverse=True)
+            shards = tuple((split.name, split.shards[i]) for i in used.tolist())
+            starts = stops - [shard.num_samples for shard in split.shards]
+            samples = make_input(split.name, shards, position, rows - starts[number], 1, False)
+            yield split.name, name, samples
 
 
 def list_shards(manifest: Manifest) -> Listing:

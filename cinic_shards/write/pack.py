@@ -2,7 +2,7 @@
 
 import os
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Executor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,6 +22,7 @@ from cinic_shards.store import Store, StoreLike, open_store
 from cinic_shards.tree import Source, find_source
 from cinic_shards.tree.listing import list_tree
 from cinic_shards.tree.records import Tree, read_image_shape
+from cinic_shards.write.cut import choose_shard_sizes, cut_into_shards, stated_shard_size
 from cinic_shards.write.dataset import Recipe, check_output, write_dataset
 from cinic_shards.write.facts import packing_digests
 from cinic_shards.write.samples.base import ShardInput
@@ -44,7 +45,10 @@ class PackOptions:
     """``png``: the unchanged files; ``zstd``: compressed blocks of pixels, the smallest; ``raw``:
     blocks of plain pixels, the fastest."""
     shard_size: int | None = None
-    """Samples per shard; by default 10 blocks. The last shard of a split may have fewer."""
+    """Samples per shard; the last shard of a split may have fewer. By default, a shard has up to 10
+    blocks, and a split at least 8 shards (one for each block if it has fewer)."""
+    shards: int | None = None
+    """Number of shards in each split, of equal size, instead of ``shard_size``."""
     block_size: int = fmt.BLOCK_SIZE
     """Samples per block: samples that are decoded together. A shuffled batch mixes many blocks."""
     seed: int = 0
@@ -59,12 +63,16 @@ class PackOptions:
             raise OptionError(
                 f"block size {self.block_size}: expected 1 to {fmt.MAX_BLOCK_SIZE:,} samples"
             )
-        if self.shard_size is None:
-            object.__setattr__(self, "shard_size", 10 * self.block_size)
-        if not 1 <= self.samples_a_shard <= fmt.MAX_INTEGER:
+        if self.shard_size is not None and self.shards is not None:
+            raise OptionError(
+                f"shard size {self.shard_size} and shards {self.shards}: give one of them"
+            )
+        if self.shard_size is not None and not 1 <= self.shard_size <= fmt.MAX_INTEGER:
             raise OptionError(
                 f"shard size {self.shard_size}: expected at least 1 sample, at most 2**53 - 1"
             )
+        if self.shards is not None and self.shards < 1:
+            raise OptionError(f"shards {self.shards}: expected at least 1")
         if not 0 <= self.seed <= fmt.MAX_INTEGER:
             raise OptionError(f"seed {self.seed}: expected a number from 0 to 2**53 - 1")
         sidecars = encoding.default_sidecars if self.sidecars is None else self.sidecars
@@ -83,24 +91,37 @@ class PackOptions:
         object.__setattr__(self, "sidecars", in_order)
 
     @property
-    def samples_a_shard(self) -> int:
-        """``shard_size`` as an integer: its default is filled in."""
-        assert self.shard_size is not None
-        return self.shard_size
+    def has_default_cut(self) -> bool:
+        """True if neither ``shard_size`` nor ``shards`` is given."""
+        return self.shard_size is None and self.shards is None
 
-    def as_json(self) -> dict[str, Any]:
-        """Return the options as the manifest states them."""
+    def shard_sizes(self, num_samples: Mapping[str, int]) -> dict[str, int]:
+        """Return the number of samples in each shard of every split; the last may have fewer.
+
+        Args:
+            num_samples: samples in each split.
+
+        Raises:
+            OptionError: a split cannot be cut into that many shards.
+        """
+        return choose_shard_sizes(
+            num_samples, self.block_size, shard_size=self.shard_size, shards=self.shards
+        )
+
+    def as_json(self, shard_size: int) -> dict[str, Any]:
+        """Return the options as the manifest states them; see ``cut.stated_shard_size``."""
         return {
             "seed": self.seed,
-            "shard_size": self.shard_size,
+            "shard_size": shard_size,
             "sidecars": list(self.sidecars or ()),
         }
 
-    def layout(self, image_shape: tuple[int, int, int] | None) -> ShardLayout:
+    def layout(self, image_shape: tuple[int, int, int] | None, shard_size: int) -> ShardLayout:
         """Return the layout of the shards.
 
         Args:
             image_shape: (H, W, 3) of every image; may be None if the encoding has no blocks.
+            shard_size: samples in the largest shard.
 
         Raises:
             OptionError: a block would be too large.
@@ -108,9 +129,7 @@ class PackOptions:
         encoding = ENCODINGS[self.encoding]
         if encoding.has_blocks and image_shape is not None:
             try:
-                fmt.check_block_bytes(
-                    min(self.block_size, self.samples_a_shard), image_shape, "block size"
-                )
+                fmt.check_block_bytes(min(self.block_size, shard_size), image_shape, "block size")
             except FormatError as error:
                 raise OptionError(f"{error}; choose a smaller --block-size") from error
         return ShardLayout(
@@ -200,42 +219,34 @@ def pack(
 
 def _recipe(tree: Tree, options: PackOptions, split_name: str | None) -> Recipe:
     has_blocks = ENCODINGS[options.encoding].has_blocks
-    layout = options.layout(read_image_shape(tree) if has_blocks else None)
+    num_samples = {split: len(records) for split, records in tree.splits.items()}
+    sizes = options.shard_sizes(num_samples)
+    shard_size = stated_shard_size(num_samples, sizes)
+    layout = options.layout(read_image_shape(tree) if has_blocks else None, shard_size)
+    input_options: dict[str, Any] = {"shard_sizes": sizes}
+    if split_name is not None:
+        input_options["split_name"] = split_name
     return Recipe(
         source=str(tree.root),
         listing=list_tree(tree),
         classes=tree.classes,
-        options=options.as_json(),
+        options=options.as_json(shard_size),
         layout=layout,
-        shards=lambda: _shards(tree, options),
+        shards=lambda: _shards(tree, options.seed, sizes),
         num_samples=len(tree),
         needed_bytes=_needed_bytes(tree, layout),
         changes=tree.changes,
-        input_options={} if split_name is None else {"split_name": split_name},
+        input_options=input_options,
     )
 
 
-def _shards(tree: Tree, options: PackOptions) -> Iterator[tuple[str, str, ShardInput]]:
+def _shards(
+    tree: Tree, seed: int, sizes: Mapping[str, int]
+) -> Iterator[tuple[str, str, ShardInput]]:
     for split, records in tree.splits.items():
-        order = packing_order(records.keys, options.seed)
-        for name, rows in cut_into_shards(split, order, options.samples_a_shard):
+        order = packing_order(records.keys, seed)
+        for name, rows in cut_into_shards(split, order, sizes[split]):
             yield split, name, FileInput(records.take(rows))
-
-
-def cut_into_shards(
-    split: str, order: NDArray[np.int64], shard_size: int
-) -> Iterator[tuple[str, NDArray[np.int64]]]:
-    """Yield name and rows of each shard of a split.
-
-    Args:
-        split: the split's name.
-        order: the split's rows in packing order, shape (N,).
-        shard_size: samples per shard; the last may have fewer.
-    """
-    num_shards = -(-len(order) // shard_size)
-    for shard_index in range(num_shards):
-        start = shard_index * shard_size
-        yield fmt.shard_name(split, shard_index, num_shards), order[start : start + shard_size]
 
 
 def packing_order(keys: list[str], seed: int) -> NDArray[np.int64]:

@@ -28,13 +28,19 @@ from cinic_shards.read.subset import Subset
 from cinic_shards.store import StoreLike, local_path, open_store, sync_disk
 from cinic_shards.tree.rules import PNG_SUFFIXES
 from cinic_shards.write.convert import list_shards
+from cinic_shards.write.cut import (
+    cut_into_shards,
+    is_cut_by_default,
+    kept_shard_sizes,
+    stated_shard_size,
+)
 from cinic_shards.write.dataset import (
     Recipe,
     check_output,
     reject_itself,
     write_dataset,
 )
-from cinic_shards.write.pack import PackOptions, cut_into_shards, packing_order
+from cinic_shards.write.pack import PackOptions, packing_order
 from cinic_shards.write.samples.base import ShardInput
 from cinic_shards.write.samples.packed import PackedInput
 from cinic_shards.write.splits import Chosen, choose
@@ -48,6 +54,8 @@ def select(
     *,
     splits: Sequence[str] = (),
     subset: Subset | None = None,
+    shard_size: int | None = None,
+    shards: int | None = None,
     workers: int | None = None,
     executor: Executor | str | None = None,
     overwrite: bool = False,
@@ -58,7 +66,7 @@ def select(
 
     Labels do not change, even if a class has no samples left. PNGs are copied, and so are blocks
     that keep all their samples. A joined or renamed split has the packing order of its new keys;
-    other splits keep their order.
+    other splits keep their order, and their shards if they keep all samples.
 
     Args:
         path: the dataset's folder, URL or open store.
@@ -66,6 +74,9 @@ def select(
         splits: the splits to write, see ``splits.parse_splits``; by default all, unchanged.
         subset: the samples to keep of each split. ``exclude_duplicates_of`` does not apply to new
             splits made from a split that it names.
+        shard_size: see ``PackOptions``; by default as in the dataset, unless that was packed with
+            the default.
+        shards: see ``PackOptions``.
         workers: number of processes; by default the cores that this process may use.
         executor: runs the jobs instead; see ``pack``.
         overwrite: replace the dataset in ``out``.
@@ -85,6 +96,8 @@ def select(
     check_output(target, overwrite)
     wanted = subset or Subset()
     chosen = choose(dataset, splits, wanted, warn)
+    options = _options(dataset.manifest, shard_size, shards)
+    sizes = _shard_sizes(dataset.manifest, chosen, options)
     if not dataset.store.is_local and (
         joined := [new.name for new in chosen if {new.name} != {split for split, _ in new.shards}]
     ):
@@ -92,7 +105,7 @@ def select(
             f"{target}: each shard of {', '.join(joined)} takes samples from many shards, and "
             "fetches all of these entirely; copying the dataset to a disk first may be faster"
         )
-    recipe = _recipe(dataset, chosen, _options(dataset.manifest), _parent(dataset, chosen, wanted))
+    recipe = _recipe(dataset, chosen, options, sizes, _parent(dataset, chosen, wanted))
     return write_dataset(
         target,
         lambda folder, pool: nullcontext(recipe),
@@ -105,18 +118,28 @@ def select(
     )
 
 
-def _options(manifest: Manifest) -> PackOptions:
+def _options(manifest: Manifest, shard_size: int | None, shards: int | None) -> PackOptions:
     """Return the options that the dataset was packed with, as far as its manifest states them."""
     stated = manifest.options
-    largest = max(shard.num_samples for split in manifest.splits for shard in split.shards)
-    size, seed, sidecars = (stated.get(name) for name in ("shard_size", "seed", "sidecars"))
+    seed, sidecars = stated.get("seed"), stated.get("sidecars")
     return PackOptions(
         encoding=manifest.encoding,
-        shard_size=size if type(size) is int and 0 < size <= fmt.MAX_INTEGER else largest,
+        shard_size=shard_size,
+        shards=shards,
         block_size=manifest.block_size,
         seed=seed if type(seed) is int and 0 <= seed <= fmt.MAX_INTEGER else 0,
         sidecars=tuple(map(str, sidecars)) if isinstance(sidecars, list) else None,
     )
+
+
+def _shard_sizes(
+    manifest: Manifest, chosen: Sequence[Chosen], options: PackOptions
+) -> dict[str, int]:
+    """Return the number of samples in each shard of every new split."""
+    if options.has_default_cut and not is_cut_by_default(manifest):
+        parts = {new.name: {split for split, _ in new.shards} for new in chosen}
+        return kept_shard_sizes(manifest, parts)
+    return options.shard_sizes({new.name: len(new.keys) for new in chosen})
 
 
 def _parent(dataset: Dataset, chosen: Sequence[Chosen], subset: Subset) -> dict[str, Any]:
@@ -139,10 +162,15 @@ def _parent(dataset: Dataset, chosen: Sequence[Chosen], subset: Subset) -> dict[
 
 
 def _recipe(
-    dataset: Dataset, chosen: Sequence[Chosen], options: PackOptions, parent: dict[str, Any]
+    dataset: Dataset,
+    chosen: Sequence[Chosen],
+    options: PackOptions,
+    sizes: dict[str, int],
+    parent: dict[str, Any],
 ) -> Recipe:
     manifest = dataset.manifest
-    layout = options.layout(manifest.image_shape)
+    shard_size = stated_shard_size({new.name: len(new.keys) for new in chosen}, sizes)
+    layout = options.layout(manifest.image_shape, shard_size)
     present = np.unique(np.concatenate([new.labels for new in chosen]))
     if len(present) < len(manifest.classes):
         layout = replace(layout, classes=manifest.classes)
@@ -152,22 +180,23 @@ def _recipe(
         source=str(dataset.store),
         listing=list_shards(manifest),
         classes=manifest.classes,
-        options=options.as_json() | {"parent": parent},
+        options=options.as_json(shard_size) | {"parent": parent},
         layout=layout,
-        shards=lambda: _shards(dataset, chosen, options),
+        shards=lambda: _shards(dataset, chosen, options, sizes),
         num_samples=num_samples,
         needed_bytes=size * num_samples // manifest.num_samples // 4,
+        input_options={"shard_sizes": sizes},
     )
 
 
 def _shards(
-    dataset: Dataset, chosen: Sequence[Chosen], options: PackOptions
+    dataset: Dataset, chosen: Sequence[Chosen], options: PackOptions, sizes: dict[str, int]
 ) -> Iterator[tuple[str, str, ShardInput]]:
     shape = dataset.manifest.image_shape if ENCODINGS[options.encoding].has_blocks else None
     make_input = partial(PackedInput, dataset.store, dataset.manifest.classes, shape)
     for new in chosen:
         order = packing_order(new.keys, options.seed)
-        for name, rows in cut_into_shards(new.name, order, options.samples_a_shard):
+        for name, rows in cut_into_shards(new.name, order, sizes[new.name]):
             used, position = np.unique(new.shard[rows], return_inverse=True)
             shards = tuple(new.shards[number] for number in used.tolist())
             num_classes = len(np.unique(new.labels[rows]))

@@ -63,6 +63,7 @@ def test_pack_in_a_separate_process(demo_tree: Path, tmp_path: Path) -> None:
     [
         ("", PackOptions()),
         ("--shard-size 40", PackOptions(shard_size=40)),
+        ("--shards 4", PackOptions(shards=4)),
         ("--seed 3", PackOptions(seed=3)),
         ("--sidecars cls", PackOptions(sidecars=("cls",))),
         ("--sidecars cls,json", PackOptions(sidecars=("cls", "json"))),
@@ -97,6 +98,9 @@ def test_convert(run: Run, demo_tree: Path, demo_shards: Path, tmp_path: Path) -
     assert is_one_message(again, 1) and "--overwrite replaces it" in again.err
     back = run("convert", tmp_path / "out", tmp_path / "png", "--encoding", "png")
     assert back.status == 0 and back.err.startswith("warning: the PNGs are re-encoded: ")
+    for command in (["convert", demo_shards, "--encoding", "raw"], ["select", demo_shards]):
+        found = run(*command, tmp_path / command[0], "--shards", "2", "--workers", "1")
+        assert found.status == 0 and found.out.startswith("270 images in 6 shards, ")
     many = run("pack", demo_tree, tmp_path / "x", "--encoding", "raw", "--block-size", "99999")
     assert is_one_message(many, 2) and "choose a smaller --block-size" in many.err
 
@@ -173,6 +177,11 @@ MISTAKES = {
         2,
         "pack {tree} https://host/x",
         "server cannot be written",
+    ),
+    "a shard size and shards": (
+        2,
+        "pack {tree} {tmp}/out --shard-size 9 --shards 2",
+        "shards 2: give one of them",
     ),
     "a shard size of 0": (2, "pack {tree} {tmp}/out --shard-size 0", "expected at least 1"),
     "a negative seed": (2, "pack {tree} {tmp}/out --seed -1", "expected a number from 0"),
@@ -271,7 +280,7 @@ USAGE = [
     ("pack a", "Missing argument"),
     ("pack a b c", "unexpected extra argument"),
     ("pack a b --shard-size many", "Invalid value for --shard-size"),
-    ("pack a b --shards 3", "No such option"),
+    ("pack a b --splits 3", "No such option"),
     ("transform a b", "No such command"),
     ("convert a b", "Missing option"),
     ("convert a", "Missing argument"),

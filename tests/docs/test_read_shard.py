@@ -146,7 +146,7 @@ def read_tree(tree: Path) -> Any:
 
 @pytest.mark.parametrize("encoding", ["raw", "zstd"])
 def test_a_flipped_byte_of_a_block(demo_tree: Path, tmp_path: Path, encoding: str) -> None:
-    pack(demo_tree, tmp_path, PackOptions(encoding=encoding, block_size=16), workers=1)
+    pack(demo_tree, tmp_path, PackOptions(encoding=encoding, block_size=16, shards=1), workers=1)
     name = "train-00000-of-00001.tar"
     flip(tmp_path / name, 5000)
     expect_error(tmp_path, f"{name}: sample ", "CRC-32 is ")

@@ -5,13 +5,15 @@ import os
 import re
 import subprocess
 import sys
+from collections import Counter
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 from make_demo_tree import make_tree
 
-from cinic_shards.write.pack import pack
+from cinic_shards.read.dataset import Dataset
+from cinic_shards.write.pack import PackOptions, pack
 from tests.support import ROOT
 
 PAGE = (ROOT / "docs" / "recipes.md").read_text(encoding="utf-8")
@@ -25,15 +27,20 @@ PRELUDE = "from cinic_shards.loader.bench import import_torchvision\nimport_torc
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("recipes")
     make_tree(root / "cinic", per_class=60, seed=2)
-    pack(root / "cinic", root / "shards", workers=1)
+    pack(root / "cinic", root / "shards", PackOptions(block_size=64), workers=1)
     return root
 
 
 def test_every_block_of_code_is_a_recipe() -> None:
-    assert len(RECIPES) == PAGE.count("```python") == 8
+    assert len(RECIPES) == PAGE.count("```python") == 9
 
 
-SLOW = ("Many GPUs: torchrun and DDP", "Lightning", "Stock WebDataset")
+SLOW = (
+    "Many GPUs: torchrun and DDP",
+    "Lightning",
+    "Stock WebDataset",
+    "Stock WebDataset with DDP",
+)
 
 
 FORK = """
@@ -70,9 +77,59 @@ def run(folder: Path, code: str) -> None:
     subprocess.run([sys.executable, "-c", code], cwd=folder, check=True, timeout=300)
 
 
+@pytest.fixture(scope="module")
+def large_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """9,000 images of each split, packed with default options."""
+    root = tmp_path_factory.mktemp("large")
+    make_tree(root / "cinic", per_class=900, seed=3)
+    pack(root / "cinic", root / "shards")
+    return root
+
+
 @pytest.mark.real
-def test_the_recipe_for_webdataset(folder: Path) -> None:
-    run(folder, RECIPES["Stock WebDataset"])
+@pytest.mark.parametrize(("num_ranks", "num_workers"), [(1, 2), (1, 4), (2, 2), (2, 4)])
+@pytest.mark.parametrize("size", ["folder", "large_folder"])
+def test_the_recipe_for_webdataset(
+    request: pytest.FixtureRequest, size: str, num_ranks: int, num_workers: int
+) -> None:
+    """Every sample is read once an epoch by all workers of all ranks."""
+    folder = request.getfixturevalue(size)
+    code = RECIPES["Stock WebDataset"].replace('"png"', '"png", "__key__"')
+    code = code.replace("for images, labels in", "for images, keys, labels in")
+    code = code.replace("num_workers=2", f"num_workers={num_workers}")
+    code += '        print(*keys, sep="\\n")\n'
+    found: Counter[str] = Counter()
+    for output in run_ranks(folder, code, num_ranks):
+        keys = output.split()
+        assert keys[: len(keys) // 2] != keys[len(keys) // 2 :], "the same order in both epochs"
+        found.update(keys)
+    expected = Dataset(folder / "shards").split("train")
+    assert len(found) == len(expected) and set(found.values()) == {2}
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("num_ranks", [1, 2])
+def test_the_recipe_for_webdataset_with_ddp(large_folder: Path, num_ranks: int) -> None:
+    code = RECIPES["Stock WebDataset with DDP"] + '        print("batch")\n'
+    for output in run_ranks(large_folder, code, num_ranks):
+        assert output.split() == ["batch"] * (2 * (9000 // (256 * num_ranks)))
+
+
+def run_ranks(folder: Path, code: str, num_ranks: int) -> list[str]:
+    """Run a program once for each rank, as torchrun does; returns what each rank prints."""
+    environments = [
+        os.environ | {"RANK": str(rank), "WORLD_SIZE": str(num_ranks)} for rank in range(num_ranks)
+    ]
+    ranks = [
+        subprocess.Popen(
+            [sys.executable, "-c", code], cwd=folder, env=environment, stdout=subprocess.PIPE,
+            text=True,
+        )
+        for environment in environments
+    ]  # fmt: skip
+    outputs = [rank.communicate(timeout=300)[0] for rank in ranks]
+    assert [rank.returncode for rank in ranks] == [0] * num_ranks
+    return outputs
 
 
 @pytest.mark.real

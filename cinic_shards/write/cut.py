@@ -1,0 +1,145 @@
+"""Cut splits into shards: choose the number of samples in each shard."""
+
+from collections.abc import Iterable, Iterator, Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+import cinic_shards.format as fmt
+from cinic_shards.errors import OptionError
+from cinic_shards.format import Manifest
+
+MOST_BLOCKS = 10
+"""The most blocks in a shard, by default."""
+LEAST_SHARDS = 8
+"""The fewest shards of a split that has as many blocks, by default."""
+
+
+def default_shard_size(num_samples: int, block_size: int) -> int:
+    """Return the default number of samples in each shard of a split; the last may have fewer.
+
+    A shard has up to 10 complete blocks, as many as leave the split at least 8 shards (one for each
+    block if it has fewer) and the last shard at least half as many samples as the others. If
+    no such number is found, all shards have the same number of samples.
+
+    Args:
+        num_samples: samples in the split.
+        block_size: samples per block.
+    """
+    if num_samples <= block_size:
+        return MOST_BLOCKS * block_size
+    # Programs that read entire shards, such as webdataset, share them among their workers.
+    num_blocks = -(-num_samples // block_size)
+    most = min(MOST_BLOCKS, max(1, (num_blocks - 1) // (LEAST_SHARDS - 1)))
+    for blocks in range(most, (most - 1) // 2, -1):
+        size = blocks * block_size
+        last = (num_samples - 1) % size + 1
+        if 2 * last >= size:
+            return size
+    return -(-num_samples // -(-num_blocks // most))
+
+
+def choose_shard_sizes(
+    num_samples: Mapping[str, int],
+    block_size: int,
+    *,
+    shard_size: int | None = None,
+    shards: int | None = None,
+) -> dict[str, int]:
+    """Return the number of samples in each shard of every split; the last may have fewer.
+
+    Args:
+        num_samples: samples in each split.
+        block_size: samples per block.
+        shard_size: the same number for all splits.
+        shards: number of shards in every split, of equal size.
+
+    Raises:
+        OptionError: a split cannot be cut into ``shards`` shards of equal size.
+    """
+    if shard_size is not None:
+        return dict.fromkeys(num_samples, shard_size)
+    if shards is None:
+        return {split: default_shard_size(n, block_size) for split, n in num_samples.items()}
+    sizes = {split: -(-n // shards) for split, n in num_samples.items()}
+    possible = {split: -(-n // sizes[split]) for split, n in num_samples.items()}
+    if problems := [
+        f"{split} ({num_samples[split]:,} samples) at most {fewer:,}"
+        for split, fewer in possible.items()
+        if fewer != shards
+    ]:
+        raise OptionError(
+            f"shards {shards:,}: more than can be of equal size; expected for split "
+            f"{', '.join(problems)}"
+        )
+    return sizes
+
+
+def is_cut_by_default(manifest: Manifest) -> bool:
+    """Return True if a dataset's shards have the default sizes, of this release or of 0.1.0."""
+    num_samples = {split.name: split.num_samples for split in manifest.splits}
+    sizes = _sizes(manifest)
+    defaults = (
+        choose_shard_sizes(num_samples, manifest.block_size),
+        dict.fromkeys(num_samples, MOST_BLOCKS * manifest.block_size),
+    )
+    return any(
+        all(min(sizes[split], n) == min(default[split], n) for split, n in num_samples.items())
+        for default in defaults
+    )
+
+
+def kept_shard_sizes(manifest: Manifest, parts: Mapping[str, Iterable[str]]) -> dict[str, int]:
+    """Return the shard sizes of new splits that are made from a dataset's splits.
+
+    Args:
+        manifest: the dataset's manifest.
+        parts: for each new split, the names of the splits that it is made from.
+
+    Returns:
+        The number of samples in each shard of every new split: that of its parts, the largest if
+        they differ.
+    """
+    sizes = _sizes(manifest)
+    return {new: max(sizes[part] for part in made_from) for new, made_from in parts.items()}
+
+
+def _sizes(manifest: Manifest) -> dict[str, int]:
+    """Return the number of samples in each shard of every split; the last may have fewer."""
+    largest = max(shard.num_samples for split in manifest.splits for shard in split.shards)
+    stated = manifest.options.get("shard_size")
+    if type(stated) is not int or not largest <= stated <= fmt.MAX_INTEGER:
+        stated = largest
+    return {
+        split.name: max(shard.num_samples for shard in split.shards)
+        if len(split.shards) > 1
+        else stated
+        for split in manifest.splits
+    }
+
+
+def stated_shard_size(num_samples: Mapping[str, int], sizes: Mapping[str, int]) -> int:
+    """Return the shard size that the manifest states.
+
+    It is the number of samples in the largest shard or, if every split has one shard, the number
+    that shards could have.
+    """
+    if all(sizes[split] >= n for split, n in num_samples.items()):
+        return max(sizes.values())
+    return max(min(sizes[split], n) for split, n in num_samples.items())
+
+
+def cut_into_shards(
+    split: str, order: NDArray[np.int64], shard_size: int
+) -> Iterator[tuple[str, NDArray[np.int64]]]:
+    """Yield name and rows of each shard of a split.
+
+    Args:
+        split: the split's name.
+        order: the split's rows in packing order, shape (N,).
+        shard_size: samples per shard; the last may have fewer.
+    """
+    num_shards = -(-len(order) // shard_size)
+    for shard_index in range(num_shards):
+        start = shard_index * shard_size
+        yield fmt.shard_name(split, shard_index, num_shards), order[start : start + shard_size]
