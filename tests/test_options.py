@@ -73,7 +73,7 @@ def takes(hint: Any, value: Any) -> bool:
     if hint is bool:
         return isinstance(value, bool)
     if hint is int:
-        return isinstance(value, int) and not isinstance(value, bool)
+        return isinstance(value, int | np.integer) and not isinstance(value, bool)
     if hint is float:
         is_number = isinstance(value, int | float | np.floating) and not isinstance(value, bool)
         return is_number and math.isfinite(value)
