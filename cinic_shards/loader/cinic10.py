@@ -44,8 +44,11 @@ class CINIC10(TorchDataset[tuple[Any, Any]]):
     ``ShardLoader`` is several times faster. The dataset can be pickled; each process opens its own
     files.
 
-    Packing shuffles a split, so a batch in ImageFolder's order, shuffled or not, needs nearly every
-    block of a ``zstd`` dataset. The cache decodes each block once. COST
+    Packing shuffles a split, so each batch in ImageFolder's order, shuffled or not, needs most
+    blocks of a ``zstd`` dataset. The cache decodes each block once: an unshuffled pass over
+    CINIC-10's ``train`` in batches of 128 then reads 11,000 images a second on one core. Without
+    room for the split's 276 MB, every batch decodes its blocks again: 170 images a second, and
+    4,200 with ``order="packed"``.
     """
 
     @checked

@@ -285,7 +285,7 @@ def test_damage_is_named(encoded_tree: Path, tmp_path: Path, encoding: str) -> N
     position = damaged.ids.tolist().index(reader.ids(np.array([row]))[0])
     with pytest.raises(DecodeError, match=f"train-00000-of-00002.tar: {sample}"):
         damaged[position]
-    with pytest.raises(FormatError, match=r"split train: (1|16) images cannot be decoded\n  train-00000"):
+    with pytest.raises(FormatError, match=r"split train: (1|16) images cannot be .*\n  train-00"):
         _ = damaged.data
 
 
