@@ -23,8 +23,9 @@ if TYPE_CHECKING:
     from cinic_shards.check.verify import verify
     from cinic_shards.loader.augment import Augment
     from cinic_shards.loader.batches import Batch
+    from cinic_shards.loader.cinic10 import CINIC10
     from cinic_shards.loader.loader import ShardLoader
-    from cinic_shards.loader.torch_datasets import CINIC10, ShardIterable
+    from cinic_shards.loader.torch_datasets import ShardIterable
     from cinic_shards.read.dataset import Dataset
     from cinic_shards.read.subset import Subset
     from cinic_shards.store import open_store
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
 _MODULES = {
     "Augment": "loader.augment",
     "Batch": "loader.batches",
-    "CINIC10": "loader.torch_datasets",
+    "CINIC10": "loader.cinic10",
     "Dataset": "read.dataset",
     "ShardIterable": "loader.torch_datasets",
     "ShardLoader": "loader.loader",

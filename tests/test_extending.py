@@ -12,8 +12,8 @@ from cinic_shards.check.reindex import reindex
 from cinic_shards.check.verify import verify
 from cinic_shards.codec import ENCODINGS, Encoding, Payloads
 from cinic_shards.loader.augment import Augment
+from cinic_shards.loader.cinic10 import CINIC10
 from cinic_shards.loader.loader import ShardLoader
-from cinic_shards.loader.torch_datasets import CINIC10
 from cinic_shards.read.dataset import Dataset
 from cinic_shards.read.webdataset import decode
 from cinic_shards.write.convert import convert

@@ -20,8 +20,9 @@ from cinic_shards.cinic.restore import restore_cifar10
 from cinic_shards.errors import CinicShardsError, OptionError
 from cinic_shards.loader.augment import Augment
 from cinic_shards.loader.cache import Cache
+from cinic_shards.loader.cinic10 import CINIC10
 from cinic_shards.loader.loader import ShardLoader
-from cinic_shards.loader.torch_datasets import CINIC10, ShardIterable
+from cinic_shards.loader.torch_datasets import ShardIterable
 from cinic_shards.read.dataset import Dataset
 from cinic_shards.read.subset import Subset
 from cinic_shards.store import open_store
@@ -72,7 +73,7 @@ def takes(hint: Any, value: Any) -> bool:
     if hint is bool:
         return isinstance(value, bool)
     if hint is int:
-        return isinstance(value, int) and not isinstance(value, bool)
+        return isinstance(value, int | np.integer) and not isinstance(value, bool)
     if hint is float:
         is_number = isinstance(value, int | float | np.floating) and not isinstance(value, bool)
         return is_number and math.isfinite(value)

@@ -13,7 +13,7 @@ from cinic_shards.cli.console import AsJson, err_console, out_console, print_jso
 def bench(
     tree: Annotated[Path, typer.Argument(help="Folder of `<split>/<class>/*.png`.")],
     shards: Annotated[Path, typer.Argument(help="Folder of the shards packed from it.")],
-    split: Annotated[str, typer.Option(help="Split to read.")] = "train",
+    split: Annotated[str, typer.Option(help="Split to read, one only.")] = "train",
     batch_size: Annotated[int, typer.Option(min=1, help="Samples in a batch.")] = 512,
     epochs: Annotated[
         int, typer.Option(min=1, help="Epochs to measure, after one to warm up.")

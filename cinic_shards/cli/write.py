@@ -168,7 +168,8 @@ def unpack(
     shards: Shards,
     out: Annotated[Path, typer.Argument(help="Folder for the tree of PNGs.")],
     split: Annotated[
-        list[str] | None, typer.Option(help="Only this split; repeatable; default: all.")
+        list[str] | None,
+        typer.Option(help="Only this split, or several, as `train+valid`; default: all."),
     ] = None,
     class_name: Classes = None,
     origin: Origins = None,
@@ -211,8 +212,7 @@ def select(
         list[str] | None,
         typer.Option(
             help="`train`: this split; `train+valid`: joined, named `train-valid`; "
-            "`all=train+valid`: joined, named `all`; repeatable, or with commas; default: every "
-            "split."
+            "`all=train+valid`: joined, named `all`; repeatable; default: every split."
         ),
     ] = None,
     class_name: Classes = None,
@@ -221,7 +221,8 @@ def select(
         str | None,
         typer.Option(
             metavar="SPLIT",
-            help="Drop images of other splits whose pixels also occur in SPLIT; default: none.",
+            help="Drop images of other splits whose pixels also occur in SPLIT, or in several, as "
+            "`valid+test`; default: none.",
         ),
     ] = None,
     fraction: Annotated[
@@ -252,7 +253,7 @@ def select(
 
     **Examples**
 
-    `cinic-shard select ./shards ./large --split train=train+valid,test`
+    `cinic-shard select ./shards ./large --split train=train+valid --split test`
 
     `cinic-shard select ./shards ./cifar-part --origin cifar`
 

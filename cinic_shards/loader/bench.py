@@ -176,6 +176,8 @@ def compare(
     from cinic_shards.read.dataset import Dataset
 
     reader = Dataset(shards).split(split)
+    if "+" in (split := reader.name):
+        raise OptionError(f"split {split!r}: ImageFolder reads one split; give one")
     try:
         import_torchvision()
     except ModuleNotFoundError as error:

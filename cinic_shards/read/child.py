@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import BinaryIO
 
 from cinic_shards.errors import StoreError
+from cinic_shards.read.dataset import may_mean
 from cinic_shards.read.open import read_indexes, read_manifest
 from cinic_shards.store import Bytes, RemoteStore
 
@@ -44,7 +45,7 @@ def read_in_child(store: RemoteStore, splits: Sequence[str]) -> StoreWithReads:
 
     Args:
         store: the dataset's store.
-        splits: names of splits; unknown ones are ignored.
+        splits: names of splits, see ``dataset.may_mean``; unknown ones are ignored.
 
     Returns:
         A store that has these bytes, and reads others itself.
@@ -88,7 +89,8 @@ def _answer(request: BinaryIO, out: BinaryIO) -> None:
     error = None
     try:
         manifest = read_manifest(recorded)
-        shards = [s for split in manifest.splits if split.name in splits for s in split.shards]
+        wanted = [s for s in manifest.splits if any(may_mean(name, s.name) for name in splits)]
+        shards = [shard for split in wanted for shard in split.shards]
         read_indexes(recorded, shards, len(manifest.classes))
     except Exception as raised:
         error = raised

@@ -12,6 +12,12 @@ from cinic_shards.read.open import check_keys, read_indexes
 from cinic_shards.store import Store
 
 
+def sample_ids(splits: Iterable[SplitInfo]) -> NDArray[np.int64]:
+    """Return the ids of all samples of these splits, in their order: int64, shape (N,)."""
+    ranges = [np.arange(s.first_id, s.first_id + s.num_samples, dtype=np.int64) for s in splits]
+    return np.concatenate([np.empty(0, np.int64), *ranges])
+
+
 @dataclass(frozen=True, slots=True)
 class Columns:
     """Arrays with one value for each of N samples: ``columns.origin[batch.indices]``.
@@ -20,6 +26,8 @@ class Columns:
     with one element as a scalar.
     """
 
+    ids: NDArray[np.int64]
+    """Id in the dataset, as in ``batch.indices``, shape (N,)."""
     labels: NDArray[np.int64]
     """Class, as a position in the dataset's ``classes``; shape (N,)."""
     split: NDArray[np.str_]
@@ -43,23 +51,29 @@ class Columns:
         return Columns(*(getattr(self, field.name)[rows] for field in fields(self)))
 
     @classmethod
-    def of(cls, indexes: Sequence[tuple[str, Index]]) -> "Columns":
-        """Concatenate the columns of shards, given as pairs of a split's name and an index."""
+    def of(cls, splits: Sequence[SplitInfo], indexes: Sequence[Index]) -> "Columns":
+        """Concatenate the columns of splits.
+
+        Args:
+            splits: the splits' entries in the manifest.
+            indexes: the indexes of all their shards, in order.
+        """
 
         def joined(name: str, dtype: str) -> NDArray[np.generic]:
-            return np.concatenate([np.empty(0, dtype), *(getattr(i, name) for _, i in indexes)])
+            return np.concatenate([np.empty(0, dtype), *(getattr(i, name) for i in indexes)])
 
         synsets, synset_of = np.unique(joined("synset", "<u4"), return_inverse=True)
         names = np.array([f"n{int(synset):08d}" if synset else "" for synset in synsets], "<U9")
-        sizes = [len(index) for _, index in indexes]
-        hashes = np.concatenate([np.empty((0, 16), np.uint8), *(i.pixel_hash for _, i in indexes)])
+        sizes = [split.num_samples for split in splits]
+        hashes = np.concatenate([np.empty((0, 16), np.uint8), *(i.pixel_hash for i in indexes)])
         return cls(
+            ids=sample_ids(splits),
             labels=joined("label", "<i4").astype(np.int64),
-            split=np.repeat(np.array([split for split, _ in indexes], np.str_), sizes),
+            split=np.repeat(np.array([split.name for split in splits], np.str_), sizes),
             origin=np.array(ORIGINS)[joined("origin", "|u1").astype(np.intp)],
             synset=names[synset_of],
             number=joined("number", "<i8").astype(np.int64),
-            keys=np.array([key for _, index in indexes for key in index.keys], np.object_),
+            keys=np.array([key for index in indexes for key in index.keys], np.object_),
             pixel_hash=hashes.view("|V16").ravel(),
         )
 
@@ -71,8 +85,9 @@ class Columns:
             StoreError: a shard cannot be read.
             FormatError: an index is damaged, or contradicts the manifest.
         """
+        splits = list(splits)
         named = [(split.name, shard) for split in splits for shard in split.shards]
         indexes = read_indexes(store, [shard for _, shard in named], len(manifest.classes))
         for (name, shard), index in zip(named, indexes, strict=True):
             check_keys(f"{store}/{shard.name}", index, name, manifest.classes)
-        return cls.of([(name, index) for (name, _), index in zip(named, indexes, strict=True)])
+        return cls.of(splits, indexes)

@@ -1,6 +1,7 @@
 """Open a dataset: its manifest, its columns and a reader for its splits."""
 
 from collections import Counter
+from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
 
@@ -12,6 +13,51 @@ from cinic_shards.read.columns import Columns
 from cinic_shards.read.open import read_manifest
 from cinic_shards.read.split import Check, SplitReader
 from cinic_shards.store import StoreLike, open_store
+
+_VALIDATION = {"valid", "val", "validation", "dev"}
+"""Names of the validation split."""
+
+
+def may_mean(name: str, split: str) -> bool:
+    """Return True if a name is a split's, or both are names of a validation split."""
+    return name == split or {name, split} <= _VALIDATION
+
+
+def find_split(name: str, known: Sequence[str], location: str) -> str:
+    """Return the split that a name means: the split of this name, or the only one it may mean.
+
+    Args:
+        name: the name; see ``may_mean``.
+        known: names of all splits.
+        location: the dataset's location, for messages.
+
+    Raises:
+        OptionError: there is no such split, or there are several.
+    """
+    if name in known:
+        return name
+    found = [split for split in known if may_mean(name, split)]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise OptionError(
+            f"{location}: no split {name!r}; it may mean {' or '.join(found)}: give one of these"
+        )
+    hint = "; join splits with +, as in train+valid" if "," in name else ""
+    raise OptionError(f"{location}: no split {name!r}; there is {', '.join(known)}{hint}")
+
+
+def find_splits(names: str, known: Sequence[str], location: str) -> list[str]:
+    """Return the splits of a list such as ``train+valid``, in this order; see ``find_split``.
+
+    Raises:
+        OptionError: there is no such split, there are several, or a split is named twice.
+    """
+    found = [find_split(name, known, location) for name in names.split("+")]
+    for name in found:
+        if found.count(name) > 1:
+            raise OptionError(f"split {names!r}: {name} is named twice")
+    return found
 
 
 class Dataset:
@@ -46,15 +92,34 @@ class Dataset:
         return "+".join(split.name for split in self.manifest.splits)
 
     @checked
-    def columns_of(self, names: str) -> Columns:
-        """Read the columns of one split, or of several as in ``train+valid``.
+    def splits(self, names: str) -> list[SplitInfo]:
+        """Return the manifest's entries of one split, or of several as in ``train+valid``.
+
+        ``valid``, ``val``, ``validation`` and ``dev`` mean the same split, unless the dataset has
+        several of them.
+
+        Args:
+            names: names of the splits.
+
+        Returns:
+            The entries, in the order of ``names``.
 
         Raises:
-            OptionError: there is no such split, or a split is named twice.
+            OptionError: there is no such split, or there are several, or a split is named twice.
+        """
+        entries = {split.name: split for split in self.manifest.splits}
+        return [entries[name] for name in find_splits(names, list(entries), str(self.store))]
+
+    @checked
+    def columns_of(self, names: str) -> Columns:
+        """Read the columns of one split, or of several as in ``train+valid``, in order of the ids.
+
+        Raises:
+            OptionError: as ``splits``.
             StoreError: a shard cannot be read.
             FormatError: an index is damaged.
         """
-        return Columns.read(self.store, self.manifest, self._splits(names))
+        return Columns.read(self.store, self.manifest, self._by_id(names))
 
     @checked
     def split(self, names: str, *, check: Check = "first") -> "SplitReader":
@@ -65,21 +130,14 @@ class Dataset:
             check: see ``SplitReader``.
 
         Raises:
-            OptionError: there is no such split, or a split is named twice.
+            OptionError: as ``splits``.
             StoreError: a shard is missing or has the wrong size.
             FormatError: a shard's index is damaged or does not match the manifest.
         """
-        return SplitReader(self.store, self.manifest, self._splits(names), check=check)
+        return SplitReader(self.store, self.manifest, self._by_id(names), check=check)
 
-    def _splits(self, names: str) -> list[SplitInfo]:
-        wanted = names.split("+")
-        known = [split.name for split in self.manifest.splits]
-        for name in wanted:
-            if name not in known:
-                raise OptionError(f"{self.store}: no split {name!r}; there is {', '.join(known)}")
-            if wanted.count(name) > 1:
-                raise OptionError(f"split {names!r}: {name} is named twice")
-        return [split for split in self.manifest.splits if split.name in wanted]
+    def _by_id(self, names: str) -> list[SplitInfo]:
+        return sorted(self.splits(names), key=lambda split: split.first_id)
 
     def summary(self) -> dict[str, Any]:
         """Return the facts that ``cinic-shard info`` shows, as a dict of JSON values."""

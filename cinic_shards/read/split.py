@@ -13,7 +13,7 @@ from cinic_shards.codec import ENCODINGS, Payloads, crc_problems, decode_block, 
 from cinic_shards.errors import DecodeError, FormatError
 from cinic_shards.format import Index, Manifest, PixelSums, SplitInfo
 from cinic_shards.options import one_of
-from cinic_shards.read.columns import Columns
+from cinic_shards.read.columns import Columns, sample_ids
 from cinic_shards.read.open import check_keys, open_shard, read_indexes
 from cinic_shards.store import Store, num_maps_left
 
@@ -63,24 +63,22 @@ class SplitReader:
         """(height, width) -> number of images, from the manifest."""
         for split in splits:
             self.image_sizes.update(split.image_sizes)
-        self._splits = [split.name for split in splits for _ in split.shards]
-        """The split of each shard."""
+        self._splits = splits
         self.is_mapped = store.is_local and len(self.shards) <= num_maps_left()
         """True if the shards are memory-mapped."""
         self._maps: list[NDArray[np.uint8]] = []
         """The shards' bytes; empty if they are not mapped."""
         self._indexes: list[Index] = []
         self._open_shards(len(manifest.classes))
-        for shard, name, index in zip(self.shards, self._splits, self._indexes, strict=True):
+        names = [split.name for split in splits for _ in split.shards]
+        for shard, name, index in zip(self.shards, names, self._indexes, strict=True):
             self._check_index(f"{store}/{shard.name}", manifest, index)
             check_keys(f"{store}/{shard.name}", index, name, manifest.classes)
         self.labels: NDArray[np.int64] = np.concatenate(
             [index.label for index in self._indexes], dtype=np.int64
         )
         """Class of each row, shape (N,)."""
-        self._ids = np.concatenate([
-            np.arange(split.first_id, split.first_id + split.num_samples) for split in splits
-        ])  # fmt: skip
+        self._ids = sample_ids(splits)
         self._shard_starts = np.cumsum([0, *(len(index) for index in self._indexes)])
         self._lengths = np.concatenate([index.length.astype(np.int64) for index in self._indexes])
         bases = [memory.ctypes.data for memory in self._maps] or [0] * len(self.shards)
@@ -189,7 +187,12 @@ class SplitReader:
     @cached_property
     def columns(self) -> Columns:
         """The columns of all rows, in their order."""
-        return Columns.of(list(zip(self._splits, self._indexes, strict=True)))
+        return Columns.of(self._splits, self._indexes)
+
+    @property
+    def keys(self) -> list[str]:
+        """The keys of all rows, ``split/class/stem``."""
+        return [key for index in self._indexes for key in index.keys]
 
     def key(self, row: int) -> str:
         """Return a row's key, ``split/class/stem``."""

@@ -1,6 +1,7 @@
 """Select the samples of a split that an epoch visits; only the indexes are read."""
 
 import hashlib
+from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cinic_shards.codec import kernels
-from cinic_shards.errors import OptionError
+from cinic_shards.errors import OptionError, few
+from cinic_shards.format import shown
 from cinic_shards.format.provenance import origins_named
 from cinic_shards.options import checked, integer
 from cinic_shards.read.columns import Columns
@@ -33,8 +35,13 @@ class Subset:
     origin: str | Sequence[str] | None = None
     """Keep samples of these origins: ``cifar``, ``cifar-train``, ``cifar-test``, ``imagenet``,
     ``unknown``."""
+    ids: Sequence[int] | None = None
+    """Keep the samples with these ids, in any order; each must be in a split that is read. Ids are
+    positions in the dataset: ``batch.indices``, ``columns.ids``, ``CINIC10.ids``."""
     where: Where | None = None
-    """Keep samples by a mask: a function from ``Columns`` of N samples to bool, shape (N,)."""
+    """Keep samples by a mask: a function from ``Columns`` of N samples to bool, shape (N,). The
+    samples are those of the splits that are read, so position i of the mask is not the sample with
+    id i, but with id ``columns.ids[i]``. To choose by id, use ``ids``."""
     exclude_duplicates_of: str | None = None
     """Drop samples whose pixels also occur in a split, or in several such as ``valid+test``."""
     fraction: float = 1.0
@@ -47,6 +54,9 @@ class Subset:
         if not 0 < self.fraction <= 1:
             raise OptionError(f"fraction={self.fraction!r}: expected more than 0 and at most 1")
         integer("fraction_seed", self.fraction_seed)
+        if self.ids is not None and len(set(self.ids)) < len(self.ids):
+            found = few([one for one, count in Counter(self.ids).items() if count > 1])
+            raise OptionError(f"ids: duplicate ids: {found}; give each id once")
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,8 +95,8 @@ def select(dataset: Dataset, reader: SplitReader, subset: Subset) -> Selection:
         subset: the conditions.
 
     Raises:
-        OptionError: the dataset lacks a class or split, an origin is unknown, ``where`` does not
-            return a mask, or no sample is left.
+        OptionError: the dataset lacks a class, a split or an id, an origin is unknown, ``where``
+            does not return a mask, or no sample is left.
         StoreError: an index of ``exclude_duplicates_of`` cannot be read.
         FormatError: such an index is damaged.
     """
@@ -94,7 +104,7 @@ def select(dataset: Dataset, reader: SplitReader, subset: Subset) -> Selection:
         return Selection(None, reader.block_starts, np.arange(reader.num_blocks))
     is_chosen = choose_samples(dataset, reader.columns, subset)
     if not is_chosen.any():
-        given = ", ".join(f"{name}={value!r}" for name, value in _given(subset).items())
+        given = ", ".join(f"{name}={shown(value)}" for name, value in _given(subset).items())
         raise OptionError(f"no sample of {reader.name} is left by {given}")
     rows = np.flatnonzero(is_chosen)
     starts = np.searchsorted(rows, reader.block_starts)
@@ -111,8 +121,8 @@ def choose_samples(dataset: Dataset, columns: Columns, subset: Subset) -> NDArra
         subset: the conditions.
 
     Raises:
-        OptionError: the dataset lacks a class or split, an origin is unknown, or ``where`` does
-            not return a mask.
+        OptionError: the dataset lacks a class or split, the columns lack an id, an origin is
+            unknown, or ``where`` does not return a mask.
         StoreError: an index of ``exclude_duplicates_of`` cannot be read.
         FormatError: such an index is damaged.
     """
@@ -124,6 +134,9 @@ def choose_samples(dataset: Dataset, columns: Columns, subset: Subset) -> NDArra
     if subset.origin is not None:
         names = [subset.origin] if isinstance(subset.origin, str) else subset.origin
         is_chosen &= np.isin(columns.origin, [origin for n in names for origin in origins_named(n)])
+    if subset.ids is not None:
+        check_ids(subset.ids, columns.ids, "+".join(dict.fromkeys(columns.split.tolist())))
+        is_chosen &= np.isin(columns.ids, subset.ids)
     if subset.where is not None:
         is_chosen &= _mask(subset.where(columns), len(columns))
     if subset.exclude_duplicates_of is not None:
@@ -137,6 +150,24 @@ def choose_samples(dataset: Dataset, columns: Columns, subset: Subset) -> NDArra
     if subset.fraction < 1:
         is_chosen = _thinned(is_chosen, columns, subset)
     return is_chosen
+
+
+def check_ids(wanted: Sequence[int], known: NDArray[np.int64], name: str) -> None:
+    """Check that ids exist.
+
+    Args:
+        wanted: the ids.
+        known: the ids of all samples of the splits that are read, shape (N,).
+        name: the splits' names, for the message.
+
+    Raises:
+        OptionError: an id is not among the known ones.
+    """
+    if unknown := sorted(set(wanted).difference(known.tolist())):
+        raise OptionError(
+            f"ids: {len(unknown):,} of {len(wanted):,} are not in {name}: {few(unknown)}; give "
+            "positions in the dataset, as in batch.indices and columns.ids"
+        )
 
 
 def _given(subset: Subset) -> dict[str, Any]:

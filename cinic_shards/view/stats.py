@@ -117,10 +117,8 @@ def stats(
     pixels, counted = PixelSums(0, (0, 0, 0), (0, 0, 0)), None
     if subset == Subset() and not histograms:
         columns = dataset.columns_of(names)
-        chosen = set(names.split("+"))
-        for info in dataset.manifest.splits:
-            if info.name in chosen:
-                pixels += info.pixels
+        for info in dataset.splits(names):
+            pixels += info.pixels
     else:
         reader = dataset.split(names)
         selection = select(dataset, reader, subset)

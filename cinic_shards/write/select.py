@@ -52,7 +52,7 @@ def select(
     path: StoreLike,
     out: StoreLike,
     *,
-    splits: Sequence[str] = (),
+    splits: str | Sequence[str] = (),
     subset: Subset | None = None,
     shard_size: int | None = None,
     shards: int | None = None,
@@ -71,7 +71,9 @@ def select(
     Args:
         path: the dataset's folder, URL or open store.
         out: a folder, a URL or an open store; empty, or not existing yet.
-        splits: the splits to write, see ``splits.parse_splits``; by default all, unchanged.
+        splits: the new splits, one or a list of them: ``train`` keeps a split, ``train+valid``
+            joins two as ``train-valid``, ``all=train+valid`` joins and names them; by default all,
+            unchanged.
         subset: the samples to keep of each split. ``exclude_duplicates_of`` does not apply to new
             splits made from a split that it names.
         shard_size: see ``PackOptions``; by default as in the dataset, unless that was packed with
@@ -149,6 +151,8 @@ def _parent(dataset: Dataset, chosen: Sequence[Chosen], subset: Subset) -> dict[
     }
     for name in ("classes", "origin", "exclude_duplicates_of", "fraction", "fraction_seed"):
         value = getattr(subset, name)
+        if name == "exclude_duplicates_of" and value is not None:
+            value = "+".join(split.name for split in dataset.splits(value))
         if value != getattr(Subset(), name):
             selection[name] = list(value) if isinstance(value, tuple) else value
     digest = hashlib.blake2b(digest_size=32)
@@ -212,7 +216,7 @@ def select_tree(
     path: StoreLike,
     out: str | os.PathLike[str],
     *,
-    splits: Sequence[str] = (),
+    splits: str | Sequence[str] = (),
     subset: Subset | None = None,
     symlink_to: str | os.PathLike[str] | None = None,
     workers: int | None = None,

@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 import cinic_shards.format as fmt
 from cinic_shards.errors import FormatError, OptionError, few
 from cinic_shards.format import ShardInfo
-from cinic_shards.read.columns import Columns
-from cinic_shards.read.dataset import Dataset
-from cinic_shards.read.subset import Subset, choose_samples
+from cinic_shards.read.columns import Columns, sample_ids
+from cinic_shards.read.dataset import Dataset, find_splits
+from cinic_shards.read.subset import Subset, check_ids, choose_samples
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,13 +23,16 @@ class NewSplit:
     """Names of the existing splits that it is made from."""
 
 
-def parse_splits(texts: Sequence[str], known: Sequence[str]) -> tuple[NewSplit, ...]:
+def parse_splits(
+    texts: str | Sequence[str], known: Sequence[str], location: str
+) -> tuple[NewSplit, ...]:
     """Parse the option that lists new splits.
 
     Args:
-        texts: one or more splits each, separated by commas. ``train`` keeps a split,
-            ``train+valid`` joins two as ``train-valid``, ``all=train+valid`` joins and names them.
+        texts: new splits. ``train`` keeps a split, ``train+valid`` joins two as ``train-valid``,
+            ``all=train+valid`` joins and names them. Commas may separate several in one text.
         known: names of the existing splits.
+        location: the dataset's location, for messages.
 
     Returns:
         The new splits in name order; without ``texts``, all existing ones.
@@ -38,14 +41,10 @@ def parse_splits(texts: Sequence[str], known: Sequence[str]) -> tuple[NewSplit, 
         OptionError: a split does not exist, or a name is invalid or duplicate.
     """
     found: dict[str, NewSplit] = {}
-    for text in (part for one in texts for part in one.split(",")):
+    listed = [texts] if isinstance(texts, str) else texts
+    for text in (part for one in listed for part in one.split(",")):
         name, equals, joined = text.rpartition("=")
-        parts = tuple(joined.split("+"))
-        for part in parts:
-            if part not in known:
-                raise OptionError(f"no split {part!r}; there is {', '.join(known)}")
-            if parts.count(part) > 1:
-                raise OptionError(f"split {text!r}: {part} is named twice")
+        parts = tuple(find_splits(joined, known, location))
         name = name if equals else "-".join(parts)
         if not fmt.SPLIT_NAME.fullmatch(name) or len(name) > fmt.MAX_NAME_BYTES:
             raise OptionError(
@@ -82,7 +81,7 @@ class Chosen:
 
 
 def choose(
-    dataset: Dataset, splits: Sequence[str], subset: Subset, warn: Callable[[str], None]
+    dataset: Dataset, splits: str | Sequence[str], subset: Subset, warn: Callable[[str], None]
 ) -> list[Chosen]:
     """Choose the samples of each new split, in name order; only indexes are read.
 
@@ -97,16 +96,25 @@ def choose(
             key.
         StoreError, FormatError: an index cannot be read, or is damaged.
     """
-    manifest = dataset.manifest
+    entries = {split.name: split for split in dataset.manifest.splits}
+    new_splits = parse_splits(splits, list(entries), str(dataset.store))
+    excluded: set[str] = set()
+    if subset.exclude_duplicates_of is not None:
+        excluded = {split.name for split in dataset.splits(subset.exclude_duplicates_of)}
+    if subset.ids is not None:
+        parts = sorted({part for split in new_splits for part in split.parts})
+        check_ids(subset.ids, sample_ids([entries[part] for part in parts]), "+".join(parts))
     found, empty = [], []
-    has_excluded = subset.exclude_duplicates_of is None
-    for split in parse_splits(splits, [split.name for split in manifest.splits]):
+    has_excluded = not excluded
+    for split in new_splits:
         of_split = subset
-        if subset.exclude_duplicates_of is not None:
-            if set(subset.exclude_duplicates_of.split("+")) & set(split.parts):
-                of_split = replace(subset, exclude_duplicates_of=None)
-            else:
-                has_excluded = True
+        if excluded & set(split.parts):
+            of_split = replace(of_split, exclude_duplicates_of=None)
+        else:
+            has_excluded = True
+        if subset.ids is not None:
+            ids = sample_ids([entries[part] for part in split.parts])
+            of_split = replace(of_split, ids=np.intersect1d(subset.ids, ids).tolist())
         chosen = _choose_split(dataset, split, of_split)
         if len(chosen.keys):
             found.append(chosen)
@@ -131,7 +139,6 @@ def _choose_split(dataset: Dataset, split: NewSplit, subset: Subset) -> Chosen:
     shards = tuple((part.name, shard) for part in parts for shard in part.shards)
     starts = np.cumsum([0, *(shard.num_samples for _, shard in shards)])
     shard_of = np.searchsorted(starts, chosen, side="right") - 1
-    ids = np.concatenate([p.first_id + np.arange(p.num_samples, dtype=np.int64) for p in parts])
     old_keys: list[str] = columns.keys[chosen].tolist()
     keys = [f"{split.name}/{key.partition('/')[2]}" for key in old_keys]
     for key, old, part in zip(keys, old_keys, columns.split[chosen].tolist(), strict=True):
@@ -145,7 +152,7 @@ def _choose_split(dataset: Dataset, split: NewSplit, subset: Subset) -> Chosen:
         keys=keys,
         old_keys=old_keys,
         labels=columns.labels[chosen],
-        ids=ids[chosen],
+        ids=columns.ids[chosen],
         shard=shard_of,
         row=chosen - starts[shard_of],
     )

@@ -18,6 +18,7 @@ from cinic_shards.format import Index, Manifest, ShardInfo
 from cinic_shards.format.provenance import ORIGINS, origins_named
 from cinic_shards.jobs import Progress, Tally, check_stop, make_executor, run_jobs
 from cinic_shards.options import checked, number_of_workers
+from cinic_shards.read.dataset import find_splits
 from cinic_shards.read.open import open_shard, read_manifest
 from cinic_shards.store import (
     LocalStore,
@@ -78,7 +79,7 @@ def unpack(
     path: StoreLike,
     out: str | os.PathLike[str],
     *,
-    splits: Sequence[str] | None = None,
+    splits: str | Sequence[str] | None = None,
     classes: Sequence[str] | None = None,
     origins: Sequence[str] | None = None,
     workers: int | None = None,
@@ -96,7 +97,8 @@ def unpack(
     Args:
         path: the dataset's folder, URL or open store.
         out: folder of the tree.
-        splits: write only these splits; by default all.
+        splits: write only this split, or several as in ``train+valid`` or in a list; by default
+            all.
         classes: write only these classes; by default all.
         origins: write only these origins, by the names of ``provenance.origins_named``; by default
             all.
@@ -168,21 +170,23 @@ def _jobs(
     store: Store,
     manifest: Manifest,
     out: Path,
-    splits: Sequence[str] | None,
+    splits: str | Sequence[str] | None,
     classes: Sequence[str] | None,
     origins: Sequence[str] | None,
 ) -> Iterator[UnpackJob]:
     known_splits = [split.name for split in manifest.splits]
     if origins is not None:
         origins = [origin for name in origins for origin in origins_named(name)]
-    for noun, wanted, known in (
-        ("split", splits, known_splits),
-        ("class", classes, manifest.classes),
-    ):
-        if unknown := [name for name in wanted or () if name not in known]:
-            raise OptionError(f"{store}: no {noun} {unknown[0]!r}; there is {', '.join(known)}")
+    if splits is None:
+        wanted = known_splits
+    else:
+        names = splits if isinstance(splits, str) else "+".join(splits)
+        wanted = find_splits(names, known_splits, str(store))
+    if unknown := [name for name in classes or () if name not in manifest.classes]:
+        known = ", ".join(manifest.classes)
+        raise OptionError(f"{store}: no class {unknown[0]!r}; there is {known}")
     for split in manifest.splits:
-        if splits is None or split.name in splits:
+        if split.name in wanted:
             for info in split.shards:
                 yield UnpackJob(
                     store=store,

@@ -216,7 +216,7 @@ MISTAKES = {
         "there is nothing to write",
     ),
     "bench without shards": (1, "bench {tree} {tmp}/nothing", "no dataset"),
-    "bench of an unknown split": (2, "bench {tree} {shards} --split dev", "no split 'dev'"),
+    "bench of an unknown split": (2, "bench {tree} {shards} --split nope", "no split 'nope'"),
 }
 
 
@@ -510,8 +510,14 @@ def test_unpack(run: Run, demo_tree: Path, shards: Path, tmp_path: Path) -> None
     assert again.startswith("0 files written, 270 existed already, ")
     part = run("unpack", shards, tmp_path / "part", "--class", "cat", "--class", "dog")
     assert part.out.startswith("54 files written, ")
-    wrong = run("unpack", shards, tmp_path / "part", "--split", "dev")
-    assert is_one_message(wrong, 2) and "no split 'dev'; there is test, train, valid" in wrong.err
+    for number, options in enumerate((["train+dev"], ["dev", "--split", "train"])):
+        joined = run("unpack", shards, tmp_path / f"joined{number}", "--split", *options)
+        assert joined.out.startswith("180 files written, ")
+        assert {path.name for path in (tmp_path / f"joined{number}").iterdir()} == {
+            "train", "valid",
+        }  # fmt: skip
+    wrong = run("unpack", shards, tmp_path / "part", "--split", "nope")
+    assert is_one_message(wrong, 2) and "no split 'nope'; there is test, train, valid" in wrong.err
 
 
 def test_reindex(run: Run, shards: Path) -> None:

@@ -17,8 +17,9 @@ import pytest
 
 from cinic_shards.errors import OptionError
 from cinic_shards.loader.cache import CACHE_BYTES_VARIABLE, CACHE_DIR_VARIABLE, Cache
+from cinic_shards.loader.cinic10 import CINIC10
 from cinic_shards.loader.loader import ShardLoader
-from cinic_shards.loader.torch_datasets import CINIC10, ShardIterable
+from cinic_shards.loader.torch_datasets import ShardIterable
 from cinic_shards.loader.world import default_threads, find_world
 from cinic_shards.read.dataset import Dataset
 from cinic_shards.store import open_store

@@ -442,10 +442,15 @@ def server(encoded: dict[str, Path]) -> Iterator[str]:
 def test_indexes_are_read_in_a_child_process(server: str, encoded: dict[str, Path]) -> None:
     store = open_store(server)
     assert isinstance(store, RemoteStore)
-    read = read_in_child(store, ["test", "unknown"])
+    read = read_in_child(store, ["test", "dev", "unknown"])
     assert {name for name, *_ in read.reads} == {
-        "manifest.json", *(f"test-0000{number}-of-00004.tar" for number in range(4))
-    }  # fmt: skip
+        "manifest.json",
+        *(
+            f"{split}-0000{number}-of-00004.tar"
+            for split in ("test", "valid")
+            for number in range(4)
+        ),
+    }
     read._connection = None  # type: ignore[assignment]
     columns, expected = (
         Dataset(read).columns_of("test"),

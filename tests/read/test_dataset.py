@@ -3,14 +3,19 @@
 import hashlib
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+from cinic_shards import CINIC10, ShardIterable, ShardLoader, Subset, select, stats, unpack
 from cinic_shards.codec import ENCODINGS
 from cinic_shards.errors import FormatError, OptionError
 from cinic_shards.format import MANIFEST_NAME, Manifest
-from cinic_shards.read.dataset import Dataset
+from cinic_shards.loader import bench
+from cinic_shards.read.dataset import Dataset, find_split
+from cinic_shards.view.montage import show
+from cinic_shards.write.select import select_tree
 
 
 def test_payloads_are_the_files(demo_tree: Path, shards: Path) -> None:
@@ -49,8 +54,65 @@ def test_summary_counts(shards: Path) -> None:
 
 
 def test_an_unknown_split_is_rejected(shards: Path) -> None:
-    with pytest.raises(OptionError, match="no split 'dev'; there is test, train, valid"):
-        Dataset(shards).split("dev")
+    with pytest.raises(OptionError, match="no split 'nope'; there is test, train, valid"):
+        Dataset(shards).split("nope")
+
+
+@pytest.mark.parametrize(
+    ("known", "name", "found"),
+    [
+        ("test train valid", "val", "valid"),
+        ("test train valid", "validation", "valid"),
+        ("test train valid", "dev", "valid"),
+        ("dev test train", "valid", "dev"),
+        ("train val valid", "val", "val"),  # an exact name wins
+        ("train val valid", "valid", "valid"),
+        ("train val valid", "dev", "no split 'dev'; it may mean val or valid: give one of these"),
+        ("test train", "val", "no split 'val'; there is test, train"),
+        ("test train valid", "Val", "no split 'Val'; there is"),
+        ("test train valid", "eval", "no split 'eval'; there is"),
+    ],
+)
+def test_names_of_the_validation_split(known: str, name: str, found: str) -> None:
+    if " " not in found:
+        assert find_split(name, known.split(), "here") == found
+        return
+    with pytest.raises(OptionError, match=f"^here: {found}"):
+        find_split(name, known.split(), "here")
+
+
+@pytest.mark.parametrize(
+    "result",
+    [
+        lambda shards, name, out: Dataset(shards).split(f"train+{name}").name,
+        lambda shards, name, out: Dataset(shards).columns_of(name).keys.tolist(),
+        lambda shards, name, out: [split.name for split in Dataset(shards).splits(f"{name}+train")],
+        lambda shards, name, out: ShardLoader(shards, split=name, batch_size=10).state_dict(),
+        lambda shards, name, out: ShardIterable(shards, split=name, batch_size=10).state_dict(),
+        lambda shards, name, out: CINIC10(shards, f"{name}+train").split,
+        lambda shards, name, out: len(CINIC10(shards, subset=Subset(exclude_duplicates_of=name))),
+        lambda shards, name, out: stats(shards, split=name).to_json(),
+        lambda shards, name, out: stats(shards, split=name, origins=["imagenet"]).to_json(),
+        lambda shards, name, out: show(shards, f"{out}.png", split=name),
+        lambda shards, name, out: unpack(shards, out, splits=name, workers=1),
+        lambda shards, name, out: select(shards, out, splits=[name, f"a=train+{name}"], workers=1),
+        lambda shards, name, out: select_tree(shards, out, splits=name, workers=1),
+    ],
+)
+def test_every_function_takes_these_names(shards: Path, tmp_path: Path, result: Any) -> None:
+    expected = result(shards, "valid", tmp_path / "valid")
+    assert result(shards, "dev", tmp_path / "dev") == expected
+
+
+def test_a_comparison_with_imagefolder_takes_these_names(
+    demo_tree: Path, shards: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bench, "IMAGEFOLDER_WORKERS", (0,))
+    monkeypatch.setattr(bench, "take_turns", lambda jobs, rounds, before: {})
+    options: dict[str, Any] = {"batch_size": 10, "epochs": 1, "normalize": False}
+    assert bench.compare(demo_tree, shards, split="val", **options) == []
+    with pytest.raises(OptionError, match=r"split 'train\+valid': ImageFolder reads one split"):
+        bench.compare(demo_tree, shards, split="train+val", **options)
 
 
 def test_an_index_that_contradicts_the_manifest_is_rejected(shards: Path) -> None:

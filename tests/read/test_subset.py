@@ -176,7 +176,17 @@ def test_a_fraction_of_each_class_of_each_split(shards: Path) -> None:
         ({"fraction": "0.1"}, "expected a finite number"),
         ({"fraction": 0.5, "fraction_seed": 1.5}, "expected an integer"),
         ({"where": "x"}, "expected a function or None"),
-        ({"exclude_duplicates_of": "dev"}, "no split 'dev'"),
+        ({"exclude_duplicates_of": "nope"}, "no split 'nope'"),
+        ({"exclude_duplicates_of": "dev+valid"}, "valid is named twice"),
+        ({"ids": [180, 5, 6]}, "ids: 2 of 3 are not in train: 5, 6; give positions in the dataset"),
+        ({"ids": [180, -1, 10**30]}, "ids: 2 of 3 are not in train: -1, 1000"),
+        ({"ids": [180, 181, 180, 180]}, "duplicate ids: 180; give each id once"),
+        ({"ids": [180.0]}, r"ids=\[180.0\]: expected a list of integers or None"),
+        ({"ids": np.array([True, False])}, "expected a list of integers or None"),
+        ({"ids": np.array([[180]])}, "expected a list of integers or None"),
+        ({"ids": 180}, "expected a list of integers or None"),
+        ({"ids": []}, r"no sample of train is left by ids=\(\)"),
+        ({"ids": range(180, 220), "origin": "unknown"}, r"left by origin='unknown', ids=\(180, "),
         (
             {"exclude_duplicates_of": "valid+train"},
             "other than those that are read, train",
@@ -197,6 +207,32 @@ def test_invalid_options_are_rejected(shards: Path, subset: dict[str, Any], mess
 def test_invalid_splits_are_rejected(shards: Path, split: str) -> None:
     with pytest.raises(OptionError, match="split"):
         ShardLoader(shards, split=split)
+
+
+def test_commas_do_not_join_splits(shards: Path) -> None:
+    with pytest.raises(OptionError, match=r"no split 'train,valid'; .*; join splits with \+"):
+        ShardLoader(shards, split="train,valid")
+
+
+@pytest.mark.parametrize("ids", [list, tuple, np.array, torch.tensor, set])
+def test_ids_choose_samples_of_the_dataset(shards: Path, ids: Any) -> None:
+    columns = Dataset(shards).columns
+    chosen = [400, 183, 366]
+    keys = keys_left(shards, "train+val", ids=ids(chosen))
+    assert keys == sorted(columns.keys[chosen])
+    first = keys_left(shards, "train", ids=ids([183, 200]), where=lambda c: c.ids == 200)
+    assert first == [columns.keys[200]]
+
+
+def test_columns_have_ids(shards: Path) -> None:
+    dataset = Dataset(shards)
+    assert dataset.columns.ids.tolist() == list(range(548))
+    of_valid = dataset.columns_of("valid")
+    assert of_valid.ids.tolist() == list(range(368, 548))
+    assert of_valid.take(np.array([5, 3])).ids.tolist() == [373, 371]
+    reader = dataset.split("test+valid")
+    assert reader.columns.ids.tolist() == [*range(180), *range(368, 548)]
+    assert reader.keys == reader.columns.keys.tolist()
 
 
 def test_where_gets_the_columns_of_the_splits_that_are_read(shards: Path) -> None:

@@ -266,10 +266,12 @@ def test_at_urls(encoded: dict[str, Path], tmp_path: Path) -> None:
         (["all=train+valid", "test"], [("all", "train valid"), ("test", "test")]),
         (["train=valid", "valid=train"], [("train", "valid"), ("valid", "train")]),
         (["train", "a=train+test"], [("a", "train test"), ("train", "train")]),
+        ("all=train+valid", [("all", "train valid")]),
+        (["val", "dev=train+validation"], [("dev", "train valid"), ("valid", "valid")]),
     ],
 )
-def test_splits_are_parsed(texts: list[str], expected: list[tuple[str, str]]) -> None:
-    assert parse_splits(texts, KNOWN) == tuple(
+def test_splits_are_parsed(texts: str | list[str], expected: list[tuple[str, str]]) -> None:
+    assert parse_splits(texts, KNOWN, "here") == tuple(
         NewSplit(name, tuple(parts.split())) for name, parts in expected
     )
 
@@ -277,7 +279,7 @@ def test_splits_are_parsed(texts: list[str], expected: list[tuple[str, str]]) ->
 @pytest.mark.parametrize(
     ("texts", "problem"),
     [
-        (["nope"], "no split 'nope'; there is test, train, valid"),
+        (["nope"], "here: no split 'nope'; there is test, train, valid"),
         (["train+"], "no split ''"),
         (["a="], "no split ''"),
         (["train+train"], r"split 'train\+train': train is named twice"),
@@ -285,11 +287,13 @@ def test_splits_are_parsed(texts: list[str], expected: list[tuple[str, str]]) ->
         (["../x=train"], "'../x' is not a valid name"),
         (["__x=train"], "'__x' is not a valid name"),
         (["train", "train=valid"], "there would be two splits 'train'"),
+        (["valid", "dev"], "there would be two splits 'valid'"),
+        (["valid+dev"], r"split 'valid\+dev': valid is named twice"),
     ],
 )
 def test_invalid_splits_are_rejected(texts: list[str], problem: str) -> None:
     with pytest.raises(OptionError, match=problem):
-        parse_splits(texts, KNOWN)
+        parse_splits(texts, KNOWN, "here")
 
 
 def test_duplicate_keys_are_rejected(encoded_tree: Path, tmp_path: Path) -> None:
@@ -301,6 +305,24 @@ def test_duplicate_keys_are_rejected(encoded_tree: Path, tmp_path: Path) -> None
                        r"valid/cat/.*, \.\.\.; do not join these splits"):  # fmt: skip
         select(tmp_path / "shards", tmp_path / "out", splits=["train+valid"], workers=1)
     assert not (tmp_path / "out").exists()
+
+
+def test_ids_of_several_splits(encoded: dict[str, Path], tmp_path: Path) -> None:
+    columns = Dataset(encoded["raw"]).columns
+    chosen = np.flatnonzero(columns.ids % 7 == 3)
+    keys = {key for key in columns.keys[chosen].tolist() if not key.startswith("test/")}
+    ids = [i for i in chosen.tolist() if columns.split[i] != "test"]
+    subset = Subset(ids=ids, exclude_duplicates_of="val")
+    said: list[str] = []
+    found = select(encoded["raw"], tmp_path / "out", subset=subset, workers=1, warn=said.append)
+    assert sorted(keys_of(tmp_path / "out")) == sorted(keys)
+    assert said == ["no sample is left of test: this split is not written"]
+    selection = found.options["parent"]["selection"]
+    assert selection["exclude_duplicates_of"] == "valid"  # as with this name: the same job
+    with pytest.raises(OptionError, match=r"ids: 1 of 2 are not in train\+valid: 0; give pos"):
+        select(
+            encoded["raw"], tmp_path / "x", splits=["train", "dev"], subset=Subset(ids=[0, ids[0]])
+        )
 
 
 def test_an_empty_selection_is_rejected(encoded: dict[str, Path], tmp_path: Path) -> None:
@@ -460,6 +482,7 @@ def test_the_command(
     status, _, err = part(shards, tmp_path / "e", "--tree", "--overwrite")
     assert status == 2 and "--executor and --overwrite are for shards" in err
     status, _, err = part(shards, tmp_path / "e", "--split", "nope")
-    assert status == 2 and err == "error: no split 'nope'; there is test, train, valid\n"
+    assert status == 2
+    assert err == f"error: {shards}: no split 'nope'; there is test, train, valid\n"
     status, _, err = part(shards, tmp_path / "d")
     assert status == 1 and "already holds a dataset; --overwrite replaces it" in err
