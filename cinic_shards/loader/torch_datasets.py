@@ -6,6 +6,7 @@ from functools import partial
 from typing import Any, Literal
 
 import torch
+from torch import distributed
 from torch.utils.data import IterableDataset, get_worker_info
 
 from cinic_shards.errors import OptionError
@@ -59,8 +60,10 @@ class ShardIterable(IterableDataset[Batch]):
         """Store the options for a ``ShardLoader``; see there.
 
         ``workers`` is the number of threads in each process, and ``cache`` must not be ``device``.
-        Rank and world size are determined here, not in the workers. Each iteration is an epoch,
-        with or without ``persistent_workers``; ``set_epoch`` chooses the next one.
+        Rank and world size, unless given, are looked up when the workers start. Each iteration is
+        an epoch, with or without ``persistent_workers``; ``set_epoch`` chooses the next one. If
+        ``subset`` has a ``where``, samples are chosen before it is sent to spawned workers, so it
+        may be a lambda.
 
         Raises:
             OptionError: ``cache`` is ``device``, or rank or world size is invalid. Other errors of
@@ -68,7 +71,8 @@ class ShardIterable(IterableDataset[Batch]):
         """
         cache = as_cache(cache)
         one_of("cache", cache.kind, Literal["none", HostCacheKind])
-        rank, world_size = find_world(rank, world_size)
+        if (rank, world_size) != (None, None):
+            find_world(rank, world_size)
         self._workers = workers
         self._make_loader = partial(
             ShardLoader,
@@ -137,7 +141,15 @@ class ShardIterable(IterableDataset[Batch]):
         self._loaded_epoch = loader.epoch
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_loaders": {}}
+        """Return what a spawned worker needs: samples are chosen here, and ranks found here."""
+        make = self._make_loader
+        changes: dict[str, Any] = {}
+        if (subset := make.keywords["subset"]) is not None and subset.where is not None:
+            changes["subset"] = Subset(ids=self._own_loader().dataset.ids.tolist())
+        if make.keywords["rank"] is None and distributed.is_initialized():  # here, not there
+            changes["rank"], changes["world_size"] = find_world(None, None)
+        made = partial(make.func, *make.args, **make.keywords | changes)
+        return self.__dict__ | {"_loaders": {}, "_make_loader": made}
 
     def _own_loader(self) -> ShardLoader:
         """Return this process's loader; make it on first use."""

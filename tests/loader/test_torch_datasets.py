@@ -4,17 +4,13 @@ import copy
 import inspect
 import io
 import pickle
-import subprocess
-import sys
-import textwrap
 import warnings
-from collections.abc import Iterator
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torch import distributed
 from torch.utils.data import DataLoader
 
 from cinic_shards import CINIC10, Augment, Batch, ShardIterable, ShardLoader, Subset
@@ -98,16 +94,31 @@ def test_workers_agree_on_the_epoch_whatever_came_before(encoded: dict[str, Path
     assert facts(batches(2)) == epochs[9]  # the copies have their own epochs
 
 
-def test_ranks_are_determined_when_it_is_made(
-    encoded: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("context", ["fork", "spawn"])
+def test_ranks_are_found_when_the_workers_start(
+    encoded: dict[str, Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, context: str
 ) -> None:
-    expected = facts(ShardLoader(encoded["raw"], batch_size=20, rank=1, world_size=3))
-    monkeypatch.setenv("RANK", "1")
-    monkeypatch.setenv("WORLD_SIZE", "3")
+    """A process group of this process is not one of spawned workers."""
+    expected = facts(ShardLoader(encoded["raw"], batch_size=20, rank=0, world_size=1))
     iterable = ShardIterable(encoded["raw"], batch_size=20)
-    monkeypatch.delenv("RANK")
-    monkeypatch.delenv("WORLD_SIZE")
-    assert facts(DataLoader(iterable, batch_size=None, num_workers=2)) == expected
+    distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/g", rank=0, world_size=1)
+    try:
+        monkeypatch.setenv("RANK", "1")
+        monkeypatch.setenv("WORLD_SIZE", "3")
+        loader = DataLoader(
+            iterable, batch_size=None, num_workers=1, multiprocessing_context=context
+        )
+        assert facts(loader) == expected
+    finally:
+        distributed.destroy_process_group()
+
+
+def test_samples_for_spawned_workers_may_be_chosen_by_a_lambda(encoded: dict[str, Path]) -> None:
+    subset = Subset(where=lambda columns: columns.labels % 2 == 0, fraction=0.5)
+    options: dict[str, Any] = {"batch_size": 20, "subset": subset}
+    iterable = ShardIterable(encoded["raw"], **options)
+    workers = DataLoader(iterable, batch_size=None, num_workers=1, multiprocessing_context="spawn")
+    assert facts(workers) == facts(ShardLoader(encoded["raw"], **options))
 
 
 def test_an_error_in_a_worker_names_the_sample(encoded_tree: Path, tmp_path: Path) -> None:
@@ -202,78 +213,3 @@ def test_torchdatas_stateful_dataloader(
         assert facts(again) == second[int(done) :]
     assert facts(again) == third
     assert facts(again) == fourth
-
-
-# --- In other people's loops ------------------------------------------------------------------
-
-LIGHTNING = """
-    import sys, warnings
-    warnings.simplefilter("ignore")
-    from cinic_shards import Augment, ShardLoader
-    from cinic_shards.loader.bench import import_torchvision
-    from cinic_shards.loader.cache import Cache
-    import_torchvision()  # lightning's own import fails with a CPU build of torch
-    import lightning, torch
-
-    encoded, folder, mode = sys.argv[1:]
-
-    class Linear(lightning.LightningModule):
-        def __init__(self):
-            super().__init__()
-            self.model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3072, 10))
-            self.seen = []
-
-        def training_step(self, batch, number):
-            images, labels = batch
-            self.seen += batch.indices.tolist()
-            if mode == "stop" and self.global_step == 13:
-                self.trainer.save_checkpoint(folder + "/stopped.ckpt")
-                raise KeyboardInterrupt
-            return torch.nn.functional.cross_entropy(self.model(images), labels)
-
-        def configure_optimizers(self):
-            return torch.optim.SGD(self.parameters(), 0.01)
-
-    loader = ShardLoader(encoded, batch_size=20, augment=Augment())
-    trainer = lightning.Trainer(
-        accelerator="cpu", max_epochs=3, logger=False, enable_progress_bar=False,
-        enable_checkpointing=False, enable_model_summary=False,
-    )
-    module = Linear()
-    path = folder + "/stopped.ckpt" if mode == "resume" else None
-    try:
-        trainer.fit(module, loader, ckpt_path=path, weights_only=False)
-    except (KeyboardInterrupt, SystemExit):
-        pass
-    print(" ".join(map(str, module.seen)))
-"""
-
-
-def run(script: str, *arguments: object) -> str:
-    command = [sys.executable, "-c", textwrap.dedent(script), *map(str, arguments)]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, timeout=300)
-    return done.stdout
-
-
-@pytest.fixture(scope="module")
-def lightning_epochs(encoded: dict[str, Path], tmp_path_factory: Any) -> Iterator[list[int]]:
-    if find_spec("lightning") is None:
-        pytest.skip("NOT RUN: lightning is not installed")
-    folder = tmp_path_factory.mktemp("lightning")
-    yield [int(i) for i in run(LIGHTNING, encoded["raw"], folder, "whole").split()]
-
-
-@pytest.mark.real
-def test_lightning_trains(encoded: dict[str, Path], lightning_epochs: list[int]) -> None:
-    loader = ShardLoader(encoded["raw"], batch_size=20)
-    assert lightning_epochs == [i for _ in range(3) for b in loader for i in b.indices.tolist()]
-
-
-@pytest.mark.real
-def test_lightning_resumes_in_the_middle_of_an_epoch(
-    encoded: dict[str, Path], lightning_epochs: list[int], tmp_path: Path
-) -> None:
-    stopped = [int(i) for i in run(LIGHTNING, encoded["raw"], tmp_path, "stop").split()]
-    resumed = [int(i) for i in run(LIGHTNING, encoded["raw"], tmp_path, "resume").split()]
-    # The interrupted step had its batch already: the state is after that batch.
-    assert stopped + resumed == lightning_epochs

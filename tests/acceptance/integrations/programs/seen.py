@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import sys
 from typing import Any
 
 import torch
@@ -33,10 +34,14 @@ def note(batch: Batch, rank: int = 0) -> None:
     digest = hashlib.sha256()
     for tensor in (batch.images, batch.labels):
         digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
-    line = ["batch", rank, batch.indices.tolist(), digest.hexdigest()]
-    print(json.dumps(line), flush=True)
+    _print(["batch", rank, batch.indices.tolist(), digest.hexdigest()])
 
 
 def say(name: str, value: Any) -> None:
     """Print a fact for the test."""
-    print(json.dumps([name, value]), flush=True)
+    _print([name, value])
+
+
+def _print(line: list[Any]) -> None:
+    sys.stdout.write(f"{json.dumps(line)}\n")  # in one write: several ranks share a pipe
+    sys.stdout.flush()
