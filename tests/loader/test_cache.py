@@ -18,6 +18,7 @@ import pytest
 
 from cinic_shards.errors import OptionError
 from cinic_shards.loader import cache as cache_module
+from cinic_shards.loader.block_source import BlockEpoch, BlockSource
 from cinic_shards.loader.cache import CACHE_DIR_VARIABLE, Cache, _folder_of
 from cinic_shards.loader.cache_folder import CachedSplit, cached_splits, remove
 from cinic_shards.loader.loader import ShardLoader
@@ -475,3 +476,21 @@ def test_a_cache_that_is_deleted_while_it_is_opened_is_made_again(
     assert epochs(loader) == epochs(ShardLoader(packed["zstd"], batch_size=7, tail="short"))
     (again,) = cached_splits(tmp_path)
     assert not remove(again)  # it is in use
+
+
+def test_a_complete_cache_begins_no_steps_early(
+    packed: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is fetched or decoded any more, even if the shards are remote."""
+    monkeypatch.setattr("cinic_shards.read.split.num_maps_left", lambda: 0)
+    ahead: list[int] = []
+    open_epoch = BlockSource.open_epoch
+
+    def note_steps(self: BlockSource, *arguments: Any) -> BlockEpoch:
+        epoch = open_epoch(self, *arguments)
+        ahead.append(epoch.steps_ahead)
+        return epoch
+
+    monkeypatch.setattr(BlockSource, "open_epoch", note_steps)
+    epochs(ShardLoader(packed["zstd"], batch_size=7, tail="short", cache="ram"))
+    assert ahead[0] >= 16 and ahead[1] == 0
