@@ -1,7 +1,7 @@
 """Compare a dataset with a tree: both must hold exactly the same images."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from cinic_shards.check.faults import Fault, Location
 from cinic_shards.codec import Payloads, decode_png
 from cinic_shards.errors import few
+from cinic_shards.format import ShardInfo
 from cinic_shards.options import temporary_folder
 from cinic_shards.tree import Source, find_source
 from cinic_shards.tree.records import ImageFiles, Tree
@@ -29,15 +30,39 @@ def open_tree(
     )
 
 
-def unpacked_images(tree: Tree, packed: set[str]) -> Iterator[Fault]:
-    """Yield a fault for each folder of a tree with images whose keys are not in ``packed``."""
+def unpacked_images(
+    tree: Tree, packed: set[str], unreadable: Mapping[str, Sequence[ShardInfo]]
+) -> Iterator[Fault]:
+    """Yield a fault for each folder of a tree with images that are not in the dataset.
+
+    Args:
+        tree: the tree.
+        packed: keys of the samples in all shards that can be read.
+        unreadable: split -> its shards that cannot be read. They may hold any missing image of the
+            split, so the split has only one fault, with their number.
+    """
     root = tree.root.resolve()
-    missing: dict[str, list[str]] = {}
-    for records in tree.splits.values():
-        for file, key in zip(records.files, records.keys, strict=True):
-            if key not in packed:
-                missing.setdefault(file.rpartition("/")[0], []).append(file)
-    for folder, files in missing.items():
+    for split, records in tree.splits.items():
+        files = zip(records.files, records.keys, strict=True)
+        missing = [file for file, key in files if key not in packed]
+        if shards := unreadable.get(split):
+            if missing:
+                names = few([shard.name for shard in shards])
+                num_samples = sum(shard.num_samples for shard in shards)
+                problem = (
+                    f"{len(missing):,} images in {root} could not be compared, because {names} "
+                    f"({num_samples:,} samples) cannot be read"
+                )
+                yield Fault(Location(f"{split}/"), "tree", problem)
+        else:
+            yield from _unpacked_of_split(root, missing)
+
+
+def _unpacked_of_split(root: Path, missing: list[str]) -> Iterator[Fault]:
+    folders: dict[str, list[str]] = {}
+    for file in missing:
+        folders.setdefault(file.rpartition("/")[0], []).append(file)
+    for folder, files in folders.items():
         problem = f"in {root}, not in the dataset, expected in both; pack the tree again"
         if len(files) == 1:
             yield Fault(Location(files[0]), "tree", problem)

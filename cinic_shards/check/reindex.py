@@ -57,36 +57,38 @@ def reindex(
     tally = Tally(progress, "reindex")
 
     with make_executor(workers) as executor:
-        checked = run_jobs(
+        shards = run_jobs(
             executor, check_shard, jobs, done=lambda shard: tally.add(shard.num_samples)
         )
-    faults = [fault for shard in checked for fault in shard.faults]
-    is_ordered = not faults and has_order(checked)
+    faults = [fault for shard in shards for fault in shard.faults]
+    num_more = sum(shard.num_more_faults for shard in shards)
+    is_ordered = not faults and has_order(shards)
     if is_ordered:
-        faults += [fault for shard in checked for fault in shard.order_faults]
+        faults += [fault for shard in shards for fault in shard.order_faults]
+        num_more += sum(shard.num_more_order_faults for shard in shards)
     if not faults:
-        faults += sequence_faults(checked, is_ordered=is_ordered)
+        faults += sequence_faults(shards, is_ordered=is_ordered)
     if faults:
-        listed = problem_lines(faults)
+        count, listed = len(faults) + num_more, problem_lines(faults)
         raise FormatError(
-            str(store), f"{len(faults):,} faults in the shards; no manifest was written{listed}"
+            str(store), f"{count:,} faults in the shards; no manifest was written{listed}"
         )
-    classes = _classes(store, checked)
-    if len(sidecars := {shard.sidecars for shard in checked}) > 1:
+    classes = _classes(store, shards)
+    if len(sidecars := {shard.sidecars for shard in shards}) > 1:
         raise FormatError(
             str(store),
             f"its shards have different sidecars, {sorted(sidecars)}: they are not of one dataset",
         )
-    if len(formats := {(shard.encoding, shard.block_size) for shard in checked}) > 1:
+    if len(formats := {(shard.encoding, shard.block_size) for shard in shards}) > 1:
         raise FormatError(
             str(store),
             f"its shards have different encodings or block sizes, {sorted(formats)}: "
             "they are not of one dataset",
         )
     encoding, block_size = formats.pop()
-    facts = [shard.facts for shard in checked if shard.facts is not None]
+    facts = [shard.facts for shard in shards if shard.facts is not None]
     options: dict[str, Any] = {"seed": 0} if is_ordered else {}
-    options["shard_size"] = full_size(checked)[0]
+    options["shard_size"] = full_size(shards)[0]
     options["sidecars"] = list(sidecars.pop())
     manifest = make_manifest(
         facts, classes, options, encoding=ENCODINGS[encoding], block_size=block_size
@@ -95,9 +97,9 @@ def reindex(
     return manifest
 
 
-def _classes(store: Store, checked: Sequence[CheckedShard]) -> tuple[str, ...]:
+def _classes(store: Store, shards: Sequence[CheckedShard]) -> tuple[str, ...]:
     """Return the classes that intact shards state or, if they state none, those of their keys."""
-    stated = {shard.classes for shard in checked}
+    stated = {shard.classes for shard in shards}
     if len(stated) > 1:
         raise FormatError(
             str(store),
@@ -107,7 +109,7 @@ def _classes(store: Store, checked: Sequence[CheckedShard]) -> tuple[str, ...]:
     if (classes := stated.pop()) is not None:
         return classes
     class_of_label: dict[int, str] = {}
-    for shard in checked:
+    for shard in shards:
         for label, name in (shard.class_of_label or {}).items():
             if class_of_label.setdefault(label, name) != name:
                 raise FormatError(

@@ -15,7 +15,7 @@ from cinic_shards.check.sequence import has_order, sequence_faults
 from cinic_shards.check.shard import check_shard
 from cinic_shards.codec import ENCODINGS
 from cinic_shards.errors import FormatError, OptionError
-from cinic_shards.format import Manifest
+from cinic_shards.format import Manifest, ShardInfo
 from cinic_shards.jobs import Progress, Tally, make_executor, run_jobs
 from cinic_shards.options import checked, number_of_workers
 from cinic_shards.read.open import is_packing, parse_manifest, read_manifest_bytes
@@ -109,23 +109,24 @@ def verify(
         )
         jobs = list(_jobs(store, manifest, quick, tree))
         tally = Tally(progress, "verify", manifest.num_samples)
-        checked = run_jobs(
+        shards = run_jobs(
             executor, check_shard, jobs, done=lambda shard: tally.add(shard.num_samples)
         )
-    faults = [fault for shard in checked for fault in shard.faults]
-    num_more = sum(shard.num_more_faults for shard in checked)
-    seed, is_ordered = _seed(manifest, checked)
+    faults = [fault for shard in shards for fault in shard.faults]
+    num_more = sum(shard.num_more_faults for shard in shards)
+    seed, is_ordered = _seed(manifest, shards)
     if is_ordered:
-        faults += [fault for shard in checked for fault in shard.order_faults]
-        num_more += sum(shard.num_more_order_faults for shard in checked)
+        faults += [fault for shard in shards for fault in shard.order_faults]
+        num_more += sum(shard.num_more_order_faults for shard in shards)
     if not faults:
-        faults += sequence_faults(checked, is_ordered=is_ordered)
+        faults += sequence_faults(shards, is_ordered=is_ordered)
     if not faults:
-        found = _manifest_faults(data, manifest, checked, seed, quick)
+        found = _manifest_faults(data, manifest, shards, seed, quick)
         faults += found.faults
         num_more += found.num_more
     if tree is not None:
-        faults += unpacked_images(tree, {key for shard in checked for key in shard.keys})
+        packed = {key for shard in shards for key in shard.keys}
+        faults += unpacked_images(tree, packed, _unreadable(manifest, shards))
     named = {job.name for job in jobs} | {fmt.MANIFEST_NAME}
     return Verification(
         len(jobs),
@@ -139,32 +140,42 @@ def verify(
     )
 
 
-def _seed(manifest: Manifest, checked: Sequence[CheckedShard]) -> tuple[int | None, bool]:
+def _seed(manifest: Manifest, shards: Sequence[CheckedShard]) -> tuple[int | None, bool]:
     """Return the seed that the manifest should state, and if the order can be checked.
 
-    If the manifest states no seed, it must be another one than 0, which the jobs assumed.
+    If the manifest states no seed, it must not be 0, which the jobs assumed.
     """
     seed = stated_seed(manifest)
     if seed is not None:
         return seed, True
-    is_ordered = all(shard.facts for shard in checked) and has_order(checked)
+    is_ordered = all(shard.facts for shard in shards) and has_order(shards)
     return (0, True) if is_ordered else (None, False)
 
 
 def _manifest_faults(
     data: bytes,
     manifest: Manifest,
-    checked: Sequence[CheckedShard],
+    shards: Sequence[CheckedShard],
     seed: int | None,
     is_quick: bool,
 ) -> FaultList:
     found = FaultList(fmt.MANIFEST_NAME)
     try:
-        for fault in manifest_faults(data, manifest, checked, seed=seed, is_quick=is_quick):
+        for fault in manifest_faults(data, manifest, shards, seed=seed, is_quick=is_quick):
             found.add(fault.kind, fault.problem)
     except RecursionError:
         found.add("manifest", "its values are nested too deep")
     return found
+
+
+def _unreadable(manifest: Manifest, shards: Sequence[CheckedShard]) -> dict[str, list[ShardInfo]]:
+    """Return split -> its shards whose samples are unknown, without splits that have none."""
+    names = {shard.name for shard in shards if shard.facts is None}
+    found = {
+        split.name: [shard for shard in split.shards if shard.name in names]
+        for split in manifest.splits
+    }
+    return {split: shards for split, shards in found.items() if shards}
 
 
 def _strays(store: Store, named: set[str]) -> tuple[str, ...]:

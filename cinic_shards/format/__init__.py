@@ -28,6 +28,7 @@ from cinic_shards.format.fields import (
     SPLIT_NAME,
     VERSION,
     key_problem,
+    name_problem,
     parse_json,
     parse_shard_name,
     shard_name,
@@ -57,7 +58,7 @@ __all__ = [
     "PACKING_FOLDER", "PIXEL_HASH_BYTES", "SPLIT_NAME", "TAR_BLOCK", "TAR_END", "VERSION",
     "Index", "Manifest", "PixelSums", "ShardInfo", "SplitInfo", "block_name", "block_starts",
     "check_block_bytes", "describe_byte", "find_index", "key_problem", "lay_out_block",
-    "lay_out_samples", "least_entry_bytes", "npy_header", "one_member", "parse_json", "parse_npy",
-    "parse_npy_shape", "parse_shard_name", "pixel_hashes", "shard_name", "shown", "sidecar_json",
-    "unpack_index",
+    "lay_out_samples", "least_entry_bytes", "name_problem", "npy_header", "one_member",
+    "parse_json", "parse_npy", "parse_npy_shape", "parse_shard_name", "pixel_hashes", "shard_name",
+    "shown", "sidecar_json", "unpack_index",
 ]  # fmt: skip

@@ -61,22 +61,27 @@ def get_rules(content: dict[str, Any], location: str, encodings: Encodings) -> P
 _BAD_CHARACTER = re.compile(r"[\x00-\x1f\x7f\\]")
 
 
+def name_problem(name: str) -> str:
+    """Return why a stem, or ``split/class``, cannot be stored, or an empty string."""
+    try:
+        length = len(name.encode())
+    except UnicodeEncodeError:
+        return "a name that is not UTF-8"
+    if length > MAX_NAME_BYTES:
+        return f"a name of {length} bytes, expected at most {MAX_NAME_BYTES}"
+    if _BAD_CHARACTER.search(name):
+        return "a control character or backslash in the name"
+    return ""
+
+
 def key_problem(key: str, split: str) -> str:
     """Return why ``key`` is not a valid key of ``split``, or an empty string."""
     parts = key.split("/")
     if len(parts) != 3 or parts[0] != split:
         return f"expected {split}/<class>/<stem>"
-    if _BAD_CHARACTER.search(key):
-        return "a control character or backslash"
     if not parts[1] or parts[1].startswith(".") or not parts[2] or "." in parts[2]:
         return "a class that starts with a dot, a stem with a dot, or an empty name"
-    try:
-        sizes = len(f"{parts[0]}/{parts[1]}".encode()), len(parts[2].encode())
-    except UnicodeEncodeError:
-        return "not UTF-8"
-    if max(sizes) > MAX_NAME_BYTES:
-        return f"a name of more than {MAX_NAME_BYTES} bytes"
-    return ""
+    return name_problem(f"{parts[0]}/{parts[1]}") or name_problem(parts[2])
 
 
 def shard_name(split: str, shard_index: int, num_shards: int) -> str:

@@ -121,11 +121,11 @@ class BlockEpoch:
     ) -> None:
         self._reader = reader
         self._cache = cache
+        self._is_complete = cache.is_complete
         self._fetching: ThreadPool | None = None
-        if not reader.is_mapped:
+        if not (reader.is_mapped or self._is_complete):
             self._fetching = ThreadPool(FETCHES_AT_ONCE, "cinic-shards-fetch")
         self._threads: Executor = self._fetching or threads
-        self._is_complete = cache.is_complete
         self.images_at_once = IMAGES_AT_ONCE
         self.steps_ahead = 0 if self._is_complete else 16
         if self._fetching:

@@ -9,6 +9,7 @@ import os
 import shutil
 import warnings
 import weakref
+from contextlib import suppress
 from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple, get_args
@@ -37,6 +38,8 @@ WAIT_SECONDS = 10.0
 """Seconds to wait for a process that is filling a block of a disk cache."""
 
 CACHE_BYTES_VARIABLE = "CINIC_SHARDS_CACHE_BYTES"
+_NUM_TRIES = 5
+"""How often to open a disk cache that another process deletes meanwhile."""
 
 
 @checked
@@ -218,49 +221,55 @@ class DiskCache(BlockCache):
 
     def _take_memory(self, shape: tuple[int, ...]) -> NDArray[np.uint8]:
         try:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            size = int(np.prod(shape))
-            path = self._folder / "pixels"
-            missing = size - (path.stat().st_size if path.exists() else 0)
-            free = shutil.disk_usage(self._folder).free
-            if missing > free:
-                raise OptionError(
-                    f"cache='disk': {self._folder}: the split's pixels need {missing / 1e6:,.1f} "
-                    f"MB, {free / 1e6:,.1f} MB are free; set max_bytes of the Cache, or its folder "
-                    f"to another disk (${CACHE_BYTES_VARIABLE} and ${CACHE_DIR_VARIABLE} do the "
-                    "same)"
-                )
-            # A separate file, because closing any descriptor of a locked file drops the lock.
-            self._locks = os.open(self._folder / "locks", os.O_RDWR | os.O_CREAT, 0o644)
-            weakref.finalize(self, os.close, self._locks)
-            self._mark_as_used()
-            with (
-                lock_byte(self._locks, 2**40, wait_seconds=WAIT_SECONDS) as problem,
-                open(path, "a+b") as pixels,
-                open(self._folder / "state", "a+b") as state,
-            ):
-                if problem:
-                    raise OptionError(
-                        f"cache='disk': {self._folder}: {problem}, or set folder of the Cache"
-                    )
-                for file, length in ((pixels, size), (state, 8 * self.num_blocks)):
-                    if os.fstat(file.fileno()).st_size < length:
-                        _reserve(file.fileno(), length)
-            self._state = (
-                np.memmap(self._folder / "state", np.uint32, "r+", 0, (self.num_blocks, 2))
-                if self.num_blocks
-                else np.zeros((0, 2), np.uint32)
-            )
-            return np.memmap(path, np.uint8, "r+", 0, shape) if size else np.empty(shape, np.uint8)
+            for _ in range(_NUM_TRIES - 1):
+                with suppress(FileNotFoundError):  # cinic-shard cache has just deleted the folder
+                    return self._open(shape)
+            return self._open(shape)
         except OSError as error:
             raise OptionError(
                 f"cache='disk': {self._folder}: {error.strerror}; set folder of the Cache to "
                 "a writable folder"
             ) from error
 
+    def _open(self, shape: tuple[int, ...]) -> NDArray[np.uint8]:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        size = int(np.prod(shape))
+        path = self._folder / "pixels"
+        missing = size - (path.stat().st_size if path.exists() else 0)
+        free = shutil.disk_usage(self._folder).free
+        if missing > free:
+            raise OptionError(
+                f"cache='disk': {self._folder}: the split's pixels need {missing / 1e6:,.1f} "
+                f"MB, {free / 1e6:,.1f} MB are free; set max_bytes of the Cache, or its folder "
+                f"to another disk (${CACHE_BYTES_VARIABLE} and ${CACHE_DIR_VARIABLE} do the "
+                "same)"
+            )
+        # A separate file, because closing any descriptor of a locked file drops the lock.
+        self._locks = os.open(self._folder / "locks", os.O_RDWR | os.O_CREAT, 0o644)
+        weakref.finalize(self, os.close, self._locks)
+        self._mark_as_used()
+        with (
+            lock_byte(self._locks, 2**40, wait_seconds=WAIT_SECONDS) as problem,
+            open(path, "a+b") as pixels,
+            open(self._folder / "state", "a+b") as state,
+        ):
+            if problem:
+                raise OptionError(
+                    f"cache='disk': {self._folder}: {problem}, or set folder of the Cache"
+                )
+            for file, length in ((pixels, size), (state, 8 * self.num_blocks)):
+                if os.fstat(file.fileno()).st_size < length:
+                    _reserve(file.fileno(), length)
+        self._state = (
+            np.memmap(self._folder / "state", np.uint32, "r+", 0, (self.num_blocks, 2))
+            if self.num_blocks
+            else np.zeros((0, 2), np.uint32)
+        )
+        return np.memmap(path, np.uint8, "r+", 0, shape) if size else np.empty(shape, np.uint8)
+
     def _mark_as_used(self) -> None:
         note = self._folder / DATASET_NAME
-        note.write_text(self._reader.location, encoding="utf-8")
+        note.write_bytes(os.fsencode(self._reader.location))
         if (lock := lock_file(note, shared=True)) is not None:  # else it is being deleted
             weakref.finalize(self, lock.close)
 

@@ -4,6 +4,7 @@ import os
 import re
 import shutil
 import uuid
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -72,28 +73,51 @@ class CachedSplit:
 
 
 def cached_splits(root: Path) -> list[CachedSplit]:
-    """List all disk caches below a folder, the one that was used last at the end."""
-    found = []
-    for pixels in root.glob("*/*/pixels"):
-        folder = pixels.parent
-        names = set(os.listdir(folder))
-        if not re.fullmatch("[0-9a-f]{32}", folder.parent.name) or not names <= _NAMES:
-            continue
-        note = folder / DATASET_NAME
-        files = [path.stat() for path in folder.iterdir()]
-        found.append(
-            CachedSplit(
-                path=folder,
-                dataset=note.read_text(encoding="utf-8") if note.exists() else "",
-                split=folder.name,
-                num_bytes=sum(
-                    file.st_blocks * 512 if hasattr(file, "st_blocks") else file.st_size
-                    for file in files
-                ),
-                used=max(file.st_mtime for file in files),
-            )
-        )
-    return sorted(found, key=lambda one: one.used)
+    """List all disk caches below a folder, the one that was used last at the end.
+
+    Raises:
+        OutputError: a folder or file there cannot be read.
+    """
+    try:
+        found = [
+            _cached_split(root / dataset / split)
+            for dataset in _names_in(root)
+            if re.fullmatch("[0-9a-f]{32}", dataset)
+            for split in _names_in(root / dataset)
+        ]
+    except OSError as error:
+        problem = f"{error.filename}: {error.strerror}"
+        raise OutputError(f"{problem}; make it readable, or delete it by hand") from error
+    return sorted((one for one in found if one is not None), key=lambda one: one.used)
+
+
+def _names_in(folder: Path) -> list[str]:
+    """List a folder; no names if it is a file, or another process has just deleted it."""
+    try:
+        return os.listdir(folder)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+
+
+def _cached_split(folder: Path) -> CachedSplit | None:
+    """Return the cache in a folder; None if there is none, or another process is deleting it."""
+    names = set(_names_in(folder))
+    if "pixels" not in names or not names <= _NAMES:
+        return None
+    try:
+        files = [os.stat(folder / name) for name in names]
+        note = (folder / DATASET_NAME).read_bytes() if DATASET_NAME in names else b""
+    except FileNotFoundError:
+        return None
+    return CachedSplit(
+        path=folder,
+        dataset=os.fsdecode(note),
+        split=folder.name,
+        num_bytes=sum(
+            file.st_blocks * 512 if hasattr(file, "st_blocks") else file.st_size for file in files
+        ),
+        used=max(file.st_mtime for file in files),
+    )
 
 
 def remove(cached: CachedSplit) -> bool:
@@ -111,8 +135,10 @@ def remove(cached: CachedSplit) -> bool:
             doomed = cached.path.with_name(f".{uuid.uuid4().hex}")
             cached.path.rename(doomed)
         shutil.rmtree(doomed)
-        if not os.listdir(cached.path.parent):
+        with suppress(OSError):  # if another split's cache is in it
             cached.path.parent.rmdir()
+    except FileNotFoundError:  # another process has deleted it
+        return True
     except OSError as error:
         raise OutputError(f"{cached.path}: {error.strerror}; delete it by hand") from error
     return True

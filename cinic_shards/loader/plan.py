@@ -1,8 +1,8 @@
 """The order of an epoch: which rows each rank visits at each step, by integer arithmetic alone.
 
 One *global* sequence of rows per (seed, epoch) is defined independently of ranks, workers and
-where the data is. Step s is positions [s G, (s + 1) G) of it, with the global batch size G; rank r
-of W takes [n r // W, n (r + 1) // W) of a step's n positions. There are two shuffled orders:
+where the data is. Step s is positions [s G, (s + 1) G) of it, with the global batch size G; each
+rank takes its part of a step's positions. There are two shuffled orders:
 
 ``full``
     A keyed permutation of all rows.
@@ -36,7 +36,8 @@ Order = Literal["window", "full"]
 Tail = Literal["drop", "short", "pad"]
 
 _LANES: dict[int, ModuleType] = {1: lanes_1, 2: lanes}
-"""Version of the plan -> the lanes of its order ``window``, all that differs between versions."""
+"""Version of the plan -> the lanes of its order ``window``. The ranks' parts of a padded step also
+differ."""
 
 PLAN_VERSIONS = tuple(_LANES)
 """Versions of the plan. New loaders have the last one, states may have an earlier one."""
@@ -68,7 +69,7 @@ class EpochPlan:
     rank: int = 0
     world_size: int = 1
     version: int = max(PLAN_VERSIONS)
-    """How ``window`` forms its lanes."""
+    """How ``window`` forms its lanes, and how ranks share a padded step."""
     num_lanes: int = field(init=False, default=0)
     """L of the order ``window``; it does not depend on the ranks."""
     _keys: NDArray[np.uint64] = field(init=False, repr=False, compare=False)
@@ -125,6 +126,10 @@ class EpochPlan:
     def positions(self, step: int) -> tuple[int, int]:
         """Return start and stop of this rank's part of a step in the global sequence.
 
+        Rank r of W takes [n r // W, n (r + 1) // W) of a step's n positions. With ``tail="pad"``
+        and G positions in a full step, it takes [G r // W n // G, G (r + 1) // W n // G), which is
+        never more than in a full step; plan version 1 does not make this difference.
+
         In the order ``window``, the step's positions are sorted by lane before they are divided.
 
         Raises:
@@ -135,7 +140,7 @@ class EpochPlan:
         start = step * self.global_batch_size
         count = min(self.global_batch_size, self.num_samples - start)
         first, stop = part_of(count, self.rank, self.world_size)
-        if self.tail == "pad":  # no more than in a full step
+        if self.tail == "pad" and self.version > 1:
             full = part_of(self.global_batch_size, self.rank, self.world_size)
             first, stop = (one * count // self.global_batch_size for one in full)
         return start + first, start + stop

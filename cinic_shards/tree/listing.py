@@ -1,5 +1,6 @@
 """Listings of a tree, and the changes between two of them."""
 
+import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -23,12 +24,14 @@ def list_tree(tree: Tree) -> Listing:
     listing: Listing = {}
     if containers := tree.containers:
         sizes, dates = zip(*containers.values(), strict=True)
-        listing[":paths"] = np.frombuffer("\n".join(containers).encode(), np.uint8)
+        # A file that holds images may have any name, but newlines separate paths.
+        paths = "\n".join(name.replace("\n", " ") for name in containers)
+        listing[":paths"] = np.frombuffer(os.fsencode(paths), np.uint8)
         listing[":sizes"], listing[":modified"] = np.array(sizes), np.array(dates)
     for split, records in tree.splits.items():
         # No path contains a newline: the scan rejects such names.
-        paths = "\n".join(records.files).encode()
-        listing[f"{split}:paths"] = np.frombuffer(paths, np.uint8)
+        paths = "\n".join(records.files)
+        listing[f"{split}:paths"] = np.frombuffer(paths.encode(), np.uint8)
         listing[f"{split}:sizes"] = records.sizes
         listing[f"{split}:modified"] = records.modified
     return listing
@@ -54,5 +57,5 @@ def _by_path(listing: Listing) -> dict[str, tuple[int, int]]:
         if column == "paths":
             sizes, modified = listing[f"{split}:sizes"], listing[f"{split}:modified"]
             states = zip(sizes.tolist(), modified.tolist(), strict=True)
-            rows.update(zip(paths.tobytes().decode().split("\n"), states, strict=True))
+            rows.update(zip(os.fsdecode(paths.tobytes()).split("\n"), states, strict=True))
     return rows

@@ -15,6 +15,8 @@ MAX_GROWTH = 50
 """An archive may unpack to this many times its size plus ``_MAX_SLACK_BYTES``: PNGs hardly
 compress."""
 _MAX_SLACK_BYTES = 2**28
+_MAX_FOLDERS = 100
+"""The most folders above a member: deeper trees are a mistake, or an attack on the memory."""
 _PROGRESS_IMAGES = 1000
 
 PIECE_BYTES = 2**20
@@ -63,8 +65,8 @@ class Members:
     """The member that is read, or the last one that was, for messages about damage."""
     num_new: int = 0
     """Images since ``progress`` was last called."""
-    _outside: set[str] = field(default_factory=set)
-    """Names outside the root, each of which is one problem."""
+    _rejected: set[str] = field(default_factory=set)
+    """Names outside the root, or in too many folders; each of them is one problem."""
 
     def __post_init__(self) -> None:
         self.file = self.path
@@ -75,7 +77,7 @@ class Members:
         if not path:
             return ""
         if path in self.files and is_image(path):
-            self.problems.append(f"{path}: twice in the archive; create the archive again")
+            self.problems.append(twice(path))
         self.files[path] = Member(size, modified)
         return path if is_image(path) and 0 < size <= MAX_FILE_BYTES else ""
 
@@ -121,23 +123,32 @@ class Members:
 
     def add_unnamed(self, name: str) -> None:
         """Add a file whose name is in an unknown encoding."""
-        if is_image(name):
+        path = self._path(name)
+        if path and is_image(path):
             self.problems.append(
-                f"{name}: the archive does not say how this name is encoded; create it again with "
+                f"{path}: the archive does not say how this name is encoded; create it again with "
                 "UTF-8 names, or unpack it and pack its folder"
             )
-        else:
-            self.files[name] = Member(0, 0)
+        elif path:
+            self.files[path] = Member(0, 0)
 
     def _path(self, name: str) -> str:
-        """Return a member's path; "" if it is the root, or outside it (a problem)."""
+        """Return a member's path; "" if it is the root, or has a problem."""
         path = normalised(name)
-        if path is None and name not in self._outside:
-            self._outside.add(name)
-            self.problems.append(
-                f"{name}: an absolute name, or a name with '..'; create the archive again"
+        if path is None:
+            problem = f"{name}: an absolute name, or a name with '..'; create the archive again"
+        elif path.count("/") > _MAX_FOLDERS:
+            start = "/".join(path.split("/")[:5])
+            problem = (
+                f"{start}/...: in more than {_MAX_FOLDERS} folders; create the archive again "
+                "without it"
             )
-        return path or ""
+        else:
+            return path
+        if name not in self._rejected:
+            self._rejected.add(name)
+            self.problems.append(problem)
+        return ""
 
     def count(self, num_images: int, at_least: int = _PROGRESS_IMAGES) -> None:
         """Report progress, if there are enough new images."""
@@ -173,6 +184,11 @@ def too_large(size: int) -> str:
         f"it unpacks to {size:,} bytes or more, too many for its size; if that is right, unpack it "
         "and pack its folder"
     )
+
+
+def twice(path: str) -> str:
+    """Return the problem of a path that two files have."""
+    return f"{path}: twice in the archive; create the archive again"
 
 
 def normalised(name: str) -> str | None:

@@ -5,7 +5,7 @@ import os
 import re
 import unicodedata
 
-from cinic_shards.format import MAX_NAME_BYTES
+from cinic_shards.format import name_problem
 
 _SYSTEM_FOLDERS = frozenset(
     (
@@ -25,8 +25,6 @@ OTHER_IMAGES = frozenset(
 
 _ARCHIVE = re.compile(r".+\.(tar(\.(gz|xz|bz2|zst))?|tgz|txz|tbz2?|tzst|zip)", re.IGNORECASE)
 
-_BAD_CHARACTER = re.compile(r"[\x00-\x1f\x7f\\]")
-
 
 def is_left_out(name: str) -> bool:
     """Return True for hidden files and folders, and folders that systems make."""
@@ -41,7 +39,11 @@ def left_out_part(path: str) -> str:
 
 @functools.lru_cache(1024)
 def _left_out_folder(folder: str) -> str:
-    return left_out_part(folder) if folder else ""
+    names = folder.split("/")
+    for position, name in enumerate(names, 1):
+        if is_left_out(name):
+            return "/".join(names[:position])
+    return ""
 
 
 def is_image(path: str) -> bool:
@@ -60,24 +62,12 @@ def is_archive(name: str) -> bool:
     return _ARCHIVE.fullmatch(name) is not None and not is_left_out(name)
 
 
-def key_problem(text: str) -> str:
-    """Return why this part of a key cannot be stored, or an empty string."""
-    try:
-        length = len(text.encode())
-    except UnicodeEncodeError:
-        return "a name that is not UTF-8; rename it"
-    if length > MAX_NAME_BYTES:
-        return f"a name of {length} bytes, expected at most {MAX_NAME_BYTES}; shorten it"
-    if _BAD_CHARACTER.search(text):
-        return "a control character or backslash in the name; rename it"
-    return ""
-
-
 def stem_problem(stem: str) -> str:
     """Return why a file's name without ``.png`` cannot be stored, or an empty string."""
     if "." in stem:
         return "a dot in the name before .png (webdataset would cut the key there); rename it"
-    return key_problem(stem)
+    problem = name_problem(stem)
+    return f"{problem}; rename it" if problem else ""
 
 
 def look_alikes(names: list[str]) -> list[str]:

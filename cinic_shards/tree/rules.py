@@ -7,12 +7,11 @@ from abc import ABC, abstractmethod
 from collections.abc import Hashable
 from dataclasses import dataclass, field
 
-from cinic_shards.format import MAX_NAME_BYTES, SPLIT_NAME
+from cinic_shards.format import MAX_NAME_BYTES, SPLIT_NAME, name_problem
 from cinic_shards.tree.names import (
     OTHER_IMAGES,
     is_any_image,
     is_left_out,
-    key_problem,
     stem_problem,
 )
 
@@ -147,8 +146,9 @@ def find_folders(
     of_classes = []
     for split in split_names:
         for name in _subfolders(folders, split if split_name is None else "", found):
-            if problem := key_problem(f"{split}/{name}"):
-                _reject_images(folders, class_path(split, name, split_name), problem, found)
+            if problem := name_problem(f"{split}/{name}"):
+                path = class_path(split, name, split_name)
+                _reject_images(folders, path, f"{problem}; rename it", found)
             else:
                 of_classes.append((split, name))
     return split_names, of_classes

@@ -6,7 +6,7 @@ import zipfile
 import zlib
 from typing import BinaryIO
 
-from cinic_shards.tree.members import PIECE_BYTES, Members
+from cinic_shards.tree.members import PIECE_BYTES, Members, normalised, twice
 from cinic_shards.tree.names import is_archive, left_out_part
 from cinic_shards.tree.spool import Spool
 
@@ -75,8 +75,10 @@ def _list(archive: zipfile.ZipFile, members: Members) -> tuple[Infos, Infos]:
         elif path := members.add(name, info.file_size, _date(info)):
             images[path] = info
             num_unmarked += is_unmarked
-        elif is_archive(name) and not left_out_part(name):
-            archives[name] = info
+        elif (path := normalised(name) or "") and is_archive(path) and not left_out_part(path):
+            if path in archives:
+                members.problems.append(twice(path))
+            archives[path] = info
     if num_unmarked:
         members.warnings.append(
             f"names of images without the zip's mark for UTF-8 are read as UTF-8: {num_unmarked:,}"

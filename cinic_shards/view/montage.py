@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -105,21 +104,14 @@ def some_of(rows: NDArray[np.int64], count: int, purpose: str, seed: int) -> NDA
     return rows[kernels.choose(min(count, len(rows)), len(rows), f"montage of {purpose}", seed)]
 
 
-@dataclass(frozen=True, slots=True)
-class Sample:
-    """A stratified sample of a dataset's images."""
-
-    rows: NDArray[np.int64]
-    """Ascending rows, shape (n,)."""
-    num_strata: int
-    """Number of combinations of split, class and origin."""
-
-
-def stratified(columns: Columns, count: int, seed: int) -> Sample:
+def stratified(columns: Columns, count: int, seed: int) -> NDArray[np.int64]:
     """Choose about ``count`` rows, the same share of each class of each split and origin.
 
     Shares are rounded, and each stratum has at least one image, so the number may differ from
     ``count``.
+
+    Returns:
+        Ascending rows, shape (n,).
     """
     strata: dict[tuple[str, int, str], list[int]] = {}
     keys = zip(
@@ -132,7 +124,7 @@ def stratified(columns: Columns, count: int, seed: int) -> Sample:
         share = max(1, round(len(of) * min(1.0, count / len(columns))))
         purpose = f"sample of {split}, label {label}, {origin}"
         chosen.append(np.array(of)[kernels.choose(min(share, len(of)), len(of), purpose, seed)])
-    return Sample(np.sort(np.concatenate(chosen)), len(strata))
+    return np.sort(np.concatenate(chosen))
 
 
 def fit(pixels: NDArray[np.uint8], side: int) -> Image.Image:

@@ -24,7 +24,7 @@ from cinic_shards.read.dataset import Dataset
 from cinic_shards.tree.leftovers import Leftovers
 from cinic_shards.write.pack import PackOptions, pack
 from tests.support.files import flip, write
-from tests.support.indexes import rewrite_index, with_key, with_value
+from tests.support.indexes import Change, rewrite_index, with_key, with_value
 from tests.support.odd_pngs import odd_pngs
 
 SHARD = "train-00001-of-00003.tar"
@@ -459,23 +459,39 @@ def test_reindex_rejects_shards_in_the_wrong_position(
     assert not (shards / MANIFEST_NAME).exists()
 
 
+def swap_names(index: Index) -> Index:
+    """Swap the names of two samples of a class."""
+    rows = np.flatnonzero(index.label == index.label[3])[:2]
+    order = np.arange(len(index))
+    order[rows] = rows[::-1]
+    columns = {name: getattr(index, name)[order] for name in ("origin", "synset", "number")}
+    return replace(index, keys=[index.keys[row] for row in order], **columns)
+
+
 def test_reindex_does_not_take_a_changed_order_for_a_different_seed(
     packed: dict[str, Path], tmp_path: Path
 ) -> None:
     """Two samples have swapped names; most others still show that the seed is 0."""
     shards = Path(shutil.copytree(packed["raw"], tmp_path / "shards"))
-    labels = Dataset(shards).split("train")._indexes[1].label
-    rows = np.flatnonzero(labels == labels[3])[:2]
-
-    def swap_names(index: Index) -> Index:
-        order = np.arange(len(index))
-        order[rows] = rows[::-1]
-        columns = {name: getattr(index, name)[order] for name in ("origin", "synset", "number")}
-        return replace(index, keys=[index.keys[row] for row in order], **columns)
-
     rewrite_index(shards, swap_names)
     (shards / MANIFEST_NAME).unlink()
     with pytest.raises(FormatError, match="out of the packing order of seed 0"):
+        reindex(shards, workers=1)
+
+
+@pytest.mark.parametrize("change", [swap_names, with_value("crc32", slice(0, 3), 7)])
+def test_reindex_counts_the_faults_that_are_too_many_to_list(
+    packed: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: Change
+) -> None:
+    shards = Path(shutil.copytree(packed["raw"], tmp_path / "shards"))
+    rewrite_index(shards, change)
+    (shards / MANIFEST_NAME).unlink()
+    with pytest.raises(FormatError) as caught:
+        reindex(shards, workers=1)
+    (count,) = re.findall("([0-9]+) faults in the shards; no manifest was", str(caught.value))
+    assert int(count) > 1
+    monkeypatch.setattr("cinic_shards.check.faults._MAX_FAULTS", 1)
+    with pytest.raises(FormatError, match=f"{count} faults in the shards; no manifest was"):
         reindex(shards, workers=1)
 
 
@@ -552,3 +568,34 @@ def test_damage_does_not_hide_a_different_tree(
     assert [(f.kind, f.location.sample) for f in faults if f.location.key] == [
         ("pixels", 3), ("tree", 5), ("tree", 6)
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("damage", ["index", "missing"])
+def test_images_of_a_shard_that_cannot_be_read_are_not_called_unpacked(
+    demo_tree: Path, shards: Path, tmp_path: Path, damage: str
+) -> None:
+    tree = Path(shutil.copytree(demo_tree, tmp_path / "tree"))
+    write(tree, "train/cat/new.png", "test/cat/new.png")
+    if damage == "missing":
+        (shards / SHARD).unlink()
+    else:
+        flip(shards / SHARD, (shards / SHARD).stat().st_size - 2000)
+    *others, in_test, in_train = faults_of(shards, against=tree)
+    assert {fault.location.file for fault in others} == {SHARD}
+    assert in_test.location == Location("test/cat/new.png")
+    assert str(in_train) == (
+        f"train/: 41 images in {tree} could not be compared, because {SHARD} (40 samples) cannot "
+        "be read"
+    )
+
+
+def test_many_shards_that_cannot_be_read(demo_tree: Path, demo_shards: Path) -> None:
+    shards = Path(shutil.copytree(demo_shards, demo_shards.parent / "unreadable"))
+    for path in shards.glob("train*"):
+        path.unlink()
+    *others, fault = faults_of(shards, against=demo_tree)
+    assert len(others) == 3
+    assert fault.problem.endswith(
+        "because train-00000-of-00003.tar, train-00001-of-00003.tar, train-00002-of-00003.tar "
+        "(90 samples) cannot be read"
+    )

@@ -3,6 +3,7 @@
 import errno
 import fcntl
 import os
+import shutil
 import signal
 import sys
 import time
@@ -17,7 +18,9 @@ import pytest
 
 from cinic_shards.errors import OptionError
 from cinic_shards.loader import cache as cache_module
+from cinic_shards.loader.block_source import BlockEpoch, BlockSource
 from cinic_shards.loader.cache import CACHE_DIR_VARIABLE, Cache, _folder_of
+from cinic_shards.loader.cache_folder import CachedSplit, cached_splits, remove
 from cinic_shards.loader.loader import ShardLoader
 from cinic_shards.read.dataset import Dataset
 from cinic_shards.read.split import SplitReader
@@ -375,3 +378,119 @@ def test_the_command_lists_caches_and_deletes_those_not_in_use(
     assert run("cache", "--folder", tmp_path, "--clear").out.endswith(
         f"0 caches, 0.0 MB: {tmp_path}\n"
     )
+
+
+def test_a_dataset_whose_path_is_not_utf8(
+    packed: dict[str, Path], tmp_path: Path, run: Run
+) -> None:
+    folder = tmp_path / os.fsdecode(b"caf\xe9")
+    try:
+        shutil.copytree(packed["zstd"], folder)
+    except OSError:
+        pytest.skip("NOT RUN: this file system stores no name that is not UTF-8")
+    loader = ShardLoader(folder, batch_size=7, cache=Cache("disk", folder=tmp_path / "caches"))
+    assert len(epochs(loader, 1)) == 12
+    (found,) = cached_splits(tmp_path / "caches")
+    assert found.dataset == str(folder)
+    for options in (), ("--json",):
+        listed = run("cache", "--folder", tmp_path / "caches", *options)
+        assert listed.status == 0 and "caf" in listed.out
+
+
+def disk_cache(packed: dict[str, Path], root: Path) -> CachedSplit:
+    zstd_loader(packed, root)
+    (cached,) = cached_splits(root)
+    return cached
+
+
+def test_a_damaged_note_of_the_dataset_does_not_hide_a_cache(
+    packed: dict[str, Path], tmp_path: Path, run: Run
+) -> None:
+    (disk_cache(packed, tmp_path).path / "dataset").write_bytes(b"\xff\xfe\0")
+    assert "1 caches" in run("cache", "--folder", tmp_path).out
+    assert "deleted" in run("cache", "--folder", tmp_path, "--clear").out
+
+
+@pytest.mark.parametrize("name", ["dataset", "split", "file"])
+def test_a_cache_that_another_process_deletes_is_not_listed(
+    packed: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """It is gone when the folder of the dataset, the split, or a file in it is looked at."""
+    cached = disk_cache(packed, tmp_path)
+    path = {"dataset": cached.path.parent, "split": cached.path, "file": cached.path / "pixels"}
+    listdir = os.listdir
+
+    def list_and_delete(folder: Any) -> list[str]:
+        names = listdir(folder)
+        if Path(folder) == path[name].parent:
+            shutil.rmtree(cached.path.parent)
+        return names
+
+    monkeypatch.setattr(os, "listdir", list_and_delete)
+    assert cached_splits(tmp_path) == []
+    assert remove(cached)
+
+
+@pytest.mark.parametrize(("function", "name"), [("listdir", "."), ("stat", "train/pixels")])
+def test_a_cache_that_cannot_be_read_is_an_error(
+    packed: dict[str, Path], tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch,
+    function: str, name: str,
+) -> None:  # fmt: skip
+    path = disk_cache(packed, tmp_path).path.parent / name
+    original = getattr(os, function)
+
+    def fail(other: Any, **options: Any) -> Any:
+        if other == path:
+            raise OSError(errno.EACCES, os.strerror(errno.EACCES), str(other))
+        return original(other, **options)
+
+    monkeypatch.setattr(os, function, fail)
+    found = run("cache", "--folder", tmp_path)
+    assert found.status == 1
+    assert found.err == (
+        f"error: {path}: Permission denied; make it readable, or delete it by hand\n"
+    )
+
+
+@pytest.mark.parametrize("when", ["before its lock", "before its files"])
+def test_a_cache_that_is_deleted_while_it_is_opened_is_made_again(
+    packed: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    """``cinic-shard cache --clear`` in another process; it cannot see that this one starts."""
+    cached = disk_cache(packed, tmp_path)
+    place, times = {"before its lock": (shutil, "disk_usage"), "before its files": (
+        cache_module, "lock_file")}[when], []  # fmt: skip
+    original = getattr(*place)
+
+    def delete_first(*arguments: Any, **options: Any) -> Any:
+        times.append(1)
+        if len(times) <= 2:
+            cached.path.rename(tmp_path / f"doomed {len(times)}")
+            if when == "before its files":
+                return None  # the deleting process holds the lock
+        return original(*arguments, **options)
+
+    monkeypatch.setattr(*place, delete_first)
+    loader = zstd_loader(packed, tmp_path)
+    assert len(times) == 3
+    assert epochs(loader) == epochs(ShardLoader(packed["zstd"], batch_size=7, tail="short"))
+    (again,) = cached_splits(tmp_path)
+    assert not remove(again)  # it is in use
+
+
+def test_a_complete_cache_begins_no_steps_early(
+    packed: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is fetched or decoded any more, even if the shards are remote."""
+    monkeypatch.setattr("cinic_shards.read.split.num_maps_left", lambda: 0)
+    ahead: list[int] = []
+    open_epoch = BlockSource.open_epoch
+
+    def note_steps(self: BlockSource, *arguments: Any) -> BlockEpoch:
+        epoch = open_epoch(self, *arguments)
+        ahead.append(epoch.steps_ahead)
+        return epoch
+
+    monkeypatch.setattr(BlockSource, "open_epoch", note_steps)
+    epochs(ShardLoader(packed["zstd"], batch_size=7, tail="short", cache="ram"))
+    assert ahead[0] >= 16 and ahead[1] == 0

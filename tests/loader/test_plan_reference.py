@@ -1,6 +1,7 @@
 """The plan equals docs/order.md's definition, written here again in plain Python integers."""
 
 import hashlib
+import itertools
 from collections.abc import Callable
 from itertools import accumulate, pairwise
 
@@ -9,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cinic_shards.loader.plan import PLAN_VERSIONS, EpochPlan
+from cinic_shards.loader.plan import PLAN_VERSIONS, EpochPlan, Tail
 
 WORD = 2**64
 
@@ -96,6 +97,13 @@ def steps_of_version_2(sequence: list[int], num_blocks: int, batch: int) -> list
 STEPS = {1: steps_of_version_1, 2: steps_of_version_2}
 
 
+def part(n: int, rank: int, world: int, batch: int, *, is_padded: bool) -> tuple[int, int]:
+    """Return start and stop of a rank's part of a step of n rows."""
+    if is_padded:
+        return batch * rank // world * n // batch, batch * (rank + 1) // world * n // batch
+    return n * rank // world, n * (rank + 1) // world
+
+
 def assert_equal(sizes: list[int], batch: int, seed: int, epoch: int) -> None:
     starts = [0, *accumulate(sizes)]
     for version in PLAN_VERSIONS:
@@ -137,6 +145,28 @@ def test_the_order_window_is_as_defined(num_samples: int, batch: int) -> None:
 )
 def test_uneven_blocks(sizes: list[int], batch: int, seed: int, epoch: int) -> None:
     assert_equal(sizes, batch, seed, epoch)
+
+
+@pytest.mark.parametrize("version", PLAN_VERSIONS)
+@pytest.mark.parametrize("tail", ["short", "pad"])
+def test_the_parts_of_ranks_are_as_defined(tail: Tail, version: int) -> None:
+    for batch, world, rest in itertools.product(range(1, 19), range(1, 10), range(1, 19)):
+        if not world <= batch > rest:
+            continue
+        is_padded = tail == "pad" and version > 1
+        for rank in range(world):
+            first, stop = part(rest, rank, world, batch, is_padded=is_padded)
+            valid = list(range(batch + first, batch + stop))
+            padding = itertools.cycle(valid or [batch])
+            usual = batch * (rank + 1) // world - batch * rank // world
+            num_padding = max(0, usual - len(valid)) if tail == "pad" else 0
+            plan = EpochPlan(
+                num_samples=batch + rest, global_batch_size=batch, shuffle=False, tail=tail,
+                rank=rank, world_size=world, version=version,
+            )  # fmt: skip
+            assert len(plan) == 2
+            assert plan.num_valid(1) == (len(valid), rest)
+            assert plan.rows(1).tolist() == [*valid, *itertools.islice(padding, num_padding)]
 
 
 @pytest.mark.parametrize("version", PLAN_VERSIONS)

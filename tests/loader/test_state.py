@@ -225,6 +225,21 @@ def test_other_orders_are_the_same_in_both_versions(
     assert facts(loaders[0]) == facts(loaders[1])
 
 
+def test_a_padded_step_of_the_first_version_has_its_parts(encoded: dict[str, Path]) -> None:
+    """The sizes are those that release 0.1.0 gives; a part may be larger than in a full step."""
+    sizes = []
+    for rank in range(8):
+        loader = ShardLoader(
+            encoded["raw"], global_batch_size=13, tail="pad", rank=rank, world_size=8
+        )
+        loader.load_state_dict(loader.state_dict() | {"plan_version": 1, "step": 12})
+        full, last = loader
+        sizes.append((len(full), len(last), int(last.valid.sum())))
+    assert sizes == [
+        (1, 1, 1), (2, 2, 1), (1, 2, 2), (2, 2, 1), (2, 2, 1), (1, 2, 2), (2, 2, 1), (2, 2, 2)
+    ]  # fmt: skip
+
+
 @pytest.mark.parametrize("state", [{}, {"epoch": 1, "step": 2}, {"model": 1}])
 def test_a_dictionary_that_is_not_a_state(encoded: dict[str, Path], state: dict[str, Any]) -> None:
     with pytest.raises(OptionError, match="not a loader's state: 'version' is missing"):

@@ -42,8 +42,8 @@ def rewrite_index(shards: Path, change: Change) -> None:
     (shards / MANIFEST_NAME).write_bytes(replace(manifest, splits=splits).to_bytes())
 
 
-def with_value(column: str, row: int, value: int) -> Change:
-    """Set one value of a column."""
+def with_value(column: str, row: int | slice, value: int) -> Change:
+    """Set one value of a column, or those of several rows."""
 
     def change(index: Index) -> Index:
         values = getattr(index, column).copy()

@@ -3,6 +3,7 @@
 import gzip
 import io
 import os
+import re
 import shutil
 import signal
 import stat
@@ -21,8 +22,11 @@ import zstandard
 
 from cinic_shards.check.verify import verify
 from cinic_shards.errors import OutputError, TreeError
+from cinic_shards.jobs import make_executor
 from cinic_shards.tree import archive as archive_module
 from cinic_shards.tree import spool
+from cinic_shards.tree.archive import ArchiveSource
+from cinic_shards.tree.listing import changes, list_tree
 from cinic_shards.tree.members import MAX_GROWTH
 from cinic_shards.write.pack import PackOptions, pack
 from tests.support.files import PNG, files_of, write
@@ -98,6 +102,14 @@ def make_zip_of(
     inner.unlink()
 
 
+def make_zip_of_dotted(path: Path, tree: Path) -> None:
+    """Make a zip that holds an archive, all names of which begin with ``./``."""
+    make_zip_of(path, tree, "tree.tar")
+    data = path.read_bytes()
+    assert data.count(b"data/tree.tar") == 2
+    path.write_bytes(data.replace(b"data/tree.tar", b"./a//tree.tar"))
+
+
 def make_zip64(path: Path, tree: Path) -> None:
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         for file in filter(Path.is_file, entries(tree)):
@@ -138,6 +150,7 @@ ARCHIVES: dict[str, Callable[[Path, Path], object]] = {
     "zip of zst.zip": lambda path, tree: make_zip_of(path, tree, "tree.tar.zst"),
     "zip of zip.zip": lambda path, tree: make_zip_of(path, tree, "tree.zip"),
     "zip of stored.zip": lambda path, tree: make_zip_of(path, tree, "stored.zip"),
+    "zip of dotted.zip": make_zip_of_dotted,
 }
 
 TOPS = {
@@ -150,11 +163,12 @@ TOPS = {
 """The folder above the splits in some of the archives."""
 
 INNER = {
-    "download.zip": "tree.tar.gz",
-    "deflated.zip": "tree.tar",
-    "zip of zst.zip": "tree.tar.zst",
-    "zip of zip.zip": "tree.zip",
-    "zip of stored.zip": "stored.zip",
+    "download.zip": "data/tree.tar.gz",
+    "deflated.zip": "data/tree.tar",
+    "zip of zst.zip": "data/tree.tar.zst",
+    "zip of zip.zip": "data/tree.zip",
+    "zip of stored.zip": "data/stored.zip",
+    "zip of dotted.zip": "a/tree.tar",
 }
 """The archive in some of the archives."""
 
@@ -203,7 +217,7 @@ def test_the_same_bytes_as_from_the_tree(
     assert files_of(out) == files_of(demo_shards)
     expected = []
     if kind in INNER:
-        expected.append(f"the images are in data/{INNER[kind]}, which is in {kind}")
+        expected.append(f"the images are in {INNER[kind]}, which is in {kind}")
     if kind in TOPS:
         expected.append(f"all images are in {TOPS[kind]}/, which is not part of their names")
     if kind in LEFT_OUT:
@@ -280,6 +294,8 @@ def member(name: str, **fields: object) -> tuple[tarfile.TarInfo, bytes]:
     return info, PNG if info.isreg() else b""
 
 
+DEEP = "a/...: in more than 100 folders; create the archive again without it"
+
 TARS: dict[str, tuple[list[tuple[tarfile.TarInfo, bytes]], str]] = {
     "absolute": ([member("/etc/passwd.png")], "/etc/passwd.png: an absolute name"),
     "dots": ([member("train/../../x.png")], "train/../../x.png: an absolute name, or a name with"),
@@ -314,6 +330,19 @@ TARS: dict[str, tuple[list[tuple[tarfile.TarInfo, bytes]], str]] = {
     ),
     "twice": ([member("train/a/train_a0.png")], "train/a/train_a0.png: twice in the archive"),
     "twice, otherwise": ([member("./train//a/train_a0.png")], "train_a0.png: twice in the archive"),
+    "deep, an image": ([member("train/" + "a/" * 2000 + "x.png")], DEEP),
+    "deep, not an image": ([member("a/" * 2000 + "x.txt")], DEEP),
+    "deep, hidden": ([member(".a/" * 2000 + "x.png")], DEEP),
+    "deep, a folder": ([member("a/" * 2000, type=tarfile.DIRTYPE)], DEEP),
+    "deep, a link": ([member("a/" * 2000, type=tarfile.SYMTYPE, linkname="x")], DEEP),
+    "deep, a hard link": (
+        [member("a/" * 2000, type=tarfile.LNKTYPE, linkname="train/a/train_a0.png")],
+        DEEP,
+    ),
+    "hard link to a deep path": (
+        [member("train/a/x.png", type=tarfile.LNKTYPE, linkname="a/" * 2000 + "x.png")],
+        "which is not an image earlier in the archive",
+    ),
     "a file with children": (
         [member("train/c"), member("train/c/x.png")],
         "train/c: both a file and a folder",
@@ -488,6 +517,13 @@ def linked(path: Path, archive: zipfile.ZipFile) -> None:
     archive.writestr(info, "/etc/passwd")
 
 
+class UnnamedInfo(zipfile.ZipInfo):
+    """A member whose name is in an unknown encoding."""
+
+    def _encodeFilenameFlags(self) -> tuple[bytes, int]:  # noqa: N802 - Python's name
+        return self.filename.encode("latin-1"), 0
+
+
 @pytest.mark.filterwarnings("ignore:Duplicate name")
 @pytest.mark.parametrize(
     "add, said",
@@ -496,8 +532,13 @@ def linked(path: Path, archive: zipfile.ZipFile) -> None:
         (lambda path, archive: archive.writestr("a/../../x.png", PNG), "x.png: an absolute name"),
         (linked, "train/a/x.png: a link"),
         (lambda path, archive: archive.writestr("train/a/train_a0.png", PNG), "_a0.png: twice in"),
+        (lambda path, archive: archive.writestr("a/" * 2000 + "x.png", PNG), re.escape(DEEP)),
+        (
+            lambda path, archive: archive.writestr(UnnamedInfo("a/" * 2000 + "é.txt"), "text"),
+            re.escape(DEEP),
+        ),
     ],
-    ids="absolute,dots,link,twice".split(","),
+    ids="absolute,dots,link,twice,deep,deep and unnamed".split(","),
 )
 def test_members_that_a_zip_must_not_have(
     tree: Path, tmp_path: Path, add: Callable[[Path, zipfile.ZipFile], object], said: str
@@ -508,6 +549,18 @@ def test_members_that_a_zip_must_not_have(
         add(path, archive)
     with pytest.raises(TreeError, match=said):
         pack(path, tmp_path / "out", workers=1)
+    assert leaves_nothing(tmp_path / "out")
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+@pytest.mark.parametrize("second", ["tree.tar", "./tree.tar"])
+def test_an_archive_that_is_twice_in_a_zip(tree: Path, tmp_path: Path, second: str) -> None:
+    make_tar(tmp_path / "tree.tar", tree)
+    with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
+        archive.write(tmp_path / "tree.tar", "tree.tar")
+        archive.writestr(second, (tmp_path / "tree.tar").read_bytes())
+    with pytest.raises(TreeError, match=r"tree\.tar: twice in the archive; create the archive"):
+        pack(tmp_path / "x.zip", tmp_path / "out", workers=1)
     assert leaves_nothing(tmp_path / "out")
 
 
@@ -707,6 +760,27 @@ def test_a_killed_process_is_resumed(
     pack(archive, out, SIZE, workers=1, progress=progress)
     assert made[0] == (40 if when == "pack" else 0)
     assert files_of(out) == files_of(demo_shards)
+
+
+@pytest.mark.parametrize("name", [b"caf\xe9.tar", b"a\nb.tar"])
+def test_a_file_name_of_an_archive_may_be_any(
+    tree: Path, expected: dict[str, bytes], tmp_path: Path, name: bytes
+) -> None:
+    archive = tmp_path / os.fsdecode(name)
+    try:
+        make_tar(archive, tree)
+    except OSError:
+        pytest.skip("NOT RUN: this file system does not store such a name")
+    pack(archive, tmp_path / "out", workers=1, warn=lambda text: None)
+    assert files_of(tmp_path / "out") == expected
+    assert verify(tmp_path / "out", against=archive, workers=1).is_whole
+    with ArchiveSource(archive).open(
+        executor=make_executor(1), spool_folder=tmp_path, progress=lambda num_images: None
+    ) as scanned:
+        before = list_tree(scanned)
+    now = before | {":sizes": before[":sizes"] + 1}
+    (change,) = changes(before, now)
+    assert change.endswith(".tar: changed since packing began")
 
 
 def test_an_archive_that_changed_meanwhile_is_rejected(demo_tree: Path, tmp_path: Path) -> None:

@@ -105,19 +105,18 @@ def test_a_montage_that_is_too_large_is_rejected(encoded: dict[str, Path], tmp_p
 
 def test_strata(encoded: dict[str, Path]) -> None:
     columns: Columns = Dataset(encoded["png"]).columns
-    sample = stratified(columns, 100, seed=0)
-    assert abs(len(sample.rows) - 100) <= sample.num_strata
-    assert (np.diff(sample.rows) > 0).all()
-    chosen = columns.take(sample.rows)
+    rows = stratified(columns, 100, seed=0)
+    strata = set(zip(columns.split, columns.labels, columns.origin, strict=True))
+    assert abs(len(rows) - 100) <= len(strata)
+    assert (np.diff(rows) > 0).all()
+    chosen = columns.take(rows)
     for column in (columns.split, columns.labels, columns.origin):
         of_all, of_chosen = (np.unique(one, return_counts=True)
-                             for one in (column, column[sample.rows]))  # fmt: skip
+                             for one in (column, column[rows]))  # fmt: skip
         assert of_all[0].tolist() == of_chosen[0].tolist()
-    assert len(set(zip(chosen.split, chosen.labels, chosen.origin, strict=True))) == (
-        sample.num_strata
-    )
-    assert len(stratified(columns, 10**9, seed=0).rows) == len(columns)
-    assert stratified(columns, 100, seed=1).rows.tolist() != sample.rows.tolist()
+    assert set(zip(chosen.split, chosen.labels, chosen.origin, strict=True)) == strata
+    assert len(stratified(columns, 10**9, seed=0)) == len(columns)
+    assert stratified(columns, 100, seed=1).tolist() != rows.tolist()
 
 
 def test_the_command(flat: Path, tmp_path: Path, run: Run) -> None:

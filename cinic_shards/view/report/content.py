@@ -21,7 +21,7 @@ from cinic_shards.read.map_images import Images, map_images
 from cinic_shards.read.split import SplitReader
 from cinic_shards.store import StoreLike
 from cinic_shards.view.duplicates import Duplicates, duplicates_among
-from cinic_shards.view.montage import Sample, some_of, stratified
+from cinic_shards.view.montage import some_of, stratified
 from cinic_shards.view.report.sprites import Sheets, make_sheets, make_tile
 from cinic_shards.view.stats import Histograms, ValueCounter
 
@@ -55,10 +55,11 @@ class Content:
     duplicates: Duplicates
     shown_duplicates: tuple[tuple[int, ...], ...]
     """The rows of the images of each group that is shown."""
-    sample: Sample
+    sample: NDArray[np.int64]
+    """Ascending rows of the images that the page shows, shape (n,)."""
     seed: int
     order: NDArray[np.int64]
-    """The sample's rows in the random order in which the page shows them, shape (n,)."""
+    """The same rows in the random order in which the page shows them."""
     tile_of: dict[int, int]
     """Row -> number of its tile."""
     sheets: Sheets
@@ -83,8 +84,8 @@ def gather(
     verification = verify(dataset.store, quick=quick, workers=workers, progress=progress)
 
     chosen = stratified(columns, sample, seed)
-    size = len(chosen.rows)
-    order = chosen.rows[kernels.choose(size, size, "order of the report", seed)]
+    size = len(chosen)
+    order = chosen[kernels.choose(size, size, "order of the report", seed)]
     groups = _groups_to_show(duplicates, columns)
     shown = dict.fromkeys(itertools.chain(order.tolist(), *groups))
     tile_of = {row: number for number, row in enumerate(shown)}
@@ -155,7 +156,7 @@ def _groups_to_show(duplicates: Duplicates, columns: Columns) -> tuple[tuple[int
 
 def montage_rows(content: Content, origins: tuple[str, ...] | None) -> dict[str, list[int]]:
     """Return class -> some of its rows in the sample, only of these origins; no empty class."""
-    columns, rows = content.columns, content.sample.rows
+    columns, rows = content.columns, content.sample
     if origins is not None:
         rows = rows[np.isin(columns.origin[rows], origins)]
     found = {}
