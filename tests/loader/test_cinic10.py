@@ -269,7 +269,7 @@ def test_a_dataset_that_was_replaced(encoded_tree: Path, tmp_path: Path) -> None
 
 @pytest.mark.parametrize("encoding", ["png", "zstd", "raw"])
 def test_damage_is_named(encoded_tree: Path, tmp_path: Path, encoding: str) -> None:
-    options = PackOptions(encoding=encoding, block_size=16)
+    options = PackOptions(encoding=encoding, block_size=16, shards=2)
     pack(encoded_tree, tmp_path / "shards", options, workers=1)
     data = CINIC10(tmp_path / "shards")
     reader = data._open()[0]
