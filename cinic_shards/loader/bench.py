@@ -178,12 +178,7 @@ def compare(
     reader = Dataset(shards).split(split)
     if "+" in (split := reader.name):
         raise OptionError(f"split {split!r}: ImageFolder reads one split; give one")
-    try:
-        import_torchvision()
-    except ModuleNotFoundError as error:
-        raise OptionError(
-            "ImageFolder needs torchvision; pip install 'cinic-shards[bench]'"
-        ) from error
+    _check_torchvision()
     folder = os.path.join(tree, split)
     pngs = [
         os.path.join(parent, name)
@@ -223,6 +218,15 @@ def compare(
         jobs = {key: partial(count_images, batches) for key, batches in loaders.items()}
         rates = take_turns(jobs, rounds=epochs, before=before)
     return [Result(*key, tuple(values)) for key, values in rates.items()]
+
+
+def _check_torchvision() -> None:
+    try:
+        import_torchvision()
+    except ModuleNotFoundError as error:
+        raise OptionError(
+            "ImageFolder needs torchvision; pip install 'cinic-shards[bench]'"
+        ) from error
 
 
 def _read_files(paths: Iterable[str]) -> None:

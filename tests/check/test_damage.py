@@ -203,7 +203,7 @@ def by_reader(shards: Path, out: Path) -> set[str]:
 def by_cinic10(cache: Any, *, is_remote: bool) -> Callable[[Path, Path], set[str]]:
     def read(shards: Path, out: Path) -> set[str]:
         options = Cache(cache, folder=out if cache == "disk" else None)
-        data = CINIC10(remote(shards) if is_remote else shards, cache=options)
+        data = CINIC10(remote(shards) if is_remote else shards, cache=options, order="packed")
         keys = Dataset(shards).columns_of("train").keys.tolist()
         bad = set()
         for row in range(len(data)):

@@ -403,7 +403,7 @@ def test_no_dataset(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"split": "dev"}, "no split 'dev'; there is test, train, valid"),
+        ({"split": "nope"}, "no split 'nope'; there is test, train, valid"),
         ({"batch_size": 0}, "batch_size=0"),
         ({"workers": 0}, "workers=0"),
         ({"order": "random"}, "order='random': expected one of window, full"),

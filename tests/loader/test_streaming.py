@@ -133,7 +133,9 @@ def test_order_full_needs_a_cache(
 def test_images_by_index(
     encoded: dict[str, Path], stores: dict[str, Store], requests: Counter[str], encoding: str
 ) -> None:
-    local, remote = CINIC10(encoded[encoding], "test"), CINIC10(stores[encoding], "test")
+    local, remote = (
+        CINIC10(path, "test", order="packed") for path in (encoded[encoding], stores[encoding])
+    )
     assert remote.targets == local.targets
     requests.clear()
     for position in (3, 100, 2, 3):

@@ -149,7 +149,7 @@ def test_damaged_images_are_named(encoding: str, encoded: dict[str, Path], tmp_p
 
 def test_unknown_names_are_rejected(encoded: dict[str, Path]) -> None:
     for part, message in (
-        ({"split": "dev"}, "no split 'dev'; there is test, train, valid"),
+        ({"split": "nope"}, "no split 'nope'; there is test, train, valid"),
         ({"classes": ["cow"]}, "no class 'cow'; there is airplane"),
         ({"origins": ["flickr"]}, "no origin 'flickr'; expected one of cifar"),
         ({"split": "train", "origins": ["cifar-test"]}, "no sample of train is left by origin"),

@@ -137,7 +137,7 @@ def test_a_damaged_sample_is_named_and_the_others_written(
 @pytest.mark.parametrize(
     "options, error",
     [
-        ({"splits": ["dev"]}, OptionError),
+        ({"splits": ["nope"]}, OptionError),
         ({"classes": ["unicorn"]}, OptionError),
         ({"origins": ["moon"]}, OptionError),
         ({"workers": 0}, OptionError),
