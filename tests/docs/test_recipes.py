@@ -1,4 +1,4 @@
-"""The code of docs/recipes.md runs unchanged."""
+"""The code of docs/recipes.md and docs/trainers.md runs unchanged."""
 
 import json
 import os
@@ -16,7 +16,9 @@ from cinic_shards.read.dataset import Dataset
 from cinic_shards.write.pack import PackOptions, pack
 from tests.support import ROOT
 
-PAGE = (ROOT / "docs" / "recipes.md").read_text(encoding="utf-8")
+PAGE = "\n".join(
+    (ROOT / "docs" / name).read_text(encoding="utf-8") for name in ("recipes.md", "trainers.md")
+)
 RECIPES = dict(re.findall(r"^## ([^\n]+)\n(?:(?!^## ).)*?```python\n(.*?)```", PAGE, re.M | re.S))
 
 # Lightning imports torchvision, which fails with a CPU build of torch.
@@ -32,12 +34,16 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_every_block_of_code_is_a_recipe() -> None:
-    assert len(RECIPES) == PAGE.count("```python") == 9
+    assert len(RECIPES) == PAGE.count("```python") == 15
 
 
 SLOW = (
     "Many GPUs: torchrun and DDP",
+    "DDP with mp.spawn",
     "Lightning",
+    "Lightning Fabric",
+    "Accelerate",
+    "Ray Train",
     "Stock WebDataset",
     "Stock WebDataset with DDP",
 )
@@ -71,10 +77,6 @@ def statuses(folder: Path) -> dict[str, int]:
 @pytest.mark.parametrize("name", [name for name in RECIPES if name not in SLOW])
 def test_recipe(statuses: dict[str, int], name: str) -> None:
     assert statuses[name] == 0
-
-
-def run(folder: Path, code: str) -> None:
-    subprocess.run([sys.executable, "-c", code], cwd=folder, check=True, timeout=300)
 
 
 @pytest.fixture(scope="module")
@@ -128,10 +130,21 @@ def run_ranks(folder: Path, code: str, num_ranks: int) -> list[str]:
 
 
 @pytest.mark.real
-def test_the_recipe_for_lightning(folder: Path) -> None:
-    if find_spec("lightning") is None:
-        pytest.skip("NOT RUN: lightning is not installed")
-    run(folder, PRELUDE + RECIPES["Lightning"])
+@pytest.mark.parametrize(
+    ("name", "package"),
+    [
+        ("DDP with mp.spawn", "torch"),
+        ("Lightning", "lightning"),
+        ("Lightning Fabric", "lightning"),
+        ("Accelerate", "accelerate"),
+        ("Ray Train", "ray"),
+    ],
+)
+def test_the_recipe_for_a_trainer(folder: Path, name: str, package: str) -> None:
+    if find_spec(package) is None:
+        pytest.skip(f"NOT RUN: {package} is not installed")
+    (folder / "train.py").write_text((PRELUDE if package == "lightning" else "") + RECIPES[name])
+    subprocess.run([sys.executable, "train.py"], cwd=folder, check=True, timeout=300)
 
 
 @pytest.mark.real
