@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from cinic_shards.errors import MissingError, OptionError, OutputError, StoreError
+from cinic_shards.errors import MissingError, OptionError, OutputError, StoreError, reason_of
 from cinic_shards.jobs import Progress
 from cinic_shards.options import checked
 from cinic_shards.store import Answer, LocalStore, WebFile, lock_file, sync_folder
@@ -113,7 +113,7 @@ def fetch(
                 path, path.stat().st_size, download.num_received, f"{algorithm}:{expected}"
             )
     except OSError as error:
-        raise OutputError(f"{path}: {error.strerror}{_hint(error)}") from error
+        raise OutputError(f"{path}: {reason_of(error)}{_hint(error)}") from error
 
 
 def _expected(accept_hash: str | None) -> tuple[str, str]:

@@ -23,8 +23,9 @@ from cinic_shards.cinic.cifar10 import CLASSES
 from cinic_shards.cinic.draw import SPLITS
 from cinic_shards.cinic.photos import read_photos, shrink_photo
 from cinic_shards.codec import encode_png
-from cinic_shards.errors import INPUT_ERRORS, OutputError, with_notes
-from cinic_shards.jobs import check_stop, open_executor, run_jobs
+from cinic_shards.errors import INPUT_ERRORS, OutputError, reason_of, with_notes
+from cinic_shards.jobs import open_executor, run_jobs
+from cinic_shards.jobs.stop import check_stop
 from cinic_shards.store import LocalStore
 
 FILE_BYTES = 4096
@@ -250,7 +251,7 @@ def open_build(
     except OSError as error:
         hint = "; free some space or build elsewhere" if error.errno == errno.ENOSPC else ""
         raise with_notes(
-            OutputError(f"{error.filename or work}: {error.strerror}{hint}"), error
+            OutputError(f"{error.filename or work}: {reason_of(error)}{hint}"), error
         ) from error
 
 

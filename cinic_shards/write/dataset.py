@@ -19,6 +19,7 @@ from cinic_shards.errors import (
     OutputError,
     TreeError,
     few,
+    reason_of,
     with_notes,
 )
 from cinic_shards.format import Manifest
@@ -161,7 +162,7 @@ def write_dataset(
         raise with_notes(_worker_died(store), error) from error
     except OSError as error:
         location = error.filename or store
-        raise with_notes(OutputError(f"{location}: {error.strerror}"), error) from error
+        raise with_notes(OutputError(f"{location}: {reason_of(error)}"), error) from error
     except BaseException as error:
         if is_written and not isinstance(error, Exception):
             error.add_note(f"{store} is complete")
@@ -294,11 +295,10 @@ def _size_problems(
             counts[size] = counts.get(size, 0) + count
     if len(counts) > 1:
         by_count = sorted(counts.items(), key=lambda item: -item[1])
-        listed = ", ".join(f"{h}x{w} ({count:,})" for (h, w), count in by_count[:5])
+        listed = few([f"{height}x{width} ({count:,})" for (height, width), count in by_count])
         yield (
-            f"images of {len(counts)} sizes (height x width): {listed}"
-            f"{', ...' if len(counts) > 5 else ''}; blocks hold one size: resize them, or choose "
-            "--encoding png"
+            f"images of {len(counts)} sizes (height x width): {listed}; blocks hold one size: "
+            "resize them, or choose --encoding png"
         )
     elif [(*size, 3) for size in counts] != [image_shape]:
         yield f"images of {[*counts]} (height, width), expected {image_shape} for all"
