@@ -215,12 +215,13 @@ def _write(
 
 def _can_resume(store: Store, journal: Journal, executor: Executor, error: BaseException) -> bool:
     """Return True if the same command can resume after this error, and has reason to."""
-    if journal.start is None or isinstance(error, INPUT_ERRORS):
+    if isinstance(error, INPUT_ERRORS):
         return False
     # A request that was sent, or a cluster's job, may still write a file: later, the journal shows
-    # whose it is.
+    # whose it is. Nor is the server asked to delete any: it may be what has failed.
     may_write = not (isinstance(error, Exception) or can_stop(executor))
-    return journal.num_finished > 0 or not store.is_local or may_write
+    has_begun = journal.start is not None
+    return not store.is_local or (has_begun and (journal.num_finished > 0 or may_write))
 
 
 def _worker_died(store: Store) -> OutputError:
