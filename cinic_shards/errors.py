@@ -5,6 +5,7 @@
     ├── TreeError                       invalid images or names; lists every problem
     ├── SourcesError                    CINIC-10 cannot be built from these; lists every problem
     ├── OutputError                     the output cannot be written: other files, no space
+    │   └── LimitError                  the dataset would be beyond a limit of the format
     ├── LocatedError
     │   ├── StoreError                  failed reads: short read, server down
     │   │   └── MissingError            no such file
@@ -66,6 +67,18 @@ def text_without_secrets(text: str, secrets: Iterable[str] = ()) -> str:
         if len(secret) >= _MIN_SECRET:
             text = text.replace(secret, HIDDEN)
     return _URL_IN_TEXT.sub(lambda url: without_secrets(url[0]), text)
+
+
+def escaped(text: str) -> str:
+    """Return text with control characters as escape sequences: names and answers are untrusted."""
+    return "".join(
+        letter if letter.isprintable() or letter == "\n" else ascii(letter)[1:-1] for letter in text
+    )
+
+
+def reason_of(error: OSError) -> str:
+    """Return why a call of the operating system failed; an error without a number has only text."""
+    return error.strerror or str(error) or type(error).__name__
 
 
 class CinicShardsError(Exception):

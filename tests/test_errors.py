@@ -13,6 +13,7 @@ from cinic_shards.errors import (
     SourcesError,
     StoreError,
     TreeError,
+    reason_of,
 )
 
 ERRORS: list[tuple[CinicShardsError, dict[str, Any], str]] = [
@@ -67,3 +68,15 @@ def test_fields_and_text_survive_a_process(
         assert type(one) is type(error)
         assert {name: getattr(one, name) for name in fields} == fields
         assert str(one) == text
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (OSError(2, "No such file", "x"), "No such file"),
+        (OSError("short write"), "short write"),
+        (OSError(), "OSError"),
+    ],
+)
+def test_every_error_of_the_system_has_a_reason(error: OSError, reason: str) -> None:
+    assert reason_of(error) == reason

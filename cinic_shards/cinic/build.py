@@ -82,7 +82,7 @@ def build_tree(
         raise OutputError(f"{out}: already exists; give an empty or a new folder")
     if not work.exists():
         check_space(work.parent, _num_images(options) * FILE_BYTES)
-    with open_build(work, workers) as (folder, executor):
+    with open_build(work, workers, str(out)) as (folder, executor):
         if is_folder:
             folder.take_back(target)
             if others := set(os.listdir(target)) - {_BUILDING}:
@@ -96,6 +96,7 @@ def build_tree(
             folder.move_splits(target)
         else:
             os.rename(folder.tree, target)
+        folder.is_complete = True
         sync_folder(target if is_folder else target.parent)
     return built
 
@@ -153,7 +154,7 @@ def build_shards(
         # On the same disk, the shards take about as much space as the PNGs.
         check_space(beside, (2 if scratch is None else 1) * num_images * FILE_BYTES)
     more = f" and {store}/{PACKING_FOLDER}"
-    with open_build(work, workers, more) as (folder, executor):
+    with open_build(work, workers, str(store), more) as (folder, executor):
         sink = ImageSink(folder, executor, is_tree=False)
         built = _build(
             local_path(cifar), local_path(imagenet), sink, options, executor, progress, warn
@@ -167,6 +168,7 @@ def build_shards(
             progress=progress,
             warn=warn,
         )
+        folder.is_complete = True
     return built
 
 

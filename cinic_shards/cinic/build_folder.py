@@ -14,6 +14,13 @@ from cinic_shards.store import LocalStore, WorkFolder
 
 TAR = "images.tar"
 """Name of the tar, which a packing job notes."""
+_NAMES = {
+    "options": "options",
+    "sources": "sources",
+    "libraries": "versions of libraries",
+    "is_tree": "output (a tree or shards)",
+}
+"""Parts of a build's description, and their names in a message."""
 
 
 class BuildFolder:
@@ -45,6 +52,10 @@ class BuildFolder:
         self.has_begun = False
         self.has_earlier = self._log.exists()
         """True if an earlier process has left its log."""
+        self.is_built = False
+        """True once every image is written."""
+        self.is_complete = False
+        """True once the output is complete; the folder is not needed any more."""
 
     def __enter__(self) -> "BuildFolder":
         return self
@@ -53,15 +64,22 @@ class BuildFolder:
         self._work.__exit__(*error)
 
     def begin(self, build: dict[str, Any]) -> None:
-        """Start a build, or resume an earlier one if it is the same; else delete that one's files.
+        """Start a build, or resume an earlier one.
 
         Args:
             build: what the images depend on, as JSON.
 
         Raises:
-            OutputError: the unfinished tree holds other files.
+            OutputError: the earlier build is a different one, with finished jobs; or the unfinished
+                tree holds other files.
         """
         lines = self._read_log()
+        if lines[1:] and lines[0] != build:
+            differing = [_NAMES[name] for name in build if lines[0].get(name) != build[name]]
+            raise OutputError(
+                f"{self.path}: holds an unfinished build with different {' and '.join(differing)}; "
+                "use the same as before to resume, or remove that folder to start over"
+            )
         self.has_begun = True
         if lines and lines[0] == build:
             self.finished = {line["id"]: line for line in lines[1:]}
@@ -79,17 +97,18 @@ class BuildFolder:
             raise OutputError(f"{min(others)}: building did not make this file; move it")
 
     def _read_log(self) -> list[dict[str, Any]]:
-        """Return the complete lines of the log, and cut off an incomplete one."""
+        """Return the complete lines of the log, and cut off the rest, as after a power cut."""
         lines: list[dict[str, Any]] = []
         size = 0
         try:
             with open(self._log, "r+b") as file:
                 for text in file:
-                    if not text.endswith(b"\n"):
+                    try:
+                        lines.append(json.loads(text if text.endswith(b"\n") else b""))
+                    except ValueError:
                         file.truncate(size)
                         break
                     size += len(text)
-                    lines.append(json.loads(text))
         except FileNotFoundError:
             pass
         return lines
@@ -98,6 +117,8 @@ class BuildFolder:
         """Note the images of the tree that will be written."""
         with open(self._names, "ab") as file:
             file.writelines(f"{key}\n".encode() for key in keys)
+            file.flush()
+            os.fsync(file.fileno())
 
     def note_finished(self, line: dict[str, Any]) -> None:
         """Note a finished job."""
@@ -125,6 +146,8 @@ class BuildFolder:
 
     def clear(self) -> None:
         """Delete everything that was built."""
+        # First: without it, nothing is taken back from the output to a tree that is gone.
+        self._moving.unlink(missing_ok=True)
         if self.tree.exists():
             folders = {self.tree}
             for key in _complete_lines(self._names):
@@ -137,7 +160,7 @@ class BuildFolder:
                 with suppress(OSError):  # a user's file is in it
                     folder.rmdir()
         self.tar.unlink(missing_ok=True)
-        for path in (self._moving, self._names, self._log):
+        for path in (self._names, self._log):
             path.unlink(missing_ok=True)
 
     def remove(self) -> None:

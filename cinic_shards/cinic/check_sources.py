@@ -12,7 +12,7 @@ from cinic_shards.cinic.contributors import Contributor
 from cinic_shards.cinic.draw import SPLITS, PhotoDraw, Pick, Shares
 from cinic_shards.cinic.photos import SynsetTar, list_photos
 from cinic_shards.cinic.synsets import synsets_by_class
-from cinic_shards.errors import SourcesError, some
+from cinic_shards.errors import SourcesError, reason_of, some
 from cinic_shards.jobs import Progress, Tally, run_jobs
 
 _HINT = "give a folder of ImageNet's synset tars, n########.tar"
@@ -47,7 +47,7 @@ def list_tars(
     try:
         names = set(os.listdir(imagenet))
     except OSError as error:
-        raise SourcesError(str(imagenet), [str(error.strerror)], _HINT) from error
+        raise SourcesError(str(imagenet), [reason_of(error)], _HINT) from error
     built.missing_tars = [synset for synset in wanted if f"{synset}.tar" not in names]
     if len(built.missing_tars) == len(wanted):
         problem = f"holds none of the {len(wanted):,} synset tars needed, such as {wanted[0]}.tar"

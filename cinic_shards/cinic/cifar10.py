@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cinic_shards.cinic.pickles import MAX_PICKLE_BYTES, PickledArray, read_pickle, write_pickle
-from cinic_shards.errors import FormatError, OutputError, StoreError
+from cinic_shards.errors import FormatError, OutputError, StoreError, reason_of
 from cinic_shards.format import shown
 from cinic_shards.store import LocalStore, WorkFolder, local_path
 
@@ -132,7 +132,7 @@ def _read_files(path: Path) -> Iterator[tuple[str, bytes]]:
     except (tarfile.TarError, EOFError, gzip.BadGzipFile, zlib.error, ValueError) as error:
         raise FormatError(str(path), f"not a complete tar archive ({error}); {_HINT}") from error
     except OSError as error:
-        raise StoreError(str(path), error.strerror or str(error)) from error
+        raise StoreError(str(path), reason_of(error)) from error
 
 
 def _read_folder(folder: Path) -> Iterator[tuple[str, bytes]]:
@@ -337,4 +337,4 @@ def _made(folder: Path) -> Iterator[None]:
             folder.mkdir(parents=True, exist_ok=True)
             yield
     except OSError as error:
-        raise OutputError(f"{error.filename or folder}: {error.strerror}") from error
+        raise OutputError(f"{error.filename or folder}: {reason_of(error)}") from error

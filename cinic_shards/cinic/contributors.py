@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, TextIO
 import numpy as np
 
 import cinic_shards.format as fmt
-from cinic_shards.errors import FormatError, OutputError, StoreError, problem_lines
+from cinic_shards.errors import FormatError, OutputError, StoreError, problem_lines, reason_of
 from cinic_shards.format.provenance import parse_stem
 from cinic_shards.options import checked
 from cinic_shards.read.columns import Columns
@@ -117,7 +117,7 @@ def read_contributors(path: str | os.PathLike[str]) -> list[Contributor]:
             rows = csv.reader(file, skipinitialspace=True, strict=True)
             return list(_parsed(path, rows))
     except OSError as error:
-        raise StoreError(str(path), f"{error.strerror}") from error
+        raise StoreError(str(path), reason_of(error)) from error
     except UnicodeDecodeError as error:
         raise FormatError(str(path), f"not UTF-8 text ({error.reason})") from error
     except csv.Error as error:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from cinic_shards.errors import MissingError, OptionError, OutputError, StoreError
+from cinic_shards.errors import MissingError, OptionError, OutputError, StoreError, reason_of
 from cinic_shards.jobs import Progress
 from cinic_shards.options import checked
 from cinic_shards.store import Answer, LocalStore, WebFile, lock_file, sync_folder
@@ -108,12 +108,11 @@ def fetch(
                 )
             os.replace(file.name, path)
             sync_folder(path.parent)
-            _part(path, _NOTE).unlink(missing_ok=True)
             return Fetched(
                 path, path.stat().st_size, download.num_received, f"{algorithm}:{expected}"
             )
     except OSError as error:
-        raise OutputError(f"{path}: {error.strerror}{_hint(error)}") from error
+        raise OutputError(f"{path}: {reason_of(error)}{_hint(error)}") from error
 
 
 def _expected(accept_hash: str | None) -> tuple[str, str]:
@@ -170,6 +169,8 @@ def _title(algorithm: str) -> str:
 def _hold_part(path: Path, web: WebFile) -> Iterator[BinaryIO]:
     """Open the part for appending, locked against other processes; delete it if it stays empty.
 
+    The note is deleted with it, or once the part has its final name.
+
     Raises:
         OutputError: another process holds the lock; or the part or its note exists, and is not of a
             download.
@@ -185,25 +186,35 @@ def _hold_part(path: Path, web: WebFile) -> Iterator[BinaryIO]:
     with file:
         is_noted = bool(_read_note(path))
         try:
-            if not is_noted:
+            if not is_noted and not os.path.lexists(path):
                 raise OutputError(
                     f"{path}: {part.name} and {note.name} are needed for the download, but are not "
                     "those of an earlier one; move them, or give a different path"
                 )
             yield file
         except BaseException as error:
-            if not isinstance(error, Exception) and os.path.getsize(part):
-                error.add_note(
-                    "fetching did not finish; run the same command again to resume, or remove "
-                    f"{part} to start over"
-                )
+            if not isinstance(error, Exception):
+                if part.exists() and part.stat().st_size:
+                    error.add_note(
+                        "fetching did not finish; run the same command again to resume, or remove "
+                        f"{part} to start over"
+                    )
+                elif path.exists():
+                    error.add_note(f"{path} is complete")
             raise
         finally:
             with suppress(OSError):
-                if (is_new or is_noted) and part.stat().st_size == 0:
+                if (is_new or is_noted) and _is_empty(part, file):
                     part.unlink()
-                    if is_noted:
-                        note.unlink()
+            with suppress(OSError):
+                if is_noted and not part.exists():
+                    note.unlink()
+
+
+def _is_empty(part: Path, file: BinaryIO) -> bool:
+    """Return True if the part is this file and empty: it may be that of a later download."""
+    found = part.stat()
+    return found.st_size == 0 and os.path.samestat(found, os.fstat(file.fileno()))
 
 
 def _write_note(path: Path, note: dict[str, Any]) -> None:

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from cinic_shards.errors import StoreError
+from cinic_shards.errors import StoreError, reason_of
 
 # No leading zero: the number becomes the PNG's name, and two members must not get the same name.
 _MEMBER = re.compile(r"(n[0-9]{8})_(0|[1-9][0-9]{0,17})\.jpe?g", re.ASCII | re.IGNORECASE)
@@ -104,7 +104,7 @@ def list_photos(path: str) -> SynsetTar:
     except tarfile.TarError as error:
         return _unusable(synset, path, f"not a complete tar file ({error}); download it again")
     except OSError as error:
-        return _unusable(synset, path, f"cannot be read: {error.strerror or error}")
+        return _unusable(synset, path, f"cannot be read: {reason_of(error)}")
     except (ValueError, OverflowError, MemoryError, RecursionError) as error:  # hostile headers
         return _unusable(synset, path, f"not a readable tar file ({error}); download it again")
     if not members:
@@ -156,7 +156,7 @@ def read_photos(path: str, offsets: NDArray[np.int64], sizes: NDArray[np.int64])
                     raise StoreError(str(path), "has changed since it was listed; run again")
                 yield data
     except OSError as error:
-        raise StoreError(str(path), f"{error.strerror}") from error
+        raise StoreError(str(path), reason_of(error)) from error
 
 
 def shrink_photo(data: bytes) -> tuple[NDArray[np.uint8] | None, str]:

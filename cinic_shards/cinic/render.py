@@ -20,7 +20,7 @@ from cinic_shards.errors import SourcesError, some
 from cinic_shards.jobs import Progress, Tally
 
 _PHOTOS_A_JOB = 64
-"""About a third of a second: Ctrl-C waits for the jobs under way."""
+"""About a third of a second: a killed build loses no more of each worker."""
 _PIXELS_A_JOB = 500
 
 

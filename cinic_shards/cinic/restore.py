@@ -5,7 +5,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,7 +30,7 @@ from cinic_shards.read.map_images import Images, map_images
 from cinic_shards.read.split import SplitReader
 from cinic_shards.store import StoreLike, local_path
 
-FORMATS = ("batches", "npz")
+_Format = Literal["batches", "npz"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +49,7 @@ def restore_cifar10(
     path: StoreLike,
     out: str | os.PathLike[str] | None = None,
     *,
-    format: str | None = None,  # noqa: A002 - as the command's option is called
+    format: _Format | None = None,  # noqa: A002 - as the command's option is called
     check: str | os.PathLike[str] | None = None,
     workers: int | None = None,
     progress: Progress = lambda doing, done, total: None,
@@ -97,11 +97,9 @@ def restore_cifar10(
     return Restored(sum(map(len, cifar.sets.values())), target, other is not None)
 
 
-def _target(out: Path, format: str | None) -> Path:  # noqa: A002
+def _target(out: Path, format: _Format | None) -> Path:  # noqa: A002
     """Return the file or folder to write."""
     is_npz = out.name.endswith(".npz")
-    if format not in (None, *FORMATS):
-        raise OptionError(f"format {format!r}: expected one of {', '.join(FORMATS)}")
     if format == "batches" and is_npz:
         raise OptionError(f"{out}: batches are a folder; give a different name, or --format npz")
     if format == "npz" and out.name == FOLDER:

@@ -7,7 +7,7 @@ import errno
 import hashlib
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import BrokenExecutor, Executor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -23,8 +23,9 @@ from cinic_shards.cinic.cifar10 import CLASSES
 from cinic_shards.cinic.draw import SPLITS
 from cinic_shards.cinic.photos import read_photos, shrink_photo
 from cinic_shards.codec import encode_png
-from cinic_shards.errors import INPUT_ERRORS, OutputError, with_notes
-from cinic_shards.jobs import check_stop, open_executor, run_jobs
+from cinic_shards.errors import INPUT_ERRORS, OutputError, reason_of, with_notes
+from cinic_shards.jobs import open_executor, run_jobs
+from cinic_shards.jobs.stop import check_stop
 from cinic_shards.store import LocalStore
 
 FILE_BYTES = 4096
@@ -160,7 +161,7 @@ class ImageSink:
         left: list[J] = []
         for job in jobs:
             line = self._work.finished.get(_job_id(job.keys))
-            if line is None:
+            if line is None or not self._holds(set(job.keys).difference(line["failed"])):
                 left.append(job)
                 continue
             results[line["id"]] = Written(job.keys, line["failed"], line["notes"])
@@ -174,6 +175,8 @@ class ImageSink:
                 with open(self._work.tar, "ab") as file:
                     file.writelines(result.members)
                     size = file.tell()
+                    file.flush()
+                    os.fsync(file.fileno())  # a power cut leaves no note of images that are lost
                 result.members.clear()
             number = _job_id(result.keys)
             self._work.note_finished(
@@ -185,6 +188,16 @@ class ImageSink:
         run_jobs(self._executor, function, left, done=written)
         return [results[_job_id(job.keys)] for job in jobs]
 
+    def _holds(self, keys: Iterable[str]) -> bool:
+        """Return True if the tree has these images: after a power cut, files are missing or empty.
+
+        Syncing each file would take longer than building it. The tar is synced.
+        """
+        if self.root is None:
+            return True
+        paths = (f"{self.root}/{key}.png" for key in keys)
+        return all(os.path.exists(path) and os.path.getsize(path) for path in paths)
+
     def finish(self) -> None:
         """Write the end of the tar.
 
@@ -195,6 +208,7 @@ class ImageSink:
             with open(self._work.tar, "ab") as file:
                 file.write(fmt.TAR_END)
             os.utime(self._work.tar, (0, 0))
+        self._work.is_built = True
 
 
 def _job_id(keys: Sequence[str]) -> str:
@@ -203,7 +217,7 @@ def _job_id(keys: Sequence[str]) -> str:
 
 @contextmanager
 def open_build(
-    work: Path, workers: int | None, more: str = ""
+    work: Path, workers: int | None, out: str, more: str = ""
 ) -> Iterator[tuple[BuildFolder, Executor]]:
     """Open a work folder and start worker processes; both end with the context.
 
@@ -212,31 +226,27 @@ def open_build(
     Args:
         work: the folder.
         workers: see ``jobs.open_executor``.
+        out: the output's location, for messages.
         more: what else to remove to start over, for the message.
 
     Raises:
         OutputError: the folder cannot be made or written, another process is using it, it holds
             other files, or a worker process died.
     """
+    is_complete = False
     try:
         with (
+            open_executor(None, workers) as executor,
             LocalStore(work).undone_on_error(),
             BuildFolder(work) as folder,
-            open_executor(None, workers) as executor,
         ):
             try:
                 yield folder, executor
             except BaseException as error:
-                if not folder.has_begun and folder.has_earlier:
-                    pass  # nothing has changed
-                elif isinstance(error, INPUT_ERRORS) or not folder.finished:
-                    folder.remove()
-                else:
-                    error.add_note(
-                        "building did not finish; run the same command again to resume, or remove "
-                        f"{work}{more} to start over"
-                    )
+                is_complete = folder.is_complete
+                _keep_or_remove(folder, error, f"{work}{more}")
                 raise
+            is_complete = True
             folder.remove()
     except BrokenExecutor as error:
         raise with_notes(
@@ -250,8 +260,32 @@ def open_build(
     except OSError as error:
         hint = "; free some space or build elsewhere" if error.errno == errno.ENOSPC else ""
         raise with_notes(
-            OutputError(f"{error.filename or work}: {error.strerror}{hint}"), error
+            OutputError(f"{error.filename or work}: {reason_of(error)}{hint}"), error
         ) from error
+    except BaseException as error:
+        if is_complete and not isinstance(error, Exception):
+            left = f"; remove {work}, which is not needed any more" if work.exists() else ""
+            error.add_note(f"{out} is complete{left}")
+        raise
+
+
+def _keep_or_remove(folder: BuildFolder, error: BaseException, names: str) -> None:
+    """Remove the folder of a build that failed, unless something can resume from it."""
+    is_input = isinstance(error, INPUT_ERRORS)
+    if folder.is_complete or (folder.has_earlier and not folder.has_begun):
+        return  # or nothing has changed
+    if folder.is_built and is_input:
+        error.add_note(
+            "the images are kept; run the command again with different packing options, or remove "
+            f"{names} to start over"
+        )
+    elif is_input or not folder.finished:
+        folder.remove()
+    else:
+        error.add_note(
+            "building did not finish; run the same command again to resume, or remove "
+            f"{names} to start over"
+        )
 
 
 def check_space(folder: Path, needed: int) -> None:

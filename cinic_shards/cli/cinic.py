@@ -101,10 +101,8 @@ def fetch(
     if not quiet:
         what = "downloaded" if done.num_received else "already complete"
         out_console.print(
-            printable(
-                f"{done.path}: {what}, {done.size:,} bytes, {done.digest}\n"
-                f"next: cinic-shard pack {done.path} ./shards"
-            )
+            f"{done.path}: {what}, {done.size:,} bytes, {done.digest}\n"
+            f"next: cinic-shard pack {done.path} ./shards"
         )
 
 
@@ -194,7 +192,7 @@ def _print_built(built: "Built", seconds: float, out: str) -> None:
     if built.manifest:
         print_written(built.manifest, seconds, out)
     else:
-        out_console.print(printable(f"{built.num_images:,} images, {seconds:.1f} s: {out}"))
+        out_console.print(f"{built.num_images:,} images, {seconds:.1f} s: {out}")
 
 
 def restore_cifar10(
@@ -249,9 +247,7 @@ def restore_cifar10(
     if not quiet:
         same = f", each the same as in {check}" if done.is_checked else ""
         where = f": {done.written}" if done.written else ""
-        out_console.print(
-            printable(f"{done.num_images:,} images{same}, {work.seconds:.1f} s{where}")
-        )
+        out_console.print(f"{done.num_images:,} images{same}, {work.seconds:.1f} s{where}")
 
 
 def contributors(
@@ -277,11 +273,11 @@ def contributors(
     found = lists.list_contributors(shards)
     if out is None:
         # In UTF-8, as in a file; a terminal gets no control characters.
-        sys.stdout.reconfigure(encoding="utf-8")  # type: ignore[union-attr]
+        sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")  # type: ignore[union-attr]
         text = io.StringIO()
         lists.write_contributors(found, text)
         sys.stdout.write(printable(text.getvalue()) if sys.stdout.isatty() else text.getvalue())
         return
     lists.save_contributors(found, out)
     if not quiet:
-        out_console.print(printable(f"{len(found):,} ImageNet images: {out}"))
+        out_console.print(f"{len(found):,} ImageNet images: {out}")

@@ -2,7 +2,7 @@
 
 import json
 import logging
-import os
+import re
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -17,8 +17,14 @@ from typer.core import TyperGroup
 
 from cinic_shards._version import __version__
 from cinic_shards.cli.streams import standard_streams
-from cinic_shards.errors import CinicShardsError, OptionError, text_without_secrets, without_secrets
-from cinic_shards.jobs import STOP_SIGNALS, has_abandoned_jobs
+from cinic_shards.errors import (
+    CinicShardsError,
+    OptionError,
+    escaped,
+    text_without_secrets,
+    without_secrets,
+)
+from cinic_shards.jobs import LOGGER, STOP_SIGNALS
 from cinic_shards.options import check_umask
 from cinic_shards.progress import ProgressReport
 
@@ -31,12 +37,15 @@ _UsageError: Any = typer.BadParameter.__mro__[1]
 """Typer does not export it."""
 
 
+_EMPTY_OPTION = re.compile("--[^=]*=")
+
+
 class _Commands(TyperGroup):
     """The commands. Messages on their usage, which quote arguments, hide secrets in URLs."""
 
     def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:  # type: ignore[override]
         # An unset variable of the shell. As a path, it would be the working folder.
-        if any(not one or (one.startswith("--") and one.endswith("=")) for one in args):
+        if any(not one or _EMPTY_OPTION.fullmatch(one) for one in args):
             raise _UsageError("an argument is empty; give a value, or leave the option out")
         with _secrets_hidden():
             return super().parse_args(ctx, args)
@@ -168,7 +177,7 @@ def main() -> None:
     the command (130 for Ctrl-C, 143 for SIGTERM), and 1 for any other failure.
     """
     try:
-        with standard_streams(), _signals_as_exceptions():
+        with standard_streams(), _signals_as_exceptions(), _warnings_of_logging():
             _run()
     except CinicShardsError as error:  # standard output cannot be written
         print(f"error: {error}", file=sys.stderr)
@@ -192,10 +201,6 @@ def _run() -> None:
     except SystemExit as end:
         if isinstance(end, Stopped):  # not in ``working``
             err_console.print("interrupted")
-        if has_abandoned_jobs():  # they wait for a server, and Python would wait for them
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os._exit(end.code if isinstance(end.code, int) else 1)
         raise
 
 
@@ -255,16 +260,31 @@ def _main(
 
 
 def printable(text: str) -> str:
-    """Hide secrets in URLs, and escape control characters: names are untrusted."""
-    text = text_without_secrets(text)
-    return "".join(
-        letter if letter.isprintable() or letter == "\n" else ascii(letter)[1:-1] for letter in text
-    )
+    """Hide secrets in URLs, and escape control characters."""
+    return escaped(text_without_secrets(text))
 
 
 def warn(text: str) -> None:
     """Print a warning."""
     err_console.print(f"warning: {text}")
+
+
+class _Warnings(logging.Handler):
+    """Prints warnings of ``logging`` as those of a command."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print a warning."""
+        warn(record.getMessage())
+
+
+@contextmanager
+def _warnings_of_logging() -> Iterator[None]:
+    handler = _Warnings()
+    LOGGER.addHandler(handler)
+    try:
+        yield
+    finally:
+        LOGGER.removeHandler(handler)
 
 
 def warn_unless(quiet: bool) -> Callable[[str], None]:
@@ -293,10 +313,9 @@ def working(stopped: str, *, quiet: bool, unit: str = "images") -> Iterator[Prog
         quiet: report nothing, also not that a server makes its clients wait.
         unit: name of what is counted.
     """
-    logger = logging.getLogger("cinic_shards")
-    level = logger.level
+    level = LOGGER.level
     if quiet:
-        logger.setLevel(logging.ERROR)
+        LOGGER.setLevel(logging.ERROR)
     try:
         with ProgressReport(err_console, _check_received, quiet=quiet, unit=unit) as report:
             yield report
@@ -305,7 +324,7 @@ def working(stopped: str, *, quiet: bool, unit: str = "images") -> Iterator[Prog
         err_console.print(f"interrupted: {notes[-1]}")
         raise typer.Exit(end.code if isinstance(end, Stopped) else 130) from None
     finally:
-        logger.setLevel(level)
+        LOGGER.setLevel(level)
 
 
 def print_written(manifest: "Manifest", seconds: float, out: str) -> None:
@@ -313,11 +332,8 @@ def print_written(manifest: "Manifest", seconds: float, out: str) -> None:
     shards = [shard for split in manifest.splits for shard in split.shards]
     size = sum(shard.size for shard in shards)
     out_console.print(
-        printable(
-            f"{manifest.num_samples:,} images in {len(shards)} shards, {size / 1e6:,.1f} MB, "
-            f"{seconds:.1f} s ({manifest.num_samples / seconds:,.0f} images/s): "
-            f"{without_secrets(out)}"
-        )
+        f"{manifest.num_samples:,} images in {len(shards)} shards, {size / 1e6:,.1f} MB, "
+        f"{seconds:.1f} s ({manifest.num_samples / seconds:,.0f} images/s): {without_secrets(out)}"
     )
 
 

@@ -17,12 +17,11 @@ from cinic_shards.cli.console import (
     out_console,
     print_json,
     print_table,
-    printable,
     warn,
     working,
 )
 from cinic_shards.cli.leftovers import print_leftovers, same_as
-from cinic_shards.errors import grouped, without_secrets
+from cinic_shards.errors import few, grouped, without_secrets
 
 if TYPE_CHECKING:
     from cinic_shards.check.verify import Verification
@@ -68,7 +67,7 @@ def info(
         return
     for name in ("encoding", "block_size", "format_version", "fingerprint", "licence", "citation"):
         if summary[name]:
-            out_console.print(printable(f"{name.replace('_', ' ')}: {summary[name]}"))
+            out_console.print(f"{name.replace('_', ' ')}: {summary[name]}")
     splits: dict[str, dict[str, Any]] = summary["splits"]
     rows: list[tuple[str, list[str]]] = [
         ("images", [f"{split['num_samples']:,}" for split in splits.values()]),
@@ -166,31 +165,28 @@ def verify(
     else:
         _print_faults(found)
         if found.strays and not quiet:
-            strays = ", ".join(found.strays[:5]) + (", ..." if len(found.strays) > 5 else "")
-            warn(f"not part of the dataset: {strays}")
+            warn(f"not part of the dataset: {few(found.strays)}")
         if found.order_is_unknown and not quiet:
             warn("the order was not checked: the manifest states no packing seed")
         if found.is_whole and not quiet:
             like = same_as(found, against)
             what = "everything but the images" if quick else "every byte and image"
             out_console.print(
-                printable(
-                    f"intact{like}: {what} of {found.num_samples:,} samples in {found.num_shards} "
-                    f"shards, {work.seconds:.1f} s"
-                )
+                f"intact{like}: {what} of {found.num_samples:,} samples in {found.num_shards} "
+                f"shards, {work.seconds:.1f} s"
             )
     left = found.leftovers
     if left and not as_json:
         print_leftovers(str(against), left, quiet=quiet)
     if not found.is_whole and not as_json:
-        err_console.print(printable(f"error: {_faults(shards, found)}"))
+        err_console.print(f"error: {_faults(shards, found)}")
     if not found.is_whole or (left and left.files):
         raise typer.Exit(1)
 
 
 def _print_faults(found: "Verification") -> None:
     for line in grouped(found.faults):
-        out_console.print(printable(line))
+        out_console.print(line)
     if found.num_more_faults:
         out_console.print(f"and {found.num_more_faults:,} more faults in these shards")
 
@@ -219,7 +215,7 @@ def reindex(
         warn("the packing seed is not 0: the order of the shards was not checked")
     if not quiet:
         out_console.print(
-            printable(f"{manifest.num_samples:,} samples: {without_secrets(shards)}/manifest.json")
+            f"{manifest.num_samples:,} samples: {without_secrets(shards)}/manifest.json"
         )
 
 
@@ -336,7 +332,7 @@ def show(
             progress=work.update,
         )
     if not quiet:
-        out_console.print(printable(f"{num_shown:,} images: {out}"))
+        out_console.print(f"{num_shown:,} images: {out}")
 
 
 def report(
@@ -386,4 +382,4 @@ def report(
         warn(f"{_faults(shards, found)}; the report lists them")
     if not quiet:
         size = out.stat().st_size / 1e6
-        out_console.print(printable(f"{size:.1f} MB, {work.seconds:.1f} s: {out}"))
+        out_console.print(f"{size:.1f} MB, {work.seconds:.1f} s: {out}")

@@ -132,7 +132,9 @@ def cache(
         )  # fmt: skip
     left = [one for one in found if not state.get(one)]
     total = sum(one.num_bytes for one in left)
-    out_console.print(f"{len(left)} caches, {total / 1e6:,.1f} MB: {root}")
+    out_console.print(
+        f"{len(left)} {'cache' if len(left) == 1 else 'caches'}, {total / 1e6:,.1f} MB: {root}"
+    )
 
 
 def warmup() -> None:

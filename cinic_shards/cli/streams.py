@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, TextIO
 
-from cinic_shards.errors import OutputError
+from cinic_shards.errors import OutputError, reason_of
 
 
 class _Stream:
@@ -48,7 +48,7 @@ class _Stream:
             if self._name is not None:
                 if isinstance(error, BrokenPipeError):
                     raise
-                raise OutputError(f"{self._name}: {error.strerror}") from error
+                raise OutputError(f"{self._name}: {reason_of(error)}") from error
 
 
 def discard(stream: Any) -> None:

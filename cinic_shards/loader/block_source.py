@@ -13,13 +13,13 @@ from numpy.typing import NDArray
 
 from cinic_shards.codec.kernels import addresses_of_rows
 from cinic_shards.errors import DecodeError, StoreError
+from cinic_shards.jobs.threads import ThreadPool
 from cinic_shards.loader.cache import BlockCache, Loaded
 from cinic_shards.loader.memory import BufferPool
 from cinic_shards.loader.plan import EpochPlan
 from cinic_shards.loader.step import Fetched, Step
 from cinic_shards.read.split import SplitReader
 from cinic_shards.read.subset import Selection
-from cinic_shards.store.threads import ThreadPool
 
 IMAGES_AT_ONCE = 4096
 """Images in a thread's job: starting a job takes as long as gathering a few hundred."""

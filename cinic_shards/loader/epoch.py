@@ -13,12 +13,12 @@ from typing import Any, TypeVar
 
 from cinic_shards.codec.kernels import is_compiling
 from cinic_shards.errors import StoreError
+from cinic_shards.jobs.threads import ThreadPool
 from cinic_shards.loader.batches import Batch
 from cinic_shards.loader.block_source import BlockCounts
 from cinic_shards.loader.pixel_source import EpochSource
 from cinic_shards.loader.plan import EpochPlan
 from cinic_shards.loader.step import Step
-from cinic_shards.store.threads import ThreadPool
 
 T = TypeVar("T")
 

@@ -9,7 +9,9 @@ from numpy.typing import NDArray
 
 from cinic_shards.codec.png_head import HEAD_BYTES, check_heads
 from cinic_shards.errors import DecodeError, FormatError, problem_lines
-from cinic_shards.jobs import Progress, Tally, Threads, check_stop, run_jobs
+from cinic_shards.jobs import Progress, Tally, run_jobs
+from cinic_shards.jobs.stop import check_stop
+from cinic_shards.jobs.threads import ThreadPool
 from cinic_shards.options import number_of_workers
 from cinic_shards.read.split import SplitReader
 
@@ -70,7 +72,7 @@ def map_images(
         results = [function(images) for images in _read_block(reader, block, of_block, found)]
         return len(of_block), results
 
-    with Threads(workers) as threads:
+    with ThreadPool(workers, "cinic-shards-job") as threads:
         results = run_jobs(threads, work, blocks, done=lambda result: tally.add(result[0]))
     found.sort(key=lambda error: error.position)
     if errors is not None:

@@ -12,9 +12,9 @@ import cinic_shards.format as fmt
 from cinic_shards.codec import ENCODINGS
 from cinic_shards.errors import FormatError, MissingError, StoreError, some
 from cinic_shards.format import Index, Manifest, ShardInfo
+from cinic_shards.jobs.threads import ThreadPool
 from cinic_shards.store.base import Store
 from cinic_shards.store.local import LocalStore
-from cinic_shards.store.threads import ThreadPool
 from cinic_shards.store.work_folder import LOCK
 
 

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from cinic_shards.errors import OptionError, StoreError
+from cinic_shards.errors import OptionError, StoreError, reason_of
 from cinic_shards.options import checked
 from cinic_shards.store.address import Address, parse_address
 from cinic_shards.store.base import MAX_READ_BYTES, Bytes, Store
@@ -65,4 +65,4 @@ def open_store(path: StoreLike, storage_options: Mapping[str, Any] | None = None
     try:
         return LocalStore(Path(address).absolute())  # the program may change its working folder
     except OSError as error:
-        raise StoreError(address, f"the working folder is missing: {error.strerror}") from error
+        raise StoreError(address, f"the working folder is missing: {reason_of(error)}") from error

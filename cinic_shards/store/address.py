@@ -250,7 +250,7 @@ def _as_text(name: str, value: object) -> str:
 
 def _check_no_options(location: str, options: Mapping[str, Any] | None) -> None:
     if options:
-        names = ", ".join(options)
+        names = ", ".join(map(str, options))
         what = "memory" if location.startswith("memory:") else "a folder"
         raise OptionError(f"{location}: {what} has no storage options; remove {names}")
 

@@ -39,6 +39,9 @@ _PEMS = ("root_certificate", "proxy_ca_certificate")
 _REGIONS = ("region", "aws_region", "default_region", "aws_default_region")
 _VIRTUAL_HOSTED = ("virtual_hosted_style_request", "aws_virtual_hosted_style_request")
 
+_MAX_CLIENTS = 64
+"""The most clients that a host keeps, each with its connections. Only ``query`` needs many."""
+
 _client_process = 0
 """Id of the process that made the first client; 0 if there is no client yet."""
 
@@ -91,14 +94,14 @@ class Connection:
         """
         global _client_process
         file = path if self.address.query else ""  # a client adds no query to a path
-        client = self._clients.get((timeout, file))
-        if client is None:
-            with self._lock:
-                client = self._clients.get((timeout, file))
-                if client is None:
-                    _client_process = os.getpid()
-                    client = _make_client(self, timeout, file)
-                    self._clients[timeout, file] = client
+        with self._lock:
+            client = self._clients.pop((timeout, file), None)
+            if client is None:
+                _client_process = os.getpid()
+                client = _make_client(self, timeout, file)
+            self._clients[timeout, file] = client  # as the last one
+            if len(self._clients) > _MAX_CLIENTS:
+                del self._clients[next(iter(self._clients))]
         return client, "" if file else path
 
     def renew(self, client: "ObjectStore", region: str = "") -> None:

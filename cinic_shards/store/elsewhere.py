@@ -7,13 +7,12 @@ gives up leaves the thread behind; it does not delay the end of the process.
 
 import os
 import threading
-import time
 from collections.abc import Callable
 from contextlib import suppress
 from queue import Empty, SimpleQueue
 from typing import Any, Generic, TypeVar
 
-from cinic_shards.jobs import check_stop
+from cinic_shards.jobs.stop import check_stop, run_stoppable
 
 R = TypeVar("R")
 
@@ -52,11 +51,6 @@ class Started(Generic[R]):
         return result  # type: ignore[no-any-return]
 
 
-class _Here(threading.local):
-    started: Started[Any] | None = None
-
-
-_here = _Here()
 _idle: "list[SimpleQueue[Started[Any]]]" = []
 """Inboxes of threads without a call."""
 if hasattr(os, "register_at_fork"):
@@ -87,22 +81,8 @@ def call(function: Callable[[], R]) -> R:
     return start(function).result()
 
 
-def is_abandoned(wait_seconds: float = 0.0) -> bool:
-    """Return True if nobody waits for the result of this thread's call any more.
-
-    Args:
-        wait_seconds: how long to wait until that is so.
-    """
-    if _here.started is not None:
-        return _here.started.abandoned.wait(max(0.0, wait_seconds))
-    if wait_seconds > 0:
-        time.sleep(wait_seconds)
-    return False
-
-
 def _serve(inbox: "SimpleQueue[Started[Any]]") -> None:
     """Make the calls of an inbox, one after the other, until there is none for some time."""
-    is_taken = False
     while True:
         try:
             started = inbox.get(timeout=IDLE_SECONDS)
@@ -110,17 +90,12 @@ def _serve(inbox: "SimpleQueue[Started[Any]]") -> None:
             with suppress(ValueError):
                 _idle.remove(inbox)
                 return
-            if is_taken:  # Ctrl-C kept the caller that took the inbox from using it
-                return
-            is_taken = True
-            continue
-        _here.started = started
+            started = inbox.get()  # a caller has taken the inbox, and is about to use it
         outcome: tuple[Any, BaseException | None]
         try:
-            outcome = started.function(), None
+            outcome = run_stoppable(started.abandoned, started.function), None
         except BaseException as error:
             outcome = None, error
-        _here.started, is_taken = None, False
         _idle.append(inbox)  # before the caller's next call
         started.outcome.put(outcome)
         del started, outcome  # else they would keep the result's memory

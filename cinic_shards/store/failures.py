@@ -53,7 +53,6 @@ class RequestError(Exception):
 
 _REQUEST = re.compile(r"Error performing ([A-Z]+) (\S+) in ")
 _STATUS = re.compile(r"status code: (\d{3})")
-_CODE = r"<Code>{}</Code>"
 
 _FINAL = (
     (r"InvalidCertificate\(\s*(Unknown\w+|\w+NotSupported\w*)",

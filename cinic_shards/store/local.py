@@ -15,7 +15,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from cinic_shards.errors import MissingError, OutputError, StoreError
+from cinic_shards.errors import MissingError, OutputError, StoreError, reason_of
 from cinic_shards.store.base import MAX_READ_BYTES, Bytes, Store, check_size
 from cinic_shards.store.system import map_file, sync_folder
 from cinic_shards.store.urls import local_path
@@ -156,7 +156,7 @@ _HELD = (errno.EAGAIN, errno.EWOULDBLOCK, errno.EACCES)
 
 
 def _no_locks(error: OSError) -> str:
-    return f"{error.strerror}: this file system cannot lock files; use a different disk"
+    return f"{reason_of(error)}: this file system cannot lock files; use a different disk"
 
 
 _FLOCK = {
@@ -216,7 +216,7 @@ class LocalStore(Store):
         except FileNotFoundError:
             return []
         except OSError as error:
-            what = "a file, expected a folder" if os.path.isfile(self.root) else error.strerror
+            what = "a file, expected a folder" if os.path.isfile(self.root) else reason_of(error)
             raise OutputError(f"{self.root}: {what}; give a different folder") from error
         start = len(self._prefix)
         return [name[start:] for name in found if name.startswith(self._prefix)]
@@ -251,7 +251,7 @@ class LocalStore(Store):
         is_missing = isinstance(error, FileNotFoundError | NotADirectoryError)
         error_type = MissingError if is_missing else StoreError
         hint = "; raise the limit of open files: ulimit -n" if error.errno == errno.EMFILE else ""
-        return error_type(str(self.path(name)), f"{error.strerror}{hint}")
+        return error_type(str(self.path(name)), f"{reason_of(error)}{hint}")
 
     def read_range(self, name: str, start: int, stop: int) -> Bytes:
         try:
@@ -303,7 +303,7 @@ class LocalStore(Store):
                     temporary.unlink()
             if isinstance(error, OSError):
                 hint = "; free some or write elsewhere" if error.errno == errno.ENOSPC else ""
-                raise OutputError(f"{path}: {error.strerror}{hint}") from error
+                raise OutputError(f"{path}: {reason_of(error)}{hint}") from error
             raise
 
     def delete(self, name: str) -> None:
@@ -311,7 +311,7 @@ class LocalStore(Store):
             with suppress(FileNotFoundError, NotADirectoryError):
                 (self.path(name)).unlink()
         except OSError as error:
-            raise OutputError(f"{self.path(name)}: {error.strerror}") from error
+            raise OutputError(f"{self.path(name)}: {reason_of(error)}") from error
 
     def folder(self, name: str, *, prefix: str = "") -> "LocalStore":
         return LocalStore(self.path(name), prefix)
@@ -322,7 +322,7 @@ class LocalStore(Store):
             with suppress(FileNotFoundError):
                 os.replace(folder.path(name), self.path(name))
         except OSError as error:
-            raise OutputError(f"{self.path(name)}: {error.strerror}") from error
+            raise OutputError(f"{self.path(name)}: {reason_of(error)}") from error
 
     def remove_if_empty(self) -> None:
         with suppress(OSError):
@@ -348,7 +348,7 @@ class LocalStore(Store):
         try:
             sync_folder(self.root)
         except OSError as error:
-            raise OutputError(f"{self.root}: {error.strerror}") from error
+            raise OutputError(f"{self.root}: {reason_of(error)}") from error
 
     @contextmanager
     def undone_on_error(self) -> Iterator[None]:

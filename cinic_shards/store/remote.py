@@ -15,8 +15,8 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from cinic_shards.errors import MissingError, OptionError, OutputError, StoreError
-from cinic_shards.jobs import check_stop
+from cinic_shards.errors import MissingError, OptionError, OutputError, StoreError, reason_of
+from cinic_shards.jobs.stop import check_stop
 from cinic_shards.options import temporary_folder
 from cinic_shards.store.address import Address
 from cinic_shards.store.base import MAX_READ_BYTES, Bytes, Store, check_size
@@ -203,7 +203,7 @@ class RemoteStore(Store):
                 # The space is freed with the array: the file has no name.
                 return map_file(file.fileno(), size)
         except OSError as error:
-            raise StoreError(location, f"fetching it to {folder}: {error.strerror}") from error
+            raise StoreError(location, f"fetching it to {folder}: {reason_of(error)}") from error
 
     # Writing
 
@@ -220,7 +220,7 @@ class RemoteStore(Store):
         except OSError as error:
             hint = "; set TMPDIR to a larger folder" if error.errno == errno.ENOSPC else ""
             step = f"writing it to {temporary_folder()} first"
-            raise OutputError(f"{self}/{name}: {step}: {error.strerror}{hint}") from error
+            raise OutputError(f"{self}/{name}: {step}: {reason_of(error)}{hint}") from error
 
     def _put(self, name: str, file: BinaryIO) -> None:
         import obstore

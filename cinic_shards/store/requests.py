@@ -4,7 +4,6 @@ obstore makes each request once. It counts retries, and does not pass on a ``Ret
 here the time counts.
 """
 
-import logging
 import random
 import threading
 import time
@@ -19,18 +18,17 @@ from http.client import HTTPException
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.error import HTTPError
 
-from cinic_shards.errors import CinicShardsError, text_without_secrets
+from cinic_shards.errors import CinicShardsError, escaped, text_without_secrets
+from cinic_shards.jobs import LOGGER
+from cinic_shards.jobs.stop import check_stop
 from cinic_shards.store.connection import Connection, hide_secrets
-from cinic_shards.store.elsewhere import call, is_abandoned
+from cinic_shards.store.elsewhere import call
 from cinic_shards.store.failures import Failure, RequestError, failure_of
 
 if TYPE_CHECKING:
     from obstore.store import ObjectStore
 
 R = TypeVar("R")
-
-_LOGGER = logging.getLogger("cinic_shards")
-"""Its warnings go to standard error, unless the program configures ``logging``."""
 
 FIRST_WAIT_SECONDS, MAX_WAIT_SECONDS = 0.1, 10.0
 """Each wait between two tries is random: at least the first, at most 4 times the one before."""
@@ -52,10 +50,10 @@ class Requests:
     def __init__(
         self,
         connection: Connection,
-        say: Callable[[str], None] = _LOGGER.warning,
+        say: Callable[[str], None] = LOGGER.warning,
     ) -> None:
         self._connection = connection
-        self._say = say
+        self.say = say
         self._say_again = 0.0
         self._has_succeeded = False
         self._asking = threading.Lock()
@@ -114,7 +112,7 @@ class Requests:
         num_tries, wait, mended = 0, FIRST_WAIT_SECONDS, set[str]()
         while True:
             if self._open_again > start:
-                is_abandoned(min(self._open_again, end) - time.monotonic())
+                check_stop(min(self._open_again, end) - time.monotonic())
             client, path_for_client = self._connection.client(timeout, path)
             try:
                 result = request(client, path_for_client)
@@ -127,7 +125,7 @@ class Requests:
                 if failure.kind not in mended and self._mend(failure, client, path):
                     mended.add(failure.kind)
                     continue
-                is_late = now >= end or num_tries > limits["max_retries"] or is_abandoned()
+                is_late = now >= end or num_tries > limits["max_retries"]
                 if failure.kind != "temporary" or is_late:
                     raise RequestError(failure, num_tries, now - start) from error
             else:
@@ -138,14 +136,14 @@ class Requests:
             wait = min(random.uniform(FIRST_WAIT_SECONDS, 4 * wait), MAX_WAIT_SECONDS)
             if now + wait - start > _SAY_AFTER_SECONDS:
                 self._report(f"{failure.cause}; trying again for up to {end - now:.0f} s")
-            is_abandoned(min(wait, end - time.monotonic()))
+            check_stop(min(wait, end - time.monotonic()))
 
     def _failure_of(self, error: Exception, *, is_first: bool) -> Failure:
         """Return ``failure_of`` without secrets, and remove them from the error."""
         failure = failure_of(error, is_first=is_first)
         address = self._connection.address
         hide_secrets(error, address)
-        return replace(failure, cause=text_without_secrets(failure.cause, address.secrets))
+        return replace(failure, cause=escaped(text_without_secrets(failure.cause, address.secrets)))
 
     def _mend(self, failure: Failure, client: "ObjectStore", path: str) -> bool:
         """Change the client so that the failure may not occur again; return True if it can be."""
@@ -196,7 +194,6 @@ class Requests:
                 url = obstore.sign(signed, "GET", path or "/", timedelta(minutes=1))
             except BaseError:  # without credentials
                 pass
-        request = urllib.request.Request(url, headers={**address.headers, "Range": "bytes=0-0"})
         handlers: list[urllib.request.BaseHandler] = [_NoRedirects()]
         proxies = urllib.request.getproxies()
         if proxy := options.get("proxy_url") or proxies.get("all"):
@@ -204,6 +201,7 @@ class Requests:
         handlers.append(urllib.request.ProxyHandler(proxies))
         handlers.append(urllib.request.HTTPSHandler(context=self._connection.tls()))
         try:
+            request = urllib.request.Request(url, headers={**address.headers, "Range": "bytes=0-0"})
             with urllib.request.build_opener(*handlers).open(
                 request, timeout=self._connection.limits["connect_timeout"]
             ) as answer:
@@ -219,7 +217,7 @@ class Requests:
         now = time.monotonic()
         if now >= self._say_again:
             self._say_again = now + _SAY_EVERY_SECONDS
-            self._say(f"{self._connection.address}: {text}")
+            self.say(f"{self._connection.address}: {text}")
 
 
 class _NoRedirects(urllib.request.HTTPRedirectHandler):
@@ -247,4 +245,6 @@ def _seconds(retry_after: str | None) -> float:
         date = parsedate_to_datetime(text)
     except ValueError:
         return 0.0
+    if date.tzinfo is None:  # without a zone, or with -0000
+        date = date.replace(tzinfo=UTC)
     return max(0.0, (date - datetime.now(UTC)).total_seconds())

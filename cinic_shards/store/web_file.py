@@ -6,10 +6,9 @@ from functools import partial
 
 from cinic_shards.errors import StoreError
 from cinic_shards.store.address import Address
-from cinic_shards.store.connection import TIMES, Connection
+from cinic_shards.store.connection import TIMES
 from cinic_shards.store.failures import RequestError
 from cinic_shards.store.remote import RemoteStore
-from cinic_shards.store.requests import Requests
 from cinic_shards.store.urls import parse_web_url
 
 _DAY_SECONDS = "86400"
@@ -37,7 +36,6 @@ class WebFile(RemoteStore):
         self,
         url: str,
         *,
-        max_retries: int | None = None,
         retry_timeout: float = TIMES["retry_timeout"],
         say: Callable[[str], None] | None = None,
     ) -> None:
@@ -45,7 +43,6 @@ class WebFile(RemoteStore):
 
         Args:
             url: ``https://`` or ``http://``; a query is kept.
-            max_retries: the most retries of one failed request; None for any number.
             retry_timeout: seconds from the first try to the start of the last one.
             say: called with a line while the server makes its clients wait; by default it is a
                 warning of ``logging``.
@@ -55,12 +52,10 @@ class WebFile(RemoteStore):
         """
         scheme, host, path, query = parse_web_url(url)
         options = {"timeout": _DAY_SECONDS, "retry_timeout": str(retry_timeout)}
-        if max_retries is not None:
-            options["max_retries"] = str(max_retries)
         # The client's host is the file's entire URL: a path below a host would lose the query.
         super().__init__(Address(scheme, host + path, "", options, query=query))
         if say is not None:
-            self._requests = Requests(Connection(self.address), say)
+            self._requests.say = say
 
     def open(self, start: int) -> Answer | None:
         """Request the bytes from ``start`` to the end.

@@ -19,6 +19,7 @@ from cinic_shards.errors import (
     OutputError,
     TreeError,
     few,
+    reason_of,
     with_notes,
 )
 from cinic_shards.format import Manifest
@@ -161,7 +162,7 @@ def write_dataset(
         raise with_notes(_worker_died(store), error) from error
     except OSError as error:
         location = error.filename or store
-        raise with_notes(OutputError(f"{location}: {error.strerror}"), error) from error
+        raise with_notes(OutputError(f"{location}: {reason_of(error)}"), error) from error
     except BaseException as error:
         if is_written and not isinstance(error, Exception):
             error.add_note(f"{store} is complete")
@@ -214,12 +215,13 @@ def _write(
 
 def _can_resume(store: Store, journal: Journal, executor: Executor, error: BaseException) -> bool:
     """Return True if the same command can resume after this error, and has reason to."""
-    if journal.start is None or isinstance(error, INPUT_ERRORS):
+    if isinstance(error, INPUT_ERRORS):
         return False
     # A request that was sent, or a cluster's job, may still write a file: later, the journal shows
-    # whose it is.
+    # whose it is. Nor is the server asked to delete any: it may be what has failed.
     may_write = not (isinstance(error, Exception) or can_stop(executor))
-    return journal.num_finished > 0 or not store.is_local or may_write
+    has_begun = journal.start is not None
+    return not store.is_local or (has_begun and (journal.num_finished > 0 or may_write))
 
 
 def _worker_died(store: Store) -> OutputError:
@@ -294,11 +296,10 @@ def _size_problems(
             counts[size] = counts.get(size, 0) + count
     if len(counts) > 1:
         by_count = sorted(counts.items(), key=lambda item: -item[1])
-        listed = ", ".join(f"{h}x{w} ({count:,})" for (h, w), count in by_count[:5])
+        listed = few([f"{height}x{width} ({count:,})" for (height, width), count in by_count])
         yield (
-            f"images of {len(counts)} sizes (height x width): {listed}"
-            f"{', ...' if len(counts) > 5 else ''}; blocks hold one size: resize them, or choose "
-            "--encoding png"
+            f"images of {len(counts)} sizes (height x width): {listed}; blocks hold one size: "
+            "resize them, or choose --encoding png"
         )
     elif [(*size, 3) for size in counts] != [image_shape]:
         yield f"images of {[*counts]} (height, width), expected {image_shape} for all"

@@ -19,7 +19,7 @@ import numpy as np
 
 import cinic_shards.format as fmt
 from cinic_shards.codec import ENCODINGS
-from cinic_shards.errors import OutputError, few
+from cinic_shards.errors import OutputError, few, reason_of
 from cinic_shards.format import Manifest
 from cinic_shards.jobs import Progress
 from cinic_shards.options import checked, number_of_workers
@@ -294,7 +294,7 @@ def _link(tree: Path, out: Path, chosen: Sequence[Chosen], progress: Progress) -
             else:
                 different.append(f"{key}.png")
         except OSError as error:
-            raise OutputError(f"{link}: {error.strerror}") from error
+            raise OutputError(f"{link}: {reason_of(error)}") from error
         if (num_made + num_kept) % 1000 == 0:
             progress("link", num_made + num_kept, len(targets))
     if different:
@@ -302,7 +302,7 @@ def _link(tree: Path, out: Path, chosen: Sequence[Chosen], progress: Progress) -
     try:
         sync_disk(out)
     except OSError as error:
-        raise OutputError(f"{out}: {error.strerror}") from error
+        raise OutputError(f"{out}: {reason_of(error)}") from error
     return Unpacked(num_made, num_kept)
 
 

@@ -15,7 +15,7 @@ from cinic_shards.codec.meter import ImageMeter
 from cinic_shards.errors import OutputError
 from cinic_shards.format import Index
 from cinic_shards.format.provenance import ORIGINS
-from cinic_shards.jobs import check_stop
+from cinic_shards.jobs.stop import check_stop
 from cinic_shards.store import Store
 from cinic_shards.write.facts import ShardFacts, libraries, shard_facts
 from cinic_shards.write.samples.base import Samples, ShardInput

@@ -13,10 +13,11 @@ from numpy.typing import NDArray
 import cinic_shards.format as fmt
 from cinic_shards.codec import ENCODINGS, Payloads
 from cinic_shards.codec.meter import ImageMeter
-from cinic_shards.errors import FormatError, OptionError, OutputError, problem_lines
+from cinic_shards.errors import FormatError, OptionError, OutputError, problem_lines, reason_of
 from cinic_shards.format import Index, Manifest, ShardInfo
 from cinic_shards.format.provenance import ORIGINS, origins_named
-from cinic_shards.jobs import Progress, Tally, check_stop, make_executor, run_jobs
+from cinic_shards.jobs import Progress, Tally, make_executor, run_jobs
+from cinic_shards.jobs.stop import check_stop
 from cinic_shards.options import checked, number_of_workers
 from cinic_shards.read.dataset import find_splits
 from cinic_shards.read.open import open_shard, read_manifest
@@ -153,7 +154,7 @@ def unpack_jobs(
             "command again to resume), or memory ran out (try fewer workers)"
         ) from error
     except OSError as error:
-        raise OutputError(f"{error.filename or out}: {error.strerror}") from error
+        raise OutputError(f"{error.filename or out}: {reason_of(error)}") from error
     if problems := [problem for result in results for problem in result.problems]:
         listed = problem_lines(problems)
         raise FormatError(str(store), f"{len(problems):,} samples could not be unpacked{listed}")

@@ -32,6 +32,7 @@ from cinic_shards.cinic.synsets import synsets_by_class
 from cinic_shards.errors import (
     CinicShardsError,
     FormatError,
+    LimitError,
     OptionError,
     OutputError,
     SourcesError,
@@ -709,12 +710,7 @@ def test_an_interrupted_build_resumes(
     assert built.as_json() == demo_built[1].as_json()
 
 
-@pytest.mark.parametrize("seed", [0, 1])
-def test_a_users_file_in_an_unfinished_tree_stays(
-    sources: Path, tmp_path: Path, seed: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Also if the build starts over because its options are different."""
-
+def test_a_users_file_in_an_unfinished_tree_stays(sources: Path, tmp_path: Path) -> None:
     def interrupt(doing: str, done: int, total: int) -> None:
         if doing == "photos" and done:
             raise KeyboardInterrupt
@@ -726,14 +722,14 @@ def test_a_users_file_in_an_unfinished_tree_stays(
     (folder,) = (tmp_path / "tree.building").glob("*/train/cat")
     write(folder, "mine.png", data=b"mine")
     with pytest.raises(OutputError, match=r"mine\.png: building did not make this file; move it"):
-        run_build(sources, tmp_path / "tree", per_class=3, seed=seed)
+        run_build(sources, tmp_path / "tree", per_class=3)
     assert (folder / "mine.png").read_bytes() == b"mine"
     (folder / "mine.png").rename(tmp_path / "mine.png")
-    run_build(sources, tmp_path / "tree", per_class=3, seed=seed)
+    run_build(sources, tmp_path / "tree", per_class=3)
     assert sorted(os.listdir(tmp_path)) == ["mine.png", "sources", "tree"]
 
 
-def test_other_options_start_over(sources: Path, tmp_path: Path) -> None:
+def test_an_unfinished_build_with_different_options_stays(sources: Path, tmp_path: Path) -> None:
     def interrupt(doing: str, done: int, total: int) -> None:
         if doing == "photos" and done:
             raise KeyboardInterrupt
@@ -743,10 +739,116 @@ def test_other_options_start_over(sources: Path, tmp_path: Path) -> None:
         build_tree(
             *paths, BuildOptions(per_class=3), workers=1, progress=interrupt, warn=lambda text: None
         )
-    run_build(sources, tmp_path / "tree", per_class=2, seed=1)
-    run_build(sources, tmp_path / "expected", per_class=2, seed=1)
-    assert files_of(tmp_path / "tree") == files_of(tmp_path / "expected")
-    assert sorted(os.listdir(tmp_path)) == ["expected", "sources", "tree"]
+    work = tmp_path / "tree.building"
+    before = files_of(work)
+    said = f"{work}: holds an unfinished build with different options; use the same as before to "
+    with pytest.raises(OutputError, match=said):
+        run_build(sources, tmp_path / "tree", per_class=2, seed=1)
+    assert files_of(work) == before
+    run_build(sources, tmp_path / "tree", per_class=3)
+    assert sorted(os.listdir(tmp_path)) == ["sources", "tree"]
+
+
+def test_an_invalid_number_of_workers_leaves_nothing(sources: Path, tmp_path: Path) -> None:
+    with pytest.raises(OptionError, match="workers=0"):
+        run_build(sources, tmp_path / "tree", workers=0, per_class=1)
+    assert os.listdir(tmp_path) == ["sources"]
+
+
+def test_a_build_resumes_after_a_power_cut(
+    sources: Path,
+    demo_built: tuple[Path, Built],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Images of finished jobs are empty or missing, and the log ends with zeros."""
+    monkeypatch.setattr(rendering, "_PHOTOS_A_JOB", 7)
+
+    def interrupt(doing: str, done: int, total: int) -> None:
+        if doing == "photos" and done > 100:
+            raise KeyboardInterrupt
+
+    paths = sources / "cifar-10-python.tar.gz", sources / "synsets", tmp_path / "tree"
+    options = BuildOptions(per_class=FULL)
+    with pytest.raises(KeyboardInterrupt):
+        build_tree(*paths, options, workers=1, progress=interrupt, warn=lambda text: None)
+    images = sorted((tmp_path / "tree.building").glob("*/*/*/*.png"))
+    images[0].write_bytes(b"")
+    images[-1].unlink()
+    (log,) = (tmp_path / "tree.building").glob("*-log")
+    with open(log, "ab") as file:
+        file.write(bytes(50) + b"\n")
+    run_build(sources, tmp_path / "tree", per_class=FULL)
+    assert files_of(tmp_path / "tree") == files_of(demo_built[0])
+
+
+def test_the_tar_of_a_build_is_on_the_disk_before_a_job_is_noted(
+    sources: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = record_disk(monkeypatch, tmp_path)
+    paths = sources / "cifar-10-python.tar.gz", sources / "synsets", tmp_path / "out"
+    build_shards(*paths, BuildOptions(per_class=1), workers=1, warn=lambda text: None)
+    assert calls.count("sync out.building/tar/images.tar") > 2
+
+
+def test_ctrl_c_after_the_end_of_a_build(
+    sources: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It comes before the folder for temporary files is removed."""
+
+    def interrupt(folder: BuildFolder) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(BuildFolder, "remove", interrupt)
+    out, work = tmp_path / "tree", tmp_path / "tree.building"
+    with pytest.raises(KeyboardInterrupt) as found:
+        run_build(sources, out, per_class=1)
+    assert found.value.__notes__ == [
+        f"{out} is complete; remove {work}, which is not needed any more"
+    ]
+    assert len(list(out.glob("*/*/*.png"))) == 30
+
+
+def test_packing_options_that_fail_do_not_cost_the_images(
+    sources: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*arguments: object, **options: object) -> None:
+        raise LimitError("too many shards")
+
+    paths = sources / "cifar-10-python.tar.gz", sources / "synsets", tmp_path / "out"
+    options = BuildOptions(per_class=1)
+    with monkeypatch.context() as patch, pytest.raises(LimitError) as found:
+        patch.setattr(building, "pack", fail)
+        build_shards(*paths, options, workers=1, warn=lambda text: None)
+    assert "with different packing options, or remove" in found.value.__notes__[0]
+    (tar,) = (tmp_path / "out.building").glob("*/images.tar")
+    assert tar.stat().st_size > 30_000
+    build_shards(*paths, options, PackOptions(shard_size=5), workers=1, warn=lambda text: None)
+    assert sorted(os.listdir(tmp_path)) == ["out", "sources"]
+
+
+def test_a_build_killed_while_its_folder_is_removed(
+    sources: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its tree is gone already."""
+    out = tmp_path / "tree"
+    out.mkdir()
+
+    class Killed(BaseException):
+        pass
+
+    def unlink(path: Path, missing_ok: bool = False) -> None:
+        if path.name == "images.tar" and (out / "valid").exists():
+            raise Killed
+        original(path, missing_ok)
+
+    original = Path.unlink
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(Path, "unlink", unlink)
+        run_build(sources, out, per_class=1)
+    with pytest.raises(OutputError, match="tree: already exists"):
+        run_build(sources, out, per_class=1)
+    assert len(list(out.glob("t*/*/*.png"))) + len(list(out.glob("valid/*/*.png"))) == 30
 
 
 @pytest.mark.parametrize("number", [0, 1, 2, 3])

@@ -285,6 +285,46 @@ def test_a_file_that_appears_meanwhile_stays(url: str, tmp_path: Path) -> None:
     assert fetch(tmp_path, url=url, accept_hash=HASH).num_received == 0
 
 
+def test_ctrl_c_after_the_end_of_a_download(
+    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The file has its name."""
+
+    def interrupt(folder: Path) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(fetch_module, "sync_folder", interrupt)
+    with pytest.raises(KeyboardInterrupt) as found:
+        fetch(tmp_path, url=url, accept_hash=HASH)
+    assert found.value.__notes__ == [f"{tmp_path / NAME} is complete"]
+    assert names(tmp_path) == [NAME]
+
+
+def test_the_part_of_a_different_process_stays(
+    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was made after the file got its name, and is empty yet."""
+    part = tmp_path / f"{NAME}.part"
+    monkeypatch.setattr(fetch_module, "sync_folder", lambda folder: part.touch())
+    fetch(tmp_path, url=url, accept_hash=HASH)
+    assert part.exists()
+
+
+def test_a_download_that_a_different_process_finishes(
+    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It does so before this process has locked the part."""
+
+    def lock(path: Path) -> object:
+        (tmp_path / NAME).write_bytes(CONTENT)
+        (tmp_path / f"{NAME}.part.json").unlink()
+        return lock_file(path)
+
+    monkeypatch.setattr(fetch_module, "lock_file", lock)
+    assert fetch(tmp_path, url=url, accept_hash=HASH).num_received == 0
+    assert names(tmp_path) == [NAME]
+
+
 def test_a_file_with_a_different_hash_is_kept(url: str, tmp_path: Path) -> None:
     with pytest.raises(StoreError) as caught:
         fetch(tmp_path, url=url)

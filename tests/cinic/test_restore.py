@@ -283,7 +283,7 @@ def test_an_output_that_cannot_be_written(shards: dict[str, Path], tmp_path: Pat
     with pytest.raises(OutputError, match=r"x.npz.*Not a directory"):
         restore_cifar10(shards["png"], tmp_path / "x.npz" / "deep")
     for out, kind, problem in (
-        ("x", "tar", "format 'tar': expected one of batches, npz"),
+        ("x", "tar", "format='tar': expected one of batches, npz"),
         ("y.npz", "batches", "batches are a folder"),
         (FOLDER, "npz", "is the name of the folder of batches"),
     ):

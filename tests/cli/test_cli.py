@@ -13,6 +13,7 @@ import pytest
 
 from cinic_shards import __version__, cli, progress
 from cinic_shards.codec import ENCODINGS
+from cinic_shards.jobs import LOGGER
 from cinic_shards.read.dataset import Dataset
 from cinic_shards.write.pack import PackOptions, pack
 from tests.support.command import Outcome, Run
@@ -273,6 +274,21 @@ def test_an_empty_argument_is_rejected(
     found = run(*line.format(**paths).split(","))
     assert found.status == 2 and "an argument is empty" in found.err and found.out == ""
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_value_may_end_with_an_equals_sign(run: Run, tmp_path: Path) -> None:
+    """Such as base64 in the query of a signed URL."""
+    found = run("fetch", tmp_path, "--url=ftp://host/f?sig=QUJD=")
+    assert "unknown scheme ftp" in found.err or "expected https" in found.err, found.err
+
+
+def test_warnings_of_logging_are_warnings(
+    run: Run, demo_shards: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Dataset, "summary", lambda self: LOGGER.warning("busy \x1b[31m"))
+    found = run("info", demo_shards, "--json")
+    assert (found.status, found.out) == (0, "null\n")
+    assert found.err == "warning: busy \\x1b[31m\n"
 
 
 USAGE = [

@@ -20,7 +20,16 @@ import numpy as np
 import pytest
 
 from cinic_shards.errors import CinicShardsError, MissingError, OptionError, StoreError
-from cinic_shards.store import RemoteStore, WebFile, open_store, remote, requests
+from cinic_shards.store import (
+    RemoteStore,
+    WebFile,
+    connection,
+    elsewhere,
+    open_store,
+    remote,
+    requests,
+)
+from cinic_shards.store.failures import Failure
 from tests.support.servers import (
     Answer,
     Request,
@@ -128,6 +137,42 @@ class TestWaiting:
                 assert time.monotonic() < deadline
                 time.sleep(0.01)
 
+    def test_a_thread_that_is_about_to_end_makes_its_call(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The caller takes an idle thread, and then sleeps until the thread would end."""
+
+        class Slow(list[Any]):
+            def pop(self, *arguments: Any) -> Any:
+                inbox = super().pop(*arguments)
+                time.sleep(0.2)
+                return inbox
+
+        monkeypatch.setattr(elsewhere, "IDLE_SECONDS", 0.04)
+        monkeypatch.setattr(elsewhere, "_idle", Slow())
+        assert [elsewhere.start(lambda: 1).outcome.get(timeout=5) for _ in range(2)] == [
+            (1, None)
+        ] * 2
+
+    @pytest.mark.parametrize("status", [500, 503])
+    def test_an_abandoned_request_is_not_sent_again(
+        self, status: int, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Neither after a failure, nor after the wait that the server had asked for."""
+        monkeypatch.setattr(requests, "FIRST_WAIT_SECONDS", 0.2)
+        with answering(lambda _: Answer(status)) as server:
+            store = s3(server.url)
+            if status == 503:
+                store._requests._open_again = time.monotonic() + 0.2
+            started = elsewhere.start(lambda: store.read("x"))
+            deadline = time.monotonic() + 5
+            while status == 500 and not server.requests and time.monotonic() < deadline:
+                time.sleep(0.01)
+            time.sleep(0.05)
+            started.abandoned.set()
+            started.outcome.get(timeout=5)
+            assert len(server.requests) == (1 if status == 500 else 0)
+
     def test_time_limits_the_tries_and_not_their_number(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -189,6 +234,35 @@ class TestWaiting:
             s3(server.url, retry_timeout=1).read("x")
         said = r"asks to wait 999 s; waiting, \d s of them \(retry_timeout\)"
         assert re.search(said, caplog.text)
+
+    @pytest.mark.parametrize(
+        ("header", "is_later"),
+        [
+            ("7", True),
+            ("Wed, 21 Oct 2099 07:28:00 GMT", True),
+            ("Wed, 21 Oct 2099 07:28:00 -0000", True),
+            ("Wed, 21 Oct 2099 07:28:00", True),
+            ("Wed, 21 Oct 2015 07:28:00 -0000", False),
+            ("soon", False),
+            (None, False),
+        ],
+    )
+    def test_forms_of_retry_after(self, header: str | None, is_later: bool) -> None:
+        assert (requests._seconds(header) > 0) == is_later
+
+    def test_a_failure_without_a_url_has_no_retry_after(self) -> None:
+        store = open_store("http://127.0.0.1:9/x")
+        assert isinstance(store, RemoteStore)
+        failure = Failure("temporary", "busy", status=503)
+        client: Any = None
+        assert store._requests._ask(failure, client, "") == (0, {})
+
+    def test_an_answer_does_not_steer_the_terminal(self, caplog: pytest.LogCaptureFixture) -> None:
+        strange = Answer(500, b"<Code>\x1b[31mX</Code>")
+        said = r"500 Internal|x1b\[31mX"
+        with answering(lambda _: strange) as server, pytest.raises(StoreError, match=said) as found:
+            s3(server.url, retry_timeout=0).read("x")
+        assert "\x1b" not in str(found.value) + caplog.text
 
     def test_a_cut_answer_resumes(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """If each connection ends after some bytes, what was received is kept."""
@@ -385,6 +459,17 @@ class TestSignedFolders:
             paths = {one.target.partition("?")[0] for one in server.requests}
         assert paths == {f"/a%20folder/{'x' if name == 'x' else 'a%20b%2Bc%26d.tar'}"}
         assert "Signature" not in str(store)
+
+    def test_the_number_of_clients_is_limited(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Each file needs one, because a client adds no query to a path."""
+        monkeypatch.setattr(connection, "_MAX_CLIENTS", 2)
+        with answering(lambda _: Answer(body=DATA)) as server:
+            store = open_store(server.url, {"query": self.QUERY})
+            assert isinstance(store, RemoteStore)
+            for name in "abac":
+                assert store.read(name) == DATA
+            clients = store._requests._connection._clients
+            assert [name for _, name in clients] == ["a", "c"]
 
     @pytest.mark.parametrize(
         "given", [{"X-Key": "abc", "Cookie": "a=b"}, "X-Key: abc\nCookie: a=b"]

@@ -100,11 +100,12 @@ def test_a_hugging_face_token_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:
         ("file://host/x", {}, "expected file:///folder, with three slashes"),
         ("file:///x?region=y", {}, "file:///x: a folder has no storage options; remove region"),
         ("x", {"region": "y"}, "x: a folder has no storage options; remove region"),
+        ("x", {1: 2}, "x: a folder has no storage options; remove 1"),
         ("hf://datasets/me", {}, "expected hf://datasets/<owner>/<name>"),
         ("hf://me", {}, "expected hf://datasets/<owner>/<name>"),
     ],
 )
-def test_invalid_paths(path: str, options: dict[str, Any], said: str) -> None:
+def test_invalid_paths(path: str, options: dict[Any, Any], said: str) -> None:
     with pytest.raises(OptionError, match=said):
         open_store(path, options)
 

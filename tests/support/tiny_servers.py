@@ -4,6 +4,7 @@ They are quick to start, unlike those of ``servers``, and their errors repeat wh
 """
 
 import hashlib
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -28,6 +29,10 @@ class Server(ThreadingHTTPServer):
         """Answer with this status; 200 to work."""
         self.cuts = False
         """Close the connection after half of a file."""
+        self.stalls_at = ""
+        """From the first request of a path that ends so, no request is answered; "" for none."""
+        self.stalled, self.mended = threading.Event(), threading.Event()
+        """Set once it stalls; set it to answer again."""
 
     @property
     def host(self) -> str:
@@ -61,6 +66,10 @@ class _Handler(BaseHTTPRequestHandler):
         sent = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         url = urlsplit(self.path)
         path = unquote(url.path).lstrip("/")
+        if self.server.stalls_at and path.endswith(self.server.stalls_at):
+            self.server.stalled.set()
+        if self.server.stalled.is_set():
+            self.server.mended.wait()
         if self.server.status != 200:
             echo = escape(
                 f"{self.requestline}\n{self.headers}\nhttp://{self.server.host}{self.path}"
@@ -128,4 +137,7 @@ for _method in ("GET", "HEAD", "PUT", "DELETE"):
 def tiny_server() -> Iterator[Server]:
     """Run a server."""
     with in_thread(Server()) as server:
-        yield server
+        try:
+            yield server
+        finally:
+            server.mended.set()

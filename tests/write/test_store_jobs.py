@@ -7,8 +7,9 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from uuid import uuid4
 
@@ -28,6 +29,7 @@ from cinic_shards.write.pack import PackOptions, pack
 from cinic_shards.write.unpack import unpack
 from tests.support.files import write
 from tests.support.servers import S3Server
+from tests.support.tiny_servers import Server, tiny_server
 
 OPTIONS = PackOptions(shard_size=40)
 
@@ -212,6 +214,52 @@ def test_the_same_command_resumes(
     pack(demo_tree, place, OPTIONS, workers=1, overwrite=overwrite)
     assert digests(place) == digests(demo_shards)
     assert store.folder(PACKING_FOLDER).names() == []
+
+
+@pytest.fixture
+def stalling() -> Iterator[tuple[Server, Callable[..., Store]]]:
+    """A server that stalls at the first file of a job, and a function that opens a store there."""
+    with tiny_server() as server:
+        server.stalls_at = "listing.npz"
+        options = {"endpoint_url": f"http://{server.host}", "region": "us-east-1"}
+        options |= {"access_key_id": "me", "secret_access_key": "secret"}
+        yield server, lambda **more: open_store("s3://bucket/cinic", options | more)
+
+
+def test_ctrl_c_while_a_server_stalls_at_the_start(
+    stalling: tuple[Server, Callable[..., Store]], demo_tree: Path, demo_shards: Path
+) -> None:
+    """No request is made after it. The request under way may still write its file later."""
+    server, opened = stalling
+    store = opened(read_timeout=3, write_timeout=3, retry_timeout=3)
+    main = threading.get_ident()
+
+    def interrupt() -> None:
+        server.stalled.wait()
+        signal.pthread_kill(main, signal.SIGINT)
+
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    with pytest.raises(KeyboardInterrupt) as found:
+        pack(demo_tree, store, OPTIONS, workers=1)
+    thread.join()
+    assert "run the same command again to resume" in found.value.__notes__[0]
+    server.mended.set()
+    while not any(path.endswith("-listing.npz") for path in server.files):
+        time.sleep(0.01)
+    pack(demo_tree, store, OPTIONS, workers=1)
+    assert digests(store) == digests(demo_shards)
+    assert not any(PACKING_FOLDER in path for path in server.files)
+
+
+def test_a_server_that_is_lost_at_the_start(
+    stalling: tuple[Server, Callable[..., Store]], demo_tree: Path
+) -> None:
+    _, opened = stalling
+    store = opened(read_timeout=0.2, write_timeout=0.2, retry_timeout=0.2)
+    with pytest.raises(OutputError, match=r"listing\.npz: PUT, .*no answer in time") as found:
+        pack(demo_tree, store, OPTIONS, workers=1)
+    assert "run the same command again to resume" in found.value.__notes__[0]
 
 
 def test_a_job_that_was_killed_at_its_very_end_is_complete(

@@ -1,19 +1,23 @@
 """Executors, and packing jobs whose processes are killed or interrupted."""
 
+import logging
 import os
 import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import BrokenExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 from make_demo_tree import make_tree
 
-from cinic_shards.jobs import check_stop, has_abandoned_jobs, make_executor, run_jobs
+from cinic_shards.jobs import LOGGER, make_executor, run_jobs
+from cinic_shards.jobs.stop import check_stop
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 
@@ -150,7 +154,38 @@ def test_a_running_thread_is_ended_at_once(function: Callable[[float], None]) ->
     with pytest.raises(KeyboardInterrupt), make_executor(1) as executor:
         run_jobs(executor, function, [0.0, 3.0, 3.0], done=stop)
     assert time.monotonic() - begun < 2.5
-    assert has_abandoned_jobs() == (function is time.sleep)
+    # Python does not wait for daemons when it ends.
+    assert all(one.daemon for one in threading.enumerate() if one.name.startswith("cinic-shards"))
+
+
+def test_a_second_ctrl_c_leaves_no_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It comes while the first one ends the pool."""
+
+    def interrupt(seconds: float) -> None:
+        raise KeyboardInterrupt
+
+    with make_executor(2) as executor:
+        jobs = [executor.submit(time.sleep, 60.0) for _ in range(8)]
+        while not jobs[0].running():
+            time.sleep(0.01)
+        processes = list(executor._processes.values())  # type: ignore[attr-defined]
+        with monkeypatch.context() as patch, suppress(KeyboardInterrupt):
+            patch.setattr(time, "sleep", interrupt)
+            executor.stop()  # type: ignore[attr-defined]
+        deadline = time.monotonic() + 5
+        while any(process.is_alive() for process in processes):
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+
+
+def level_of_warnings() -> int:
+    return LOGGER.level
+
+
+def test_workers_warn_as_their_parent_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(LOGGER, "level", logging.ERROR)
+    with make_executor(2) as executor:
+        assert executor.submit(level_of_warnings).result() == logging.ERROR
 
 
 def test_a_process_that_is_killed_while_the_pool_ends_does_not_block_it() -> None:

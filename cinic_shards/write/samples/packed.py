@@ -21,7 +21,7 @@ from cinic_shards.codec import (
 from cinic_shards.codec.meter import ImageMeter, chunks
 from cinic_shards.errors import FormatError
 from cinic_shards.format import Index, ShardInfo
-from cinic_shards.jobs import check_stop
+from cinic_shards.jobs.stop import check_stop
 from cinic_shards.read.open import check_keys, open_shard
 from cinic_shards.store import Store
 from cinic_shards.write.samples.base import Samples, ShardInput

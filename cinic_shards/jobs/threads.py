@@ -76,6 +76,9 @@ class ThreadPool(Executor):
         else:
             self._end(wait)
 
+    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
+        self.close(wait=kind is None or issubclass(kind, Exception))
+
     def _end(self, wait: bool) -> bool:
         self._jobs.put(None)
         _open_pools.discard(self)

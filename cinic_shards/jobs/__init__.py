@@ -2,6 +2,7 @@
 
 import atexit
 import gc
+import logging
 import math
 import multiprocessing
 import os
@@ -18,13 +19,14 @@ from concurrent.futures import (
     ThreadPoolExecutor,
 )
 from contextlib import contextmanager
-from contextvars import ContextVar
 from functools import partial
 from multiprocessing.connection import wait as wait_for_any
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from cinic_shards.errors import OptionError, without_secrets
+from cinic_shards.jobs.stop import run_stoppable
+from cinic_shards.jobs.threads import ThreadPool
 from cinic_shards.options import number_of_workers
 
 if TYPE_CHECKING:
@@ -35,6 +37,9 @@ Progress = Callable[[str, int, int], None]
 
 J = TypeVar("J")
 R = TypeVar("R")
+
+LOGGER = logging.getLogger("cinic_shards")
+"""Its warnings go to standard error, unless the program configures ``logging``."""
 
 
 class Tally:
@@ -64,17 +69,13 @@ def make_executor(workers: int) -> Executor:
     The processes are spawned, not forked: a fork copies locks that other threads hold.
     """
     if workers == 1:
-        return Threads(1)
+        return ThreadPool(1, "cinic-shards-job")
     return _Processes(
-        workers, mp_context=multiprocessing.get_context("spawn"), initializer=_start_worker
+        workers,
+        mp_context=multiprocessing.get_context("spawn"),
+        initializer=_start_worker,
+        initargs=(LOGGER.level,),
     )
-
-
-class Threads(ThreadPoolExecutor):
-    """Threads that are not waited for if an interruption ends the context: they may wait too."""
-
-    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
-        self.shutdown(wait=kind is None or issubclass(kind, Exception), cancel_futures=True)
 
 
 class _Processes(ProcessPoolExecutor):
@@ -96,10 +97,12 @@ class _Processes(ProcessPoolExecutor):
         # Python 3.11 fails if a process is killed and a future was cancelled by ``cancel``.
         super().shutdown(wait=False, cancel_futures=True)
         deadline = time.monotonic() + STOP_SECONDS
-        while getattr(self, "_cancel_pending_futures", False) and time.monotonic() < deadline:
-            time.sleep(0.002)
-        for process in processes:
-            process.kill()
+        try:
+            while getattr(self, "_cancel_pending_futures", False) and time.monotonic() < deadline:
+                time.sleep(0.002)
+        finally:  # also after another Ctrl-C
+            for process in processes:
+                process.kill()
         manager.join()
 
     def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
@@ -158,32 +161,9 @@ def _end_together(processes: list[Any]) -> None:
             process.kill()
 
 
-_stop: ContextVar[threading.Event | None] = ContextVar("stop", default=None)
-"""Set when the job of this thread must end."""
-
-
-class JobStopped(BaseException):
-    """The ``run_jobs`` of this thread's job was interrupted."""
-
-
-def check_stop() -> None:
-    """Raise ``JobStopped`` if the job that this thread runs must end.
-
-    A job calls this several times a second. Only jobs in threads need it: processes are killed.
-    """
-    if (stop := _stop.get()) is not None and stop.is_set():
-        raise JobStopped
-
-
-def _run_in_thread(stop: threading.Event, function: Callable[[J], R], job: J) -> R:
-    _stop.set(stop)
-    check_stop()
-    return function(job)
-
-
 def can_stop(executor: Executor) -> bool:
     """Return True if ``run_jobs`` ends the running jobs when it is interrupted."""
-    return isinstance(executor, Threads | _Processes)
+    return isinstance(executor, ThreadPool | _Processes)
 
 
 def run_jobs(
@@ -210,7 +190,7 @@ def run_jobs(
     # Ctrl-C in ``as_completed`` may become "RuntimeError: release unlocked lock"; not in a queue.
     finished: SimpleQueue[Future[R]] = SimpleQueue()
     stop = threading.Event()
-    run = partial(_run_in_thread, stop, function) if isinstance(executor, Threads) else function
+    run = partial(run_stoppable, stop, function) if isinstance(executor, ThreadPool) else function
     try:
         try:
             for job in jobs:
@@ -234,18 +214,11 @@ def run_jobs(
                 for future in futures:
                     future.cancel()
             _wait(futures, STOP_SECONDS)
-            _abandoned.extend(future for future in futures if not future.done())
         raise
 
 
 STOP_SECONDS = 0.5
 """Seconds to wait for interrupted jobs; one that waits for a server is then left alone."""
-_abandoned: list[Future[Any]] = []
-
-
-def has_abandoned_jobs() -> bool:
-    """Return True if an interrupted job still runs; Python waits for it at exit."""
-    return not all(future.done() for future in _abandoned)
 
 
 def _wait(futures: Iterable[Future[R]], seconds: float = math.inf) -> None:
@@ -255,7 +228,8 @@ def _wait(futures: Iterable[Future[R]], seconds: float = math.inf) -> None:
         time.sleep(0.005)
 
 
-def _start_worker() -> None:
+def _start_worker(level: int) -> None:
+    LOGGER.setLevel(level)
     # Signals may reach all processes of a terminal or a scheduler's job; the parent acts on them.
     for number in STOP_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
