@@ -1,10 +1,11 @@
 """A loader's state: its position, and all that its batches depend on."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from cinic_shards.errors import OptionError
+from cinic_shards.loader.batches import Batch
 from cinic_shards.loader.epoch import Epoch
 from cinic_shards.loader.plan import PLAN_VERSIONS
 from cinic_shards.options import checked, integer
@@ -25,7 +26,7 @@ class Position:
         self._trainers_epoch: int | None = None
         """The number that a trainer has given to the epoch of the loaded state."""
         self._offset = 0
-        """What is added to a trainer's numbers."""
+        """Difference to a trainer's numbers."""
         self.running: Epoch | None = None
         """The last iteration."""
 
@@ -121,6 +122,14 @@ class Resumable(ABC):
 
     @abstractmethod
     def __len__(self) -> int: ...
+
+    @abstractmethod
+    def __iter__(self) -> Iterator[Batch]: ...
+
+    @property
+    @abstractmethod
+    def num_samples(self) -> int:
+        """Number of samples on all ranks."""
 
     @abstractmethod
     def _conditions(self) -> dict[str, Any]:

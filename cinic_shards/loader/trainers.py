@@ -1,15 +1,13 @@
-"""What trainers look for in a loader: a torch ``DataLoader``, the end of an epoch."""
+"""A loader for trainers: as a torch ``DataLoader``, and with the end of each epoch."""
 
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import closing
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch.utils.data import DataLoader, IterableDataset
 
 from cinic_shards.loader.batches import Batch
-
-if TYPE_CHECKING:
-    from cinic_shards.loader.loader import ShardLoader
+from cinic_shards.loader.state import Resumable
 
 
 class _EntireEpochs(IterableDataset[Batch]):
@@ -20,7 +18,7 @@ class _EntireEpochs(IterableDataset[Batch]):
     for other loaders.
     """
 
-    def __init__(self, loader: "ShardLoader") -> None:
+    def __init__(self, loader: Resumable) -> None:
         self._loader = loader
 
     def __len__(self) -> int:
@@ -42,7 +40,7 @@ class TrainerLoader(DataLoader[Batch]):
     use_stateful_dataloader = True
     """Accelerate then saves and loads the state."""
 
-    def __init__(self, loader: "ShardLoader") -> None:
+    def __init__(self, loader: Resumable) -> None:
         super().__init__(_EntireEpochs(loader), batch_size=None)
         self.loader = loader
         object.__setattr__(self, "sampler", loader.sampler)  # torch allows no other way
@@ -71,7 +69,7 @@ class TrainerLoader(DataLoader[Batch]):
 
 
 def in_accelerate(
-    batches: Generator[Batch, None, None], loader: "ShardLoader"
+    batches: Generator[Batch, None, None], loader: Resumable
 ) -> Generator[Batch, None, None]:
     """Yield the batches, and let Accelerate know the last one of an epoch.
 

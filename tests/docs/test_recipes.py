@@ -34,7 +34,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_every_block_of_code_is_a_recipe() -> None:
-    assert len(RECIPES) == PAGE.count("```python") == 15
+    assert len(RECIPES) == PAGE.count("```python") == 14
 
 
 SLOW = (

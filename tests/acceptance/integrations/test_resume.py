@@ -21,7 +21,7 @@ TORCHRUN = (
 
 
 class Seen(NamedTuple):
-    """What a program printed."""
+    """Output of a program."""
 
     batches: list[tuple[int, list[int], str]]
     """Rank, ids and hash of each batch, by rank."""

@@ -29,7 +29,7 @@ EPOCHS, STEPS_BETWEEN_CHECKPOINTS = 4, 5
 
 
 class Linear(lightning.LightningModule):
-    """Notes each batch; fails at a step if it is told to."""
+    """Notes each batch; fails at a given step."""
 
     def __init__(self, fail_at: int, estimates: bool) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""What the programs of this folder share: a loader, a model, and a line for each batch."""
+"""Parts that the programs share: a loader, a model, and a line for each batch."""
 
 import hashlib
 import json
