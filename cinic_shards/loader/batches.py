@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from cinic_shards.codec.kernels import gather_images, gather_into
+from cinic_shards.codec.kernels import gather_images
 from cinic_shards.errors import DecodeError
-from cinic_shards.loader.augment import Transform, buffers_of
+from cinic_shards.loader.augment import Transform
 from cinic_shards.loader.memory import BufferPool, split_apart
 from cinic_shards.loader.pixel_source import EpochSource
 from cinic_shards.loader.step import Fetched, Step, addresses_in
@@ -34,7 +34,7 @@ class Batch:
     """N samples; unpacks as ``images, labels``."""
 
     images: torch.Tensor
-    """uint8, or the requested float type; shape (N, 3, H, W), in channels-last memory order."""
+    """uint8, or the requested float type; shape (N, 3, H, W), in the loader's memory format."""
     labels: torch.Tensor
     """int64, shape (N,)."""
     indices: torch.Tensor
@@ -187,20 +187,18 @@ class BatchMaker:
         """Make the images of batches of these sizes; small ones share a buffer."""
         each = self._batches_a_buffer
         joined = [sizes[first : first + each] for first in range(0, len(sizes), each)]
-        if draws is None and fetched.images is not None:
+        transform = self._transform
+        if draws is None and fetched.images is not None and transform.is_channels_last:
             buffers = list(fetched.images.split_with_sizes([sum(part) for part in joined]))
         else:
             # All buffers in one call: after it, Python's own data is no longer in the CPU's cache.
-            dtype = self._transform.dtype
-            buffers = [self._buffers.take((sum(p), *self._image_shape), dtype) for p in joined]
-            if draws is None:
-                gather_into(fetched.addresses, *buffers_of(buffers), buffers[0].numpy())
-            else:
-                self._transform.on_cpu(fetched.addresses, draws, *buffers)
+            shapes = [transform.buffer_shape(sum(part)) for part in joined]
+            buffers = [self._buffers.take(shape, transform.dtype) for shape in shapes]
+            transform.on_cpu(fetched.addresses, draws, *buffers)
         return [
             images
             for buffer, part in zip(buffers, joined, strict=True)
-            for images in split_apart(buffer.permute(0, 3, 1, 2), part)
+            for images in split_apart(transform.as_images(buffer), part)
         ]
 
     def for_device(self, source: EpochSource, steps: Sequence[Step]) -> list[Work]:
@@ -361,15 +359,11 @@ class BatchMaker:
                 tensor = tensor.pin_memory()
             return tensor.to(self._device, non_blocking=True)
 
-        transform = self._transform
-        if self._resident is None:
+        images, positions = self._resident, None
+        if images is None:
             assert work.images is not None
             images = move(work.images)
-            if not transform.is_plain:
-                images = transform.on_device(images, move(work.positions), move(work.draws))
-        else:
-            images = transform.on_device(self._resident, move(work.positions), move(work.draws))
-        return Batch(
-            images.permute(0, 3, 1, 2), move(work.labels), work.indices, move(work.valid),
-            work.loss_scale,
-        )  # fmt: skip
+        if self._resident is not None or not self._transform.is_plain:
+            positions = move(work.positions)
+        images = self._transform.on_device(images, positions, move(work.draws))
+        return Batch(images, move(work.labels), work.indices, move(work.valid), work.loss_scale)

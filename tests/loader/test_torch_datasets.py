@@ -278,7 +278,7 @@ def test_the_options_are_the_loaders() -> None:
         return {one.name: (one.kind, one.default) for one in parameters}
 
     loaders = options(ShardLoader)
-    assert len(loaders) <= 20
+    assert len(loaders) <= 21
     del loaders["device"], loaders["progress"]
     assert options(ShardIterable) == loaders
 
@@ -289,7 +289,7 @@ def test_every_option_reaches_the_loader(encoded: dict[str, Path], tmp_path: Pat
         "normalize": "cinic10", "batch_transform": lambda images, labels: (images, labels),
         "subset": Subset(origin="imagenet"), "order": "full", "tail": "pad", "check": "always",
         "cache": Cache("disk", max_bytes=10**6, folder=tmp_path), "on_error": "skip", "rank": 1,
-        "world_size": 3,
+        "world_size": 3, "memory_format": torch.channels_last,
     }  # fmt: skip
     assert given.keys() | {"path", "batch_size", "augment"} == {
         *inspect.signature(ShardIterable).parameters
@@ -297,7 +297,10 @@ def test_every_option_reaches_the_loader(encoded: dict[str, Path], tmp_path: Pat
     for options in (given, {"batch_size": 7, "augment": Augment(cutout=3)}):
         loader = ShardLoader(encoded["zstd"], **options)
         ours = ShardIterable(encoded["zstd"], **options)._own_loader()
-        for name in ("workers", "rank", "batch_size", "batch_transform", "cache", "world_size"):
+        for name in (
+            "workers", "rank", "batch_size", "batch_transform", "cache", "world_size",
+            "memory_format",
+        ):  # fmt: skip
             if name in options or name == "batch_size":
                 assert getattr(ours, name) == getattr(loader, name)
         assert ours.state_dict() == loader.state_dict()
