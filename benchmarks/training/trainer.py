@@ -197,7 +197,7 @@ class Run:
         (loss * batch.loss_scale).backward()  # type: ignore[no-untyped-call]
         self.optimizer.step()
         self.scheduler.step()
-        count = len(batch)
+        count = batch.num_samples
         right = (scores.detach().argmax(1) == batch.labels).sum()
         self.sums.counts[0] += loss.detach() * count  # on the device, without waiting for it
         self.sums.counts[1] += right

@@ -2,9 +2,9 @@
 
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from cinic_shards.codec.kernels import gather_images
 from cinic_shards.errors import DecodeError
 from cinic_shards.loader.augment import Transform
+from cinic_shards.loader.batch import Batch
 from cinic_shards.loader.memory import BufferPool, split_apart
 from cinic_shards.loader.pixel_source import EpochSource
 from cinic_shards.loader.step import Fetched, Step, addresses_in
@@ -27,46 +28,6 @@ _JOB_BYTES = 3 * 2**23
 """Bound on the batches that a thread makes in one job, in bytes."""
 _BUFFER_BYTES = 2**22
 """Bound on the batches that share a buffer, in bytes: keeping one image keeps its buffer."""
-
-
-@dataclass(frozen=True, slots=True)
-class Batch:
-    """N samples; unpacks as ``images, labels``."""
-
-    images: torch.Tensor
-    """uint8, or the requested float type; shape (N, 3, H, W), in the loader's memory format."""
-    labels: torch.Tensor
-    """int64, shape (N,)."""
-    indices: torch.Tensor
-    """The samples' ids in the dataset, int64, shape (N,), on the CPU."""
-    valid: torch.Tensor
-    """bool, shape (N,); False for samples that must not count: the padding of ``tail="pad"``, and
-    the black image of a batch whose samples were all skipped."""
-    loss_scale: float
-    """Factor for the mean loss over this batch's valid samples. The mean of the scaled losses over
-    all ranks is then the mean over the global batch. 1 if all ranks' parts are equal, 0 if no
-    sample is valid. A damaged sample that was skipped still counts in the global batch."""
-
-    def __iter__(self) -> Iterator[torch.Tensor]:
-        return iter((self.images, self.labels))
-
-    def __len__(self) -> int:
-        return self.labels.size(0)  # len() of a tensor takes a microsecond
-
-    def to(self, device: torch.device | str, *, non_blocking: bool = False) -> "Batch":
-        """Return the batch on a device; ``indices`` stay on the CPU."""
-        images, labels, valid = (
-            tensor.to(device, non_blocking=non_blocking)
-            for tensor in (self.images, self.labels, self.valid)
-        )
-        return replace(self, images=images, labels=labels, valid=valid)
-
-    def pin_memory(self) -> "Batch":
-        """Return the batch in pinned memory; a DataLoader's ``pin_memory=True`` calls this."""
-        images, labels, valid = (
-            tensor.pin_memory() for tensor in (self.images, self.labels, self.valid)
-        )
-        return replace(self, images=images, labels=labels, valid=valid)
 
 
 @dataclass(frozen=True, slots=True)

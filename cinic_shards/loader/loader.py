@@ -6,7 +6,6 @@ from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Executor
 from contextlib import closing
 from copy import copy
-from dataclasses import replace
 from functools import partial
 from typing import Any, NoReturn
 
@@ -14,7 +13,8 @@ import torch
 
 from cinic_shards.errors import OptionError
 from cinic_shards.loader.augment import Augment, Normalize, Transform, augment_options
-from cinic_shards.loader.batches import Batch, BatchMaker, OnError
+from cinic_shards.loader.batch import Batch
+from cinic_shards.loader.batches import BatchMaker, OnError
 from cinic_shards.loader.cache import Cache, CacheKind, as_cache
 from cinic_shards.loader.epoch import Epoch, LoaderStats, run, shown
 from cinic_shards.loader.memory import copy_ahead
@@ -321,7 +321,7 @@ class ShardLoader(Resumable):
             for batch in batches:
                 if self.batch_transform is not None:
                     images, labels = self.batch_transform(batch.images, batch.labels)
-                    batch = replace(batch, images=images, labels=labels)
+                    batch = Batch(images, labels, batch.indices, batch.valid, batch.loss_scale)
                 yield batch
         if skipped := self.skipped:
             first = next(iter(skipped.values()))

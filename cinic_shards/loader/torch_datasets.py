@@ -21,7 +21,8 @@ from torch.utils.data import IterableDataset, get_worker_info
 
 from cinic_shards.errors import FormatError, OptionError
 from cinic_shards.loader.augment import Augment, Normalize
-from cinic_shards.loader.batches import Batch, OnError
+from cinic_shards.loader.batch import Batch
+from cinic_shards.loader.batches import OnError
 from cinic_shards.loader.cache import Cache, HostCacheKind, as_cache
 from cinic_shards.loader.loader import BatchTransform, ShardLoader
 from cinic_shards.loader.pixel_source import PixelSource, open_pixels

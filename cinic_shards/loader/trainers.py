@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch.utils.data import DataLoader, IterableDataset
 
-from cinic_shards.loader.batches import Batch
+from cinic_shards.loader.batch import Batch
 
 if TYPE_CHECKING:
     from cinic_shards.loader.loader import ShardLoader
