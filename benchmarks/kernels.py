@@ -102,13 +102,13 @@ class Bare:
             transform.on_cpu(addresses[part], draws[part], out)
 
         batches = parts(len(self._rows), BATCH)
-        flat = self._table.shape[1:]
+        flat, augmented = self._table.shape[1:], transform.buffer_shape(BATCH)[1:]
         return {
             "index_select": self._job(select_new, batches, flat),
             "index_select, reused": self._job(select, batches, flat),
             "decoding its blocks": self._job(decode_block, blocks_of(self._zstd), self._shape),
             "decoding batches": self._job(decode_pngs, batches, self._shape),
-            "augmenting alone": self._job(augment, batches, self._shape, torch.float32),
+            "augmenting alone": self._job(augment, batches, augmented, torch.float32),
         }
 
     def _job(
@@ -192,7 +192,7 @@ class Kernels:
         device = torch.device("cpu")
         transform = Transform(Augment(), CINIC10_STATISTICS, shape, seed=0, device=device)
         addresses = images.ctypes.data + np.arange(BATCH) * images[0].size
-        rows, out = torch.arange(BATCH), torch.empty((BATCH, *shape))
+        rows, out = torch.arange(BATCH), torch.empty(transform.buffer_shape(BATCH))
 
         def on_cpu() -> None:
             transform.on_cpu(addresses, transform.draw(rows.numpy(), epoch=0), out)

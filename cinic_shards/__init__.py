@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from cinic_shards.check.reindex import reindex
     from cinic_shards.check.verify import verify
     from cinic_shards.loader.augment import Augment
-    from cinic_shards.loader.batches import Batch
+    from cinic_shards.loader.batch import Batch
     from cinic_shards.loader.cinic10 import CINIC10
     from cinic_shards.loader.loader import ShardLoader
     from cinic_shards.loader.torch_datasets import ShardIterable
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 _MODULES = {
     "Augment": "loader.augment",
-    "Batch": "loader.batches",
+    "Batch": "loader.batch",
     "CINIC10": "loader.cinic10",
     "Dataset": "read.dataset",
     "ShardIterable": "loader.torch_datasets",

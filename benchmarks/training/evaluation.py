@@ -23,13 +23,11 @@ class Evaluation:
     Args:
         loader: reads the split on all ranks, without shuffle, with ``tail="pad"``.
         amp: see ``Recipe``.
-        channels_last: see ``Setting``.
     """
 
-    def __init__(self, loader: ShardLoader, *, amp: bool, channels_last: bool) -> None:
+    def __init__(self, loader: ShardLoader, *, amp: bool) -> None:
         self.loader = loader
         self._amp = amp
-        self._channels_last = channels_last
         origin = loader.dataset.columns.origin
         groups = np.zeros(len(origin), np.int64)
         for number, name in enumerate(GROUPS):
@@ -49,9 +47,8 @@ class Evaluation:
         model.eval()
         counts = torch.zeros((len(GROUPS), 2), dtype=torch.int64, device=device)
         for batch in self.loader:
-            images = batch.images if self._channels_last else batch.images.contiguous()
             with torch.autocast(device.type, torch.bfloat16, enabled=self._amp):
-                scores = model(images)
+                scores = model(batch.images)
             is_right = (scores.argmax(1) == batch.labels) & batch.valid
             groups: Tensor = self._group_of[batch.indices].to(device)
             counts.index_add_(0, groups, torch.stack([is_right, batch.valid], 1).to(torch.int64))

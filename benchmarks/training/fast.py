@@ -130,10 +130,11 @@ class Bench:
             shuffle=False,
             tail="pad",
             augment=Augment(crop_padding=0, flip=False, normalize="cinic10", dtype="bfloat16"),
+            memory_format=torch.channels_last,
             cache="device",
             device=device,
         )
-        self._evaluation = Evaluation(test, amp=True, channels_last=True)
+        self._evaluation = Evaluation(test, amp=True)
         model = FastNet(recipe, len(test.classes)).to(device)
         self.model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         if by_compiler:
@@ -165,6 +166,7 @@ class Bench:
                 normalize="cinic10",
                 dtype="bfloat16",
             ),
+            memory_format=torch.channels_last,
             cache="device",
             device=self.device,
         )

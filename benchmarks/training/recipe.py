@@ -65,7 +65,7 @@ class Setting:
 
     device: torch.device
     channels_last: bool = False
-    """Weights in channels-last memory order, like the loader's images; else both are contiguous."""
+    """Weights and images in channels-last memory order; else both are contiguous."""
     compile: bool = False
     """Use ``torch.compile``."""
     workers: int | None = None
@@ -83,6 +83,10 @@ class Setting:
 
     @property
     def loader_options(self) -> dict[str, Any]:
-        """Options of a ``ShardLoader``: workers, cache, device."""
-        device = None if self.device.type == "cpu" else self.device
-        return {"device": device, "workers": self.workers, "cache": self.cache}
+        """Options of a ``ShardLoader``: workers, cache, device, memory format."""
+        return {
+            "device": None if self.device.type == "cpu" else self.device,
+            "workers": self.workers,
+            "cache": self.cache,
+            "memory_format": torch.channels_last if self.channels_last else None,
+        }

@@ -95,9 +95,7 @@ class Run:
             normalize="cinic10",
             **setting.loader_options,
         )
-        self._evaluation = Evaluation(
-            test_loader, amp=recipe.amp, channels_last=setting.channels_last
-        )
+        self._evaluation = Evaluation(test_loader, amp=recipe.amp)
         torch.manual_seed(recipe.seed)
         self.model = models.build(recipe.model, len(self.loader.classes)).to(self.device)
         if setting.channels_last:
@@ -192,15 +190,14 @@ class Run:
         count_time()
 
     def _train_step(self, batch: Batch) -> None:
-        images = batch.images if self.setting.channels_last else batch.images.contiguous()
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.recipe.amp):
-            scores = self._forward(images)
+            scores = self._forward(batch.images)
             loss = nn.functional.cross_entropy(scores, batch.labels)
         self.optimizer.zero_grad(set_to_none=True)
         (loss * batch.loss_scale).backward()  # type: ignore[no-untyped-call]
         self.optimizer.step()
         self.scheduler.step()
-        count = len(batch)
+        count = batch.num_samples
         right = (scores.detach().argmax(1) == batch.labels).sum()
         self.sums.counts[0] += loss.detach() * count  # on the device, without waiting for it
         self.sums.counts[1] += right

@@ -155,9 +155,11 @@ class Transform:
         image_shape: (H, W, 3).
         seed: seed of all random numbers.
         device: the device of ``on_device``; None if it is not used.
+        memory_format: order of the values in memory; the values do not depend on it.
 
     Raises:
-        OptionError: the statistics are not three channels with deviations above 0.
+        OptionError: the statistics are not three channels with deviations above 0, or
+            ``memory_format`` is not one of images.
     """
 
     def __init__(
@@ -168,8 +170,16 @@ class Transform:
         *,
         seed: int,
         device: torch.device | None = None,
+        memory_format: torch.memory_format = torch.contiguous_format,
     ) -> None:
+        if memory_format not in (torch.contiguous_format, torch.channels_last):
+            raise OptionError(
+                f"memory_format={memory_format}: expected torch.contiguous_format or "
+                "torch.channels_last"
+            )
         self.augment = augment
+        self.is_channels_last = memory_format == torch.channels_last
+        """True if an image is (H, W, 3) in memory, False if it is (3, H, W)."""
         self.dtype = augment.torch_dtype
         self._height, self._width, _ = image_shape
         self._seed = seed
@@ -209,6 +219,16 @@ class Transform:
         """True if images are left unchanged."""
         return self._table is None and not self.moves_pixels
 
+    def buffer_shape(self, num_images: int) -> tuple[int, ...]:
+        """Return the shape of N images in memory: (N, H, W, 3) or (N, 3, H, W)."""
+        if self.is_channels_last:
+            return num_images, self._height, self._width, 3
+        return num_images, 3, self._height, self._width
+
+    def as_images(self, buffer: torch.Tensor) -> torch.Tensor:
+        """Return a view of shape (N, 3, H, W) of images of ``buffer_shape``."""
+        return buffer.permute(0, 3, 1, 2) if self.is_channels_last else buffer
+
     def draw(self, ids: NDArray[np.int64], epoch: int) -> NDArray[np.int64]:
         """Draw the random numbers of N samples in an epoch.
 
@@ -231,16 +251,21 @@ class Transform:
         return draws
 
     def on_cpu(
-        self, addresses: NDArray[np.int64], draws: NDArray[np.int64], *outs: torch.Tensor
+        self, addresses: NDArray[np.int64], draws: NDArray[np.int64] | None, *outs: torch.Tensor
     ) -> None:
         """Make the images of one or several buffers from those at the given addresses, in one pass.
 
         Args:
             addresses: addresses of N uint8 images of shape (H, W, 3); shape (N,).
-            draws: from ``draw``, shape (N, 5).
-            outs: one or several buffers for N images in all: type ``dtype``, shape (n, H, W, 3),
+            draws: from ``draw``, shape (N, 5); None if ``is_plain``.
+            outs: one or several buffers for N images in all: type ``dtype``, of ``buffer_shape``,
                 contiguous; overwritten in order.
         """
+        like = _bits(outs[0]).numpy()
+        planar = not self.is_channels_last
+        if draws is None:
+            kernels.gather_into(addresses, *buffers_of(outs), planar, like)
+            return
         kernels.augment_into(
             addresses,
             draws,
@@ -250,30 +275,38 @@ class Transform:
             self._table,
             self._line,
             *buffers_of(outs),
-            _bits(outs[0]).numpy(),
+            planar,
+            like,
         )
 
     def on_device(
-        self, images: torch.Tensor, rows: torch.Tensor, draws: torch.Tensor
+        self, images: torch.Tensor, rows: torch.Tensor | None, draws: torch.Tensor
     ) -> torch.Tensor:
         """Do the same as ``on_cpu`` with batched torch operations, on the device of ``images``.
 
         Args:
             images: uint8, shape (M, H, W, 3).
-            rows: positions of the batch's images in ``images``, int64, shape (N,).
+            rows: positions of the batch's images in ``images``, int64, shape (N,); None if the
+                batch is ``images``, and ``is_plain``.
             draws: from ``draw``, shape (N, 5), on the same device.
 
         Returns:
-            Type ``dtype``, shape (N, H, W, 3).
+            Type ``dtype``, shape (N, 3, H, W).
         """
-        if self.moves_pixels:
+        if rows is None:
+            batch = images
+        elif self.moves_pixels:
             batch = self._move_pixels(images, rows, draws)
         else:
             batch = images.index_select(0, rows)
-        if self._device_table is None:
-            return batch
-        first = torch.arange(0, 3 * 256, 256, dtype=torch.int64, device=images.device)
-        return torch.take(self._device_table, batch.to(torch.int64) + first)
+        if not self.is_channels_last:  # here, because floats are four times as many bytes
+            batch = batch.permute(0, 3, 1, 2).contiguous()
+        if self._device_table is not None:
+            first = torch.arange(0, 3 * 256, 256, dtype=torch.int64, device=images.device)
+            if not self.is_channels_last:
+                first = first[:, None, None]
+            batch = torch.take(self._device_table, batch.to(torch.int64) + first)
+        return self.as_images(batch)
 
     def _move_pixels(
         self, images: torch.Tensor, rows: torch.Tensor, draws: torch.Tensor

@@ -2,18 +2,19 @@
 
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from cinic_shards.codec.kernels import gather_images, gather_into
+from cinic_shards.codec.kernels import gather_images
 from cinic_shards.errors import DecodeError
-from cinic_shards.loader.augment import Transform, buffers_of
+from cinic_shards.loader.augment import Transform
+from cinic_shards.loader.batch import Batch
 from cinic_shards.loader.memory import BufferPool, split_apart
 from cinic_shards.loader.pixel_source import EpochSource
 from cinic_shards.loader.step import Fetched, Step, addresses_in
@@ -27,46 +28,6 @@ _JOB_BYTES = 3 * 2**23
 """Bound on the batches that a thread makes in one job, in bytes."""
 _BUFFER_BYTES = 2**22
 """Bound on the batches that share a buffer, in bytes: keeping one image keeps its buffer."""
-
-
-@dataclass(frozen=True, slots=True)
-class Batch:
-    """N samples; unpacks as ``images, labels``."""
-
-    images: torch.Tensor
-    """uint8, or the requested float type; shape (N, 3, H, W), in channels-last memory order."""
-    labels: torch.Tensor
-    """int64, shape (N,)."""
-    indices: torch.Tensor
-    """The samples' ids in the dataset, int64, shape (N,), on the CPU."""
-    valid: torch.Tensor
-    """bool, shape (N,); False for samples that must not count: the padding of ``tail="pad"``, and
-    the black image of a batch whose samples were all skipped."""
-    loss_scale: float
-    """Factor for the mean loss over this batch's valid samples. The mean of the scaled losses over
-    all ranks is then the mean over the global batch. 1 if all ranks' parts are equal, 0 if no
-    sample is valid. A damaged sample that was skipped still counts in the global batch."""
-
-    def __iter__(self) -> Iterator[torch.Tensor]:
-        return iter((self.images, self.labels))
-
-    def __len__(self) -> int:
-        return self.labels.size(0)  # len() of a tensor takes a microsecond
-
-    def to(self, device: torch.device | str, *, non_blocking: bool = False) -> "Batch":
-        """Return the batch on a device; ``indices`` stay on the CPU."""
-        images, labels, valid = (
-            tensor.to(device, non_blocking=non_blocking)
-            for tensor in (self.images, self.labels, self.valid)
-        )
-        return replace(self, images=images, labels=labels, valid=valid)
-
-    def pin_memory(self) -> "Batch":
-        """Return the batch in pinned memory; a DataLoader's ``pin_memory=True`` calls this."""
-        images, labels, valid = (
-            tensor.pin_memory() for tensor in (self.images, self.labels, self.valid)
-        )
-        return replace(self, images=images, labels=labels, valid=valid)
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,20 +148,18 @@ class BatchMaker:
         """Make the images of batches of these sizes; small ones share a buffer."""
         each = self._batches_a_buffer
         joined = [sizes[first : first + each] for first in range(0, len(sizes), each)]
-        if draws is None and fetched.images is not None:
+        transform = self._transform
+        if draws is None and fetched.images is not None and transform.is_channels_last:
             buffers = list(fetched.images.split_with_sizes([sum(part) for part in joined]))
         else:
             # All buffers in one call: after it, Python's own data is no longer in the CPU's cache.
-            dtype = self._transform.dtype
-            buffers = [self._buffers.take((sum(p), *self._image_shape), dtype) for p in joined]
-            if draws is None:
-                gather_into(fetched.addresses, *buffers_of(buffers), buffers[0].numpy())
-            else:
-                self._transform.on_cpu(fetched.addresses, draws, *buffers)
+            shapes = [transform.buffer_shape(sum(part)) for part in joined]
+            buffers = [self._buffers.take(shape, transform.dtype) for shape in shapes]
+            transform.on_cpu(fetched.addresses, draws, *buffers)
         return [
             images
             for buffer, part in zip(buffers, joined, strict=True)
-            for images in split_apart(buffer.permute(0, 3, 1, 2), part)
+            for images in split_apart(transform.as_images(buffer), part)
         ]
 
     def for_device(self, source: EpochSource, steps: Sequence[Step]) -> list[Work]:
@@ -361,15 +320,11 @@ class BatchMaker:
                 tensor = tensor.pin_memory()
             return tensor.to(self._device, non_blocking=True)
 
-        transform = self._transform
-        if self._resident is None:
+        images, positions = self._resident, None
+        if images is None:
             assert work.images is not None
             images = move(work.images)
-            if not transform.is_plain:
-                images = transform.on_device(images, move(work.positions), move(work.draws))
-        else:
-            images = transform.on_device(self._resident, move(work.positions), move(work.draws))
-        return Batch(
-            images.permute(0, 3, 1, 2), move(work.labels), work.indices, move(work.valid),
-            work.loss_scale,
-        )  # fmt: skip
+        if self._resident is not None or not self._transform.is_plain:
+            positions = move(work.positions)
+        images = self._transform.on_device(images, positions, move(work.draws))
+        return Batch(images, move(work.labels), work.indices, move(work.valid), work.loss_scale)

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from cinic_shards.codec.kernels import is_compiling
 from cinic_shards.errors import StoreError
 from cinic_shards.jobs.threads import ThreadPool
-from cinic_shards.loader.batches import Batch
+from cinic_shards.loader.batch import Batch
 from cinic_shards.loader.block_source import BlockCounts
 from cinic_shards.loader.pixel_source import EpochSource
 from cinic_shards.loader.plan import EpochPlan
@@ -151,7 +151,7 @@ class Epoch:
         with closing(batches):
             for batch in batches:
                 counters.waiting_seconds += time.perf_counter() - asked
-                counters.images += len(batch)
+                counters.images += batch.num_samples
                 self.step += self._stride
                 yield batch
                 asked = time.perf_counter()

@@ -6,7 +6,6 @@ from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Executor
 from contextlib import closing
 from copy import copy
-from dataclasses import replace
 from functools import partial
 from typing import Any, NoReturn
 
@@ -14,7 +13,8 @@ import torch
 
 from cinic_shards.errors import OptionError
 from cinic_shards.loader.augment import Augment, Normalize, Transform, augment_options
-from cinic_shards.loader.batches import Batch, BatchMaker, OnError
+from cinic_shards.loader.batch import Batch
+from cinic_shards.loader.batches import BatchMaker, OnError
 from cinic_shards.loader.cache import Cache, CacheKind, as_cache
 from cinic_shards.loader.epoch import Epoch, LoaderStats, run, shown
 from cinic_shards.loader.memory import copy_ahead
@@ -70,6 +70,7 @@ class ShardLoader(Resumable):
         device: str | torch.device | None = None,
         normalize: Normalize = False,
         augment: Augment | None = None,
+        memory_format: torch.memory_format = torch.contiguous_format,
         batch_transform: BatchTransform | None = None,
         subset: Subset | None = None,
         order: Order = "window",
@@ -101,6 +102,9 @@ class ShardLoader(Resumable):
                 scale 0 to 1. False leaves uint8.
             augment: random crop, flip and cutout, and normalisation, in one pass; replaces
                 ``normalize``.
+            memory_format: order of the images in memory: contiguous (N, 3, H, W), or
+                ``torch.channels_last``, which makes mixed-precision convolutions on a GPU faster
+                if the model has it too. The values and the shape are the same.
             batch_transform: a function called with (images, labels) of each batch, in order, after
                 ``augment`` and in the consumer's thread; returns both.
             subset: the samples to visit; by default all. Packing shuffles a split, so even a small
@@ -141,6 +145,7 @@ class ShardLoader(Resumable):
         if device is None and self.cache.kind == "device":
             device = "cuda" if torch.cuda.is_available() else "cpu"
         self.device = find_device(device) if device is not None else None
+        self.memory_format = memory_format
         self.batch_transform = batch_transform
         self.progress = progress
         self._augment = augment_options(augment, normalize)
@@ -161,8 +166,9 @@ class ShardLoader(Resumable):
         measured = (self.dataset.manifest.split("train") or reader).pixels
         statistics = measured.mean, measured.std
         self._transform = Transform(
-            self._augment, statistics, reader.image_shape, seed=self.seed, device=self.device
-        )
+            self._augment, statistics, reader.image_shape, seed=self.seed, device=self.device,
+            memory_format=self.memory_format,
+        )  # fmt: skip
         self._pixels = self._open_pixels()
         self._maker: BatchMaker | None = None
 
@@ -311,7 +317,7 @@ class ShardLoader(Resumable):
             for batch in batches:
                 if self.batch_transform is not None:
                     images, labels = self.batch_transform(batch.images, batch.labels)
-                    batch = replace(batch, images=images, labels=labels)
+                    batch = Batch(images, labels, batch.indices, batch.valid, batch.loss_scale)
                 yield batch
         if skipped := self.skipped:
             first = next(iter(skipped.values()))

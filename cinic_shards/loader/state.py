@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from cinic_shards.errors import OptionError
-from cinic_shards.loader.batches import Batch
+from cinic_shards.loader.batch import Batch
 from cinic_shards.loader.epoch import Epoch
 from cinic_shards.loader.plan import PLAN_VERSIONS
 from cinic_shards.options import checked, integer

@@ -11,7 +11,8 @@ from torch.utils.data import IterableDataset, get_worker_info
 
 from cinic_shards.errors import OptionError
 from cinic_shards.loader.augment import Augment, Normalize
-from cinic_shards.loader.batches import Batch, OnError
+from cinic_shards.loader.batch import Batch
+from cinic_shards.loader.batches import OnError
 from cinic_shards.loader.cache import Cache, HostCacheKind, as_cache
 from cinic_shards.loader.loader import BatchTransform, ShardLoader
 from cinic_shards.loader.plan import PLAN_VERSIONS, Order, Tail
@@ -47,6 +48,7 @@ class ShardIterable(IterableDataset[Batch]):
         workers: int | None = None,
         normalize: Normalize = False,
         augment: Augment | None = None,
+        memory_format: torch.memory_format = torch.contiguous_format,
         batch_transform: BatchTransform | None = None,
         subset: Subset | None = None,
         order: Order = "window",
@@ -84,6 +86,7 @@ class ShardIterable(IterableDataset[Batch]):
             seed=seed,
             normalize=normalize,
             augment=augment,
+            memory_format=memory_format,
             batch_transform=batch_transform,
             subset=subset,
             order=order,

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch.utils.data import DataLoader, IterableDataset
 
-from cinic_shards.loader.batches import Batch
+from cinic_shards.loader.batch import Batch
 from cinic_shards.loader.state import Resumable
 
 

@@ -12,10 +12,9 @@ from cinic_shards.codec.kernels import (
     addresses_of_rows,
     blocks_of_rows,
     gather_images,
-    gather_into,
 )
 from cinic_shards.codec.meter import ImageMeter
-from cinic_shards.loader.augment import Augment, Transform, buffers_of
+from cinic_shards.loader.augment import Augment, Transform
 from cinic_shards.loader.plan import PLAN_VERSIONS, EpochPlan, Order
 
 
@@ -34,14 +33,14 @@ def warm_up() -> None:
     rows, starts, found = np.arange(2), np.array([0, 1, 2]), np.empty(2, np.int64)
     blocks_of_rows(rows, starts, found)
     addresses_of_rows(rows, starts, addresses, images[0].size, found)
-    out = torch.empty(images.shape, dtype=torch.uint8)
-    gather_into(addresses, *buffers_of([out]), out.numpy())
     for dtype in (torch.uint8, torch.float32, torch.float16):  # bfloat16 has float16's kernel
         transform = Transform(
             Augment(dtype=dtype), ((0.5,) * 3, (0.5,) * 3), images.shape[1:], seed=0
         )
-        out = torch.empty(images.shape, dtype=transform.dtype)
+        out = torch.empty(transform.buffer_shape(2), dtype=dtype)
         transform.on_cpu(addresses, transform.draw(np.arange(2), epoch=0), out)
+        if dtype == torch.uint8:
+            transform.on_cpu(addresses, None, out)
     for order, version in product(get_args(Order), PLAN_VERSIONS):
         plan = EpochPlan(
             num_samples=2, global_batch_size=1, order=order, block_starts=starts, version=version

@@ -20,6 +20,7 @@ MEAN, STD = (0.47, 0.46, 0.41), (0.24, 0.25, 0.26)
 SHAPE = (6, 5, 3)
 CPU = torch.device("cpu")
 IMAGES = np.random.default_rng(0).integers(0, 256, (40, *SHAPE), np.uint8)
+FORMATS = [torch.contiguous_format, torch.channels_last]
 IDS = np.arange(1000, 1040)
 
 AUGMENTS = {
@@ -38,23 +39,32 @@ AUGMENTS = {
 }
 
 
-def transform_of(augment: Augment, seed: int = 7) -> Transform:
-    return Transform(augment, (MEAN, STD), SHAPE, seed=seed, device=CPU)
+def transform_of(
+    augment: Augment,
+    seed: int = 7,
+    shape: tuple[int, int, int] = SHAPE,
+    memory_format: torch.memory_format = torch.contiguous_format,
+) -> Transform:
+    return Transform(
+        augment, (MEAN, STD), shape, seed=seed, device=CPU, memory_format=memory_format
+    )
 
 
 def addresses_of(images: NDArray[np.uint8]) -> NDArray[np.int64]:
     return images.ctypes.data + np.arange(len(images)) * images[0].size
 
 
-def moved_as_defined(augment: Augment, draws: NDArray[np.int64]) -> NDArray[np.uint8]:
+def moved_as_defined(
+    augment: Augment, draws: NDArray[np.int64], images: NDArray[np.uint8]
+) -> NDArray[np.uint8]:
     """Crop, flip and cut out step by step, in plain numpy; the mean colour is MEAN's."""
     statistics = {"cinic10": CINIC10_STATISTICS}.get(str(augment.normalize), (MEAN, STD))
     if isinstance(augment.normalize, tuple):
         statistics = augment.normalize
     fill = np.rint(255 * np.array(statistics[0])).astype(np.uint8)
-    height, width, _ = SHAPE
+    height, width, _ = images[0].shape
     out = []
-    for image, (top, left, flip, cut_y, cut_x) in zip(IMAGES, draws.tolist(), strict=True):
+    for image, (top, left, flip, cut_y, cut_x) in zip(images, draws.tolist(), strict=True):
         pad = augment.crop_padding
         padded = np.pad(image, ((pad, pad), (pad, pad), (0, 0)))
         moved = padded[top : top + height, left : left + width].copy()
@@ -67,17 +77,33 @@ def moved_as_defined(augment: Augment, draws: NDArray[np.int64]) -> NDArray[np.u
     return np.stack(out)
 
 
-@pytest.mark.parametrize("name", AUGMENTS)
-def test_cpu_and_device_match_the_definition_to_the_bit(name: str) -> None:
+WIDE = ["nothing", "all, uint8", "normalise", "all", "all, bfloat16"]
+"""Kernels handle 32 pixels of a row at once."""
+
+
+@pytest.mark.parametrize("memory_format", FORMATS)
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [
+        *((name, SHAPE) for name in AUGMENTS),
+        *((name, (9, width, 3)) for name in WIDE for width in (1, 3, 31, 32, 33, 70)),
+    ],
+)
+def test_cpu_and_device_match_the_definition_to_the_bit(
+    name: str, shape: tuple[int, int, int], memory_format: torch.memory_format
+) -> None:
     augment = AUGMENTS[name]
-    transform = transform_of(augment)
+    images = np.random.default_rng(0).integers(0, 256, (40, *shape), np.uint8)
+    transform = transform_of(augment, shape=shape, memory_format=memory_format)
     draws = transform.draw(IDS, epoch=3)
-    out = torch.empty((len(IMAGES), *SHAPE), dtype=transform.dtype)
-    transform.on_cpu(addresses_of(IMAGES), draws, out)
-    on_device = transform.on_device(
-        torch.from_numpy(IMAGES), torch.arange(len(IMAGES)), torch.from_numpy(draws)
-    )
-    moved = moved_as_defined(augment, draws)
+    buffer = torch.empty(transform.buffer_shape(40), dtype=transform.dtype)
+    transform.on_cpu(addresses_of(images), None if transform.is_plain else draws, buffer)
+    rows = torch.arange(40)
+    on_device = transform.on_device(torch.from_numpy(images), rows, torch.from_numpy(draws))
+    assert on_device.is_contiguous(memory_format=memory_format)
+    assert transform.as_images(buffer).is_contiguous(memory_format=memory_format)
+    out, on_device = transform.as_images(buffer).permute(0, 2, 3, 1), on_device.permute(0, 2, 3, 1)
+    moved = moved_as_defined(augment, draws, images)
     expected: torch.Tensor
     if transform.dtype == torch.uint8:
         expected = torch.from_numpy(moved)
@@ -121,11 +147,14 @@ def test_there_is_no_line_if_a_bit_differs() -> None:
     assert value_line((MEAN, STD), table) is None
 
 
+@pytest.mark.parametrize("memory_format", FORMATS)
 @pytest.mark.parametrize("name", ["normalise", "all", "all, own"])
-def test_looking_values_up_or_computing_them_is_the_same(name: str) -> None:
-    transform = transform_of(AUGMENTS[name])
+def test_looking_values_up_or_computing_them_is_the_same(
+    name: str, memory_format: torch.memory_format
+) -> None:
+    transform = transform_of(AUGMENTS[name], memory_format=memory_format)
     draws = transform.draw(IDS, epoch=1)
-    batches = torch.empty((2, len(IMAGES), *SHAPE))
+    batches = torch.empty((2, *transform.buffer_shape(len(IMAGES))))
     assert transform._line is not None
     for line, out in zip((transform._line, None), batches, strict=True):
         transform._line = line

@@ -67,7 +67,7 @@ def test_pixels_labels_and_ids(tree: Path, shards: Path, split: str, shuffle: bo
     for batch in loader:
         images, labels = batch
         assert images.dtype == torch.uint8 and labels.dtype == torch.int64
-        assert images.shape == (len(batch), 3, 32, 32)
+        assert images.shape == (batch.num_samples, 3, 32, 32)
         for image, label, i in zip(images, labels, batch.indices.tolist(), strict=True):
             key = keys[i - first_id]
             with Image.open(tree / f"{key}.png") as png:
@@ -106,7 +106,7 @@ def test_epochs_differ_and_repeat(shards: Path) -> None:
 def test_length_and_tail(shards: Path) -> None:
     assert len(ShardLoader(shards, batch_size=50)) == 3
     assert len(ShardLoader(shards, batch_size=50, shuffle=False)) == 4
-    sizes = [len(batch) for batch in ShardLoader(shards, batch_size=50, tail="short")]
+    sizes = [batch.num_samples for batch in ShardLoader(shards, batch_size=50, tail="short")]
     assert sizes == [50, 50, 50, 30]
 
 
@@ -245,7 +245,7 @@ def test_break_exception_and_nested_iteration_leave_nothing(shards: Path) -> Non
     for _, batch in zip(range(2), loader, strict=False):
         loader.set_epoch(0)
         inner = next(iter(loader))
-        assert len(inner) == len(batch) == 8
+        assert inner.num_samples == batch.num_samples == 8
     descriptors = len(os.listdir("/proc/self/fd")) if sys.platform == "linux" else 0
     for _ in range(50):
         next(iter(loader))
@@ -432,7 +432,7 @@ def test_grey_and_palette_files_are_decoded_as_pillow_does(tmp_path: Path) -> No
     pack(tmp_path / "tree", tmp_path / "shards", workers=1)
     keys = keys_of(tmp_path / "shards", "train")
     batch = next(iter(ShardLoader(tmp_path / "shards", batch_size=64, shuffle=False)))
-    assert len(batch) == len(files)
+    assert batch.num_samples == len(files)
     for image, i in zip(batch.images, batch.indices.tolist(), strict=True):
         data = list(files.values())[int(keys[i].split("/n")[1][1:8])]
         with Image.open(io.BytesIO(data)) as png:
@@ -495,7 +495,12 @@ def test_skipped_samples_are_counted_and_reported(
     for _ in range(2):  # also in the second epoch
         with pytest.warns(UserWarning, match="2 damaged samples skipped so far; the first one: tr"):
             batches = list(loader)
-        assert [len(batch) for batch in batches] == [7, 8, 7, *(len(b) for b in expected[3:])]
+        assert [batch.num_samples for batch in batches] == [
+            7,
+            8,
+            7,
+            *(b.num_samples for b in expected[3:]),
+        ]
         for batch, other in zip(batches, expected, strict=True):
             good = torch.isin(other.indices, batch.indices)
             assert torch.equal(batch.images, other.images[good])
@@ -549,7 +554,7 @@ def test_ranks_have_equally_many_batches_whatever_is_skipped(
             )
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                sizes.append([len(batch) for batch in loader])
+                sizes.append([batch.num_samples for batch in loader])
         assert len({len(one) for one in sizes}) == 1
         assert min(map(min, sizes)) >= 1
 
@@ -582,7 +587,7 @@ def test_a_rank_without_samples_gets_an_empty_batch(shards: Path, augment: Augme
         batches = list(loader)
         assert len(batches) == 2
         assert batches[1].images.shape[1:] == (3, 32, 32)
-        sizes.append(len(batches[1]))
+        sizes.append(batches[1].num_samples)
     assert sum(sizes) == 5 and 0 in sizes
 
 

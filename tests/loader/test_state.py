@@ -336,7 +336,7 @@ def test_pad_and_valid(encoded: dict[str, Path], encoding: str, world_size: int)
     for step in zip(*ranks, strict=True):
         assert sum(batch.loss_scale for batch in step) == pytest.approx(world_size)
         for batch in step:
-            assert len(batch) == len(batch.valid) == len(batch.images) > 0
+            assert batch.num_samples == len(batch.valid) == len(batch.images) > 0
             counted += batch.indices[batch.valid].tolist()
             assert batch.loss_scale == pytest.approx(
                 int(batch.valid.sum()) * world_size / sum(int(b.valid.sum()) for b in step)
@@ -399,7 +399,9 @@ def test_one_sample_and_a_batch_larger_than_the_set(encoded: dict[str, Path], ta
         options["batch_size"] = 1
     loader = ShardLoader(encoded["zstd"], **options)
     (batch,) = loader
-    assert int(batch.valid.sum()) == 1 and len(batch) == {"drop": 1, "short": 1, "pad": 5}[tail]
+    assert (
+        int(batch.valid.sum()) == 1 and batch.num_samples == {"drop": 1, "short": 1, "pad": 5}[tail]
+    )
     assert len(set(batch.indices.tolist())) == 1
 
 
@@ -427,7 +429,7 @@ def test_skipped_samples_do_not_count_and_steps_stay_equal(
                 assert len(batch.images) == len(batch.labels) == len(batch.valid)
                 counted += batch.indices[batch.valid].tolist()
         full = next(iter(ranks[0]))
-        assert full.loss_scale == len(full) * 3 / 25
+        assert full.loss_scale == full.num_samples * 3 / 25
     assert sorted([*counted, *broken]) == list(range(180, 360))
     assert sorted(key for loader in ranks for key in loader.skipped) == broken
 

@@ -121,6 +121,16 @@ def test_samples_for_spawned_workers_may_be_chosen_by_a_lambda(encoded: dict[str
     assert facts(workers) == facts(ShardLoader(encoded["raw"], **options))
 
 
+@pytest.mark.parametrize("num_workers", [0, 1])
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_a_dataloader_must_not_join_batches(
+    encoded: dict[str, Path], num_workers: int, batch_size: int
+) -> None:
+    iterable = ShardIterable(encoded["raw"], batch_size=20)
+    with pytest.raises(OptionError, match=r"give it batch_size=None"):
+        next(iter(DataLoader(iterable, batch_size=batch_size, num_workers=num_workers)))
+
+
 def test_an_error_in_a_worker_names_the_sample(encoded_tree: Path, tmp_path: Path) -> None:
     pack(encoded_tree, tmp_path / "shards", workers=1)
     reader = CINIC10(tmp_path / "shards")._open()[0]
@@ -149,7 +159,7 @@ def test_the_options_are_the_loaders() -> None:
         return {one.name: (one.kind, one.default) for one in parameters}
 
     loaders = options(ShardLoader)
-    assert len(loaders) <= 20
+    assert len(loaders) <= 21
     del loaders["device"], loaders["progress"]
     assert options(ShardIterable) == loaders
 
@@ -160,7 +170,7 @@ def test_every_option_reaches_the_loader(encoded: dict[str, Path], tmp_path: Pat
         "normalize": "cinic10", "batch_transform": lambda images, labels: (images, labels),
         "subset": Subset(origin="imagenet"), "order": "full", "tail": "pad", "check": "always",
         "cache": Cache("disk", max_bytes=10**6, folder=tmp_path), "on_error": "skip", "rank": 1,
-        "world_size": 3,
+        "world_size": 3, "memory_format": torch.channels_last,
     }  # fmt: skip
     assert given.keys() | {"path", "batch_size", "augment"} == {
         *inspect.signature(ShardIterable).parameters
@@ -168,7 +178,10 @@ def test_every_option_reaches_the_loader(encoded: dict[str, Path], tmp_path: Pat
     for options in (given, {"batch_size": 7, "augment": Augment(cutout=3)}):
         loader = ShardLoader(encoded["zstd"], **options)
         ours = ShardIterable(encoded["zstd"], **options)._own_loader()
-        for name in ("workers", "rank", "batch_size", "batch_transform", "cache", "world_size"):
+        for name in (
+            "workers", "rank", "batch_size", "batch_transform", "cache", "world_size",
+            "memory_format",
+        ):  # fmt: skip
             if name in options or name == "batch_size":
                 assert getattr(ours, name) == getattr(loader, name)
         assert ours.state_dict() == loader.state_dict()

@@ -51,7 +51,7 @@ def keys_left(shards: Path, split: str, *, seed: int = 0, **subset: Any) -> list
     for batch in loader:
         keys += columns.keys[batch.indices.numpy()].tolist()
         np.testing.assert_array_equal(columns.labels[batch.indices], batch.labels)
-        for image, key in zip(batch.images, keys[-len(batch) :], strict=True):
+        for image, key in zip(batch.images, keys[-batch.num_samples :], strict=True):
             with Image.open(shards.parent / "tree" / f"{key}.png") as png:
                 expected = np.asarray(png.convert("RGB")).transpose(2, 0, 1)
             np.testing.assert_array_equal(image, expected)

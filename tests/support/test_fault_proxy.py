@@ -176,7 +176,7 @@ def test_a_server_that_dies_in_an_epoch(
         workers = loader.workers
         assert 0 < proxy.counts["503"] <= loader.dataset.reader.num_blocks + 2 * workers
         proxy.faults.chances = {}
-        assert sum(map(len, loader)) == 8 * len(loader)
+        assert sum(batch.num_samples for batch in loader) == 8 * len(loader)
 
 
 def test_a_job_with_every_fault(demo_tree: Path, demo_shards: Path, seaweedfs: S3Server) -> None:

@@ -198,7 +198,7 @@ def few_open_files() -> Iterator[None]:
 
 def read_epoch(shards: Path) -> None:
     loader = ShardLoader(shards, split="train+valid", batch_size=16, tail="short")
-    assert sum(len(batch) for batch in loader) == 40
+    assert sum(batch.num_samples for batch in loader) == 40
 
 
 USES: dict[str, Callable[[Path, Path], object]] = {

@@ -3,13 +3,24 @@
 import numpy as np
 
 from cinic_shards.codec.kernels.base import kernel, mix, part
-from cinic_shards.codec.kernels.memory import bytes_at, copy_bytes, images_at, prefetch
+from cinic_shards.codec.kernels.memory import (
+    AT_ONCE,
+    FLOATS_AT_ONCE,
+    bytes_at,
+    copy_bytes,
+    images_at,
+    prefetch,
+    scale_bytes,
+    split_channels,
+)
 
 _ONE = np.uint64(1)
 _TWO = np.uint64(2)
 _THREE = np.uint64(3)
 _CACHE_LINE = 64
 """Bytes. On a CPU with a different size, this only costs time."""
+_PIXELS_OF_LINES = 64
+"""Pixels of 3 bytes in three cache lines."""
 
 
 @kernel
@@ -25,21 +36,43 @@ def gather_images(addresses, out):
         copy_bytes(to + i * size, addresses[i], size)
 
 
+@part
+def _gather_planes(addresses, out):
+    """Copy the image at each of N addresses, (H, W, 3), to ``out`` uint8 (N, 3, H, W)."""
+    num_images, _, height, width = out.shape
+    plane = height * width
+    to = out.ctypes.data
+    for i in range(num_images):
+        following = addresses[min(i + 1, num_images - 1)]
+        for start in range(0, plane, _PIXELS_OF_LINES):
+            prefetch(following + 3 * start)
+            prefetch(following + 3 * start + _CACHE_LINE)
+            prefetch(following + 3 * start + 2 * _CACHE_LINE)
+            count = min(_PIXELS_OF_LINES, plane - start)
+            split_channels(
+                addresses[i] + 3 * start, count, False, to + 3 * i * plane + start, plane
+            )
+
+
 @kernel
-def gather_into(addresses, buffers, counts, like):
-    """Call ``gather_images`` for several buffers: returning to Python in between takes long.
+def gather_into(addresses, buffers, counts, planar, like):
+    """Gather images into several buffers: returning to Python in between takes long.
 
     Args:
         addresses: int64 (N,), addresses of the images of all buffers, in their order.
         buffers: int64 (B,), addresses of the buffers, which are overwritten.
         counts: int64 (B,), images in each.
+        planar: True for buffers of shape (n, 3, H, W), False for (n, H, W, 3).
         like: an array of one buffer, or any with its dtype and image size.
     """
     stop = 0
     for buffer in range(len(buffers)):
         start, stop = stop, stop + counts[buffer]
         out = images_at(buffers[buffer], (counts[buffer], *like.shape[1:]), like)
-        gather_images(addresses[start:stop], out)
+        if planar:
+            _gather_planes(addresses[start:stop], out)
+        else:
+            gather_images(addresses[start:stop], out)
 
 
 @kernel
@@ -143,16 +176,71 @@ def augment_images(addresses, draws, padding, cutout, fill, table, line, out):
                         out[i, y, x, channel] = value if table is None else table[channel, value]
 
 
+@part
+def augment_planes(addresses, draws, padding, cutout, fill, table, line, out):
+    """Do the same as ``augment_images``, with an ``out`` of shape (N, 3, H, W)."""
+    num_images, _, height, width = out.shape
+    flat = out.reshape(-1)
+    plane = height * width
+    padded_width = width + 2 * padding
+    padded_plane = (height + 2 * padding) * padded_width
+    # The border stays black: only the inside is written.
+    padded = np.zeros(3 * padded_plane, np.uint8)
+    inside = padding * padded_width + padding
+    rest = width % AT_ONCE
+    for i in range(num_images):
+        following = addresses[min(i + 1, num_images - 1)]
+        flip = draws[i, 2] == 1
+        for y in range(height):
+            to = padded.ctypes.data + inside + y * padded_width
+            split_channels(addresses[i] + 3 * y * width, width, flip, to, padded_plane)
+        left = 2 * padding - draws[i, 1] if flip else draws[i, 1]
+        for channel in range(3):
+            for y in range(height):
+                row = channel * padded_plane + (draws[i, 0] + y) * padded_width + left
+                start = (channel * height + y) * width  # in the planes of an image
+                to = 3 * i * plane + start
+                for line_start in range(start, start + width, _CACHE_LINE):
+                    prefetch(following + line_start)
+                if table is None:
+                    for x in range(0, width - rest, AT_ONCE):
+                        copy_bytes(flat.ctypes.data + to + x, padded.ctypes.data + row + x, AT_ONCE)
+                    for x in range(width - rest, width):
+                        flat[to + x] = padded[row + x]
+                elif line is None:
+                    for x in range(np.uint64(width)):
+                        flat[np.uint64(to) + x] = table[channel, padded[np.uint64(row) + x]]
+                else:
+                    scale, offset = line[0, channel], line[1, channel]
+                    for x in range(0, width - rest, FLOATS_AT_ONCE):
+                        at = flat.ctypes.data + 4 * (to + x)
+                        scale_bytes(padded.ctypes.data + row + x, scale, offset, at)
+                    for x in range(width - rest, width):
+                        flat[to + x] = np.float32(np.float64(padded[row + x]) * scale + offset)
+        if cutout > 0:
+            top = draws[i, 3] - cutout // 2
+            left = draws[i, 4] - cutout // 2
+            for channel in range(3):
+                value = fill[channel]
+                for y in range(max(top, 0), min(top + cutout, height)):
+                    for x in range(max(left, 0), min(left + cutout, width)):
+                        out[i, channel, y, x] = value if table is None else table[channel, value]
+
+
 @kernel
-def augment_into(addresses, draws, padding, cutout, fill, table, line, buffers, counts, like):
+def augment_into(
+    addresses, draws, padding, cutout, fill, table, line, buffers, counts, planar, like
+):
     """Call ``augment_images`` for several buffers; see there and ``gather_into``."""
     stop = 0
     for buffer in range(len(buffers)):
         start, stop = stop, stop + counts[buffer]
         out = images_at(buffers[buffer], (counts[buffer], *like.shape[1:]), like)
-        augment_images(
-            addresses[start:stop], draws[start:stop], padding, cutout, fill, table, line, out
-        )
+        some, their_draws = addresses[start:stop], draws[start:stop]
+        if planar:
+            augment_planes(some, their_draws, padding, cutout, fill, table, line, out)
+        else:
+            augment_images(some, their_draws, padding, cutout, fill, table, line, out)
 
 
 @kernel
