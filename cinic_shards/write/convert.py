@@ -12,13 +12,18 @@ import numpy as np
 
 from cinic_shards.codec import ENCODINGS, find_encoding
 from cinic_shards.errors import OptionError
-from cinic_shards.format import Manifest, SplitInfo
+from cinic_shards.format import Manifest
 from cinic_shards.jobs import Progress
 from cinic_shards.options import checked
 from cinic_shards.read.open import read_manifest
 from cinic_shards.store import Store, StoreLike, open_store
 from cinic_shards.tree.listing import Listing
-from cinic_shards.write.cut import cut_into_shards, is_cut_by_default, stated_shard_size
+from cinic_shards.write.cut import (
+    cut_into_shards,
+    is_cut_by_default,
+    keeps_shards,
+    stated_shard_size,
+)
 from cinic_shards.write.dataset import (
     Recipe,
     check_output,
@@ -99,10 +104,12 @@ def convert(
     sizes = _new_sizes(manifest, options)
     recipe = _recipe(store, manifest, options, sizes)
     check_output(target, overwrite)
-    if not store.is_local and (cut := [s.name for s in manifest.splits if not _is_cut(s, sizes)]):
+    if not store.is_local and not all(
+        keeps_shards(split, sizes[split.name]) for split in manifest.splits if sizes
+    ):
         warn(
-            f"{target}: the shards of {', '.join(cut)} get other sizes, for which those of {store} "
-            "may be fetched several times; copying the dataset to a disk first may be faster"
+            f"{target}: shards of new sizes are made, for which those of {store} may be fetched "
+            "several times; copying the dataset to a disk first may be faster"
         )
     return write_dataset(
         target,
@@ -121,14 +128,6 @@ def _new_sizes(manifest: Manifest, options: PackOptions) -> dict[str, int] | Non
     if options.has_default_cut and not is_cut_by_default(manifest):
         return None
     return options.shard_sizes({split.name: split.num_samples for split in manifest.splits})
-
-
-def _is_cut(split: SplitInfo, sizes: Mapping[str, int] | None) -> bool:
-    """Return True if a split's shards have the new size already."""
-    if sizes is None:
-        return True
-    cut = cut_into_shards(split.name, np.arange(split.num_samples), sizes[split.name])
-    return [shard.num_samples for shard in split.shards] == [len(rows) for _, rows in cut]
 
 
 def _recipe(
@@ -160,7 +159,7 @@ def _inputs(
 ) -> Iterator[tuple[str, str, ShardInput]]:
     make_input = partial(PackedInput, store, manifest.classes, layout.image_shape)
     for split in manifest.splits:
-        if sizes is None or _is_cut(split, sizes):
+        if sizes is None or keeps_shards(split, sizes[split.name]):
             for shard in split.shards:
                 rows = np.arange(shard.num_samples)
                 samples = make_input(
@@ -169,14 +168,17 @@ def _inputs(
                 )  # fmt: skip
                 yield split.name, shard.name, samples
             continue
-        stops = np.cumsum([shard.num_samples for shard in split.shards])
-        cut = cut_into_shards(split.name, np.arange(split.num_samples), sizes[split.name])
-        for name, rows in cut:
+        counts = np.array([shard.num_samples for shard in split.shards])
+        stops = np.cumsum(counts)
+        for name, cut in cut_into_shards(split.name, split.num_samples, sizes[split.name]):
+            rows = np.arange(cut.start, cut.stop)
             number = np.searchsorted(stops, rows, side="right")
             used, position = np.unique(number, return_inverse=True)
-            shards = tuple((split.name, split.shards[i]) for i in used.tolist())
-            starts = stops - [shard.num_samples for shard in split.shards]
-            samples = make_input(split.name, shards, position, rows - starts[number], 1, False)
+            shards = tuple((split.name, split.shards[old]) for old in used.tolist())
+            # The shard has at least one class; only the indexes show which.
+            samples = make_input(
+                split.name, shards, position, rows - (stops - counts)[number], 1, False
+            )
             yield split.name, name, samples
 
 

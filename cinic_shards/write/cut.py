@@ -2,12 +2,9 @@
 
 from collections.abc import Iterable, Iterator, Mapping
 
-import numpy as np
-from numpy.typing import NDArray
-
 import cinic_shards.format as fmt
 from cinic_shards.errors import OptionError
-from cinic_shards.format import Manifest
+from cinic_shards.format import Manifest, SplitInfo
 
 MOST_BLOCKS = 10
 """The most blocks in a shard, by default."""
@@ -129,17 +126,22 @@ def stated_shard_size(num_samples: Mapping[str, int], sizes: Mapping[str, int]) 
     return max(min(sizes[split], n) for split, n in num_samples.items())
 
 
-def cut_into_shards(
-    split: str, order: NDArray[np.int64], shard_size: int
-) -> Iterator[tuple[str, NDArray[np.int64]]]:
+def cut_into_shards(split: str, num_samples: int, shard_size: int) -> Iterator[tuple[str, slice]]:
     """Yield name and rows of each shard of a split.
 
     Args:
         split: the split's name.
-        order: the split's rows in packing order, shape (N,).
+        num_samples: samples in the split.
         shard_size: samples per shard; the last may have fewer.
     """
-    num_shards = -(-len(order) // shard_size)
-    for shard_index in range(num_shards):
-        start = shard_index * shard_size
-        yield fmt.shard_name(split, shard_index, num_shards), order[start : start + shard_size]
+    num_shards = -(-num_samples // shard_size)
+    for number in range(num_shards):
+        start = number * shard_size
+        stop = min(start + shard_size, num_samples)
+        yield fmt.shard_name(split, number, num_shards), slice(start, stop)
+
+
+def keeps_shards(split: SplitInfo, shard_size: int) -> bool:
+    """Return True if a split's shards have ``shard_size`` samples, and the last one the rest."""
+    *full, last = [shard.num_samples for shard in split.shards]
+    return set(full) <= {shard_size} and last <= shard_size

@@ -60,7 +60,7 @@ class Recipe:
     changes: Callable[[], Sequence[str]] = lambda: ()
     """Returns the changes to the input since it was listed, one text per change."""
     input_options: dict[str, Any] = field(default_factory=dict)
-    """Options of how the input is read, which only the journal states."""
+    """Options that only the journal states: how the input is read, the shard size of each split."""
 
 
 OpenRecipe = Callable[[Store, Executor], AbstractContextManager[Recipe]]

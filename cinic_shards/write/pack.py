@@ -245,8 +245,8 @@ def _shards(
 ) -> Iterator[tuple[str, str, ShardInput]]:
     for split, records in tree.splits.items():
         order = packing_order(records.keys, seed)
-        for name, rows in cut_into_shards(split, order, sizes[split]):
-            yield split, name, FileInput(records.take(rows))
+        for name, rows in cut_into_shards(split, len(order), sizes[split]):
+            yield split, name, FileInput(records.take(order[rows]))
 
 
 def packing_order(keys: list[str], seed: int) -> NDArray[np.int64]:

@@ -66,7 +66,7 @@ def select(
 
     Labels do not change, even if a class has no samples left. PNGs are copied, and so are blocks
     that keep all their samples. A joined or renamed split has the packing order of its new keys;
-    other splits keep their order, and their shards if they keep all samples.
+    other splits keep their order.
 
     Args:
         path: the dataset's folder, URL or open store.
@@ -200,7 +200,8 @@ def _shards(
     make_input = partial(PackedInput, dataset.store, dataset.manifest.classes, shape)
     for new in chosen:
         order = packing_order(new.keys, options.seed)
-        for name, rows in cut_into_shards(new.name, order, sizes[new.name]):
+        for name, cut in cut_into_shards(new.name, len(order), sizes[new.name]):
+            rows = order[cut]
             used, position = np.unique(new.shard[rows], return_inverse=True)
             shards = tuple(new.shards[number] for number in used.tolist())
             num_classes = len(np.unique(new.labels[rows]))
