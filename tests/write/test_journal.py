@@ -9,7 +9,6 @@ import sys
 import textwrap
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ import pytest
 
 from cinic_shards.errors import OutputError, StoreError, TreeError
 from cinic_shards.format import PACKING_FOLDER
+from cinic_shards.jobs.threads import ThreadPool
 from cinic_shards.read.dataset import Dataset
 from cinic_shards.store import LocalStore
 from cinic_shards.write.journal import Journal
@@ -305,7 +305,7 @@ def test_killed_at_any_moment(
     ("kind", "method", "message"),
     [
         (LocalStore, "take", "run the same command again to resume"),
-        (ThreadPoolExecutor, "shutdown", " is complete"),
+        (ThreadPool, "close", " is complete"),
     ],
 )
 def test_ctrl_c_reports_the_state_of_the_output(
