@@ -13,6 +13,7 @@ from make_demo_tree import make_tree
 
 from cinic_shards import cli, options
 from cinic_shards.codec import ENCODINGS
+from cinic_shards.store import system
 from cinic_shards.write.pack import PackOptions, pack
 from tests.support import servers
 from tests.support.command import Outcome, Run
@@ -26,6 +27,18 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--kills", default="4", help="kills of each command; default: 4")
     group.addoption("--secrets-step", default="13", help="test every n-th case; default: 13")
     group.addoption("--results", type=Path, help="write a JSON line for each test")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_syncs() -> Iterator[None]:
+    """Do not wait for the disk, which takes most of the time of a small packing.
+
+    Processes that tests start do wait; tests/support/disk.py notes the calls for power cuts.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda descriptor: None)
+        patch.setattr(system, "_syncfs", lambda descriptor: None)
+        yield
 
 
 @pytest.fixture

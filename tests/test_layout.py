@@ -76,9 +76,13 @@ def imported(tree: ast.AST) -> Iterator[str]:
                 yield full if full.removeprefix("cinic_shards.") in TREES else node.module
 
 
+IMPORTED = {name: {*imported(tree)} for name, tree in TREES.items()}
+"""Module -> full names of all modules that it imports."""
+
+
 def own_imports(name: str) -> set[str]:
     """Modules of this package that one of its modules imports."""
-    found = {full for full in imported(TREES[name]) if full.partition(".")[0] == "cinic_shards"}
+    found = {full for full in IMPORTED[name] if full.partition(".")[0] == "cinic_shards"}
     return {full.removeprefix("cinic_shards").removeprefix(".") for full in found}
 
 
@@ -111,7 +115,7 @@ def test_libraries_are_imported_only_by_their_owners(library: str) -> None:
     found = {
         folder_of(name)
         for name, tree in TREES.items()
-        if any(f"{full}.".startswith(f"{library}.") for full in imported(tree))
+        if any(f"{full}.".startswith(f"{library}.") for full in IMPORTED[name])
         and not (library == "struct" and only_names_its_error(tree))
     }
     assert found <= ALONE[library]

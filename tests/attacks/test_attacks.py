@@ -25,8 +25,8 @@ pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="NOT RUN: no pro
 Results = dict[str, list[dict[str, Any]]]
 
 
-SAMPLE = [*ATTACKS][::24]
-"""A few attacks of each type; tests/acceptance runs all."""
+SAMPLE = [*{name.partition(":")[0]: name for name in [*ATTACKS][::2]}.values()]
+"""An attack of each type; tests/acceptance runs all."""
 
 
 def run_attacks(names: list[str], folder: Path) -> Results:

@@ -47,10 +47,10 @@ Draw = Callable[[st.SearchStrategy[T]], T]
 
 
 def explore(holds: Callable[[Any], None], inputs: st.SearchStrategy[Any], examples: int) -> None:
-    """Try a property on ``examples`` inputs, or repeatedly for ``SECONDS`` if that is set."""
+    """Try a property on a third of ``examples`` inputs; on all, and repeatedly, for ``SECONDS``."""
     end = time.monotonic() + SECONDS
     once = settings(
-        max_examples=examples,
+        max_examples=examples if SECONDS else examples // 3,
         deadline=None,
         database=None,
         derandomize=not SECONDS,

@@ -279,11 +279,13 @@ CASES = [
 
 
 @pytest.mark.filterwarnings("ignore:.*damaged samples skipped")
+@pytest.mark.parametrize("part", [0, *(pytest.param(n, marks=pytest.mark.real) for n in (1, 2))])
 @pytest.mark.parametrize("reader", READERS)
 def test_every_reader_names_the_damaged_samples(
-    intact: dict[str, Path], tmp_path: Path, reader: str
+    intact: dict[str, Path], tmp_path: Path, reader: str, part: int
 ) -> None:
-    for number, (encoding, damage) in enumerate(CASES):
+    first = [*READERS].index(reader) + part  # different readers have different cases
+    for number, (encoding, damage) in enumerate(CASES[first % 3 :: 3]):
         shards = Path(shutil.copytree(intact[encoding], tmp_path / f"{number}"))
         DAMAGE[damage](shards)
         keys = Dataset(shards).split("train")._indexes[1].keys

@@ -314,7 +314,7 @@ def test_a_different_seed_gives_a_different_draw(
     ("workers", "options"),
     [
         (1, PackOptions(encoding="zstd", block_size=64, shard_size=256, seed=3)),
-        (2, PackOptions(shard_size=200)),
+        pytest.param(2, PackOptions(shard_size=200), marks=pytest.mark.real),
     ],
 )
 def test_shards_are_those_of_the_tree_packed(
@@ -354,7 +354,7 @@ def damage(sources: Path, stems: list[str]) -> None:
         write_tar(path, files.items())
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.real)])
 def test_photos_that_cannot_be_decoded_give_their_slots_to_the_next(
     sources: Path, demo_built: tuple[Path, Built], tmp_path: Path, workers: int
 ) -> None:

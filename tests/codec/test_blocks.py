@@ -46,6 +46,7 @@ def test_samples_order_and_fingerprint_are_the_same(packed: dict[str, Path]) -> 
         assert len({tuple(r.labels) for r in readers}) == 1
 
 
+@pytest.mark.real
 @pytest.mark.parametrize("encoding", BLOCKS)
 def test_workers_do_not_change_the_bytes(
     demo_tree: Path, packed: dict[str, Path], tmp_path: Path, encoding: str

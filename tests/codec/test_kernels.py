@@ -113,7 +113,7 @@ def test_numba_is_loaded_on_first_use_of_a_kernel() -> None:
     """) == "False\nTrue\n"  # fmt: skip
 
 
-@pytest.mark.parametrize("is_on", [True, False])
+@pytest.mark.parametrize("is_on", [True, pytest.param(False, marks=pytest.mark.real)])
 def test_loading_numba_collects_no_garbage_and_restores_the_collector(is_on: bool) -> None:
     """With torch loaded, garbage collections would double the time."""
     assert run(f"""

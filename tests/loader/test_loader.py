@@ -26,6 +26,7 @@ from cinic_shards.errors import DecodeError, FormatError, OptionError, StoreErro
 from cinic_shards.loader.augment import PLAIN, Augment
 from cinic_shards.read.dataset import Dataset
 from cinic_shards.write.pack import PackOptions, pack
+from tests.support.sampling import sampled
 
 
 @pytest.fixture
@@ -293,6 +294,7 @@ def test_ctrl_c_ends_the_process_at_once(shards: Path) -> None:
     assert errors.count("Traceback") == 1
 
 
+@pytest.mark.real
 def test_no_ctrl_c_is_lost(shards: Path) -> None:
     """Python drops an exception raised while it frees an object; a Ctrl-C must not come there."""
     script = f"""
@@ -511,9 +513,10 @@ def test_skipped_samples_are_counted_and_reported(
     assert len(loader) == len(unchecked)
 
 
-@pytest.mark.parametrize("cache", ["none", "ram", "device"])
-@pytest.mark.parametrize("device", [None, "cpu"])
-@pytest.mark.parametrize("normalize", [False, True])
+@pytest.mark.parametrize(
+    ("cache", "device", "normalize"),
+    sampled(itertools.product(["none", "ram", "device"], [None, "cpu"], [True, False])),
+)
 def test_a_batch_whose_samples_are_all_skipped_has_one_black_image(
     damaged: tuple[Path, int, int], normalize: bool, device: str | None, cache: Any
 ) -> None:

@@ -553,6 +553,7 @@ def test_abandoned_iterators_leave_nothing(encoded: dict[str, Path]) -> None:
     assert (threading.active_count(), len(os.listdir("/proc/self/fd"))) == counts
 
 
+@pytest.mark.real
 def test_iterators_that_the_garbage_collector_closes(encoded: dict[str, Path]) -> None:
     """The collector runs in any thread, which must not wait for another, or for itself."""
     script = f"""
@@ -581,6 +582,7 @@ def test_iterators_that_the_garbage_collector_closes(encoded: dict[str, Path]) -
     assert (done.returncode, done.stdout, done.stderr) == (0, "1 36\n", "")
 
 
+@pytest.mark.real
 def test_an_iterator_closed_while_its_thread_compiles(encoded: dict[str, Path]) -> None:
     """The collector must not wait here either: the iterator's threads may wait for the compiler."""
     script = f"""

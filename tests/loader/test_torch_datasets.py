@@ -30,7 +30,9 @@ def facts(batches: Any) -> list[tuple[list[int], bytes]]:
     return [(b.indices.tolist(), b.images.contiguous().numpy().tobytes()) for b in batches]
 
 
-@pytest.mark.parametrize("num_workers", [0, 1, 2, 3])
+@pytest.mark.parametrize(
+    "num_workers", [0, *(pytest.param(n, marks=pytest.mark.real) for n in (1, 2)), 3]
+)
 @pytest.mark.parametrize("encoding", ["png", "zstd"])
 def test_any_number_of_workers_makes_the_loaders_batches(
     encoded: dict[str, Path], num_workers: int, encoding: str
@@ -72,6 +74,7 @@ def test_persistent_and_spawned_workers(encoded: dict[str, Path]) -> None:
         del batches
 
 
+@pytest.mark.real
 def test_workers_agree_on_the_epoch_whatever_came_before(encoded: dict[str, Path]) -> None:
     loader = ShardLoader(encoded["raw"], batch_size=20)
     epochs = [facts(loader) for _ in range(12)]
@@ -189,7 +192,7 @@ def test_every_option_reaches_the_loader(encoded: dict[str, Path], tmp_path: Pat
         assert ours._batch_maker()._skips_damaged == loader._batch_maker()._skips_damaged
 
 
-@pytest.mark.parametrize("num_workers", [0, 2])
+@pytest.mark.parametrize("num_workers", [0, pytest.param(2, marks=pytest.mark.real)])
 @pytest.mark.parametrize(
     ("done", "version"), [(0, 2), (1, 2), (4, 2), (8, 2), (9, 2), ("all", 2), (4, 1), ("all", 1)]
 )

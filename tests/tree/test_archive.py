@@ -8,12 +8,11 @@ import shutil
 import signal
 import stat
 import struct
-import subprocess
-import sys
 import tarfile
 import time
 import zipfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -731,16 +730,13 @@ def test_an_interruption_leaves_nothing(
 
 def kill_packing(archive: Path, out: Path, *, when: str) -> None:
     """Kill a process at the first progress report of an activity."""
-    script = f"""
-import os, signal
-from cinic_shards.write.pack import PackOptions, pack
-def progress(doing, done, total):
-    if doing == {when!r} and done:
-        os.kill(os.getpid(), signal.SIGKILL)
-pack({str(archive)!r}, {str(out)!r}, PackOptions(shard_size=40), workers=1, progress=progress)
-"""
-    result = subprocess.run([sys.executable, "-c", script])
-    assert result.returncode == -signal.SIGKILL
+
+    def progress(doing: str, done: int, total: int) -> None:
+        if doing == when and done:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    work = partial(pack, archive, out, PackOptions(shard_size=40), workers=1, progress=progress)
+    assert run_forked(work) == -signal.SIGKILL
     assert list(out.rglob(f"*{spool.SPOOL_SUFFIX}"))
 
 

@@ -10,7 +10,6 @@ import struct
 import subprocess
 import sys
 import tarfile
-import textwrap
 import time
 import warnings
 import zlib
@@ -40,6 +39,7 @@ from cinic_shards.read.dataset import Dataset
 from cinic_shards.write.pack import PackOptions, pack, packing_order
 from tests.support.files import PAGE, PNG, digests, files_of, write
 from tests.support.odd_pngs import RGB, damaged_pngs, encode_png, odd_pngs
+from tests.support.processes import run_forked
 
 
 def unpack(shards: Path, into: Path) -> dict[str, bytes]:
@@ -354,7 +354,7 @@ def test_the_fingerprint_depends_on_samples_alone(
 # --- The same tree gives the same bytes -------------------------------------------------------
 
 
-@pytest.mark.parametrize("workers", [2, 3])
+@pytest.mark.parametrize("workers", [2, pytest.param(3, marks=pytest.mark.real)])
 def test_any_number_of_workers_gives_the_same_bytes(
     demo_tree: Path, demo_shards: Path, out: Path, workers: int
 ) -> None:
@@ -528,7 +528,7 @@ def test_fewer_than_one_worker_is_rejected(small_tree: Path, out: Path, workers:
 # --- Trees that cannot be packed --------------------------------------------------------------
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.real)])
 def test_all_damaged_images_are_reported_at_once(
     demo_tree: Path, tmp_path: Path, out: Path, workers: int
 ) -> None:
@@ -787,7 +787,7 @@ def test_a_disk_that_is_too_small_is_rejected_before_writing(
     assert re.search(said, message)
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.real)])
 def test_a_disk_that_is_full_while_shards_are_written(
     tmp_path: Path, mount_disk: Callable[[int], Path], workers: int
 ) -> None:
@@ -891,7 +891,7 @@ def test_the_message_says_how_to_start_over(demo_tree: Path, out: Path) -> None:
     pack(demo_tree, out, PackOptions(shard_size=9), workers=1)
 
 
-@pytest.mark.parametrize("when", [0, 7])
+@pytest.mark.parametrize("when", [0, pytest.param(7, marks=pytest.mark.real)])
 def test_an_interruption_ends_the_workers_first(demo_tree: Path, out: Path, when: int) -> None:
     """No worker may still write after the call has ended."""
     out.mkdir()  # so that it is kept, and files that a worker still wrote would be found
@@ -930,14 +930,18 @@ def test_a_killed_process_leaves_nothing_that_looks_complete(
     if old:
         pack(small_tree, out, workers=1, warn=lambda text: None)
     before = digests(out)
-    script = f"""
-        import os
-        from cinic_shards.write.pack import PackOptions, pack
-        pack({str(demo_tree)!r}, {str(out)!r}, PackOptions(shard_size=7), workers=1, overwrite=True,
-             progress=lambda doing, done, total: doing == "pack" and done and os._exit(9))
-    """
-    result = subprocess.run([sys.executable, "-c", textwrap.dedent(script)])
-    assert result.returncode == 9
+
+    def progress(doing: str, done: int, total: int) -> None:
+        if doing == "pack" and done:
+            os._exit(9)
+
+    options = PackOptions(shard_size=7)
+    assert (
+        run_forked(
+            lambda: pack(demo_tree, out, options, workers=1, overwrite=True, progress=progress)
+        )
+        == 9
+    )
     left = digests(out)
     assert {path: digest for path, digest in left.items() if "/" not in path} == before
     assert len(left) > len(before) and not any(path.endswith("/manifest.json") for path in left)

@@ -16,7 +16,7 @@ from tests.support.files import files_of, flip
 from tests.support.indexes import rewrite_index, with_key
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.real)])
 def test_the_tree_is_restored(
     demo_tree: Path, demo_shards: Path, tmp_path: Path, workers: int
 ) -> None:
@@ -131,7 +131,7 @@ def test_a_damaged_sample_is_named_and_the_others_written(
         unpack(shards, tmp_path / "out", workers=1)
     written = files_of(tmp_path / "out")
     assert len(written) == 269
-    assert all(files_of(demo_tree)[path] == data for path, data in written.items())
+    assert written.items() <= files_of(demo_tree).items()
 
 
 @pytest.mark.parametrize(
