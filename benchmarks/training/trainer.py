@@ -168,6 +168,8 @@ class Run:
         return result
 
     def _train_epoch(self) -> None:
+        if self.loader.epoch > len(self.history):  # it was stopped after the epoch's last step
+            return
         sums = self.sums
         seconds_before, waited_before = sums.training_seconds, sums.waiting_seconds
 

@@ -361,7 +361,7 @@ def test_two_ranks_see_the_same_global_batches(
     two = [batches_of_rank(shards, tmp_path, rank, 2, monkeypatch) for rank in range(2)]
     assert len(one) == len(two[0]) == len(two[1]) == 12
     for joint, *parts in zip(one, *two, strict=True):
-        assert [len(part) for part in parts] == [22, 23]
+        assert [part.num_samples for part in parts] == [22, 23]
         for name in ("indices", "labels", "images"):
             joined = torch.cat([getattr(part, name) for part in parts])
             assert torch.equal(joined, getattr(joint, name))
