@@ -407,7 +407,7 @@ def test_a_damaged_note_of_the_dataset_does_not_hide_a_cache(
     packed: dict[str, Path], tmp_path: Path, run: Run
 ) -> None:
     (disk_cache(packed, tmp_path).path / "dataset").write_bytes(b"\xff\xfe\0")
-    assert "1 caches" in run("cache", "--folder", tmp_path).out
+    assert "1 cache, " in run("cache", "--folder", tmp_path).out
     assert "deleted" in run("cache", "--folder", tmp_path, "--clear").out
 
 

@@ -234,7 +234,7 @@ def test_a_padded_step_of_the_first_version_has_its_parts(encoded: dict[str, Pat
         )
         loader.load_state_dict(loader.state_dict() | {"plan_version": 1, "step": 12})
         full, last = loader
-        sizes.append((len(full), len(last), int(last.valid.sum())))
+        sizes.append((full.num_samples, last.num_samples, int(last.valid.sum())))
     assert sizes == [
         (1, 1, 1), (2, 2, 1), (1, 2, 2), (2, 2, 1), (2, 2, 1), (1, 2, 2), (2, 2, 1), (2, 2, 2)
     ]  # fmt: skip
