@@ -218,11 +218,14 @@ class ShardLoader(Resumable):
         return dict(self._maker.skipped) if self._maker is not None else {}
 
     def __repr__(self) -> str:
-        rank, world_size = self._planner.world
+        try:
+            rank, world_size = self._planner.world
+            parts = f"global_batch_size={self.global_batch_size}, rank {rank} of {world_size}"
+        except OptionError:  # the launcher's variables are incomplete so far
+            parts = "ranks unknown"
         return (
             f"ShardLoader({str(self.dataset.store)!r}, {self.dataset.reader.name!r}: "
-            f"{self.num_samples:,} samples, global_batch_size={self.global_batch_size}, "
-            f"epoch={self.epoch}, rank {rank} of {world_size})"
+            f"{self.num_samples:,} samples, epoch={self.epoch}, {parts})"
         )
 
     def __len__(self) -> int:

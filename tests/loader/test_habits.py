@@ -226,11 +226,15 @@ def test_a_dataloader_of_a_loader(encoded: dict[str, Path]) -> None:
     assert facts(DataLoader(again.dataset, batch_size=None)) == expected  # from the epoch's start
 
 
-def test_a_repr_is_one_useful_line(encoded: dict[str, Path]) -> None:
+def test_a_repr_is_one_useful_line(
+    encoded: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
     loader = ShardLoader(encoded["png"], batch_size=20)
-    expected = r"180 samples, global_batch_size=20, epoch=0, rank 0 of 1"
-    assert repr(loader) == f"ShardLoader({str(encoded['png'])!r}, 'train': {expected})"
+    start = f"ShardLoader({str(encoded['png'])!r}, 'train': 180 samples, epoch=0, "
+    assert repr(loader) == f"{start}global_batch_size=20, rank 0 of 1)"
     assert repr(loader.as_dataloader()) == f"TrainerLoader({loader!r})"
+    monkeypatch.setenv("WORLD_SIZE", "2")  # without RANK
+    assert repr(loader) == f"{start}ranks unknown)"
 
 
 def test_help_and_tab_completion_show_the_public_names() -> None:
