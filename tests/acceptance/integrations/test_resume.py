@@ -95,8 +95,13 @@ def test_fabric(shards: Path, expected: Seen, stop: str, tmp_path: Path) -> None
     assert stopped.batches + resumed.batches == expected.batches[: 2 * num_steps]
 
 
-@pytest.mark.parametrize("how", ["state", "register", "skip"])
-@pytest.mark.parametrize("stop", STOPS)
+@pytest.mark.parametrize(
+    ("how", "stop"),
+    [
+        *(("state", stop) for stop in STOPS),
+        *((how, stop) for how in ("register", "skip") for stop in ("last", "second")),
+    ],
+)
 def test_accelerate(shards: Path, expected: Seen, stop: str, how: str, tmp_path: Path) -> None:
     """The last group of accumulated gradients of an epoch is incomplete, and makes a step too."""
     needs("accelerate")
