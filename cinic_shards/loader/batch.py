@@ -6,12 +6,11 @@ from typing import Any, NoReturn, Self
 import torch
 from torch.utils import _pytree as pytree
 
-from cinic_shards.errors import OptionError
-
 _KEY = "_cinic_shards_batch"
 """Name of a label tensor's attribute: the batch's ``indices``, ``valid`` and ``loss_scale``."""
 
 _Extras = tuple[torch.Tensor, torch.Tensor, float]
+_new_tuple = tuple.__new__
 
 
 class Batch(tuple[torch.Tensor, torch.Tensor]):
@@ -46,21 +45,15 @@ class Batch(tuple[torch.Tensor, torch.Tensor]):
         valid: torch.Tensor | None = None,
         loss_scale: float | None = None,
     ) -> Self:
-        self = tuple.__new__(cls, (images, labels))
-        has_attributes = isinstance(labels, torch.Tensor)
-        if indices is not None and valid is not None and loss_scale is not None:
-            self._extras = indices, valid, loss_scale
-            if has_attributes:
-                labels.__dict__[_KEY] = self._extras
-        elif indices is None and valid is None and loss_scale is None:
-            self._extras = labels.__dict__.get(_KEY) if has_attributes else None
-            if has_attributes and (images.ndim, labels.ndim) == (5, 2):  # stacked by a collation
-                raise OptionError(
-                    "a DataLoader joins batches to batches of batches; give it batch_size=None: "
-                    "DataLoader(ShardIterable(...), batch_size=None)"
-                )
+        self = _new_tuple(cls, (images, labels))
+        if indices is None or valid is None or loss_scale is None:
+            if not (indices is None and valid is None and loss_scale is None):
+                raise TypeError("Batch: give all of indices, valid and loss_scale, or none of them")
+            self._extras = labels.__dict__.get(_KEY) if isinstance(labels, torch.Tensor) else None
         else:
-            raise TypeError("Batch: give all of indices, valid and loss_scale, or none of them")
+            self._extras = extras = indices, valid, loss_scale
+            if isinstance(labels, torch.Tensor):
+                labels.__dict__[_KEY] = extras
         return self
 
     @property
@@ -100,7 +93,7 @@ class Batch(tuple[torch.Tensor, torch.Tensor]):
     @property
     def num_samples(self) -> int:
         """N. The length of the batch itself is 2."""
-        return self.labels.size(0)  # len() of a tensor takes a microsecond
+        return self[1].size(0)  # len() of a tensor takes a microsecond
 
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> "Batch":
         """Return the batch on a device; ``indices`` stay on the CPU."""

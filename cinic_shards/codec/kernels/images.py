@@ -195,9 +195,12 @@ def augment_planes(addresses, draws, padding, cutout, fill, table, line, out):
             to = padded.ctypes.data + inside + y * padded_width
             split_channels(addresses[i] + 3 * y * width, width, flip, to, padded_plane)
         left = 2 * padding - draws[i, 1] if flip else draws[i, 1]
+        corner = draws[i, 0] * padded_width + left
         for channel in range(3):
+            scale = 0.0 if line is None else line[0, channel]
+            offset = 0.0 if line is None else line[1, channel]
             for y in range(height):
-                row = channel * padded_plane + (draws[i, 0] + y) * padded_width + left
+                row = channel * padded_plane + corner + y * padded_width
                 start = (channel * height + y) * width  # in the planes of an image
                 to = 3 * i * plane + start
                 for line_start in range(start, start + width, _CACHE_LINE):
@@ -211,7 +214,6 @@ def augment_planes(addresses, draws, padding, cutout, fill, table, line, out):
                     for x in range(np.uint64(width)):
                         flat[np.uint64(to) + x] = table[channel, padded[np.uint64(row) + x]]
                 else:
-                    scale, offset = line[0, channel], line[1, channel]
                     for x in range(0, width - rest, FLOATS_AT_ONCE):
                         at = flat.ctypes.data + 4 * (to + x)
                         scale_bytes(padded.ctypes.data + row + x, scale, offset, at)
