@@ -6,6 +6,8 @@ from typing import Any, NoReturn, Self
 import torch
 from torch.utils import _pytree as pytree
 
+from cinic_shards.errors import OptionError
+
 _KEY = "_cinic_shards_batch"
 """Name of a label tensor's attribute: the batch's ``indices``, ``valid`` and ``loss_scale``."""
 
@@ -50,6 +52,11 @@ class Batch(tuple[torch.Tensor, torch.Tensor]):
             if not (indices is None and valid is None and loss_scale is None):
                 raise TypeError("Batch: give all of indices, valid and loss_scale, or none of them")
             self._extras = labels.__dict__.get(_KEY) if isinstance(labels, torch.Tensor) else None
+            if isinstance(labels, torch.Tensor) and (images.ndim, labels.ndim) == (5, 2):
+                raise OptionError(
+                    "a DataLoader joins batches to batches of batches; give it batch_size=None: "
+                    "DataLoader(ShardIterable(...), batch_size=None)"
+                )
         else:
             self._extras = extras = indices, valid, loss_scale
             if isinstance(labels, torch.Tensor):

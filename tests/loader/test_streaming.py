@@ -70,6 +70,11 @@ def same(one: Any, other: Any) -> bool:
     )
 
 
+def loader_threads() -> list[threading.Thread]:
+    """Threads of loaders; one that makes requests may wait for a call that Ctrl-C has stopped."""
+    return [t for t in threading.enumerate() if t.name.startswith("cinic-shards_")]
+
+
 @pytest.mark.parametrize("encoding", ENCODINGS)
 @pytest.mark.parametrize("cache", ["none", "ram", "disk", "device"])
 def test_the_same_batches_as_from_a_folder(
@@ -91,7 +96,7 @@ def test_the_same_batches_as_from_a_folder(
         assert same(remote, local)
         expected = 0 if epoch and cache != "none" else 14  # blocks
         assert len(requests) == expected == sum(requests.values())
-    assert [t for t in threading.enumerate() if "cinic-shards" in t.name] == []
+    assert loader_threads() == []
 
 
 @pytest.mark.parametrize("encoding", ENCODINGS)
@@ -288,7 +293,7 @@ def test_an_outage_that_ends_before_its_blocks_are_needed(
     store.gate = lambda: None
     found += iterator
     assert same(found, ShardLoader(small_blocks, **options))
-    assert [t for t in threading.enumerate() if "cinic-shards" in t.name] == []
+    assert loader_threads() == []
 
 
 def test_an_outage_while_the_consumer_waits_ends_the_epoch(small_blocks: Path) -> None:
