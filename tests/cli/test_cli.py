@@ -624,7 +624,7 @@ def test_workers_do_not_import_torch(demo_tree: Path, tmp_path: Path) -> None:
     (tmp_path / "broken" / "torch").mkdir(parents=True)
     (tmp_path / "broken" / "torch" / "__init__.py").write_text("raise ImportError('no torch')")
     found = run_process(
-        *("pack", demo_tree, tmp_path / "out", "--workers", "2"),
+        *("pack", demo_tree, tmp_path / "out", "--workers", "2", "--quiet"),
         PYTHONPATH=os.pathsep.join([str(tmp_path / "broken"), os.environ.get("PYTHONPATH", "")]),
     )
     assert (found.status, found.err) == (0, "")
