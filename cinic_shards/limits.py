@@ -2,7 +2,7 @@
 
 Containers, Kubernetes, SLURM and systemd limit processes in this way. All processes of a group and
 of the groups inside it share its limit, so those of a process are its own group's and every
-parent's. A limit that cannot be read or parsed counts as unknown: it is never an error.
+parent's. A limit that cannot be read or parsed is ignored.
 
 The format of the files: https://docs.kernel.org/admin-guide/cgroup-v2.html (v2),
 https://docs.kernel.org/admin-guide/cgroup-v1/memory.html and

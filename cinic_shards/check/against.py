@@ -38,8 +38,8 @@ def unpacked_images(
     Args:
         tree: the tree.
         packed: keys of the samples in all shards that can be read.
-        unreadable: split -> its shards that cannot be read. They may hold any missing image of the
-            split, so the split has only one fault, with their number.
+        unreadable: split -> its shards that cannot be read. The missing images may be in them, so
+            such a split has one fault, with the number of its missing images.
     """
     root = tree.root.resolve()
     for split, records in tree.splits.items():

@@ -19,9 +19,9 @@ from cinic_shards.loader.cache import Cache, CacheKind, as_cache
 from cinic_shards.loader.epoch import Epoch, LoaderStats, run, shown
 from cinic_shards.loader.memory import copy_ahead
 from cinic_shards.loader.pixel_source import EpochSource, PixelSource, open_pixels
-from cinic_shards.loader.plan import EpochPlan, Order, Tail
+from cinic_shards.loader.plan import EpochPlan, Order, Reading, Tail
 from cinic_shards.loader.planner import Planner
-from cinic_shards.loader.reading import Reading, announce, reading_of
+from cinic_shards.loader.reading import announce, reading_of
 from cinic_shards.loader.selected import SelectedSamples
 from cinic_shards.loader.state import STATE_VERSION, Position, Resumable
 from cinic_shards.loader.step import Step

@@ -8,8 +8,7 @@ from torch.utils.data import get_worker_info
 
 from cinic_shards.loader.cache import Cache
 from cinic_shards.loader.pixel_source import PixelSource
-from cinic_shards.loader.plan import EpochPlan
-from cinic_shards.loader.plan import Reading as Reading
+from cinic_shards.loader.plan import EpochPlan, Reading
 from cinic_shards.read.split import SplitReader
 
 _MAX_TIMES_READ = 1.5

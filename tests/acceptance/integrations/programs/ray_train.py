@@ -1,6 +1,5 @@
 """Train with Ray Train, two workers: ``ray_train.py SHARDS FOLDER STOP [resume]``."""
 
-import json
 import os
 import sys
 from pathlib import Path
@@ -10,38 +9,23 @@ os.environ.setdefault("RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS", "0")
 
 import ray
 import ray.train.torch
-import torch
 from ray.train import RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 
 
-def train(config: dict[str, Any]) -> None:
+def work(config: dict[str, Any]) -> None:
     """Train one worker; its batches are noted in a file, since Ray prints in its own way."""
     sys.path.insert(0, config["programs"])
     from contextlib import redirect_stdout
 
-    from seen import loss_of, make_loader, make_model, note
+    from seen import make_loader, make_model, train
 
     loader = make_loader(config["shards"], workers=1)
     model = ray.train.torch.prepare_model(make_model())
-    optimizer = torch.optim.SGD(model.parameters(), 0.01)
-    rank, folder = ray.train.get_context().get_world_rank(), Path(config["folder"])
-    step = 0
-    if config["resume"]:
-        loader.load_state_dict(json.loads((folder / "state.json").read_text()))
-        step = config["stop"]
-    with (folder / f"seen-{rank}-{config['resume']}").open("w") as file, redirect_stdout(file):
-        while step < 2 * len(loader) and (config["resume"] or step < config["stop"]):
-            for batch in loader:
-                note(batch, rank)
-                optimizer.zero_grad()
-                loss_of(model, batch).backward()
-                optimizer.step()
-                step += 1
-                if step == config["stop"]:
-                    break
-    if rank == 0 and not config["resume"]:
-        (folder / "state.json").write_text(json.dumps(loader.state_dict()))
+    rank = ray.train.get_context().get_world_rank()
+    path = Path(config["folder"], f"seen-{rank}-{config['resume']}")
+    with path.open("w") as file, redirect_stdout(file):
+        train(model, loader, config["folder"], rank, config["stop"], config["resume"])
 
 
 def main() -> None:
@@ -53,7 +37,7 @@ def main() -> None:
     }  # fmt: skip
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, _node_ip_address="127.0.0.1")
     trainer = TorchTrainer(
-        train,
+        work,
         train_loop_config=config,
         scaling_config=ScalingConfig(num_workers=2, use_gpu=False),
         run_config=RunConfig(storage_path=f"{folder}/ray"),

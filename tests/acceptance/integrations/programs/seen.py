@@ -3,6 +3,7 @@
 import hashlib
 import json
 import sys
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -27,6 +28,32 @@ def loss_of(model: torch.nn.Module, batch: Batch) -> torch.Tensor:
     """Mean loss of a batch."""
     images, labels = batch
     return torch.nn.functional.cross_entropy(model(images), labels)
+
+
+def train(
+    model: torch.nn.Module, loader: ShardLoader, folder: str, rank: int, stop: int, resume: bool
+) -> None:
+    """Train one rank for two epochs, noting each batch.
+
+    Without ``resume`` it ends after ``stop`` steps, and rank 0 saves the loader's state.
+    """
+    path = Path(folder, "state.json")
+    optimizer = torch.optim.SGD(model.parameters(), 0.01)
+    step = 0
+    if resume:
+        loader.load_state_dict(json.loads(path.read_text()))
+        step = stop
+    while step < 2 * len(loader) and (resume or step < stop):
+        for batch in loader:
+            note(batch, rank)
+            optimizer.zero_grad()
+            loss_of(model, batch).backward()
+            optimizer.step()
+            step += 1
+            if step == stop:
+                break
+    if rank == 0 and not resume:
+        path.write_text(json.dumps(loader.state_dict()))
 
 
 def note(batch: Batch, rank: int = 0) -> None:
