@@ -124,8 +124,8 @@ NewShardSize = Annotated[
     int | None,
     typer.Option(
         "--shard-size",
-        help="Samples in a shard; default: as in the dataset, or as `pack` if that was packed with "
-        "its default.",
+        help="Samples in a shard; default: complete splits keep their shards, new ones have those "
+        "of `pack`, but no larger than before.",
     ),
 ]
 BlockSize = Annotated[

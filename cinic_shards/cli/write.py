@@ -115,7 +115,12 @@ def convert(
     shards: Shards,
     out: Out,
     encoding: Annotated[EncodingName, typer.Option(help="New encoding; see `pack`.")],
-    shard_size: NewShardSize = None,
+    shard_size: Annotated[
+        int | None,
+        typer.Option(
+            help="Samples in a shard; default: shards are kept, or as `pack` with `--block-size`."
+        ),
+    ] = None,
     num_shards: NumShards = None,
     block_size: Annotated[
         int | None, typer.Option(help="Samples in a block; default: as in the dataset.")

@@ -18,12 +18,7 @@ from cinic_shards.options import checked
 from cinic_shards.read.open import read_manifest
 from cinic_shards.store import Store, StoreLike, open_store
 from cinic_shards.tree.listing import Listing
-from cinic_shards.write.cut import (
-    cut_into_shards,
-    is_cut_by_default,
-    keeps_shards,
-    stated_shard_size,
-)
+from cinic_shards.write.cut import cut_into_shards, keeps_shards, stated_shard_size
 from cinic_shards.write.dataset import (
     Recipe,
     check_output,
@@ -61,8 +56,8 @@ def convert(
         path: the dataset's folder, URL or open store.
         out: a folder, a URL or an open store; empty, or not existing yet.
         encoding: see ``PackOptions``.
-        shard_size: see ``PackOptions``; by default as in the dataset, unless that was packed with
-            the default.
+        shard_size: see ``PackOptions``; by default the shards keep their samples, unless
+            ``block_size`` is given.
         shards: see ``PackOptions``.
         block_size: samples per block; by default that of the dataset.
         sidecars: see ``PackOptions``.
@@ -101,7 +96,9 @@ def convert(
     if not has_blocks and ENCODINGS[manifest.encoding].has_blocks:
         warn("the PNGs are re-encoded: their pixels are the same, but their bytes differ from "
              "those of the packed files")  # fmt: skip
-    sizes = _new_sizes(manifest, options)
+    sizes = None
+    if not options.has_default_cut or block_size is not None:
+        sizes = options.shard_sizes({split.name: split.num_samples for split in manifest.splits})
     recipe = _recipe(store, manifest, options, sizes)
     check_output(target, overwrite)
     if not store.is_local and not all(
@@ -121,13 +118,6 @@ def convert(
         progress=progress,
         warn=warn,
     )
-
-
-def _new_sizes(manifest: Manifest, options: PackOptions) -> dict[str, int] | None:
-    """Return the samples in each new shard of every split; None if all shards are kept."""
-    if options.has_default_cut and not is_cut_by_default(manifest):
-        return None
-    return options.shard_sizes({split.name: split.num_samples for split in manifest.splits})
 
 
 def _recipe(

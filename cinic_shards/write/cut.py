@@ -1,10 +1,10 @@
 """Cut splits into shards: choose the number of samples in each shard."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 
 import cinic_shards.format as fmt
 from cinic_shards.errors import OptionError
-from cinic_shards.format import Manifest, SplitInfo
+from cinic_shards.format import SplitInfo
 
 MOST_BLOCKS = 10
 """The most blocks in a shard, by default."""
@@ -72,47 +72,9 @@ def choose_shard_sizes(
     return sizes
 
 
-def is_cut_by_default(manifest: Manifest) -> bool:
-    """Return True if a dataset's shards have the default sizes, of this release or of 0.1.0."""
-    num_samples = {split.name: split.num_samples for split in manifest.splits}
-    sizes = _sizes(manifest)
-    defaults = (
-        choose_shard_sizes(num_samples, manifest.block_size),
-        dict.fromkeys(num_samples, MOST_BLOCKS * manifest.block_size),
-    )
-    return any(
-        all(min(sizes[split], n) == min(default[split], n) for split, n in num_samples.items())
-        for default in defaults
-    )
-
-
-def kept_shard_sizes(manifest: Manifest, parts: Mapping[str, Iterable[str]]) -> dict[str, int]:
-    """Return the shard sizes of new splits that are made from a dataset's splits.
-
-    Args:
-        manifest: the dataset's manifest.
-        parts: for each new split, the names of the splits that it is made from.
-
-    Returns:
-        The number of samples in each shard of every new split: that of its parts, the largest if
-        they differ.
-    """
-    sizes = _sizes(manifest)
-    return {new: max(sizes[part] for part in made_from) for new, made_from in parts.items()}
-
-
-def _sizes(manifest: Manifest) -> dict[str, int]:
-    """Return the number of samples in each shard of every split; the last may have fewer."""
-    largest = max(shard.num_samples for split in manifest.splits for shard in split.shards)
-    stated = manifest.options.get("shard_size")
-    if type(stated) is not int or not largest <= stated <= fmt.MAX_INTEGER:
-        stated = largest
-    return {
-        split.name: max(shard.num_samples for shard in split.shards)
-        if len(split.shards) > 1
-        else stated
-        for split in manifest.splits
-    }
+def largest_shard(split: SplitInfo) -> int:
+    """Return the number of samples in a split's largest shard."""
+    return max(shard.num_samples for shard in split.shards)
 
 
 def stated_shard_size(num_samples: Mapping[str, int], sizes: Mapping[str, int]) -> int:

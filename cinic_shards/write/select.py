@@ -28,12 +28,7 @@ from cinic_shards.read.subset import Subset
 from cinic_shards.store import StoreLike, local_path, open_store, sync_disk
 from cinic_shards.tree.rules import PNG_SUFFIXES
 from cinic_shards.write.convert import list_shards
-from cinic_shards.write.cut import (
-    cut_into_shards,
-    is_cut_by_default,
-    kept_shard_sizes,
-    stated_shard_size,
-)
+from cinic_shards.write.cut import cut_into_shards, largest_shard, stated_shard_size
 from cinic_shards.write.dataset import (
     Recipe,
     check_output,
@@ -76,8 +71,9 @@ def select(
             unchanged.
         subset: the samples to keep of each split. ``exclude_duplicates_of`` does not apply to new
             splits made from a split that it names.
-        shard_size: see ``PackOptions``; by default as in the dataset, unless that was packed with
-            the default.
+        shard_size: see ``PackOptions``; by default a split that keeps all its samples keeps its
+            shards, and the shards of others have the default size, but are no larger than those
+            that they are made from.
         shards: see ``PackOptions``.
         workers: number of processes; by default the cores that this process may use.
         executor: runs the jobs instead; see ``pack``.
@@ -138,10 +134,15 @@ def _shard_sizes(
     manifest: Manifest, chosen: Sequence[Chosen], options: PackOptions
 ) -> dict[str, int]:
     """Return the number of samples in each shard of every new split."""
-    if options.has_default_cut and not is_cut_by_default(manifest):
-        parts = {new.name: {split for split, _ in new.shards} for new in chosen}
-        return kept_shard_sizes(manifest, parts)
-    return options.shard_sizes({new.name: len(new.keys) for new in chosen})
+    sizes = options.shard_sizes({new.name: len(new.keys) for new in chosen})
+    if options.has_default_cut:
+        for new in chosen:
+            names = {split for split, _ in new.shards}
+            parts = [split for split in manifest.splits if split.name in names]
+            largest = max(map(largest_shard, parts))
+            keeps_all = len(parts) == 1 and len(new.keys) == parts[0].num_samples
+            sizes[new.name] = largest if keeps_all else min(largest, sizes[new.name])
+    return sizes
 
 
 def _parent(dataset: Dataset, chosen: Sequence[Chosen], subset: Subset) -> dict[str, Any]:

@@ -172,6 +172,7 @@ def test_select_makes_the_products(
     reads every image, and the fingerprint, which covers keys, labels and pixels, is the part's.
     """
     options, new_key = PRODUCTS[product]
+    assert tree.options[:1] in ((), ("--shard-size",))
     part = tmp_path / "part"
     counts: Counter[str] = Counter()
     for key in tree.keys:
@@ -182,7 +183,7 @@ def test_select_makes_the_products(
     cinic_shard("pack", part, tmp_path / "packed", "--quiet", *tree.options)
     packed, out = Dataset(tmp_path / "packed").manifest, tmp_path / "selected"
     for encoding in ENCODINGS:
-        cinic_shard("select", tree.packed(encoding), out, *options, "--quiet")
+        cinic_shard("select", tree.packed(encoding), out, *options, *tree.options[:2], "--quiet")
         manifest = Dataset(out).manifest
         assert {split.name: split.num_samples for split in manifest.splits} == counts, encoding
         assert manifest.fingerprint == packed.fingerprint, encoding

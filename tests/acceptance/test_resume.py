@@ -1,4 +1,4 @@
-"""An epoch that is killed resumes at the same batch, to the bit, on any number of ranks."""
+"""A run that is killed resumes at the same batch, to the bit, on any number of ranks."""
 
 import json
 import random
@@ -20,8 +20,8 @@ CASES: dict[str, dict[str, Any]] = {
 }
 """Encoding, and the loader's options."""
 WORLDS = (1, 2, 3, 8)
-KILLS_AN_EPOCH = 4
-EPOCHS, EPOCHS_OF_A_LARGE_TREE = 4, 2
+KILLS = 4
+RUNS, RUNS_OF_A_LARGE_TREE = 4, 2
 MAX_SECONDS = 1.0
 """From making a rank's loader to its first batch."""
 
@@ -53,14 +53,14 @@ def run(*arguments: object) -> list[Run]:
 
 
 @pytest.mark.parametrize("encoding", CASES)
-def test_a_killed_epoch_resumes_to_the_bit(
+def test_a_killed_run_resumes_to_the_bit(
     small_tree: Tree, encoding: str, tmp_path: Path, record_property: Record
 ) -> None:
-    """Are the batches of an epoch the same after each of several ``kill -9``, on any world?
+    """Are the batches of two epochs the same after each of several ``kill -9``, on any world?
 
-    Each epoch is killed four times, at random steps, perhaps the last; each time another process,
-    of a random number of ranks, resumes from the last state. Hashes are of ids, labels and pixels
-    after augmentation.
+    Each run is killed four times: after the last step of the first epoch, and at random steps; each
+    time another process, of a random number of ranks, resumes from the last state. Hashes are of
+    ids, labels and pixels after augmentation.
     """
     shards = small_tree.packed(encoding)
     arguments = (shards, tmp_path / "state.json", json.dumps(CASES[encoding]))
@@ -68,21 +68,23 @@ def test_a_killed_epoch_resumes_to_the_bit(
     expected = undisturbed.batches
     chance = random.Random(encoding)
     plans = []
-    for _ in range(EPOCHS_OF_A_LARGE_TREE if small_tree.is_large else EPOCHS):
-        kills = sorted(chance.sample(range(1, len(expected) + 1), KILLS_AN_EPOCH))
+    end_of_epoch = len(expected) // 2
+    others = [step for step in range(1, len(expected) + 1) if step != end_of_epoch]
+    for _ in range(RUNS_OF_A_LARGE_TREE if small_tree.is_large else RUNS):
+        kills = sorted([end_of_epoch, *chance.sample(others, KILLS - 1)])
         plans.append([*pairwise([0, *kills, len(expected)])])
     parts = [part for plan in plans for part in plan]
     worlds = [chance.choice(WORLDS) for _ in parts]
     ends = [stop - start for plan in plans for start, stop in plan]
-    ends[KILLS_AN_EPOCH :: KILLS_AN_EPOCH + 1] = [0] * len(plans)  # the last part is not killed
+    ends[KILLS :: KILLS + 1] = [0] * len(plans)  # the last part is not killed
     runs = run(*arguments, json.dumps([*zip(worlds, ends, strict=True)]))
     for found, (start, stop), world, end in zip(runs, parts, worlds, ends, strict=True):
         what = f"from step {start} to {stop} with {world} ranks; all parts: {plans}"
         assert found.status == (-signal.SIGKILL if end else 0), what
         assert found.batches == expected[start:stop], what
     seconds = [value for found in runs for value in found.seconds]
-    assert len(seconds) == len(plans) * KILLS_AN_EPOCH
+    assert len(seconds) == len(plans) * KILLS
     record_property("kills", len(seconds))
-    record_property("batches_in_an_epoch", len(expected))
+    record_property("batches_in_an_epoch", end_of_epoch)
     record_property("seconds_to_resume", {"median": median(seconds), "max": max(seconds)})
     assert not small_tree.has_bars or max(seconds) <= MAX_SECONDS

@@ -28,7 +28,7 @@ PRELUDE = "from cinic_shards.loader.bench import import_torchvision\nimport_torc
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("recipes")
-    make_tree(root / "cinic", per_class=60, seed=2)
+    make_tree(root / "cinic", per_class=120, seed=2)  # 4 batches of 256 in a split
     pack(root / "cinic", root / "shards", PackOptions(block_size=64), workers=1)
     return root
 
@@ -154,4 +154,4 @@ def test_the_recipe_for_torchrun(folder: Path) -> None:
     command = [str(torchrun), "--standalone", "--nproc-per-node=2", "train.py"]
     done = subprocess.run(command, cwd=folder, stdout=subprocess.PIPE, text=True, timeout=300)
     assert done.returncode == 0
-    assert re.search(r"% of 600 are right", done.stdout)
+    assert re.search(r"% of 1,200 are right", done.stdout)

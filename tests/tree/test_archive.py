@@ -735,7 +735,10 @@ def kill_packing(archive: Path, out: Path, *, when: str) -> None:
         if doing == when and done:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    work = partial(pack, archive, out, PackOptions(shard_size=40), workers=1, progress=progress)
+    work = partial(
+        pack, archive, out, PackOptions(shard_size=40), workers=1, progress=progress,
+        warn=lambda text: None,
+    )  # fmt: skip
     assert run_forked(work) == -signal.SIGKILL
     assert list(out.rglob(f"*{spool.SPOOL_SUFFIX}"))
 

@@ -89,8 +89,9 @@ def test_the_shards_are_those_of_packing_part_of_the_tree(
 ) -> None:
     splits, options, keep = SELECTIONS[name]
     found = select(
-        encoded[encoding], tmp_path / "out", splits=splits, subset=Subset(**options), workers=1
-    )
+        encoded[encoding], tmp_path / "out", splits=splits, subset=Subset(**options),
+        shard_size=50, workers=1,
+    )  # fmt: skip
     tree = subtree(encoded_tree, tmp_path / "tree", keep)
     packing = PackOptions(encoding=encoding, shard_size=50, block_size=16)
     expected = pack(tree, tmp_path / "packed", packing, workers=1)
@@ -159,7 +160,10 @@ def test_the_manifest_names_its_parent(encoded: dict[str, Path], tmp_path: Path)
         fraction_seed=3,
         exclude_duplicates_of="test",
     )
-    found = select(encoded["raw"], tmp_path / "x", splits=["train+valid"], subset=subset, workers=1)
+    found = select(
+        encoded["raw"], tmp_path / "x", splits=["train+valid"], subset=subset, shard_size=50,
+        workers=1,
+    )  # fmt: skip
     parent = found.options["parent"]
     assert parent["fingerprint"] == Dataset(encoded["raw"]).manifest.fingerprint
     assert parent["selection"] == {
