@@ -3,7 +3,9 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(abspath $(VENV))/bin
+PIP := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e
 INSTALLED := $(VENV)/.installed
+RUNS := $(VENV)/.runs
 DEMO := demo
 RESULTS := bench-results
 
@@ -20,13 +22,19 @@ help:
 
 install: $(INSTALLED)
 
-$(INSTALLED): pyproject.toml constraints.txt
+# What the demo needs: the package, and what `bench` compares and plots with.
+$(RUNS): pyproject.toml constraints.txt
 	@$(PYTHON) -c "import sys; sys.exit('Python 3.11 or newer is needed, this is ' + sys.version if sys.version_info < (3, 11) else 0)"
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	$(PIP) '.[bench]'
 	@touch $@
 
-demo: $(INSTALLED)
+# What the tests need too.
+$(INSTALLED): $(RUNS)
+	$(PIP) '.[dev]'
+	@touch $@
+
+demo: $(RUNS)
 	@rm -rf $(DEMO)
 	@echo "--- draw a small tree of PNGs, shaped like CINIC-10"
 	$(BIN)/python tools/make_demo_tree.py $(DEMO)/cinic --per-class 300
@@ -42,10 +50,12 @@ demo: $(INSTALLED)
 	diff -r $(DEMO)/cinic $(DEMO)/unpacked
 	@echo "--- stream it: the README's training example"
 	cd $(DEMO) && $(BIN)/python ../tools/readme_example.py
-	@echo "--- compare with ImageFolder: as PNGs, then as blocks that are mapped into memory"
-	$(BIN)/cinic-shard bench $(DEMO)/cinic $(DEMO)/shards
+	@echo "--- make a second copy, of pixels that are mapped into memory, and compare both with ImageFolder"
 	$(BIN)/cinic-shard convert $(DEMO)/shards $(DEMO)/raw --encoding raw
-	$(BIN)/cinic-shard bench $(DEMO)/cinic $(DEMO)/raw
+	$(BIN)/cinic-shard bench $(DEMO)/cinic $(DEMO)/shards $(DEMO)/raw --plot $(DEMO)/speed.png
+	@echo "--- a page about the dataset"
+	$(BIN)/cinic-shard report $(DEMO)/shards -o $(DEMO)/report.html
+	@echo "--- done; look at $(DEMO)/speed.png and $(DEMO)/report.html"
 
 test: $(INSTALLED)
 	$(BIN)/python -m pytest -m "not real" -n 2 --dist worksteal

@@ -12,7 +12,9 @@ from cinic_shards.cli.console import AsJson, err_console, out_console, print_jso
 
 def bench(
     tree: Annotated[Path, typer.Argument(help="Folder of `<split>/<class>/*.png`.")],
-    shards: Annotated[Path, typer.Argument(help="Folder of the shards packed from it.")],
+    shards: Annotated[
+        list[Path], typer.Argument(help="Folder of the shards packed from it, or several.")
+    ],
     split: Annotated[str, typer.Option(help="Split to read, one only.")] = "train",
     batch_size: Annotated[int, typer.Option(min=1, help="Samples in a batch.")] = 512,
     epochs: Annotated[
@@ -21,6 +23,10 @@ def bench(
     normalize: Annotated[
         bool, typer.Option("--normalize", help="Make normalised float32 images instead of uint8.")
     ] = False,
+    plot: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Draw the rates too: a PNG, SVG or PDF file."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Compare the speed of the loader and torchvision's ImageFolder, on the same images.
@@ -32,6 +38,8 @@ def bench(
 
     `cinic-shard bench ./cinic ./shards`
 
+    `cinic-shard bench ./cinic ./png ./zstd ./raw --plot speed.png`
+
     `cinic-shard bench ./cinic ./shards --normalize --json`
     """
     from cinic_shards.loader import bench as benchmark
@@ -40,13 +48,15 @@ def bench(
     with err_console.status("") as status:
         results = benchmark.compare(
             local_path(tree),
-            local_path(shards),
+            [local_path(folder) for folder in shards],
             split=split,
             batch_size=batch_size,
             epochs=epochs,
             normalize=normalize,
             progress=lambda text: None if as_json else status.update(text),
         )
+    if plot is not None:
+        benchmark.plot(results, plot)
     best = {result.name: result for result in benchmark.best_by_name(results)}
     base = best["imagefolder"].median
     if as_json:

@@ -4,7 +4,6 @@ ImageFolder needs torchvision (``pip install cinic-shards[bench]``). ``benchmark
 module in other libraries' environments too, so importing it needs no other library than torch.
 """
 
-import glob
 import importlib
 import os
 import statistics
@@ -147,7 +146,7 @@ def import_torchvision() -> ModuleType:
 @checked
 def compare(
     tree: str | os.PathLike[str],
-    shards: str | os.PathLike[str],
+    shards: Sequence[str | os.PathLike[str]],
     *,
     split: str,
     batch_size: int,
@@ -155,13 +154,13 @@ def compare(
     normalize: bool,
     progress: Callable[[str], None] = lambda text: None,
 ) -> list[Result]:
-    """Measure ImageFolder with each number of workers, and the loader, on one split.
+    """Measure ImageFolder with each number of workers, and the loader on each dataset.
 
     All files are read once before each epoch, because some systems evict them from the page cache.
 
     Args:
         tree: the tree that the shards were packed from.
-        shards: folder of the packed dataset.
+        shards: folders of the packed datasets, for example in several encodings.
         split: the split to read.
         batch_size: images per batch.
         epochs: number of measured epochs; one more comes first as a warm-up.
@@ -170,13 +169,16 @@ def compare(
 
     Raises:
         OptionError: torchvision is not installed, or tree and shards do not hold the same number
-            of images.
+            of images, or a dataset is given twice.
     """
     from cinic_shards.loader.loader import ShardLoader
     from cinic_shards.read.dataset import Dataset
 
-    reader = Dataset(shards).split(split)
-    if "+" in (split := reader.name):
+    readers = {os.fspath(folder): Dataset(folder).split(split) for folder in shards}
+    if len(readers) < len(shards):
+        raise OptionError(f"{', '.join(map(os.fspath, shards))}: give each dataset once")
+    split = next(iter(readers.values())).name
+    if "+" in split:
         raise OptionError(f"split {split!r}: ImageFolder reads one split; give one")
     _check_torchvision()
     folder = os.path.join(tree, split)
@@ -186,22 +188,20 @@ def compare(
         for name in names
         if name.lower().endswith(".png")
     ]
-    if len(pngs) != len(reader):
-        raise OptionError(
-            f"{tree}/{split} holds {len(pngs):,} PNGs, {shards} has {len(reader):,} samples of "
-            "that split; give the tree that the shards were packed from"
-        )
-    pattern = f"{glob.escape(split)}-*.tar"
-    files = {
-        "imagefolder": pngs,
-        "cinic-shards": glob.glob(os.path.join(glob.escape(os.fspath(shards)), pattern)),
-    }
-    normalizing = (reader.pixels.mean, reader.pixels.std) if normalize else None
+    for dataset, reader in readers.items():
+        if len(pngs) != len(reader):
+            raise OptionError(
+                f"{tree}/{split} holds {len(pngs):,} PNGs, {dataset} has {len(reader):,} samples "
+                "of that split; give the tree that the shards were packed from"
+            )
+    pixels = next(iter(readers.values())).pixels
+    normalizing = (pixels.mean, pixels.std) if normalize else None
+    files: dict[tuple[str, str], list[str]] = {}
 
     def before(key: tuple[str, str], number: int) -> None:
         name, setting = key
         progress(f"{name} ({setting}), epoch {number} of {epochs}")
-        _read_files(files[name])
+        _read_files(files[key])
 
     with warnings.catch_warnings():
         # More workers than cores are tried on purpose.
@@ -212,12 +212,49 @@ def compare(
             )
             for workers in IMAGEFOLDER_WORKERS
         }
-        loaders["cinic-shards", "default threads"] = ShardLoader(
-            shards, split=split, batch_size=batch_size, normalize=normalize
-        )
+        files |= dict.fromkeys(loaders, pngs)
+        for dataset, reader in readers.items():
+            key = ("cinic-shards", f"{reader.encoding}: {dataset}")
+            files[key] = [os.path.join(dataset, shard.name) for shard in reader.shards]
+            loaders[key] = ShardLoader(
+                dataset, split=split, batch_size=batch_size, normalize=normalize
+            )
         jobs = {key: partial(count_images, batches) for key, batches in loaders.items()}
         rates = take_turns(jobs, rounds=epochs, before=before)
     return [Result(*key, tuple(values)) for key, values in rates.items()]
+
+
+def plot(results: Sequence[Result], path: str | os.PathLike[str]) -> None:
+    """Draw a bar for the best setting of ImageFolder and for each dataset: images per second.
+
+    Args:
+        results: what ``compare`` returned.
+        path: file to write; its suffix decides the format: ``.png``, ``.svg`` or ``.pdf``.
+
+    Raises:
+        OptionError: matplotlib is not installed, or does not know the format.
+        OSError: the file cannot be written.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ModuleNotFoundError as error:
+        raise OptionError("a plot needs matplotlib; pip install 'cinic-shards[bench]'") from error
+
+    best = best_by_name([result for result in results if result.name == "imagefolder"])
+    bars = [*best, *(result for result in results if result.name != "imagefolder")]
+    rates = [result.median for result in bars]
+    figure = Figure(figsize=(7, 0.8 + 0.5 * len(bars)), layout="constrained")
+    axes = figure.subplots()
+    drawn = axes.barh([f"{result.name}\n{result.setting}" for result in bars], rates)
+    axes.bar_label(drawn, [f"{rate:,.0f}" for rate in rates], padding=3)
+    axes.set_xlim(0, 1.15 * max(rates))
+    axes.xaxis.set_major_formatter("{x:,.0f}")
+    axes.invert_yaxis()
+    axes.set_xlabel("images per second, median of the epochs")
+    try:
+        figure.savefig(path)
+    except ValueError as error:
+        raise OptionError(f"{os.fspath(path)}: {error}") from error
 
 
 def _check_torchvision() -> None:

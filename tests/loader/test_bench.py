@@ -56,15 +56,15 @@ def test_jobs_take_turns_and_the_first_round_does_not_count() -> None:
 def test_every_setting_is_measured(tree: Path) -> None:
     lines: list[str] = []
     results = bench.compare(
-        tree, tree.parent / "shards", split="train", batch_size=45, epochs=1, normalize=False,
+        tree, [tree.parent / "shards"], split="train", batch_size=45, epochs=1, normalize=False,
         progress=lines.append,
     )  # fmt: skip
     assert [(result.name, result.setting) for result in results] == [
         *(("imagefolder", f"{workers} workers") for workers in bench.IMAGEFOLDER_WORKERS),
-        ("cinic-shards", "default threads"),
+        ("cinic-shards", f"png: {tree.parent / 'shards'}"),
     ]
     assert all(len(result.rates) == 1 and result.median > 0 for result in results)
-    assert len(lines) == 8 and lines[-1] == "cinic-shards (default threads), epoch 1 of 1"
+    assert len(lines) == 8 and lines[-1].endswith("shards), epoch 1 of 1")
 
 
 def test_the_best_setting_counts() -> None:
@@ -84,9 +84,31 @@ def test_a_different_tree_is_rejected(tree: Path, tmp_path: Path) -> None:
     with pytest.raises(OptionError, match=r"180 PNGs, .* has 90 samples"):
         bench.compare(
             tmp_path / "other",
-            tree.parent / "shards",
+            [tree.parent / "shards"],
             split="train",
             batch_size=8,
             epochs=1,
             normalize=False,
         )
+
+
+@pytest.mark.parametrize("suffix", ["png", "svg"])
+def test_a_plot_has_the_best_imagefolder_and_each_dataset(tmp_path: Path, suffix: str) -> None:
+    results = [
+        bench.Result("imagefolder", "0 workers", (1.0,)),
+        bench.Result("imagefolder", "2 workers", (2.0,)),
+        bench.Result("cinic-shards", "png: a", (3000.0,)),
+        bench.Result("cinic-shards", "raw: b", (4.0,)),
+    ]
+    path = tmp_path / f"plot.{suffix}"
+    bench.plot(results, path)
+    content = path.read_bytes()
+    if suffix == "svg":
+        text = content.decode()
+        assert "0 workers" not in text
+        assert all(label in text for label in ("2 workers", "png: a", "raw: b", "3,000"))
+    else:
+        assert content.startswith(b"\x89PNG")
+    with pytest.raises(OptionError, match=r"plot\.xyz"):
+        bench.plot(results, tmp_path / "plot.xyz")
+    assert not (tmp_path / "plot.xyz").exists()
