@@ -1,4 +1,4 @@
-"""The code of docs/recipes.md and docs/trainers.md runs unchanged."""
+"""The Python code of the guides in docs/ runs unchanged."""
 
 import json
 import os
@@ -16,9 +16,8 @@ from cinic_shards.read.dataset import Dataset
 from cinic_shards.write.pack import PackOptions, pack
 from tests.support import ROOT
 
-PAGE = "\n".join(
-    (ROOT / "docs" / name).read_text(encoding="utf-8") for name in ("recipes.md", "trainers.md")
-)
+GUIDES = "quickstart recipes resume many-gpus subsets arrays trainers".split()
+PAGE = "\n".join((ROOT / "docs" / f"{name}.md").read_text(encoding="utf-8") for name in GUIDES)
 RECIPES = dict(re.findall(r"^## ([^\n]+)\n(?:(?!^## ).)*?```python\n(.*?)```", PAGE, re.M | re.S))
 
 # Lightning imports torchvision, which fails with a CPU build of torch.
@@ -34,18 +33,18 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_every_block_of_code_is_a_recipe() -> None:
-    assert len(RECIPES) == PAGE.count("```python") == 14
+    assert len(RECIPES) == PAGE.count("```python") == 26
 
 
 SLOW = (
-    "Many GPUs: torchrun and DDP",
+    "Start with torchrun and DDP",
     "DDP with mp.spawn",
     "Lightning",
     "Lightning Fabric",
     "Accelerate",
     "Ray Train",
-    "Stock WebDataset",
-    "Stock WebDataset with DDP",
+    "Read with stock WebDataset",
+    "Read with stock WebDataset under DDP",
 )
 
 
@@ -92,7 +91,7 @@ def large_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize(("num_ranks", "num_workers"), [(1, 2), (1, 4), (2, 2)])
 def test_the_recipe_for_webdataset(large_folder: Path, num_ranks: int, num_workers: int) -> None:
     """Every sample is read once an epoch; tests/read/test_webdataset.py has smaller datasets."""
-    code = RECIPES["Stock WebDataset"].replace('"png"', '"png", "__key__"')
+    code = RECIPES["Read with stock WebDataset"].replace('"png"', '"png", "__key__"')
     code = code.replace("for images, labels in", "for images, keys, labels in")
     code = code.replace("num_workers=2", f"num_workers={num_workers}")
     code += '        print(*keys, sep="\\n")\n'
@@ -107,7 +106,7 @@ def test_the_recipe_for_webdataset(large_folder: Path, num_ranks: int, num_worke
 
 @pytest.mark.real
 def test_the_recipe_for_webdataset_with_ddp(large_folder: Path) -> None:
-    code = RECIPES["Stock WebDataset with DDP"] + '        print("batch")\n'
+    code = RECIPES["Read with stock WebDataset under DDP"] + '        print("batch")\n'
     for output in run_ranks(large_folder, code, 2):
         assert output.split() == ["batch"] * (2 * (9000 // (256 * 2)))
 
@@ -149,7 +148,7 @@ def test_the_recipe_for_a_trainer(folder: Path, name: str, package: str) -> None
 
 @pytest.mark.real
 def test_the_recipe_for_torchrun(folder: Path) -> None:
-    (folder / "train.py").write_text(RECIPES["Many GPUs: torchrun and DDP"])
+    (folder / "train.py").write_text(RECIPES["Start with torchrun and DDP"])
     torchrun = Path(sys.executable).with_name("torchrun")
     command = [str(torchrun), "--standalone", "--nproc-per-node=2", "train.py"]
     done = subprocess.run(command, cwd=folder, stdout=subprocess.PIPE, text=True, timeout=300)
