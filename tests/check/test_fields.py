@@ -61,8 +61,10 @@ def datasets(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         sidecars = ("cls", "json") if encoding == "png" else ()
         options = PackOptions(encoding=encoding, shard_size=5, block_size=2, sidecars=sidecars)
         pack(root / "tree", root / name, options, workers=1, warn=lambda text: None)
-    subset = Subset(classes=["cat", "owl"])
-    select(root / "zstd", root / DATASETS[2], subset=subset, workers=1, warn=lambda text: None)
+    select(
+        root / "zstd", root / DATASETS[2], subset=Subset(classes=["cat", "owl"]), shard_size=5,
+        workers=1, warn=lambda text: None,
+    )  # fmt: skip
     return {name: root / name for name in DATASETS}
 
 
