@@ -13,8 +13,7 @@ from tests.acceptance.trees import PHOTOGRAPHS, Tree
 HERE = Path(__file__).parent
 RESULTS = pytest.StashKey[Results]()
 SECONDS = pytest.StashKey[float]()
-MEDIUM = ("--shard-size", "1024", "--block-size", "128")
-SMALL = ("--shard-size", "160", "--block-size", "16")
+OPTIONS = ("--shard-size", "160", "--block-size", "16")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -66,20 +65,19 @@ def given_tree(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFac
 
 @pytest.fixture(scope="session")
 def tree(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Tree:
-    """The given tree; without one 9,000 drawn images, then 1,890 photographs."""
+    """The given tree; without one 3,000 drawn images, then 1,890 photographs."""
     if request.param == "given":
         found: Tree = request.getfixturevalue("given_tree")
         return found
-    scratch = tmp_path_factory.mktemp(request.param)
-    folder = scratch / "tree"
     if request.param == "drawn":
-        make_tree(folder, per_class=300, seed=0)
-    elif not PHOTOGRAPHS.exists():
+        drawn: Tree = request.getfixturevalue("small_tree")
+        return drawn
+    if not PHOTOGRAPHS.exists():
         pytest.skip(f"NOT RUN: {PHOTOGRAPHS.name} is not here")
-    else:
-        with tarfile.open(PHOTOGRAPHS) as archive:
-            archive.extractall(folder, filter="data")
-    return Tree(folder, request.param, scratch, MEDIUM)
+    scratch = tmp_path_factory.mktemp(request.param)
+    with tarfile.open(PHOTOGRAPHS) as archive:
+        archive.extractall(scratch / "tree", filter="data")
+    return Tree(scratch / "tree", request.param, scratch, OPTIONS)
 
 
 @pytest.fixture(scope="session")
@@ -94,4 +92,4 @@ def small_tree(
         return found
     scratch = tmp_path_factory.mktemp("small")
     make_tree(scratch / "tree", per_class=100, seed=0)
-    return Tree(scratch / "tree", "drawn", scratch, SMALL)
+    return Tree(scratch / "tree", "drawn", scratch, OPTIONS)

@@ -25,6 +25,7 @@ from fault_proxy import FAULTS, FaultProxy, Faults
 from cinic_shards.store import open_store
 from tests.acceptance.trees import Record, Tree, cinic_shard, python, started, torchrun
 from tests.support.command import COMMAND
+from tests.support.sampling import sampled
 from tests.support.servers import Answer, Request, S3Server, address_of, answering
 
 LATENCY_SECONDS = 0.05
@@ -147,7 +148,7 @@ def test_a_dead_server_ends_every_rank(
         assert rank["error"] and rank["waited_seconds"] <= allowed
 
 
-@pytest.mark.parametrize("seconds", [5, 15, 60])
+@pytest.mark.parametrize("seconds", [5, 15, pytest.param(60, marks=pytest.mark.long)])
 def test_a_server_that_is_away_in_mid_epoch(
     seaweedfs: S3Server,
     url: str,
@@ -282,9 +283,17 @@ def usual_seconds() -> float:
 
 
 @pytest.mark.parametrize(
-    "name, after", [(name, after) for name, (_, counts) in COMMANDS.items() for after in counts]
+    ("hears", "name", "after"),
+    sampled(
+        (
+            (hears, name, after)
+            for number, (name, (_, counts)) in enumerate(COMMANDS.items())
+            for after in counts
+            for hears in sorted(("all processes", "the first process"), reverse=number % 2 == 1)
+        ),
+        pytest.mark.long,
+    ),
 )
-@pytest.mark.parametrize("hears", ["all processes", "the first process"])
 def test_ctrl_c_while_a_server_stalls(
     small_tree: Tree,
     seaweedfs: S3Server,

@@ -1,4 +1,4 @@
-"""Choose which cases of a test `make test` runs; `make test-real` runs the others."""
+"""Choose which cases of a test run often; a longer run has the others."""
 
 from collections.abc import Hashable, Iterable
 from typing import Any
@@ -6,8 +6,13 @@ from typing import Any
 import pytest
 
 
-def sampled(cases: Iterable[tuple[Hashable, ...]]) -> list[Any]:
-    """Mark most cases as ``real``: those left have each value of each parameter at least once."""
+def sampled(
+    cases: Iterable[tuple[Hashable, ...]], mark: pytest.MarkDecorator = pytest.mark.real
+) -> list[Any]:
+    """Mark most cases: those left have each value of each parameter at least once.
+
+    With ``real``, `make test-real` runs the others; with ``long``, `make acceptance` does.
+    """
     cases = list(cases)
     quick: set[tuple[Hashable, ...]] = set()
     seen: set[tuple[int, Hashable]] = set()
@@ -18,6 +23,4 @@ def sampled(cases: Iterable[tuple[Hashable, ...]]) -> list[Any]:
             if enough(value not in seen for value in values):
                 quick.add(case)
                 seen.update(values)
-    return [
-        case if case in quick else pytest.param(*case, marks=pytest.mark.real) for case in cases
-    ]
+    return [case if case in quick else pytest.param(*case, marks=mark) for case in cases]

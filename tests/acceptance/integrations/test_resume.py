@@ -6,18 +6,22 @@ Compared are each batch's ids, and a hash of its augmented images and labels.
 import json
 import subprocess
 import sys
+from functools import partial
 from importlib.util import find_spec
+from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 
 from tests.acceptance.trees import Tree
+from tests.support.sampling import sampled
 
 PROGRAMS = Path(__file__).parent / "programs"
 TORCHRUN = (
     str(Path(sys.executable).with_name("torchrun")), "--standalone", "--nproc-per-node=2",
 )  # fmt: skip
+long = partial(pytest.param, marks=pytest.mark.long)
 
 
 class Seen(NamedTuple):
@@ -56,8 +60,13 @@ def expected(shards: Path) -> Seen:
     return run("plain.py", shards, 4)
 
 
-@pytest.mark.parametrize("having", ["loader", "datamodule"])
-@pytest.mark.parametrize("situation", ["epoch", "steps", "max_steps", "batches"])
+@pytest.mark.parametrize(
+    ("situation", "having"),
+    sampled(
+        product(["epoch", "steps", "max_steps", "batches"], ["loader", "datamodule"]),
+        pytest.mark.long,
+    ),
+)
 def test_lightning(
     shards: Path, expected: Seen, situation: str, having: str, tmp_path: Path
 ) -> None:
@@ -84,7 +93,7 @@ def step_of(stop: str, num_steps: int) -> int:
     return {"first": 1, "middle": num_steps // 2, "last": num_steps, "second": num_steps + 3}[stop]
 
 
-@pytest.mark.parametrize("stop", STOPS)
+@pytest.mark.parametrize("stop", ["second", *map(long, STOPS[:3])])
 def test_fabric(shards: Path, expected: Seen, stop: str, tmp_path: Path) -> None:
     needs("lightning")
     num_steps = len(expected.batches) // 4
@@ -98,8 +107,12 @@ def test_fabric(shards: Path, expected: Seen, stop: str, tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("how", "stop"),
     [
-        *(("state", stop) for stop in STOPS),
-        *((how, stop) for how in ("register", "skip") for stop in ("last", "second")),
+        ("state", "second"),
+        *(long("state", stop) for stop in STOPS[:3]),
+        ("register", "last"),
+        long("register", "second"),
+        ("skip", "second"),
+        long("skip", "last"),
     ],
 )
 def test_accelerate(shards: Path, expected: Seen, stop: str, how: str, tmp_path: Path) -> None:
@@ -130,7 +143,7 @@ def check_ranks(whole: Seen, stopped: Seen, resumed: Seen, world: int, num_sampl
     assert len(first_epoch) == len(set(first_epoch)) == num_steps * 64 * world
 
 
-@pytest.mark.parametrize("how", ["torchrun", "spawn-2", "spawn-3"])
+@pytest.mark.parametrize("how", ["torchrun", long("spawn-2"), "spawn-3"])
 def test_ddp(shards: Path, small_tree: Tree, how: str, tmp_path: Path) -> None:
     """The loader is made before the process group."""
     start = TORCHRUN if how == "torchrun" else (sys.executable,)
@@ -146,6 +159,7 @@ def test_ddp(shards: Path, small_tree: Tree, how: str, tmp_path: Path) -> None:
     check_ranks(whole, stopped, resumed, world, num_samples)
 
 
+@pytest.mark.long
 def test_accelerate_on_two_ranks(shards: Path, small_tree: Tree, tmp_path: Path) -> None:
     needs("accelerate")
     num_samples = sum(key.startswith("valid/") for key in small_tree.keys)
@@ -157,6 +171,7 @@ def test_accelerate_on_two_ranks(shards: Path, small_tree: Tree, tmp_path: Path)
     check_ranks(whole, stopped, resumed, 2, num_samples)
 
 
+@pytest.mark.long
 def test_ray_train(shards: Path, small_tree: Tree, tmp_path: Path) -> None:
     needs("ray")
     num_samples = sum(key.startswith("valid/") for key in small_tree.keys)
