@@ -9,13 +9,14 @@ RUNS := $(VENV)/.runs
 DEMO := demo
 RESULTS := bench-results
 
-.PHONY: help install demo test test-real lint bench bench-env acceptance clean
+.PHONY: help install demo test test-real lint docs bench bench-env acceptance clean
 
 help:
 	@echo "make demo       a small tree: pack, verify, stream, compare with ImageFolder"
 	@echo "make test       the tests (about three minutes on two cores)"
 	@echo "make test-real  the tests that need more: acceptance on small trees, real servers"
 	@echo "make lint       ruff, mypy and codespell"
+	@echo "make docs       the documentation as a site, in build/docs; needs no network"
 	@echo "make bench      every loader beside ours; TREE=./cinic for your own tree"
 	@echo "make bench-env  environments for those that do not install beside this package"
 	@echo "make acceptance what the package promises, on your tree: TREE=./cinic (about an hour)"
@@ -68,6 +69,10 @@ lint: $(INSTALLED)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/codespell
+
+docs: $(INSTALLED)
+	$(BIN)/python -m sphinx -W --keep-going -q -b html docs build/docs
+	@echo "build/docs/index.html"
 
 # Tables and plots of all that are installed; DOCS=docs rewrites the page itself.
 TREE ?= $(RESULTS)/cinic

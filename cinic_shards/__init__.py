@@ -2,6 +2,11 @@
 
 Each name is imported on first use. Only the loader imports torch; only packing and reading import
 numpy and numba.
+
+Example:
+    >>> import cinic_shards
+    >>> cinic_shards.__version__.count(".")
+    2
 """
 
 import importlib

@@ -14,6 +14,14 @@
 
 A message gives the location, what was found, what was expected, and what to do next. It holds no
 secrets: ``without_secrets`` and ``text_without_secrets`` remove them, also from output and files.
+
+Example:
+    >>> from cinic_shards.errors import StoreError
+    >>> try:
+    ...     Dataset("no-such-folder")
+    ... except StoreError as error:
+    ...     print(error.reason)
+    no dataset; give a folder that cinic-shard pack has written
 """
 
 import os

@@ -27,6 +27,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--kills", default="4", help="kills of each command; default: 4")
     group.addoption("--secrets-step", default="13", help="test every n-th case; default: 13")
     group.addoption("--results", type=Path, help="write a JSON line for each test")
+    parser.addoption("--screenshots", type=Path, help="keep pictures of pages in this folder")
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -25,7 +25,13 @@ Kind = Literal[
 
 @dataclass(frozen=True, slots=True)
 class Location:
-    """The location of a fault."""
+    """The location of a fault.
+
+    Example:
+        >>> from cinic_shards.check.faults import Location
+        >>> str(Location("train-00000-of-00009.tar", offset=1536, sample=0, key="train/cat/a"))
+        'train-00000-of-00009.tar, offset 1536, sample 0 (train/cat/a)'
+    """
 
     file: str
     """The shard, the manifest, or a file of the tree that the dataset is compared with."""
@@ -51,7 +57,13 @@ class Location:
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """One thing that is wrong with a dataset."""
+    """One thing that is wrong with a dataset.
+
+    Example:
+        >>> os.remove("shards/train-00000-of-00001.tar")
+        >>> [fault.kind for fault in verify("shards").faults]
+        ['unreadable']
+    """
 
     location: Location
     kind: Kind

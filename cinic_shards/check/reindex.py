@@ -43,6 +43,11 @@ def reindex(
         FormatError: a shard is damaged, a duplicate or in the wrong position, or the shards are not
             from one dataset.
         OutputError: the manifest is beyond a limit of the format, or cannot be written.
+
+    Example:
+        >>> os.remove("shards/manifest.json")
+        >>> reindex("shards").num_samples
+        270
     """
     workers = number_of_workers(workers)
     store = open_store(path)

@@ -27,7 +27,12 @@ from cinic_shards.tree.records import Tree
 
 @dataclass(frozen=True, slots=True)
 class Verification:
-    """The result of ``verify``."""
+    """The result of ``verify``.
+
+    Example:
+        >>> for fault in verify("shards", quick=True).faults:
+        ...     print(fault)
+    """
 
     num_shards: int
     num_samples: int
@@ -87,6 +92,11 @@ def verify(
         StoreError: there is no dataset at ``path``.
         OptionError: an option is invalid.
         TreeError: ``against`` is not a tree of PNGs.
+
+    Example:
+        >>> found = verify("shards", against="cinic")
+        >>> found.is_whole, found.num_samples
+        (True, 270)
     """
     workers = number_of_workers(workers)
     if quick and against is not None:

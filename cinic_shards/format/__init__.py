@@ -35,13 +35,8 @@ from cinic_shards.format.fields import (
     shown,
 )
 from cinic_shards.format.index import PIXEL_HASH_BYTES, Index, pixel_hashes, unpack_index
-from cinic_shards.format.manifest import (
-    Manifest,
-    PixelSums,
-    ShardInfo,
-    SplitInfo,
-    least_entry_bytes,
-)
+from cinic_shards.format.manifest import Manifest, ShardInfo, SplitInfo, least_entry_bytes
+from cinic_shards.format.pixel_sums import PixelSums
 from cinic_shards.format.tar import (
     TAR_BLOCK,
     TAR_END,

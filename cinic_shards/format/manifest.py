@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -27,6 +26,7 @@ from cinic_shards.format.fields import (
     shard_name,
     shown,
 )
+from cinic_shards.format.pixel_sums import PixelSums
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _FINGERPRINT = re.compile(r"blake2b:[0-9a-f]{64}")
@@ -34,43 +34,14 @@ _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 
 
 @dataclass(frozen=True, slots=True)
-class PixelSums:
-    """Exact sums over 8-bit RGB pixels, which give their mean and standard deviation."""
-
-    count: int
-    """Number of pixels."""
-    sums: tuple[int, int, int]
-    """Sum of each channel's values."""
-    square_sums: tuple[int, int, int]
-    """Sum of each channel's squared values."""
-
-    def __add__(self, other: "PixelSums") -> "PixelSums":
-        r, g, b = (x + y for x, y in zip(self.sums, other.sums, strict=True))
-        rr, gg, bb = (x + y for x, y in zip(self.square_sums, other.square_sums, strict=True))
-        return PixelSums(self.count + other.count, (r, g, b), (rr, gg, bb))
-
-    @property
-    def mean(self) -> tuple[float, float, float]:
-        """Mean of each channel on the scale 0 to 1."""
-        r, g, b = (total / (255 * self.count) for total in self.sums)
-        return r, g, b
-
-    @property
-    def std(self) -> tuple[float, float, float]:
-        """Population standard deviation of each channel on the scale 0 to 1.
-
-        The variance is computed in integers, so no precision is lost by cancellation.
-        """
-        r, g, b = (
-            math.sqrt(self.count * squares - total * total) / (255 * self.count)
-            for total, squares in zip(self.sums, self.square_sums, strict=True)
-        )
-        return r, g, b
-
-
-@dataclass(frozen=True, slots=True)
 class ShardInfo:
-    """One shard as its manifest describes it."""
+    """One shard as its manifest describes it.
+
+    Example:
+        >>> shard = Dataset("shards").manifest.splits[0].shards[0]
+        >>> shard.name, shard.num_samples, shard.origins["imagenet"]
+        ('test-00000-of-00001.tar', 90, 70)
+    """
 
     name: str
     size: int
@@ -92,7 +63,13 @@ class ShardInfo:
 
 @dataclass(frozen=True, slots=True)
 class SplitInfo:
-    """One split as its manifest describes it."""
+    """One split as its manifest describes it.
+
+    Example:
+        >>> valid = Dataset("shards").manifest.split("valid")
+        >>> valid.first_id, valid.num_samples, valid.image_sizes
+        (180, 90, {(32, 32): 90})
+    """
 
     name: str
     first_id: int
@@ -106,7 +83,13 @@ class SplitInfo:
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """A dataset's content, files and digests."""
+    """A dataset's content, files and digests.
+
+    Example:
+        >>> manifest = Dataset("shards").manifest
+        >>> manifest.num_samples, manifest.encoding, manifest.image_shape
+        (270, 'png', (32, 32, 3))
+    """
 
     encoding: str
     block_size: int

@@ -46,6 +46,11 @@ class Augment:
 
     Raises:
         OptionError: a value is out of range or unknown, or ``normalize`` is set for uint8 images.
+
+    Example:
+        >>> augment = Augment(cutout=8, normalize="cinic10", dtype="float16")
+        >>> ShardLoader("shards", batch_size=32, augment=augment).peek().images.dtype
+        torch.float16
     """
 
     crop_padding: int = 4

@@ -31,6 +31,14 @@ class Batch(tuple[torch.Tensor, torch.Tensor]):
         indices: see ``indices``; give this and the next two, or none of them.
         valid: see ``valid``.
         loss_scale: see ``loss_scale``.
+
+    Example:
+        >>> batch = ShardLoader("shards", split="test", batch_size=32, shuffle=False).peek()
+        >>> batch
+        Batch(32 images (3, 32, 32) uint8, labels int64)
+        >>> images, labels = batch
+        >>> batch.indices[:3], batch.num_samples, batch.loss_scale
+        (tensor([0, 1, 2]), 32, 1.0)
     """
 
     # DataLoader, Lightning and Accelerate rebuild a tuple that has these two names from its items,

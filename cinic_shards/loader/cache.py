@@ -49,6 +49,11 @@ class Cache:
 
     Raises:
         OptionError: an option is invalid, or does not fit ``kind``.
+
+    Example:
+        >>> from cinic_shards.loader.cache import Cache
+        >>> cache = Cache("ram", max_bytes=200_000_000)
+        >>> loader = ShardLoader("shards", batch_size=32, cache=cache)
     """
 
     kind: CacheKind

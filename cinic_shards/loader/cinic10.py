@@ -37,8 +37,12 @@ class CINIC10(TorchDataset[tuple[Any, Any]]):
     splits are joined as ``ConcatDataset`` joins several ImageFolders.
 
     Example:
-        >>> train = CINIC10("shards", "train", transform=transforms.ToTensor())
-        >>> batches = DataLoader(train, 128, shuffle=True, num_workers=4)
+        >>> from torch.utils.data import DataLoader
+        >>> train = CINIC10("shards", "train", loader="tensor")
+        >>> train.samples[0]
+        ('train/airplane/cifar10-train-25461.png', 0)
+        >>> for images, labels in DataLoader(train, 32, shuffle=True):
+        ...     pass  # uint8 (32, 3, 32, 32), int64 (32,)
 
     A DataLoader's batch is decoded at once, but the transform runs image by image, in Python:
     ``ShardLoader`` is several times faster. The dataset can be pickled; each process opens its own

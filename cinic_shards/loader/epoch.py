@@ -31,6 +31,13 @@ class LoaderStats:
     """Statistics of an epoch so far.
 
     If ``waiting_share`` is near 0, the model is the bottleneck; if it is near 1, the loader is.
+
+    Example:
+        >>> loader = ShardLoader("shards", batch_size=32)
+        >>> batches = list(loader)
+        >>> stats = loader.stats()
+        >>> stats.epoch, stats.step, stats.images
+        (0, 2, 64)
     """
 
     epoch: int

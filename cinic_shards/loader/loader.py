@@ -49,9 +49,12 @@ class ShardLoader(Resumable):
     position travel, and files are opened again.
 
     Example:
-        >>> loader = ShardLoader("shards", split="train", batch_size=512, augment=Augment())
-        >>> for images, labels in loader:
-        ...     loss = criterion(model(images), labels)
+        >>> loader = ShardLoader("shards", split="train", batch_size=32, augment=Augment())
+        >>> for epoch in range(2):
+        ...     for images, labels in loader:  # float32 (32, 3, 32, 32), int64 (32,)
+        ...         pass  # the training step
+        >>> loader.epoch, len(loader), loader.stats().images
+        (2, 2, 64)
     """
 
     batch_sampler = None  # Lightning looks for it where there is a sampler

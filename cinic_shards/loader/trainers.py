@@ -34,6 +34,11 @@ class TrainerLoader(DataLoader[Batch]):
 
     ``prepare`` of Accelerate returns it as it is, since each rank has its own part already, and
     ``save_state`` stores its state. ``set_epoch`` and the state are the loader's.
+
+    Example:
+        >>> dataloader = ShardLoader("shards", batch_size=32).as_dataloader()
+        >>> len(dataloader), len(next(iter(dataloader)).labels)
+        (2, 32)
     """
 
     _is_accelerate_prepared = True

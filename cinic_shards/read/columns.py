@@ -24,6 +24,13 @@ class Columns:
 
     If a batch may hold a single sample, index by ``batch.indices.numpy()``: numpy treats a tensor
     with one element as a scalar.
+
+    Example:
+        >>> columns = Dataset("shards").columns_of("train+valid")
+        >>> len(columns), columns.keys[0], columns.labels[:3].tolist()
+        (180, 'train/automobile/n04285008_260', [1, 1, 0])
+        >>> columns.ids[columns.origin != "imagenet"][:3].tolist()
+        [91, 99, 106]
     """
 
     ids: NDArray[np.int64]

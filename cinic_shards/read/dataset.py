@@ -69,6 +69,13 @@ class Dataset:
     Raises:
         StoreError: there is no dataset at ``path``.
         FormatError: its manifest is damaged or needs a newer release.
+
+    Example:
+        >>> dataset = Dataset("shards")
+        >>> dataset.split_names, dataset.manifest.num_samples
+        ('test+train+valid', 270)
+        >>> dataset.columns.keys[0]
+        'test/cat/n02121808_29'
     """
 
     @checked

@@ -41,6 +41,11 @@ class SplitReader:
         OptionError: ``check`` is invalid.
         StoreError: a shard is missing or has the wrong size.
         FormatError: a shard's index is damaged or does not match the manifest.
+
+    Example:
+        >>> reader = Dataset("shards").split("train")
+        >>> len(reader), reader.image_shape, reader.key(0)
+        (90, (32, 32, 3), 'train/automobile/n04285008_260')
     """
 
     def __init__(

@@ -28,6 +28,14 @@ class Subset:
 
     Raises:
         OptionError: a value is invalid.
+
+    Example:
+        >>> cats = Subset(classes=["cat"], origin="imagenet", exclude_duplicates_of="test")
+        >>> ShardLoader("shards", "train", batch_size=4, subset=cats).num_samples
+        7
+        >>> half = Subset(where=lambda columns: columns.ids % 2 == 0)
+        >>> ShardLoader("shards", "train", batch_size=4, subset=half).num_samples
+        45
     """
 
     classes: Sequence[str] | None = None

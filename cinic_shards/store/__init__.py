@@ -54,6 +54,12 @@ def open_store(path: StoreLike, storage_options: Mapping[str, Any] | None = None
         OptionError: the URL or an option is invalid; or options are given for a folder or an open
             store.
         StoreError: the path is relative, and the working folder has been deleted.
+
+    Example:
+        >>> open_store("shards").names()[:2]
+        ['manifest.json', 'test-00000-of-00001.tar']
+        >>> print(open_store("s3://bucket/cinic", {"region": "eu-west-1"}))
+        s3://bucket/cinic
     """
     if isinstance(path, Store):
         if storage_options:

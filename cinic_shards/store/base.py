@@ -22,7 +22,13 @@ Bytes = bytes | memoryview
 
 
 class Store(ABC):
-    """A folder, or a prefix of an object store or web server."""
+    """A folder, or a prefix of an object store or web server.
+
+    Example:
+        >>> store = open_store("shards")
+        >>> store.is_local, store.size("manifest.json") == len(store.read("manifest.json"))
+        (True, True)
+    """
 
     can_list = True
     """True if the store can list its names and be written; a web server can do neither."""

@@ -14,7 +14,12 @@ _JUNK_FOLDERS = frozenset(["__macosx", "__pycache__", "@eadir"])
 
 @dataclass(frozen=True, slots=True)
 class Leftovers:
-    """The part of a tree that packing leaves out."""
+    """The part of a tree that packing leaves out.
+
+    Example:
+        >>> verify("shards", against="cinic").leftovers.files
+        ()
+    """
 
     files: tuple[str, ...] = ()
     """Paths of all files that are neither packed nor junk, hidden ones included; sorted."""

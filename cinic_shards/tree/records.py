@@ -133,7 +133,13 @@ class Tree(ABC):
 
 
 class Source(ABC):
-    """A source of images; each subclass is one file of this folder."""
+    """A source of images; each subclass is one file of this folder.
+
+    Example:
+        >>> from cinic_shards.tree import find_source
+        >>> type(find_source("cinic")).__name__
+        'FolderSource'
+    """
 
     def __init__(self, root: Path, split_name: str | None = None) -> None:
         self.root = root

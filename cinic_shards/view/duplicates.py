@@ -15,7 +15,12 @@ from cinic_shards.store import Store
 
 @dataclass(frozen=True, slots=True)
 class Duplicates:
-    """The duplicate images of a dataset."""
+    """The duplicate images of a dataset.
+
+    Example:
+        >>> stats("shards").duplicates.groups
+        ()
+    """
 
     groups: tuple[tuple[str, ...], ...]
     """Groups of keys whose images have the same pixels, in dataset order."""

@@ -31,7 +31,13 @@ Histograms = dict[str, NDArray[np.int64]]
 
 @dataclass(frozen=True, slots=True)
 class Stats:
-    """Statistics of a dataset or a part of it."""
+    """Statistics of a dataset or a part of it.
+
+    Example:
+        >>> found = stats("shards")
+        >>> found.classes["cat"], found.origins["cifar10-test"]
+        ({'test': 9, 'train': 9, 'valid': 9}, {'test': 10})
+    """
 
     num_samples: int
     pixels: PixelSums
@@ -110,6 +116,11 @@ def stats(
         OptionError: the dataset does not have a split or class, an origin is unknown, or no image
             is left.
         StoreError, FormatError: the dataset cannot be read, or is damaged; names the images.
+
+    Example:
+        >>> found = stats("shards", split="train", origins=["cifar"])
+        >>> found.num_samples, [round(mean, 1) for mean in found.mean]
+        (20, [0.5, 0.5, 0.5])
     """
     dataset = path if isinstance(path, Dataset) else Dataset(path)
     subset = Subset(classes=classes, origin=origins)

@@ -74,6 +74,11 @@ def convert(
         OptionError: an option is invalid, or the encoding has blocks and images have several sizes.
         StoreError, FormatError, TreeError: the dataset cannot be read, or is damaged.
         OutputError: ``out`` cannot be written, or holds other files.
+
+    Example:
+        >>> manifest = convert("shards", "small", encoding="zstd")
+        >>> manifest.fingerprint == Dataset("shards").manifest.fingerprint
+        True
     """
     store, target = open_store(path), open_store(out)
     reject_itself(store, target)

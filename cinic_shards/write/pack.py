@@ -39,6 +39,12 @@ class PackOptions:
 
     Raises:
         OptionError: a value is invalid, or the encoding cannot have these sidecars.
+
+    Example:
+        >>> from cinic_shards.write.pack import PackOptions
+        >>> manifest = pack("cinic", "fast", PackOptions(encoding="raw", shards=2))
+        >>> [shard.name for shard in manifest.split("train").shards]
+        ['train-00000-of-00002.tar', 'train-00001-of-00002.tar']
     """
 
     encoding: str = DEFAULT_ENCODING
@@ -185,6 +191,11 @@ def pack(
         OptionError: an option is invalid.
         TreeError: the tree cannot be packed; lists every problem. Nothing is left in ``out``.
         OutputError: ``out`` cannot be written, or holds other files.
+
+    Example:
+        >>> manifest = pack("cinic", "new-shards")
+        >>> manifest.num_samples, manifest.encoding, [split.name for split in manifest.splits]
+        (270, 'png', ['test', 'train', 'valid'])
     """
     options = options or PackOptions()
     source, store = find_source(root, split_name), open_store(out)

@@ -88,6 +88,12 @@ def select(
         OptionError: an option is invalid, or no sample is left.
         StoreError, FormatError, TreeError: the dataset cannot be read, or is damaged.
         OutputError: ``out`` cannot be written, or holds other files.
+
+    Example:
+        >>> photos = Subset(origin="imagenet")
+        >>> manifest = select("shards", "photos", splits=["all=train+valid", "test"], subset=photos)
+        >>> {split.name: split.num_samples for split in manifest.splits}
+        {'all': 140, 'test': 70}
     """
     dataset, target = Dataset(path), open_store(out)
     reject_itself(dataset.store, target)
@@ -245,6 +251,11 @@ def select_tree(
         OptionError, StoreError, FormatError: as ``select``.
         OutputError: a file cannot be written, or exists with different content; or a file to link
             to is missing.
+
+    Example:
+        >>> from cinic_shards.write.select import select_tree
+        >>> select_tree("shards", "cats", splits="train", subset=Subset(classes=["cat"]))
+        Unpacked(num_written=9, num_kept=0)
     """
     workers = number_of_workers(workers)
     dataset, out = Dataset(path), local_path(out)

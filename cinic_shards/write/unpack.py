@@ -37,7 +37,13 @@ _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 @dataclass(frozen=True, slots=True)
 class Unpacked:
-    """The result of ``unpack``."""
+    """The result of ``unpack``.
+
+    Example:
+        >>> done = [unpack("shards", "tree", classes=["cat"]) for _ in range(2)]
+        >>> done[0].num_written, done[1].num_kept
+        (27, 27)
+    """
 
     num_written: int
     """Number of files that were written."""
@@ -113,6 +119,10 @@ def unpack(
         OptionError: the dataset does not have a split or class, or an origin is unknown.
         StoreError, FormatError: the dataset cannot be read, or is damaged; names the samples.
         OutputError: a file cannot be written, or exists with different content.
+
+    Example:
+        >>> unpack("shards", "tree", splits="train", classes=["cat", "dog"])
+        Unpacked(num_written=18, num_kept=0)
     """
     workers = number_of_workers(workers)
     store = open_store(path)
