@@ -176,7 +176,7 @@ def compare(
 
     readers = {os.fspath(folder): Dataset(folder).split(split) for folder in shards}
     if len(readers) < len(shards):
-        raise OptionError(f"{', '.join(map(os.fspath, shards))}: give each dataset once")
+        raise OptionError(f"{', '.join(str(one) for one in shards)}: give each dataset once")
     split = next(iter(readers.values())).name
     if "+" in split:
         raise OptionError(f"split {split!r}: ImageFolder reads one split; give one")
