@@ -4,6 +4,7 @@
 checked where it enters; the function itself checks ranges.
 """
 
+import difflib
 import functools
 import inspect
 import math
@@ -72,7 +73,9 @@ def _value(name: str, value: Any, hint: Any) -> Any:
     try:
         return _converted(value, hint)
     except (TypeError, ValueError):
-        raise OptionError(f"{name}={_shown(value)}: expected {_describe(hint)}") from None
+        names = [one for one in get_args(hint) if isinstance(one, str)]  # those of a Literal
+        similar = did_you_mean(value, names) if isinstance(value, str) else ""
+        raise OptionError(f"{name}={_shown(value)}: expected {_describe(hint)}{similar}") from None
 
 
 def _converted(value: Any, hint: Any) -> Any:
@@ -189,7 +192,23 @@ def one_of(name: str, value: object, choices: Any) -> None:
     """
     if value not in get_args(choices):
         listed = ", ".join(get_args(choices))
-        raise OptionError(f"{name}={value!r}: expected one of {listed}")
+        hint = did_you_mean(value, get_args(choices)) if isinstance(value, str) else ""
+        raise OptionError(f"{name}={value!r}: expected one of {listed}{hint}")
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return the end of a message on an unknown name, ``; did you mean 'train'?``.
+
+    Args:
+        name: the unknown name.
+        known: the names that exist.
+
+    Returns:
+        The end of the message with the most similar name; an empty string if none is similar.
+    """
+    folded = {one.casefold(): one for one in reversed([*known])}
+    found = difflib.get_close_matches(name.casefold(), folded, n=1)
+    return f"; did you mean {folded[found[0]]!r}?" if found else ""
 
 
 def variable(name: str) -> str | None:

@@ -75,6 +75,11 @@ class ProgressReport:
         if self._bar:
             self._bar.stop()
 
+    def say(self, text: str) -> None:
+        """Print a line, unless the report is quiet."""
+        if not self._quiet:
+            self._console.print(text)
+
     def update(self, doing: str, done: int, total: int) -> None:
         """Show that ``done`` of ``total`` (0: not known yet) are done.
 

@@ -16,7 +16,7 @@ from cinic_shards.codec import ENCODINGS
 from cinic_shards.store import system
 from cinic_shards.write.pack import PackOptions, pack
 from tests.support import servers
-from tests.support.command import Outcome, Run
+from tests.support.command import Outcome, Run, outcome
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -55,7 +55,7 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
             cli.main()
         except SystemExit as exit_:
             status = exit_.code if isinstance(exit_.code, int) else int(exit_.code is not None)
-        return Outcome(status, *capsys.readouterr())
+        return outcome(status, *capsys.readouterr())
 
     return run_main
 

@@ -2,20 +2,20 @@
 
 import json
 import logging
-import re
+import shlex
 import signal
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import BrokenExecutor
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.table import Table
-from typer.core import TyperGroup
 
 from cinic_shards._version import __version__
+from cinic_shards.cli.help import Commands
 from cinic_shards.cli.streams import standard_streams
 from cinic_shards.errors import (
     CinicShardsError,
@@ -25,6 +25,7 @@ from cinic_shards.errors import (
     without_secrets,
 )
 from cinic_shards.jobs import LOGGER, STOP_SIGNALS
+from cinic_shards.jobs.compiling import compiling_reported
 from cinic_shards.options import check_umask
 from cinic_shards.progress import ProgressReport
 
@@ -33,45 +34,10 @@ if TYPE_CHECKING:
     from cinic_shards.write.unpack import Unpacked
 
 
-_UsageError: Any = typer.BadParameter.__mro__[1]
-"""Typer does not export it."""
-
-
-_EMPTY_OPTION = re.compile("--[^=]*=")
-
-
-class _Commands(TyperGroup):
-    """The commands. Messages on their usage, which quote arguments, hide secrets in URLs."""
-
-    def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:  # type: ignore[override]
-        # An unset variable of the shell. As a path, it would be the working folder.
-        if any(not one or _EMPTY_OPTION.fullmatch(one) for one in args):
-            raise _UsageError("an argument is empty; give a value, or leave the option out")
-        with _secrets_hidden():
-            return super().parse_args(ctx, args)
-
-    def invoke(self, ctx: typer.Context) -> Any:  # type: ignore[override]
-        with _secrets_hidden():
-            return super().invoke(ctx)
-
-
-@contextmanager
-def _secrets_hidden() -> Iterator[None]:
-    try:
-        yield
-    except _UsageError as error:
-        for argument in sys.argv:
-            error.message = error.message.replace(argument, without_secrets(argument))
-        error.message = text_without_secrets(error.message)
-        raise
-
-
 app = typer.Typer(
-    cls=_Commands,
-    no_args_is_help=True,
-    rich_markup_mode="markdown",
+    cls=Commands,
+    rich_markup_mode=None,
     pretty_exceptions_enable=False,
-    add_completion=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 # Paths and class names are printed unchanged and on one line; a table in a file or a pipe is not
@@ -96,78 +62,6 @@ class _PlainConsole(Console):
 _is_terminal = sys.stdout is not None and sys.stdout.isatty()
 out_console = _PlainConsole(width=None if _is_terminal else 200, **_UNCHANGED)
 err_console = _PlainConsole(stderr=True, **_UNCHANGED)
-
-EncodingName = Literal["png", "zstd", "raw"]
-
-Shards = Annotated[str, typer.Argument(help="Folder or URL of a packed dataset.")]
-Encoding = Annotated[
-    EncodingName | None,
-    typer.Option(
-        help="`png`: the files unchanged; `zstd`: compressed blocks of pixels, the smallest, for "
-        "object storage; `raw`: uncompressed blocks, the fastest from a local disk; default: `png`."
-    ),
-]
-ShardSize = Annotated[
-    int | None,
-    typer.Option(
-        help="Samples in a shard; default: up to 10 blocks (10240), but at least 8 shards a split, "
-        "or one for each block if it has fewer."
-    ),
-]
-NumShards = Annotated[
-    int | None,
-    typer.Option(
-        "--shards", help="Number of shards in each split, of equal size, instead of `--shard-size`."
-    ),
-]
-NewShardSize = Annotated[
-    int | None,
-    typer.Option(
-        "--shard-size",
-        help="Samples in a shard; default: complete splits keep their shards, new ones have those "
-        "of `pack`, but no larger than before.",
-    ),
-]
-BlockSize = Annotated[
-    int | None,
-    typer.Option(help="Samples in a block, which are decoded and mixed together; default: 1024."),
-]
-Sidecars = Annotated[
-    str | None,
-    typer.Option(
-        help="Files stored with each PNG: `cls`, `json`, `cls,json` or `none`; default: `cls`."
-    ),
-]
-Classes = Annotated[
-    list[str] | None, typer.Option("--class", help="Only this class; repeatable; default: all.")
-]
-Origins = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--origin",
-        help="Only this origin: `cifar`, `cifar-train`, `cifar-test`, `imagenet` or `unknown`; "
-        "repeatable; default: all.",
-    ),
-]
-Threads = Annotated[
-    int | None,
-    typer.Option("--workers", help="Number of threads; default: the cores this process may use."),
-]
-Workers = Annotated[
-    int | None,
-    typer.Option(help="Number of processes; default: the cores this process may use."),
-]
-WhereToRun = Annotated[
-    str | None,
-    typer.Option(
-        "--executor",
-        help="`process:N` (same as `--workers N`), or a dask cluster, `dask://host:port`, whose "
-        "workers see the same files under the same paths; default: processes.",
-    ),
-]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the dataset in OUT.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print only errors.")]
 
 
 def main() -> None:
@@ -252,9 +146,9 @@ def _main(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
-    """Pack CINIC-10, or any folder of PNGs by split and class, into tar shards.
+    """Pack CINIC-10, or any folder of PNGs by split and class, into a few tar files.
 
-    **Example:** `cinic-shard pack ./cinic ./shards && cinic-shard info ./shards`
+    These "shards" keep every image, and are read at full speed by `cinic_shards.ShardLoader`.
     """
     check_umask()
 
@@ -317,7 +211,8 @@ def working(stopped: str, *, quiet: bool, unit: str = "images") -> Iterator[Prog
     if quiet:
         LOGGER.setLevel(logging.ERROR)
     try:
-        with ProgressReport(err_console, _check_received, quiet=quiet, unit=unit) as report:
+        report = ProgressReport(err_console, _check_received, quiet=quiet, unit=unit)
+        with report, compiling_reported(report.say):
             yield report
     except (KeyboardInterrupt, Stopped) as end:
         notes = getattr(end, "__notes__", [stopped])
@@ -327,20 +222,80 @@ def working(stopped: str, *, quiet: bool, unit: str = "images") -> Iterator[Prog
         LOGGER.setLevel(level)
 
 
-def print_written(manifest: "Manifest", seconds: float, out: str) -> None:
-    """Print the number of images and shards written, their size and the speed."""
+def next_step(text: str) -> None:
+    """Print what to do next, on standard error."""
+    err_console.print(f"next: {text}")
+
+
+def command(*words: object) -> str:
+    """Return a command as a user types it; secrets in URLs are hidden."""
+    return shlex.join(["cinic-shard", *(without_secrets(str(word)) for word in words)])
+
+
+@contextmanager
+def waiting(text: str, *, quiet: bool) -> Iterator[Callable[[str], None]]:
+    """Show one line of text on a terminal until the block ends, and that kernels are compiled.
+
+    Args:
+        text: the first text.
+        quiet: show nothing.
+
+    Returns:
+        A function that replaces the text.
+    """
+    if quiet:
+        yield lambda text: None
+        return
+    with err_console.status(text) as status, compiling_reported(err_console.print):
+        yield status.update
+
+
+def print_written(
+    manifest: "Manifest", seconds: float, out: str, *, as_json: bool, quiet: bool, after: str
+) -> None:
+    """Print the number of images and shards written, their size and the speed.
+
+    Args:
+        manifest: the new dataset.
+        seconds: how long it took.
+        out: the dataset's location.
+        as_json: print JSON.
+        quiet: print nothing, except JSON.
+        after: the next command.
+    """
     shards = [shard for split in manifest.splits for shard in split.shards]
     size = sum(shard.size for shard in shards)
-    out_console.print(
-        f"{manifest.num_samples:,} images in {len(shards)} shards, {size / 1e6:,.1f} MB, "
-        f"{seconds:.1f} s ({manifest.num_samples / seconds:,.0f} images/s): {without_secrets(out)}"
-    )
+    if as_json:
+        print_json(
+            {
+                "path": without_secrets(out),
+                "num_samples": manifest.num_samples,
+                "num_shards": len(shards),
+                "bytes": size,
+                "encoding": manifest.encoding,
+                "fingerprint": manifest.fingerprint,
+                "seconds": seconds,
+            }
+        )
+    elif not quiet:
+        out_console.print(
+            f"{manifest.num_samples:,} images in {len(shards)} shards, {size / 1e6:,.1f} MB, "
+            f"{seconds:.1f} s ({manifest.num_samples / seconds:,.0f} images/s): "
+            f"{without_secrets(out)}"
+        )
+        next_step(after)
 
 
-def print_unpacked(done: "Unpacked", what: str, seconds: float, out: object) -> None:
+def print_unpacked(
+    done: "Unpacked", what: str, seconds: float, out: object, *, as_json: bool, quiet: bool
+) -> None:
     """Print how many files of a tree were written, and how many existed already."""
-    kept = f", {done.num_kept:,} existed already" if done.num_kept else ""
-    out_console.print(f"{done.num_written:,} {what}{kept}, {seconds:.1f} s: {out}")
+    if as_json:
+        counts = {"num_written": done.num_written, "num_kept": done.num_kept}
+        print_json({"path": str(out), **counts, "seconds": seconds})
+    elif not quiet:
+        kept = f", {done.num_kept:,} existed already" if done.num_kept else ""
+        out_console.print(f"{done.num_written:,} {what}{kept}, {seconds:.1f} s: {out}")
 
 
 def print_json(content: Any) -> None:

@@ -1,4 +1,4 @@
-"""The commands that inspect a dataset: its content, its integrity, its images."""
+"""The commands that count and check what is in a dataset: info, stats, verify, reindex."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -6,14 +6,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cinic_shards.cli.console import (
-    AsJson,
-    Classes,
-    Origins,
-    Quiet,
-    Shards,
-    Threads,
-    Workers,
+    command,
     err_console,
+    next_step,
     out_console,
     print_json,
     print_table,
@@ -21,6 +16,17 @@ from cinic_shards.cli.console import (
     working,
 )
 from cinic_shards.cli.leftovers import print_leftovers, same_as
+from cinic_shards.cli.options import (
+    Classes,
+    Origins,
+    Quiet,
+    QuietReport,
+    Shards,
+    Split,
+    Threads,
+    Workers,
+    json_option,
+)
 from cinic_shards.errors import few, grouped, without_secrets
 
 if TYPE_CHECKING:
@@ -28,8 +34,20 @@ if TYPE_CHECKING:
     from cinic_shards.view.duplicates import Duplicates
     from cinic_shards.view.stats import Counts, Stats
 
-Split = Annotated[
-    str | None, typer.Option(help="Only this split, or several, as `train+valid`; default: all.")
+Against = Annotated[
+    Path | None,
+    typer.Option(
+        help="Tree of PNGs, or an archive of one, to compare with: PNGs byte for byte, blocks "
+        "by their pixels. Lists its files that are not in the dataset; default: none.",
+        metavar="TREE",
+    ),
+]
+SplitName = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="Split of all images of TREE, if it has no folders of splits; see `pack --help`.",
+    ),
 ]
 
 
@@ -43,28 +61,39 @@ def info(
         ),
     ] = False,
     as_json: Annotated[
-        bool, typer.Option("--json", help="Print JSON; with `--duplicates`, their keys too.")
+        bool,
+        json_option(
+            "`num_samples`, `encoding`, `classes`, `splits` and more; with `--duplicates`, "
+            "`counts` and `groups` of keys"
+        ),
     ] = False,
+    quiet: QuietReport = False,
 ) -> None:
-    """Show what a dataset holds: shards, and counts by split, class and origin.
+    """Show what a dataset holds, by split, class and origin.
 
-    **Examples**
+    An origin is where an image comes from, as its file name says: CIFAR-10 or ImageNet. Only
+    indexes are read, no images.
 
-    `cinic-shard info ./shards`
-
-    `cinic-shard info ./shards --duplicates`
+    Examples:
+        cinic-shard info ./shards
+        cinic-shard info ./shards --duplicates
     """
     from cinic_shards.read.dataset import Dataset
     from cinic_shards.view.duplicates import find_duplicates
 
-    dataset = Dataset(shards)
-    if duplicates:
-        _print_duplicates(find_duplicates(dataset.store, dataset.manifest), as_json)
-        return
-    summary = dataset.summary()
-    if as_json:
+    with working("nothing was read", quiet=quiet):
+        dataset = Dataset(shards)
+        found = find_duplicates(dataset.store, dataset.manifest) if duplicates else None
+        summary = dataset.summary()
+    if found is not None:
+        _print_duplicates(found, as_json)
+    elif as_json:
         print_json(summary)
-        return
+    else:
+        _print_summary(summary)
+
+
+def _print_summary(summary: dict[str, Any]) -> None:
     for name in ("encoding", "block_size", "format_version", "fingerprint", "licence", "citation"):
         if summary[name]:
             out_console.print(f"{name.replace('_', ' ')}: {summary[name]}")
@@ -117,25 +146,17 @@ def verify(
     shards: Shards,
     quick: Annotated[
         bool,
-        typer.Option("--quick", help="Check all but the payloads' CRC-32; decode no image."),
+        typer.Option("--quick", help="Check everything but the images: no checksums, no decoding."),
     ] = False,
-    against: Annotated[
-        Path | None,
-        typer.Option(
-            help="Tree of PNGs, or an archive of one, to compare with: PNGs byte for byte, blocks "
-            "by their pixels. Lists its files that are not in the dataset; default: none.",
-            metavar="TREE",
-        ),
-    ] = None,
-    split_name: Annotated[
-        str | None,
-        typer.Option(
-            help="Split of all images of TREE, if it has no folders of splits; see `pack`."
-        ),
-    ] = None,
+    against: Against = None,
+    split_name: SplitName = None,
     workers: Workers = None,
-    as_json: AsJson = False,
-    quiet: Quiet = False,
+    as_json: Annotated[
+        bool, json_option("`is_whole`, `faults`, `num_samples`, `leftovers` and more")
+    ] = False,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="Print only faults and errors.")
+    ] = False,
 ) -> None:
     """Check every byte of a dataset, and list every fault.
 
@@ -143,11 +164,9 @@ def verify(
     is any fault or if, with `--against`, the tree holds any file that is not in the dataset:
     deleting the tree would lose it.
 
-    **Examples**
-
-    `cinic-shard verify ./shards`
-
-    `cinic-shard verify ./shards --against ./cinic && rm -r ./cinic`
+    Examples:
+        cinic-shard verify ./shards
+        cinic-shard verify ./shards --against ./cinic && rm -r ./cinic
     """
     from cinic_shards.check import verify as checker
 
@@ -175,11 +194,13 @@ def verify(
                 f"intact{like}: {what} of {found.num_samples:,} samples in {found.num_shards} "
                 f"shards, {work.seconds:.1f} s"
             )
+            if not (found.leftovers and found.leftovers.files):
+                next_step(f"in Python, ShardLoader({without_secrets(shards)!r}, split=...)")
     left = found.leftovers
     if left and not as_json:
         print_leftovers(str(against), left, quiet=quiet)
     if not found.is_whole and not as_json:
-        err_console.print(f"error: {_faults(shards, found)}")
+        err_console.print(f"error: {num_faults(shards, found)}")
     if not found.is_whole or (left and left.files):
         raise typer.Exit(1)
 
@@ -191,32 +212,49 @@ def _print_faults(found: "Verification") -> None:
         out_console.print(f"and {found.num_more_faults:,} more faults in these shards")
 
 
-def _faults(shards: str, found: "Verification") -> str:
-    num_faults = len(found.faults) + found.num_more_faults
-    return f"{without_secrets(shards)}: {num_faults:,} faults"
+def num_faults(shards: str, found: "Verification") -> str:
+    """Return the location of a dataset and its number of faults, for a message."""
+    count = len(found.faults) + found.num_more_faults
+    return f"{without_secrets(shards)}: {count:,} faults"
 
 
 def reindex(
-    shards: Annotated[str, typer.Argument(help="Folder with all shards of a dataset.")],
+    shards: Annotated[
+        str, typer.Argument(metavar="SHARDS", help="Folder with all shards of a dataset.")
+    ],
     workers: Workers = None,
+    as_json: Annotated[
+        bool, json_option("`path`, `num_samples`, `num_shards`, `fingerprint`, `seconds`")
+    ] = False,
     quiet: Quiet = False,
 ) -> None:
-    """Rebuild a lost or damaged manifest from the shards; every shard is checked.
+    """Rebuild a lost or damaged manifest from the shards.
 
-    **Examples**
+    Every shard is checked. The manifest is the file `manifest.json`, the list of all shards.
 
-    `cinic-shard reindex ./shards`
+    Examples:
+        cinic-shard reindex ./shards
     """
     from cinic_shards.check import reindex as checker
 
-    with working("no manifest was written", quiet=quiet) as work:
+    with working("no manifest was written", quiet=quiet or as_json) as work:
         manifest = checker.reindex(shards, workers=workers, progress=work.update)
     if "seed" not in manifest.options and not quiet:
         warn("the packing seed is not 0: the order of the shards was not checked")
-    if not quiet:
-        out_console.print(
-            f"{manifest.num_samples:,} samples: {without_secrets(shards)}/manifest.json"
+    path = f"{without_secrets(shards)}/manifest.json"
+    if as_json:
+        print_json(
+            {
+                "path": path,
+                "num_samples": manifest.num_samples,
+                "num_shards": sum(len(split.shards) for split in manifest.splits),
+                "fingerprint": manifest.fingerprint,
+                "seconds": work.seconds,
+            }
         )
+    elif not quiet:
+        out_console.print(f"{manifest.num_samples:,} samples: {path}")
+        next_step(command("verify", shards))
 
 
 def stats(
@@ -230,22 +268,24 @@ def stats(
     ] = False,
     workers: Threads = None,
     as_json: Annotated[
-        bool, typer.Option("--json", help="Print JSON, with synsets and histograms.")
+        bool,
+        json_option(
+            "`num_samples`, `mean`, `std`, `splits`, `classes`, `origins`, `synsets`, "
+            "`duplicates`; with `--histograms`, `histograms` too"
+        ),
     ] = False,
-    quiet: Quiet = False,
+    quiet: QuietReport = False,
 ) -> None:
-    """Print exact channel means and standard deviations, counts and the number of duplicates.
+    """Print means and deviations of the channels, and counts.
 
-    Counts are by split, class and origin. For entire splits, means and deviations are in the
-    manifest; for a class or an origin, the images are decoded.
+    Means and standard deviations of red, green and blue are exact. The number of duplicates is
+    printed too. Counts are by split, class and origin. For entire splits, means and deviations are
+    in the manifest; for a class or an origin, the images are decoded.
 
-    **Examples**
-
-    `cinic-shard stats ./shards --split train+valid`
-
-    `cinic-shard stats ./shards --origin cifar-train`
-
-    `cinic-shard stats ./shards --histograms --json`
+    Examples:
+        cinic-shard stats ./shards --split train+valid
+        cinic-shard stats ./shards --origin cifar-train
+        cinic-shard stats ./shards --histograms --json
     """
     from cinic_shards.view import stats as viewer
 
@@ -296,90 +336,3 @@ def _count_rows(label: str, counts_of: "Counts", splits: list[str]) -> list[list
 def _count_row(label: str, counts: dict[str, int], splits: list[str]) -> list[str]:
     cells = [f"{counts.get(split, 0):,}" for split in splits]
     return [label, *cells, *([f"{sum(counts.values()):,}"] if len(splits) > 1 else [])]
-
-
-def show(
-    shards: Shards,
-    out: Annotated[Path, typer.Option("--output", "-o", help="PNG to write.")],
-    split: Split = None,
-    class_name: Classes = None,
-    origin: Origins = None,
-    per_class: Annotated[int, typer.Option(min=1, help="Samples of each class.")] = 16,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the random choice.")] = 0,
-    workers: Threads = None,
-    quiet: Quiet = False,
-) -> None:
-    """Write a montage: a PNG with a row of random samples for each class.
-
-    **Examples**
-
-    `cinic-shard show ./shards -o montage.png`
-
-    `cinic-shard show ./shards -o cats.png --class cat --origin cifar --per-class 100`
-    """
-    from cinic_shards.view import montage
-
-    with working("nothing was written", quiet=quiet) as work:
-        num_shown = montage.show(
-            shards,
-            out,
-            split=split,
-            classes=class_name,
-            origins=origin,
-            per_class=per_class,
-            seed=seed,
-            workers=workers,
-            progress=work.update,
-        )
-    if not quiet:
-        out_console.print(f"{num_shown:,} images: {out}")
-
-
-def report(
-    shards: Shards,
-    out: Annotated[Path, typer.Option("--output", "-o", help="HTML file to write.")],
-    sample: Annotated[
-        int, typer.Option(min=1, help="Approximate number of images to browse on the page.")
-    ] = 4000,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the random choice.")] = 0,
-    title: Annotated[
-        str | None,
-        typer.Option(help="Name of the dataset; default: CINIC-10, or the folder's name."),
-    ] = None,
-    quick: Annotated[
-        bool,
-        typer.Option("--quick", help="Decode no image to verify, as `verify --quick`."),
-    ] = False,
-    workers: Threads = None,
-    quiet: Quiet = False,
-) -> None:
-    """Write a report on a dataset: counts, samples, statistics, duplicates, images to browse.
-
-    The report is one HTML file that needs no other file and no network. It includes the result of
-    `verify`; the exit status is 0 even if there are faults.
-
-    **Examples**
-
-    `cinic-shard report ./shards -o report.html`
-
-    `cinic-shard report s3://bucket/cinic -o report.html --sample 1000`
-    """
-    from cinic_shards.view.report import write_report
-
-    with working("no report was written", quiet=quiet) as work:
-        content = write_report(
-            shards,
-            out,
-            sample=sample,
-            seed=seed,
-            title=title,
-            quick=quick,
-            workers=workers,
-            progress=work.update,
-        )
-    found = content.verification
-    if not found.is_whole:
-        warn(f"{_faults(shards, found)}; the report lists them")
-    if not quiet:
-        size = out.stat().st_size / 1e6
-        out_console.print(f"{size:.1f} MB, {work.seconds:.1f} s: {out}")

@@ -1,24 +1,33 @@
-"""The commands for the loader: a comparison with ImageFolder, its kernels, and its caches."""
+"""The tools for the loader: a comparison with ImageFolder, its kernels, and its caches."""
 
 import time
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cinic_shards.cli.console import AsJson, err_console, out_console, print_json, print_table
+from cinic_shards.cli.console import out_console, print_json, print_table, waiting
+from cinic_shards.cli.options import Quiet, QuietReport, json_option
+
+if TYPE_CHECKING:
+    from cinic_shards.loader.bench import Result
 
 
 def bench(
-    tree: Annotated[Path, typer.Argument(help="Folder of `<split>/<class>/*.png`.")],
-    shards: Annotated[
-        list[Path], typer.Argument(help="Folder of the shards packed from it, or several.")
+    tree: Annotated[
+        Path, typer.Argument(metavar="TREE", help="Folder of `<split>/<class>/*.png`.")
     ],
-    split: Annotated[str, typer.Option(help="Split to read, one only.")] = "train",
-    batch_size: Annotated[int, typer.Option(min=1, help="Samples in a batch.")] = 512,
+    shards: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="SHARDS...", help="Folder of the shards packed from it, or several."
+        ),
+    ],
+    split: Annotated[str, typer.Option(metavar="NAME", help="Split to read, one only.")] = "train",
+    batch_size: Annotated[int, typer.Option(min=1, metavar="N", help="Images in a batch.")] = 512,
     epochs: Annotated[
-        int, typer.Option(min=1, help="Epochs to measure, after one to warm up.")
+        int, typer.Option(min=1, metavar="N", help="Epochs to measure, after one to warm up.")
     ] = 3,
     normalize: Annotated[
         bool, typer.Option("--normalize", help="Make normalised float32 images instead of uint8.")
@@ -27,25 +36,29 @@ def bench(
         Path | None,
         typer.Option(metavar="FILE", help="Draw the rates too: a PNG, SVG or PDF file."),
     ] = None,
-    as_json: AsJson = False,
+    as_json: Annotated[
+        bool,
+        json_option(
+            "a list of `name`, `setting`, `dtype`, `images_per_second`, `rates`, "
+            "`ratio_to_best_imagefolder`"
+        ),
+    ] = False,
+    quiet: QuietReport = False,
 ) -> None:
-    """Compare the speed of the loader and torchvision's ImageFolder, on the same images.
+    """Compare the loader's speed with torchvision's ImageFolder.
 
     Both read shuffled epochs from a warm page cache, in turn; ImageFolder with 0, 2 and 4 workers.
     Needs torchvision: `pip install 'cinic-shards[bench]'`.
 
-    **Examples**
-
-    `cinic-shard bench ./cinic ./shards`
-
-    `cinic-shard bench ./cinic ./png ./zstd ./raw --plot speed.png`
-
-    `cinic-shard bench ./cinic ./shards --normalize --json`
+    Examples:
+        cinic-shard bench ./cinic ./shards
+        cinic-shard bench ./cinic ./png ./zstd ./raw --plot speed.png
+        cinic-shard bench ./cinic ./shards --normalize --json
     """
     from cinic_shards.loader import bench as benchmark
     from cinic_shards.store import local_path
 
-    with err_console.status("") as status:
+    with waiting("", quiet=quiet or as_json) as show:
         results = benchmark.compare(
             local_path(tree),
             [local_path(folder) for folder in shards],
@@ -53,18 +66,23 @@ def bench(
             batch_size=batch_size,
             epochs=epochs,
             normalize=normalize,
-            progress=lambda text: None if as_json else status.update(text),
+            progress=show,
         )
     if plot is not None:
         benchmark.plot(results, plot)
-    best = {result.name: result for result in benchmark.best_by_name(results)}
-    base = best["imagefolder"].median
+    _print_rates(results, "float32" if normalize else "uint8", as_json)
+
+
+def _print_rates(results: "list[Result]", dtype: str, as_json: bool) -> None:
+    from cinic_shards.loader.bench import best_by_name
+
+    base = {result.name: result for result in best_by_name(results)}["imagefolder"].median
     if as_json:
         rows = [
             {
                 "name": result.name,
                 "setting": result.setting,
-                "dtype": "float32" if normalize else "uint8",
+                "dtype": dtype,
                 "images_per_second": result.median,
                 "rates": result.rates,
                 "ratio_to_best_imagefolder": result.median / base,
@@ -93,22 +111,26 @@ def cache(
     folder: Annotated[
         Path | None,
         typer.Option(
+            metavar="FOLDER",
             help="Folder of the caches; default: CINIC_SHARDS_CACHE_DIR, or the user's cache "
-            "folder."
+            "folder.",
         ),
     ] = None,
     clear: Annotated[
         bool, typer.Option("--clear", help="Delete all caches that no process is using.")
     ] = False,
-    as_json: AsJson = False,
+    as_json: Annotated[
+        bool, json_option("a list of `dataset`, `split`, `bytes`, `used`, `path`, `deleted`")
+    ] = False,
+    quiet: Quiet = False,
 ) -> None:
-    """List what `cache="disk"` has kept of each dataset, or delete it.
+    """List or delete what the loader keeps on the disk.
 
-    **Examples**
+    That is what `ShardLoader(..., cache="disk")` has decoded or downloaded, for each dataset.
 
-    `cinic-shard cache`
-
-    `cinic-shard cache --clear`
+    Examples:
+        cinic-shard cache
+        cinic-shard cache --clear
     """
     from cinic_shards.loader import cache_folder
 
@@ -130,6 +152,8 @@ def cache(
         ]
         print_json(rows)
         return
+    if quiet:
+        return
     words = {None: "", True: "deleted", False: "in use"}
     if found:
         print_table(
@@ -147,19 +171,28 @@ def cache(
     )
 
 
-def warmup() -> None:
-    """Compile all kernels now, so that no job waits for it; for container images and new nodes.
+def warmup(
+    as_json: Annotated[bool, json_option("`seconds`")] = False,
+    quiet: Quiet = False,
+) -> None:
+    """Compile the kernels now, so that no later job waits.
+
+    Kernels are the fast parts of this package. They are compiled when they are first used on a
+    machine, which takes seconds; run this when you build a container image or set up a node.
 
     Compiled kernels are cached in NUMBA_CACHE_DIR, the package's folder, the user's cache folder or
     a temporary folder: the first that can be written.
 
-    **Examples**
-
-    `cinic-shard warmup`
+    Examples:
+        cinic-shard warmup
     """
     from cinic_shards.loader.warmup import warm_up
 
     start = time.perf_counter()
-    with err_console.status("compiling the kernels"):
+    with waiting("compiling the kernels", quiet=quiet or as_json):
         warm_up()
-    out_console.print(f"all kernels compiled, {time.perf_counter() - start:.1f} s")
+    seconds = time.perf_counter() - start
+    if as_json:
+        print_json({"seconds": seconds})
+    elif not quiet:
+        out_console.print(f"all kernels compiled, {seconds:.1f} s")

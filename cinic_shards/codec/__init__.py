@@ -9,6 +9,7 @@ from cinic_shards.codec.png import PngEncoding, decode_png, encode_png
 from cinic_shards.codec.raw import RawEncoding
 from cinic_shards.codec.zstd import ZstdEncoding
 from cinic_shards.errors import OptionError
+from cinic_shards.options import did_you_mean
 
 __all__ = [
     "DEFAULT_ENCODING", "ENCODINGS", "Damage", "Encoding", "Payloads", "checksum", "checksums",
@@ -31,5 +32,6 @@ def find_encoding(name: str) -> Encoding:
         OptionError: the name is unknown.
     """
     if name not in ENCODINGS:
-        raise OptionError(f"encoding {name!r}: expected one of {', '.join(ENCODINGS)}")
+        hint = did_you_mean(name, ENCODINGS)
+        raise OptionError(f"encoding {name!r}: expected one of {', '.join(ENCODINGS)}{hint}")
     return ENCODINGS[name]

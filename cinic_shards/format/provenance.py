@@ -9,6 +9,7 @@ import re
 from typing import NamedTuple
 
 from cinic_shards.errors import OptionError
+from cinic_shards.options import did_you_mean
 
 ORIGINS = ("unknown", "cifar10-train", "cifar10-test", "imagenet")
 """Origin names; a name's position is its code in an index (docs/format.md)."""
@@ -59,8 +60,9 @@ def origins_named(name: str) -> tuple[str, ...]:
     if origin == "cifar10":
         return "cifar10-train", "cifar10-test"
     if origin not in ORIGINS:
-        known = "cifar, cifar-train, cifar-test, imagenet, unknown"
-        raise OptionError(f"no origin {name!r}; expected one of {known}")
+        known = ("cifar", "cifar-train", "cifar-test", "imagenet", "unknown")
+        hint = did_you_mean(name, known)
+        raise OptionError(f"no origin {name!r}; expected one of {', '.join(known)}{hint}")
     return (origin,)
 
 

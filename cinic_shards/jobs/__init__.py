@@ -20,11 +20,13 @@ from concurrent.futures import (
 )
 from contextlib import contextmanager
 from functools import partial
+from multiprocessing.connection import Connection
 from multiprocessing.connection import wait as wait_for_any
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from cinic_shards.errors import OptionError, without_secrets
+from cinic_shards.jobs.compiling import Relay, relay_to
 from cinic_shards.jobs.stop import run_stoppable
 from cinic_shards.jobs.threads import ThreadPool
 from cinic_shards.options import number_of_workers
@@ -70,12 +72,7 @@ def make_executor(workers: int) -> Executor:
     """
     if workers == 1:
         return ThreadPool(1, "cinic-shards-job")
-    return _Processes(
-        workers,
-        mp_context=multiprocessing.get_context("spawn"),
-        initializer=_start_worker,
-        initargs=(LOGGER.level,),
-    )
+    return _Processes(workers)
 
 
 class _Processes(ProcessPoolExecutor):
@@ -83,6 +80,16 @@ class _Processes(ProcessPoolExecutor):
 
     It may hold the lock of a queue, for which the others would wait forever.
     """
+
+    def __init__(self, workers: int) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._relay = Relay(context)
+        super().__init__(
+            workers,
+            mp_context=context,
+            initializer=_start_worker,
+            initargs=(LOGGER.level, self._relay.writer),
+        )
 
     def submit(self, fn: Callable[..., R], /, *args: Any, **kwargs: Any) -> Future[R]:
         """Submit a job as ``Executor.submit`` does; a process it starts never sees Ctrl-C."""
@@ -118,6 +125,7 @@ class _Processes(ProcessPoolExecutor):
         super().shutdown(wait, cancel_futures=cancel_futures)
         if wait:
             watch.join()
+            self._relay.close()
 
 
 STOP_SIGNALS = [s for s in signal.Signals if s.name in ("SIGINT", "SIGTERM", "SIGHUP")]
@@ -228,8 +236,9 @@ def _wait(futures: Iterable[Future[R]], seconds: float = math.inf) -> None:
         time.sleep(0.005)
 
 
-def _start_worker(level: int) -> None:
+def _start_worker(level: int, writer: Connection) -> None:
     LOGGER.setLevel(level)
+    relay_to(writer)
     # Signals may reach all processes of a terminal or a scheduler's job; the parent acts on them.
     for number in STOP_SIGNALS:
         signal.signal(number, signal.SIG_IGN)

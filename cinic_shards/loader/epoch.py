@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 from cinic_shards.codec.kernels import is_compiling
 from cinic_shards.errors import StoreError
+from cinic_shards.jobs.compiling import compiling_reported
 from cinic_shards.jobs.threads import ThreadPool
 from cinic_shards.loader.batch import Batch
 from cinic_shards.loader.block_source import BlockCounts
@@ -274,7 +275,7 @@ def shown(
 
     first, total = images_before(steps.start), images_before(len(plan))
     shown = 0.0
-    with ProgressReport.on_stderr() as report, closing(batches):
+    with ProgressReport.on_stderr() as report, compiling_reported(report.say), closing(batches):
         for step, batch in zip(steps, batches, strict=True):
             yield batch
             if (now := time.perf_counter()) - shown >= _SHOW_SECONDS:

@@ -8,7 +8,7 @@ from typing import Any
 import cinic_shards.format as fmt
 from cinic_shards.errors import OptionError
 from cinic_shards.format import SplitInfo
-from cinic_shards.options import checked
+from cinic_shards.options import checked, did_you_mean
 from cinic_shards.read.columns import Columns
 from cinic_shards.read.open import read_manifest
 from cinic_shards.read.split import Check, SplitReader
@@ -43,7 +43,8 @@ def find_split(name: str, known: Sequence[str], location: str) -> str:
         raise OptionError(
             f"{location}: no split {name!r}; it may mean {' or '.join(found)}: give one of these"
         )
-    hint = "; join splits with +, as in train+valid" if "," in name else ""
+    comma = "," in name
+    hint = "; join splits with +, as in train+valid" if comma else did_you_mean(name, known)
     raise OptionError(f"{location}: no split {name!r}; there is {', '.join(known)}{hint}")
 
 

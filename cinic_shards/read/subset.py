@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,7 @@ from cinic_shards.codec import kernels
 from cinic_shards.errors import OptionError, few
 from cinic_shards.format import shown
 from cinic_shards.format.provenance import origins_named
-from cinic_shards.options import checked, integer
+from cinic_shards.options import checked, did_you_mean, integer
 from cinic_shards.read.columns import Columns
 from cinic_shards.read.dataset import Dataset
 from cinic_shards.read.split import SplitReader
@@ -137,7 +137,8 @@ def choose_samples(dataset: Dataset, columns: Columns, subset: Subset) -> NDArra
     is_chosen = np.ones(len(columns), np.bool_)
     if subset.classes is not None:
         label_of = {name: label for label, name in enumerate(dataset.manifest.classes)}
-        wanted = [label_of[_known("class", name, label_of)] for name in subset.classes]
+        check_classes(subset.classes, dataset.manifest.classes)
+        wanted = [label_of[name] for name in subset.classes]
         is_chosen &= np.isin(columns.labels, wanted)
     if subset.origin is not None:
         names = [subset.origin] if isinstance(subset.origin, str) else subset.origin
@@ -158,6 +159,23 @@ def choose_samples(dataset: Dataset, columns: Columns, subset: Subset) -> NDArra
     if subset.fraction < 1:
         is_chosen = _thinned(is_chosen, columns, subset)
     return is_chosen
+
+
+def check_classes(names: Sequence[str], known: Sequence[str], location: str = "") -> None:
+    """Check that classes exist.
+
+    Args:
+        names: the names of the classes.
+        known: the names of all classes.
+        location: the dataset's location and a colon, for the message.
+
+    Raises:
+        OptionError: a class is not among the known ones.
+    """
+    for name in names:
+        if name not in known:
+            hint = did_you_mean(name, known)
+            raise OptionError(f"{location}no class {name!r}; there is {', '.join(known)}{hint}")
 
 
 def check_ids(wanted: Sequence[int], known: NDArray[np.int64], name: str) -> None:
@@ -183,12 +201,6 @@ def _given(subset: Subset) -> dict[str, Any]:
     names = Subset.__dataclass_fields__
     values = {name: getattr(subset, name) for name in names}
     return {name: value for name, value in values.items() if value != getattr(default, name)}
-
-
-def _known(noun: str, name: str, names: Collection[str]) -> str:
-    if name not in names:
-        raise OptionError(f"no {noun} {name!r}; there is {', '.join(names)}")
-    return name
 
 
 def _mask(mask: Any, num_samples: int) -> NDArray[np.bool_]:

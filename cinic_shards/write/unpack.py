@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 import cinic_shards.format as fmt
 from cinic_shards.codec import ENCODINGS, Payloads
 from cinic_shards.codec.meter import ImageMeter
-from cinic_shards.errors import FormatError, OptionError, OutputError, problem_lines, reason_of
+from cinic_shards.errors import FormatError, OutputError, problem_lines, reason_of
 from cinic_shards.format import Index, Manifest, ShardInfo
 from cinic_shards.format.provenance import ORIGINS, origins_named
 from cinic_shards.jobs import Progress, Tally, make_executor, run_jobs
@@ -21,6 +21,7 @@ from cinic_shards.jobs.stop import check_stop
 from cinic_shards.options import checked, number_of_workers
 from cinic_shards.read.dataset import find_splits
 from cinic_shards.read.open import open_shard, read_manifest
+from cinic_shards.read.subset import check_classes
 from cinic_shards.store import (
     LocalStore,
     Store,
@@ -193,9 +194,7 @@ def _jobs(
     else:
         names = splits if isinstance(splits, str) else "+".join(splits)
         wanted = find_splits(names, known_splits, str(store))
-    if unknown := [name for name in classes or () if name not in manifest.classes]:
-        known = ", ".join(manifest.classes)
-        raise OptionError(f"{store}: no class {unknown[0]!r}; there is {known}")
+    check_classes(classes or (), manifest.classes, f"{store}: ")
     for split in manifest.splits:
         if split.name in wanted:
             for info in split.shards:

@@ -1,6 +1,7 @@
 """The list of ImageNet's images: written and read in the authors' format, and bad lists."""
 
 import io
+import json
 from pathlib import Path
 
 import numpy as np
@@ -152,3 +153,8 @@ def test_the_command(demo_shards: Path, tmp_path: Path, run: Run) -> None:
         else:
             text = out
     assert text.startswith(HEADER) and len(text.splitlines()) == 211
+    rows = json.loads(run("contributors", demo_shards, "--json").out)
+    assert len(rows) == 210 and list(rows[0]) == ["synset", "image_num", "cinic_set", "class"]
+    assert ", ".join(map(str, rows[0].values())) == text.splitlines()[1]
+    found = json.loads(run("contributors", demo_shards, "--json", "-o", path).out)
+    assert found == {"path": str(path), "num_images": 210}

@@ -491,8 +491,14 @@ def test_a_killed_command_resumes(proxied: FaultProxy, tmp_path: Path) -> None:
     proxied.faults.bytes_a_second = 0.0
     result = subprocess.run(command, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
-    assert f"next: cinic-shard pack {tmp_path / NAME} ./shards" in result.stdout.replace("\n", " ")
+    assert f"next: cinic-shard pack {tmp_path / NAME} ./shards\n" in result.stderr
     assert (tmp_path / NAME).read_bytes() == CONTENT
     assert names(tmp_path) == [NAME]
     again = subprocess.run(command, capture_output=True, text=True)
     assert again.returncode == 0 and "already complete" in again.stdout
+    found = json.loads(subprocess.run([*command, "--json"], capture_output=True).stdout)
+    assert found.pop("seconds") >= 0
+    assert found == {
+        "path": str(tmp_path / NAME), "bytes": len(CONTENT), "digest": f"md5:{HASH}",
+        "bytes_received": 0,
+    }  # fmt: skip

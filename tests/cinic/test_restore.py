@@ -1,5 +1,6 @@
 """Restoring CIFAR-10 from shards: torchvision and numpy read it back; and its errors."""
 
+import json
 import pickle
 import shutil
 import tarfile
@@ -328,6 +329,9 @@ def test_the_command(shards: dict[str, Path], cifar: Cifar10, tmp_path: Path, ru
     assert status == 0 and out.startswith(f"120 images, each the same as in {published}, ")
     assert out.endswith(f"s: {tmp_path / 'out' / FOLDER}\n")
     assert restore(shards["png"], tmp_path / "x.npz", "-q") == (0, "", "")
+    found = json.loads(restore(shards["png"], "--check", published, "--json").out)
+    assert found.pop("seconds") > 0
+    assert found == {"path": None, "num_images": 120, "is_checked": True}
     status, out, err = restore(shards["png"], tmp_path / "x.npz")
     assert (status, out) == (1, "") and err.startswith(
         f"error: {tmp_path / 'x.npz'}: already exists"

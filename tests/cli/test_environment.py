@@ -264,6 +264,55 @@ def test_a_damaged_cache_of_kernels_only_costs_time(tmp_path: Path) -> None:
     assert found[0] == "3" and found[1].startswith("1 kernels are compiled again in every process")
 
 
+LISTEN = """
+from cinic_shards.jobs.compiling import compiling_reported
+listening = compiling_reported(print)
+listening.__enter__()
+"""
+
+
+def test_compiling_is_reported_if_the_cache_is_cold(tmp_path: Path) -> None:
+    cold = run_kernel(tmp_path, LISTEN, NUMBA_CACHE_DIR=str(tmp_path / "cache"))
+    assert cold == ["compiling kernels, once on this machine", "3", "0"]
+    assert run_kernel(tmp_path, LISTEN, NUMBA_CACHE_DIR=str(tmp_path / "cache")) == ["3", "0"]
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_command_says_once_that_kernels_are_compiled(
+    demo_tree: Path, tmp_path: Path, workers: str
+) -> None:
+    said = []
+    for number, options in enumerate(([], [], ["--quiet"], ["--json"])):
+        cache = tmp_path / ("cache" if number < 2 else f"cache{number}")
+        command = [sys.executable, "-m", "cinic_shards", "pack", demo_tree, tmp_path / str(number)]
+        done = subprocess.run(
+            [*command, "--workers", workers, *options],
+            stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, check=True,
+            env={**os.environ, "NUMBA_CACHE_DIR": str(cache)},
+        )  # fmt: skip
+        said.append(done.stderr.count("compiling kernels, once on this machine\n"))
+    assert said == [1, 0, 0, 0]
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("progress", [True, False])
+def test_a_loader_says_with_progress_that_kernels_are_compiled(
+    packed: dict[str, Path], tmp_path: Path, progress: bool
+) -> None:
+    script = f"""
+        from cinic_shards import ShardLoader
+        for _ in range(2):
+            for batch in ShardLoader({str(packed["png"])!r}, batch_size=9, progress={progress}):
+                pass
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(script)], stderr=subprocess.PIPE, text=True,
+        check=True, env={**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)},
+    )  # fmt: skip
+    assert done.stderr.count("compiling kernels, once on this machine\n") == progress
+
+
 @pytest.mark.real
 def test_a_user_without_a_home(demo_tree: Path, tmp_path: Path) -> None:
     """User 2000 can read everything, as in a container, but write only to one folder."""

@@ -4,6 +4,8 @@ import os
 import subprocess
 import sys
 import textwrap
+import threading
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +14,7 @@ from numba.core.dispatcher import Dispatcher
 
 from cinic_shards.codec import kernels
 from cinic_shards.codec.kernels import base, blocks, images, permutation, png
+from cinic_shards.codec.kernels.one_compiler import begin_compiling, end_compiling
 from cinic_shards.loader import plan
 from cinic_shards.loader.warmup import warm_up
 
@@ -181,3 +184,24 @@ def test_without_a_writable_cache_folder_there_is_one_warning() -> None:
         kernels.gather_images(rows[:0], np.empty((0, 4, 4, 3), np.uint8))
     print(len(caught), "compiled again in every process" in str(caught[0].message))
     """) == "1 True\n"  # fmt: skip
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no locks")
+def test_one_process_compiles_at_a_time(tmp_path: Path) -> None:
+    """A lock of another process is like one of another open file."""
+    import fcntl
+
+    with open(tmp_path / "cinic-shards.lock", "ab") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        waiting = threading.Thread(target=begin_compiling, args=(str(tmp_path),))
+        waiting.start()
+        waiting.join(0.1)
+        assert waiting.is_alive()
+        fcntl.flock(other, fcntl.LOCK_UN)
+        waiting.join(10)
+        begin_compiling(str(tmp_path))  # a kernel that the first one needs
+        end_compiling(1)
+        with pytest.raises(BlockingIOError):
+            fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        end_compiling(1)
+        fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -17,6 +17,7 @@ import pytest
 from make_demo_tree import make_tree
 
 from cinic_shards.jobs import LOGGER, make_executor, run_jobs
+from cinic_shards.jobs.compiling import about_to_compile, compiling_reported
 from cinic_shards.jobs.stop import check_stop
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
@@ -186,6 +187,21 @@ def test_workers_warn_as_their_parent_does(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(LOGGER, "level", logging.ERROR)
     with make_executor(2) as executor:
         assert executor.submit(level_of_warnings).result() == logging.ERROR
+
+
+def compile_kernels(job: int) -> None:
+    about_to_compile()
+    about_to_compile()
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_compiling_in_workers_is_reported_once(workers: int) -> None:
+    reported: list[str] = []
+    with compiling_reported(reported.append), make_executor(workers) as executor:
+        run_jobs(executor, compile_kernels, range(3))
+    assert reported == ["compiling kernels, once on this machine"]
+    about_to_compile()
+    assert len(reported) == 1
 
 
 def test_a_process_that_is_killed_while_the_pool_ends_does_not_block_it() -> None:

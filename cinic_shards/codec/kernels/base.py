@@ -12,6 +12,9 @@ from typing import Any
 
 import numpy as np
 
+from cinic_shards.codec.kernels.one_compiler import begin_compiling, end_compiling
+from cinic_shards.jobs.compiling import about_to_compile
+
 _was_collecting = gc.isenabled()
 gc.disable()  # with torch loaded, garbage collections would take half of the import's time
 try:
@@ -54,6 +57,7 @@ def kernel(function: Callable[..., Any]) -> Any:
         if _can_cache:
             compiled: Any = numba.njit(nogil=True, cache=True)(function)
             compiled._cache = _ForgivingCache(compiled._cache)
+            compiled.compile = compiled._cache.around(compiled.compile)
             return compiled
     except RuntimeError as error:  # numba: "no locator available"
         _can_cache = False
@@ -113,21 +117,44 @@ def _warn(why: str) -> None:
 
 
 class _ForgivingCache:
-    """Numba's cache of a kernel, for which an unreadable or unwritable file is no error."""
+    """Numba's cache of a kernel, for which an unreadable or unwritable file is no error.
+
+    Of several processes that need a kernel, one compiles it; the others wait, and then load it.
+    """
 
     def __init__(self, cache: Any) -> None:
         self._cache = cache
+        self._num_begun = 0
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._cache, name)
 
     def load_overload(self, signature: Any, target: Any) -> Any:
-        """Return a compiled kernel, or None."""
-        return self._tried(self._cache.load_overload, signature, target)
+        """Return a compiled kernel, or None; then numba compiles it."""
+        found = self._tried(self._cache.load_overload, signature, target)
+        if found is None:
+            about_to_compile()
+            begin_compiling(self._cache.cache_path)
+            self._num_begun += 1
+            found = self._tried(self._cache.load_overload, signature, target)
+        return found
 
     def save_overload(self, signature: Any, data: Any) -> None:
         """Write a compiled kernel."""
         self._tried(self._cache.save_overload, signature, data)
+
+    def around(self, compile_: Callable[[Any], Any]) -> Callable[[Any], Any]:
+        """Return a kernel's method ``compile`` that lets the other processes resume at its end."""
+
+        def compile_and_end(signature: Any) -> Any:
+            before = self._num_begun
+            try:
+                return compile_(signature)
+            finally:
+                end_compiling(self._num_begun - before)
+                self._num_begun = before
+
+        return compile_and_end
 
     def _tried(self, function: Callable[..., Any], *arguments: Any) -> Any:
         global _can_cache
