@@ -4,7 +4,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +16,8 @@ from make_demo_tree import make_tree
 from benchmarks import tables
 from benchmarks.contenders import CONTENDERS
 from benchmarks.contenders.base import Contender, Reading, pixels_of, samples_of
+from benchmarks.environments import python_of
+from benchmarks.processes import Process
 from benchmarks.questions import QUESTIONS, with_needed
 from benchmarks.runs import Suite, best_settings, medians
 from benchmarks.worker import Worker
@@ -26,7 +28,8 @@ PER_CLASS = 10
 HERE = [name for name, contender in CONTENDERS.items() if contender.environment == "project"]
 """Contenders in the environment of the tests."""
 QUICK = ("ImageFolder", "tensor in memory", "cinic-shards, raw")
-REST = [name for name in HERE if name not in QUICK]
+ELSEWHERE = [name for name in CONTENDERS if name not in HERE]
+"""Contenders in environments that ``make bench-env`` makes."""
 PUBLISHED = ROOT / "docs" / "plots" / "benchmarks.jsonl"
 
 
@@ -37,6 +40,10 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+Ask = Callable[..., dict[str, Any]]
+"""Sends a request to a worker: the name of a method and its arguments."""
+
+
 @pytest.mark.filterwarnings("ignore")  # files that webdataset and datasets leave open
 @pytest.mark.parametrize(
     "name",
@@ -44,12 +51,38 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
 )
 def test_a_contender_delivers_every_image_once(name: str, tree: Path, tmp_path: Path) -> None:
     worker = Worker()
-    worker.build(name, str(tree / "train"), str(tmp_path / "out"))
+
+    def ask(do: str, **options: Any) -> dict[str, Any]:
+        answer: dict[str, Any] = getattr(worker, do)(**options)
+        return answer
+
+    check_contender(ask, name, tree, tmp_path / "out")
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("name", ELSEWHERE)
+def test_a_contender_elsewhere_delivers_every_image_once(
+    name: str, tree: Path, tmp_path: Path
+) -> None:
+    python = python_of(CONTENDERS[name].environment)
+    if not python.exists():
+        pytest.skip(f"no {python}; make bench-env makes it")
+    before = sorted(tree.rglob("*"))
+    with Process(python, tmp_path / "log") as process:
+        if reason := process.ask("describe", contenders=[name])["missing"][name]:
+            pytest.skip(reason)
+        check_contender(process.ask, name, tree, tmp_path / "out")
+    assert sorted(tree.rglob("*")) == before
+
+
+def check_contender(ask: Ask, name: str, tree: Path, out: Path) -> None:
+    """Check labels and pixels of two epochs, as stored and augmented."""
+    ask("build", contender=name, split=str(tree / "train"), out=str(out))
     for augmented, kind in ((False, "uint8"), (True, "float32")):
         reading = {"workers": min(CONTENDERS[name].workers), "augmented": augmented}
-        worker.open(name, str(tmp_path / "out"), reading | {"batch_size": 64})
+        ask("open", contender=name, out=str(out), reading=reading | {"batch_size": 64})
         for _ in range(2):
-            found = worker.check()
+            found = ask("check")
             assert found["labels"] == [PER_CLASS] * 10
             assert found["kind"] == f"{kind} [3, 32, 32]"
             mean, deviation = found["mean"], found["deviation"]
