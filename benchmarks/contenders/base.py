@@ -100,17 +100,20 @@ def per_image(reading: Reading) -> Callable[[Any], Any]:
     """
     import_torchvision()
     import torch
+    from PIL.Image import Image
     from torchvision import transforms
     from torchvision.transforms import v2
 
     def tensor_of(image: Any) -> Any:
-        return image if hasattr(image, "unsqueeze") else torch.from_numpy(image).permute(2, 0, 1)
+        return (
+            image if isinstance(image, torch.Tensor) else torch.from_numpy(image).permute(2, 0, 1)
+        )
 
     if not reading.augmented:
         to_tensor = transforms.PILToTensor()
 
         def plain(image: Any) -> Any:
-            return to_tensor(image) if hasattr(image, "mode") else tensor_of(image)
+            return to_tensor(image) if isinstance(image, Image) else tensor_of(image)
 
         return plain
     for_pil = transforms.Compose([
@@ -127,7 +130,7 @@ def per_image(reading: Reading) -> Callable[[Any], Any]:
     ])  # fmt: skip
 
     def augmented(image: Any) -> Any:
-        if hasattr(image, "mode"):
+        if isinstance(image, Image):
             return for_pil(image)
         return for_tensors(tensor_of(image))
 
