@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from make_demo_tree import make_tree
 
-from benchmarks import tables
+from benchmarks import readme, tables
 from benchmarks.contenders import CONTENDERS
 from benchmarks.contenders.base import Contender, Reading, pixels_of, samples_of
 from benchmarks.environments import python_of
@@ -217,9 +217,50 @@ def test_questions_that_others_need() -> None:
         assert first.endswith("?")
 
 
-def test_the_published_page_is_made_of_the_published_lines() -> None:
-    made = "\n\n".join(tables.sections(tables.Answers(PUBLISHED)))
-    assert f"\n\n{made}\n\n" in (ROOT / "docs" / "benchmarks.md").read_text()
+def test_the_published_pages_are_made_of_the_published_lines() -> None:
+    runs = tables.runs_of(PUBLISHED)
+    assert f"\n\n{tables.page(runs)}\n\n" in (ROOT / "docs" / "benchmarks.md").read_text()
+    text = (ROOT / "README.md").read_text()
+    assert readme.written(text, runs) == text
+    for theme in readme.THEMES:
+        picture = PUBLISHED.with_name(f"readme-{theme}.svg")
+        assert readme.plot(runs, theme) == picture.read_text()
+
+
+def test_blocks_of_a_readme() -> None:
+    runs = tables.runs_of(PUBLISHED)
+    text = "a\n<!-- plot -->\nold\n<!-- end -->\nb\n<!-- encodings -->\n<!-- end -->\n"
+    made = readme.written(text, runs)
+    assert "old" not in made and "\nb\n" in made and "FFCV, raw 161,000" in made
+    assert "| `zstd` | 1,892 | 380,000 |" in made and readme.written(made, runs) == made
+    for wrong in ("no block", text + text, "<!-- end -->\n<!-- figures -->\n"):
+        with pytest.raises(ValueError, match="<!-- "):
+            readme.written(wrong, runs)
+
+
+def test_a_later_run_is_a_section(tmp_path: Path) -> None:
+    first = PUBLISHED.read_text().splitlines()
+    rows = [
+        {"question": "run", **json.loads(first[0]), "date": "2027-01-01"},
+        {"question": "skipped", "contender": "FFCV, raw", "reason": "no FFCV"},
+        {
+            "question": "uint8", "contender": "Lance, raw", "images_per_second": 5e5, "workers": 2,
+            "every_image_once": True,
+        },
+    ]  # fmt: skip
+    more = tmp_path / "more.jsonl"
+    more.write_text("\n".join(map(json.dumps, rows)))
+    runs = tables.runs_of(PUBLISHED, more)
+    before, _, added = tables.page(runs).partition("## Added on 2027-01-01")
+    assert before == tables.page(runs[:1]) + "\n\n" and "![" not in added
+    assert "| Lance, raw | 500,000 |" in added and "- FFCV, raw: no FFCV" in added
+    assert readme.figures(runs) == readme.figures(runs[:1])
+    runs[1].rows["uint8"][0]["images_per_second"] = 3e6  # faster than FFCV
+    with pytest.raises(ValueError, match=r"Lance, raw is faster than FFCV, raw"):
+        readme.figures(runs)
+    more.write_text(json.dumps(rows[2]))
+    with pytest.raises(ValueError, match="'run' in the first line"):
+        tables.runs_of(more)
 
 
 @pytest.mark.real
@@ -229,10 +270,10 @@ def test_the_page_and_its_plots(tmp_path: Path) -> None:
     page = tmp_path / "benchmarks.md"
     page.write_text("text")
     with pytest.raises(ValueError, match="expected one line"):
-        plot.write_page(PUBLISHED, tmp_path)
+        plot.write_page([PUBLISHED], tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["benchmarks.md"]
-    page.write_text(f"before\n{plot.BEGIN}\nnot kept\n{plot.END}\nafter\n")
-    plot.write_page(PUBLISHED, tmp_path)
+    page.write_text(f"before\n<!-- {plot.NAME} -->\nnot kept\n<!-- end -->\nafter\n")
+    plot.write_page([PUBLISHED], tmp_path)
     text = page.read_text()
     assert text.startswith("before\n") and text.endswith("after\n") and "not kept" not in text
     for picture in (ROOT / "docs" / "plots").iterdir():
@@ -253,12 +294,12 @@ def test_the_command(tree: Path, tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["lines.jsonl"]
-    answers = tables.Answers(out)
+    (answers,) = tables.runs_of(out)
     assert answers.rows.keys() - {"skipped"} == {"run", "pack", "workers", "uint8"}
     assert [row["workers"] for row in answers.of("workers")] == [1, 2]
     (row,) = [row for row in answers.of("uint8") if row["contender"].startswith("tensor")]
     assert row["every_image_once"] and row["images_per_second"] > 0
-    assert "| tensor in memory |" in "\n".join(tables.sections(answers))
+    assert "| tensor in memory |" in tables.page([answers])
 
 
 def test_mistakes(tree: Path, tmp_path: Path) -> None:
@@ -281,7 +322,7 @@ def test_every_question(tree: Path, tmp_path: Path) -> None:
         row = json.loads(line)
         rows.setdefault(row["question"], []).append(row)
     assert rows.keys() == {"run", *QUESTIONS}
-    unanswered = {row["question"] for row in tables.Answers(out).failures()}
+    unanswered = {row["question"] for row in tables.runs_of(out)[0].failures()}
     assert unanswered == (set() if can_make_hosts() else {"stream"})
     assert {row["contender"] for row in rows["pack"]} == set(contenders)
     assert all(row["every_image_once"] for row in rows["uint8"])
