@@ -9,7 +9,7 @@ RUNS := $(VENV)/.runs
 DEMO := demo
 RESULTS := bench-results
 
-.PHONY: help install demo test test-real lint docs bench bench-env acceptance clean
+.PHONY: help install demo test test-real lint docs bench bench-env figures acceptance clean
 
 help:
 	@echo "make demo       a small tree: pack, verify, stream, compare with ImageFolder"
@@ -19,6 +19,7 @@ help:
 	@echo "make docs       the documentation as a site, in build/docs; needs no network"
 	@echo "make bench      every loader beside ours; TREE=./cinic for your own tree"
 	@echo "make bench-env  environments for those that do not install beside this package"
+	@echo "make figures    plots, tables and claims of README and docs, from the committed JSON lines"
 	@echo "make acceptance what the package promises, on your tree: TREE=./cinic (about an hour)"
 
 install: $(INSTALLED)
@@ -87,6 +88,11 @@ bench: $(INSTALLED)
 
 bench-env: $(INSTALLED)
 	$(BIN)/python -m benchmarks.environments
+
+figures: $(INSTALLED)
+	$(BIN)/python -m benchmarks.plot docs/plots/benchmarks.jsonl --docs docs --readme README.md
+	$(BIN)/python tools/evidence.py docs/evidence.jsonl docs/evidence.md
+	$(BIN)/python -m tools.claims docs
 
 # Without TREE on small trees; a JSON line for each test goes to acceptance.jsonl.
 acceptance: $(INSTALLED)

@@ -37,6 +37,9 @@ ENVIRONMENTS = {
         how="Debian and Ubuntu: apt-get install libopencv-dev libturbojpeg0-dev pkg-config",
     ),
     "streaming": Environment(packages=("mosaicml-streaming", "litdata", "torchvision")),
+    "lance": Environment(packages=("lancedb", "pylance", "torchvision")),
+    # PyPI's torchcodec loads only with PyPI's torch, which has CUDA: "===" excludes a CPU build.
+    "torchcodec": Environment(packages=("torch===2.13.0", "torchcodec", "torchvision")),
     "grain": Environment(packages=("grain", "array-record")),
 }
 """Environments by name, without "project", which is this package's own."""

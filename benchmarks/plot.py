@@ -1,13 +1,15 @@
 r"""Turn the JSON lines of the suite into plots, and into the tables of docs/benchmarks.md.
 
     python -m benchmarks.plot suite.jsonl --docs docs
+    python -m benchmarks.plot docs/plots/benchmarks.jsonl more.jsonl --docs docs   # add a run
+    python -m benchmarks.plot docs/plots/benchmarks.jsonl --docs docs --readme README.md
 
 Writes ``docs/plots/*.svg``, a copy of the lines, and the part of ``docs/benchmarks.md`` between two
-markers; the rest of the page does not change.
+markers; the rest of the page does not change. ``--readme`` also fills the marked blocks of a
+README; see ``benchmarks/readme.py``.
 """
 
 import itertools
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +18,12 @@ import matplotlib as mpl
 mpl.use("Agg")
 import matplotlib.pyplot as plt
 
-from benchmarks import argument_parser
+from benchmarks import argument_parser, readme
 from benchmarks.contenders import OURS
-from benchmarks.tables import Answers, number, sections
+from benchmarks.tables import Answers, number, page, runs_of
 
-BEGIN, END = "<!-- by benchmarks/plot.py: begin -->", "<!-- end -->"
+NAME = "by benchmarks/plot.py: begin"
+"""Name of the block of docs/benchmarks.md."""
 _OUR_COLOUR, _THEIR_COLOUR = "#4477aa", "#bbbbbb"
 
 
@@ -111,35 +114,35 @@ def draw_workers(answers: Answers, path: Path) -> None:
     save(figure, path)
 
 
-def write_page(lines: Path, docs: Path) -> None:
-    """Draw the plots of a run, and rewrite its part of ``docs/benchmarks.md``.
+def write_page(lines: list[Path], docs: Path) -> None:
+    """Draw the plots of the first run, and rewrite the generated part of ``docs/benchmarks.md``.
 
     Raises:
         ValueError: the page does not have the two markers.
     """
-    answers = Answers(lines)
-    page = docs / "benchmarks.md"
-    text = page.read_text(encoding="utf-8")
-    if text.count(BEGIN) != 1 or text.count(END) != 1:
-        raise ValueError(f"{page}: expected one line {BEGIN} and one {END}")
-    before, rest = text.split(BEGIN)
-    after = rest.split(END)[1]
-    draw(answers, docs / "plots")
-    kept = docs / "plots" / "benchmarks.jsonl"
-    if lines.resolve() != kept.resolve():
-        shutil.copyfile(lines, kept)
-    made = "\n\n".join(sections(answers))
-    page.write_text(f"{before}{BEGIN}\n\n{made}\n\n{END}{after}", encoding="utf-8")
+    runs = runs_of(*lines)
+    text = "".join(path.read_text(encoding="utf-8") for path in lines)
+    made = readme.filled((docs / "benchmarks.md").read_text(encoding="utf-8"), {NAME: page(runs)})
+    draw(runs[0], docs / "plots")
+    for theme in readme.THEMES if runs[0].of(readme.PLOTTED) else ():
+        (docs / "plots" / f"readme-{theme}.svg").write_text(readme.plot(runs, theme))
+    (docs / "plots" / "benchmarks.jsonl").write_text(text, encoding="utf-8")
+    (docs / "benchmarks.md").write_text(made, encoding="utf-8")
 
 
 def main() -> None:
-    """Draw the plots and update the page."""
+    """Draw the plots and update the pages."""
     parser = argument_parser(__doc__)
-    parser.add_argument("lines", type=Path, help="JSON lines of the suite")
+    parser.add_argument("lines", type=Path, nargs="+", help="JSON lines of the suite")
     parser.add_argument("--docs", type=Path, required=True, help="folder of benchmarks.md")
+    parser.add_argument("--readme", type=Path, help="README to fill")
     args = parser.parse_args()
     try:
         write_page(args.lines, args.docs)
+        if args.readme:
+            text = args.readme.read_text(encoding="utf-8")
+            runs = runs_of(args.docs / "plots" / "benchmarks.jsonl")
+            args.readme.write_text(readme.written(text, runs), encoding="utf-8")
     except ValueError as error:
         parser.error(str(error))
 

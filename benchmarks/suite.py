@@ -77,7 +77,7 @@ def installed(suite: Suite, contenders: list[Contender]) -> Iterator[dict[str, A
 
 def run(suite: Suite, contenders: list[Contender], questions: set[str]) -> Iterator[dict[str, Any]]:
     """Yield a row for each answer."""
-    yield from installed(suite, contenders)
+    skipped = [*installed(suite, contenders)]
     yield {
         "question": "run",
         "machine": machine(),
@@ -88,6 +88,7 @@ def run(suite: Suite, contenders: list[Contender], questions: set[str]) -> Itera
         "bytes_a_second": suite.bytes_a_second,
         "versions": suite.versions,
     }
+    yield from skipped
     for name in with_needed(questions):
         say(f"--- {name}")
         for row in QUESTIONS[name](suite):

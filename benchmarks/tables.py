@@ -1,7 +1,7 @@
 """The answers of the suite as Markdown: ``plot.py`` writes it into docs/benchmarks.md."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +13,9 @@ Row = dict[str, Any]
 class Answers:
     """The rows of a run, by question."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, rows: Iterable[Row]) -> None:
         self.rows: dict[str, list[Row]] = {}
-        for line in path.read_text().splitlines():
-            row = json.loads(line)
+        for row in rows:
             self.rows.setdefault(row["question"], []).append(row)
         self.run = self.rows["run"][0]
 
@@ -38,6 +37,26 @@ class Answers:
     def failures(self) -> list[Row]:
         """Return the rows of failures, and of contenders and questions that were left out."""
         return [row for rows in self.rows.values() for row in rows if failed(row)]
+
+
+def runs_of(*paths: Path) -> list[Answers]:
+    """Read the runs of one or more files; a line with the question "run" begins each run.
+
+    The first run compares all contenders. Later ones add some, beside contenders of the first.
+
+    Raises:
+        ValueError: a file does not begin with such a line.
+    """
+    runs: list[list[Row]] = []
+    for path in paths:
+        for line in path.read_text(encoding="utf-8").splitlines():
+            row = json.loads(line)
+            if row["question"] == "run":
+                runs.append([])
+            if not runs:
+                raise ValueError(f"{path}: expected the question 'run' in the first line")
+            runs[-1].append(row)
+    return [Answers(rows) for rows in runs]
 
 
 def failed(row: Row) -> bool:
@@ -230,19 +249,44 @@ def losses(answers: Answers) -> list[str]:
     return lines or ["- in none of these figures"]
 
 
-def sections(answers: Answers) -> Iterator[str]:
-    """Yield the paragraphs of the page's generated part."""
-    run = answers.run
+def machine_of(run: Row) -> str:
+    """Describe the machine of a run."""
     machine = run["machine"]
+    return (
+        f"{machine['cores']} cores of {machine['processor']}, {machine['memory_gib']} GiB, "
+        f"{machine['system']}"
+    )
+
+
+def versions_of(run: Row) -> dict[str, str]:
+    """Return library -> version, sorted; this package's own environment takes precedence."""
     versions: dict[str, str] = {}
     for found in run["versions"].values():
-        versions = found | versions  # the first environment, this package's own, takes precedence
+        versions = found | versions
+    return dict(sorted(versions.items()))
+
+
+def page(runs: list[Answers]) -> str:
+    """Return the generated part of the page: the first run, then those that add contenders."""
+    parts = [*sections(runs[0], pictures=True)]
+    for answers in runs[1:]:
+        parts.append(f"## Added on {answers.run['date']}")
+        parts.append(
+            "A run of its own, beside some contenders of the run above. Compare figures within it: "
+            "the same contender differs from run to run."
+        )
+        parts += sections(answers, pictures=False)
+    return "\n\n".join(parts)
+
+
+def sections(answers: Answers, *, pictures: bool) -> Iterator[str]:
+    """Yield the paragraphs about a run."""
+    run = answers.run
     yield (
         f"Run of {run['date']}: {run['images']:,} images, {run['repeats']} repeats; "
-        f"{machine['cores']} cores of {machine['processor']}, {machine['memory_gib']} GiB, "
-        f"{machine['system']}."
+        f"{machine_of(run)}."
     )
-    yield ", ".join(f"{name} {value}" for name, value in sorted(versions.items())) + "."
+    yield ", ".join(f"{name} {value}" for name, value in versions_of(run).items()) + "."
     checked = answers.of("uint8")
     if wrong := [row["contender"] for row in checked if not row["every_image_once"]]:
         yield f"Not every image exactly once in the epoch that was checked: {', '.join(wrong)}."
@@ -264,12 +308,12 @@ def sections(answers: Answers) -> Iterator[str]:
         ("Decoding", [], decode_table(answers)),
         ("Augmenting, one thread", [], table_of(answers, _AUGMENT)),
     ]
-    for title, pictures, lines in parts:
+    for title, plots, lines in parts:
         if len(lines) > 2:
             yield f"### {title}"
             yield "\n".join(lines)
-            if pictures:
-                yield "\n".join(f"![{title}](plots/{picture}.svg)" for picture in pictures)
+            if plots and pictures:
+                yield "\n".join(f"![{title}](plots/{plot}.svg)" for plot in plots)
     yield from cpu_line(answers)
     yield "### Where another library is ahead of our best encoding"
     yield "\n".join(losses(answers))

@@ -22,8 +22,9 @@ from benchmarks.contenders import CONTENDERS
 from benchmarks.contenders.base import Batches, Reading
 
 LIBRARIES = (
-    "array-record", "cinic-shards", "datasets", "ffcv", "grain", "litdata", "mosaicml-streaming",
-    "numba", "numpy", "pillow", "torch", "torchvision", "webdataset",
+    "array-record", "cinic-shards", "datasets", "ffcv", "grain", "lancedb", "litdata",
+    "mosaicml-streaming", "numba", "numpy", "pillow", "pylance", "torch", "torchcodec",
+    "torchvision", "webdataset",
 )  # fmt: skip
 
 

@@ -6,9 +6,11 @@ from benchmarks.contenders import (
     grain,
     huggingface,
     imagefolder,
+    lance,
     litdata,
     mosaicml,
     tensor,
+    torchcodec,
     webdataset,
 )
 from benchmarks.contenders.base import Contender
@@ -18,7 +20,8 @@ OURS = "cinic-shards"
 CONTENDERS: dict[str, Contender] = {
     contender.name: contender
     for module in (
-        imagefolder, webdataset, ffcv, mosaicml, litdata, grain, huggingface, tensor, cinic_shards,
+        imagefolder, torchcodec, webdataset, ffcv, mosaicml, litdata, lance, grain, huggingface,
+        tensor, cinic_shards,
     )
     for contender in module.CONTENDERS
 }  # fmt: skip

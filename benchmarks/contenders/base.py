@@ -93,22 +93,27 @@ def pixels_of(png: Path | bytes) -> Any:
 
 
 def per_image(reading: Reading) -> Callable[[Any], Any]:
-    """Return torchvision's transforms for one image: a PIL image, or an array uint8 (H, W, 3).
+    """Return torchvision's transforms for one image.
 
-    PIL images are cropped and flipped as PIL images, arrays as tensors: each is the faster way.
+    The image is a PIL image, a numpy array uint8 (H, W, 3) or a tensor uint8 (3, H, W). PIL images
+    are cropped and flipped as PIL images, the others as tensors: each is the faster way.
     """
     import_torchvision()
     import torch
+    from PIL.Image import Image
     from torchvision import transforms
     from torchvision.transforms import v2
+
+    def tensor_of(image: Any) -> Any:
+        return (
+            image if isinstance(image, torch.Tensor) else torch.from_numpy(image).permute(2, 0, 1)
+        )
 
     if not reading.augmented:
         to_tensor = transforms.PILToTensor()
 
         def plain(image: Any) -> Any:
-            if hasattr(image, "mode"):
-                return to_tensor(image)
-            return torch.from_numpy(image).permute(2, 0, 1)
+            return to_tensor(image) if isinstance(image, Image) else tensor_of(image)
 
         return plain
     for_pil = transforms.Compose([
@@ -125,11 +130,50 @@ def per_image(reading: Reading) -> Callable[[Any], Any]:
     ])  # fmt: skip
 
     def augmented(image: Any) -> Any:
-        if hasattr(image, "mode"):
+        if isinstance(image, Image):
             return for_pil(image)
-        return for_tensors(torch.from_numpy(image).permute(2, 0, 1))
+        return for_tensors(tensor_of(image))
 
     return augmented
+
+
+class Decode:
+    """Turns stored images into a batch; a class, so that spawned workers can unpickle it.
+
+    Args:
+        kind: "png" for files, which Pillow decodes, or "raw" for pixels, uint8 (32, 32, 3).
+        reading: options; augments if they say so.
+    """
+
+    def __init__(self, kind: str, reading: Reading) -> None:
+        self.kind, self.reading = kind, reading
+        self.transform: Any = None
+
+    def __call__(self, images: Sequence[bytes]) -> Any:
+        """Return a tensor of N images from the bytes of each."""
+        if self.kind == "png":
+            return self.batch([self.opened(image) for image in images])
+        import numpy as np
+
+        pixels = np.frombuffer(bytearray().join(images), np.uint8)
+        return self.batch(pixels.reshape(-1, SIDE, SIDE, 3))
+
+    def batch(self, images: Any) -> Any:
+        """Return a tensor of N images from PIL images, or an array uint8 (N, 32, 32, 3)."""
+        import torch
+
+        if hasattr(images, "shape") and not self.reading.augmented:  # no work for each image
+            return torch.from_numpy(images).permute(0, 3, 1, 2)
+        if self.transform is None:
+            self.transform = per_image(self.reading)
+        return stack([self.transform(image) for image in images])
+
+    @staticmethod
+    def opened(png: bytes) -> Any:
+        """Open a PNG file as a PIL image."""
+        from PIL import Image
+
+        return Image.open(io.BytesIO(png)).convert("RGB")
 
 
 def data_loader(dataset: Any, reading: Reading, **options: Any) -> Any:

@@ -11,16 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.contenders.base import (
-    SIDE,
     Batches,
     Contender,
+    Decode,
     Reading,
     data_loader,
     import_torchvision,
-    per_image,
     pixels_of,
     samples_of,
-    stack,
 )
 
 
@@ -52,22 +50,15 @@ def epochs(kind: str) -> Callable[[Path, Reading], Batches]:
     def open_loader(out: Path, reading: Reading) -> Batches:
         import_torchvision()
         import datasets
-        import numpy as np
         import torch
         from torch.utils.data import BatchSampler, RandomSampler
 
-        transform = per_image(reading)
+        decode = Decode(kind, reading)
         dataset = datasets.Dataset.from_file(str(out / "split.arrow"))
 
         def collate(rows: Any) -> Any:
             images = rows["image"]
-            if kind == "raw":
-                pixels = np.frombuffer(bytearray().join(images), np.uint8)
-                images = pixels.reshape(-1, SIDE, SIDE, 3)
-            if kind == "raw" and not reading.augmented:
-                batch = torch.from_numpy(images).permute(0, 3, 1, 2)
-            else:
-                batch = stack([transform(image) for image in images])
+            batch = decode(images) if kind == "raw" else decode.batch(images)
             return batch, torch.tensor(rows["label"])
 
         sampler = BatchSampler(RandomSampler(dataset), reading.batch_size, drop_last=False)

@@ -3,9 +3,15 @@
 As its README advises (https://github.com/Lightning-AI/litData): ``optimize`` with chunks of 64 MB
 and a worker per core, StreamingDataset and StreamingDataLoader, which map local chunks into memory;
 workers persist. ``batch_decode`` has its default, automatic.
+
+StreamingRawDataset reads the PNGs themselves, in a shuffling DataLoader, a batch at a time; images
+are decoded in ``collate_fn``, as its documentation prefers. ``max_prefetch=0``: it looks ahead in
+the order of the files, which is of no use to a shuffled epoch. It keeps a list of the files for the
+next start; ours is in the benchmark's folder, because the default also writes it beside the images.
 """
 
 import io
+import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +21,9 @@ from benchmarks.contenders.base import (
     SIDE,
     Batches,
     Contender,
+    Decode,
     Reading,
+    data_loader,
     import_torchvision,
     per_image,
     pixels_of,
@@ -106,6 +114,50 @@ def epochs(out: Path, reading: Reading) -> Batches:
     return loader
 
 
+def link(split: Path, out: Path) -> None:
+    """Make a symbolic link, and write the list of files; there is nothing to convert."""
+    (out / "split").symlink_to(split.resolve())
+    samples = samples_of(out / "split")
+    files = [(str(path.resolve()), path.stat().st_size, label) for path, label in samples]
+    (out / "files.json").write_text(json.dumps(files))
+
+
+class Files:
+    """Joins a batch of files and labels; a class, so that it can be pickled."""
+
+    def __init__(self, reading: Reading) -> None:
+        self.decode = Decode("png", reading)
+
+    def __call__(self, samples: list[tuple[bytes, int]]) -> Any:
+        import torch
+
+        images, labels = zip(*samples, strict=True)
+        return self.decode(images), torch.tensor(labels)
+
+
+def raw_epochs(out: Path, reading: Reading) -> Batches:
+    """Open a DataLoader over StreamingRawDataset."""
+    import_torchvision()
+    from litdata import StreamingRawDataset
+    from litdata.raw.indexer import FileIndexer, FileMetadata
+
+    files = json.loads((out / "files.json").read_text())
+    labels = [label for _, _, label in files]
+
+    class Listed(FileIndexer):  # type: ignore[misc]
+        def build_or_load_index(self, *where: Any) -> list[Any]:
+            return [FileMetadata(path, size) for path, size, _ in files]
+
+    class Labelled(StreamingRawDataset):  # type: ignore[misc]
+        def __getitems__(self, rows: list[int]) -> list[tuple[bytes, int]]:
+            found = super().__getitems__(rows)
+            return [(png, labels[row]) for png, row in zip(found, rows, strict=True)]
+
+    dataset = Labelled(str(out), indexer=Listed(), max_prefetch=0)
+    loader: Batches = data_loader(dataset, reading, shuffle=True, collate_fn=Files(reading))
+    return loader
+
+
 CONTENDERS = [
     Contender(
         name=f"LitData, {kind}",
@@ -117,3 +169,12 @@ CONTENDERS = [
     )
     for kind, make in (("png", sample_of_files), ("raw", sample_of_pixels))
 ]
+CONTENDERS.append(
+    Contender(
+        name="LitData StreamingRawDataset",
+        build=link,
+        epochs=raw_epochs,
+        modules=("litdata", "torchvision"),
+        environment="streaming",
+    )
+)

@@ -4,7 +4,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -13,9 +13,11 @@ from typing import Any
 import pytest
 from make_demo_tree import make_tree
 
-from benchmarks import tables
+from benchmarks import readme, tables
 from benchmarks.contenders import CONTENDERS
 from benchmarks.contenders.base import Contender, Reading, pixels_of, samples_of
+from benchmarks.environments import python_of
+from benchmarks.processes import Process
 from benchmarks.questions import QUESTIONS, with_needed
 from benchmarks.runs import Suite, best_settings, medians
 from benchmarks.worker import Worker
@@ -26,7 +28,8 @@ PER_CLASS = 10
 HERE = [name for name, contender in CONTENDERS.items() if contender.environment == "project"]
 """Contenders in the environment of the tests."""
 QUICK = ("ImageFolder", "tensor in memory", "cinic-shards, raw")
-REST = [name for name in HERE if name not in QUICK]
+ELSEWHERE = [name for name in CONTENDERS if name not in HERE]
+"""Contenders in environments that ``make bench-env`` makes."""
 PUBLISHED = ROOT / "docs" / "plots" / "benchmarks.jsonl"
 
 
@@ -37,6 +40,10 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+Ask = Callable[..., dict[str, Any]]
+"""Sends a request to a worker: the name of a method and its arguments."""
+
+
 @pytest.mark.filterwarnings("ignore")  # files that webdataset and datasets leave open
 @pytest.mark.parametrize(
     "name",
@@ -44,12 +51,38 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
 )
 def test_a_contender_delivers_every_image_once(name: str, tree: Path, tmp_path: Path) -> None:
     worker = Worker()
-    worker.build(name, str(tree / "train"), str(tmp_path / "out"))
+
+    def ask(do: str, **options: Any) -> dict[str, Any]:
+        answer: dict[str, Any] = getattr(worker, do)(**options)
+        return answer
+
+    check_contender(ask, name, tree, tmp_path / "out")
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("name", ELSEWHERE)
+def test_a_contender_elsewhere_delivers_every_image_once(
+    name: str, tree: Path, tmp_path: Path
+) -> None:
+    python = python_of(CONTENDERS[name].environment)
+    if not python.exists():
+        pytest.skip(f"no {python}; make bench-env makes it")
+    before = sorted(tree.rglob("*"))
+    with Process(python, tmp_path / "log") as process:
+        if reason := process.ask("describe", contenders=[name])["missing"][name]:
+            pytest.skip(reason)
+        check_contender(process.ask, name, tree, tmp_path / "out")
+    assert sorted(tree.rglob("*")) == before
+
+
+def check_contender(ask: Ask, name: str, tree: Path, out: Path) -> None:
+    """Check labels and pixels of two epochs, as stored and augmented."""
+    ask("build", contender=name, split=str(tree / "train"), out=str(out))
     for augmented, kind in ((False, "uint8"), (True, "float32")):
         reading = {"workers": min(CONTENDERS[name].workers), "augmented": augmented}
-        worker.open(name, str(tmp_path / "out"), reading | {"batch_size": 64})
+        ask("open", contender=name, out=str(out), reading=reading | {"batch_size": 64})
         for _ in range(2):
-            found = worker.check()
+            found = ask("check")
             assert found["labels"] == [PER_CLASS] * 10
             assert found["kind"] == f"{kind} [3, 32, 32]"
             mean, deviation = found["mean"], found["deviation"]
@@ -184,9 +217,50 @@ def test_questions_that_others_need() -> None:
         assert first.endswith("?")
 
 
-def test_the_published_page_is_made_of_the_published_lines() -> None:
-    made = "\n\n".join(tables.sections(tables.Answers(PUBLISHED)))
-    assert f"\n\n{made}\n\n" in (ROOT / "docs" / "benchmarks.md").read_text()
+def test_the_published_pages_are_made_of_the_published_lines() -> None:
+    runs = tables.runs_of(PUBLISHED)
+    assert f"\n\n{tables.page(runs)}\n\n" in (ROOT / "docs" / "benchmarks.md").read_text()
+    text = (ROOT / "README.md").read_text()
+    assert readme.written(text, runs) == text
+    for theme in readme.THEMES:
+        picture = PUBLISHED.with_name(f"readme-{theme}.svg")
+        assert readme.plot(runs, theme) == picture.read_text()
+
+
+def test_blocks_of_a_readme() -> None:
+    runs = tables.runs_of(PUBLISHED)
+    text = "a\n<!-- plot -->\nold\n<!-- end -->\nb\n<!-- encodings -->\n<!-- end -->\n"
+    made = readme.written(text, runs)
+    assert "old" not in made and "\nb\n" in made and "FFCV, raw 161,000" in made
+    assert "| `zstd` | 1,892 | 380,000 |" in made and readme.written(made, runs) == made
+    for wrong in ("no block", text + text, "<!-- end -->\n<!-- figures -->\n"):
+        with pytest.raises(ValueError, match="<!-- "):
+            readme.written(wrong, runs)
+
+
+def test_a_later_run_is_a_section(tmp_path: Path) -> None:
+    first = PUBLISHED.read_text().splitlines()
+    rows = [
+        {"question": "run", **json.loads(first[0]), "date": "2027-01-01"},
+        {"question": "skipped", "contender": "FFCV, raw", "reason": "no FFCV"},
+        {
+            "question": "uint8", "contender": "Lance, raw", "images_per_second": 5e5, "workers": 2,
+            "every_image_once": True,
+        },
+    ]  # fmt: skip
+    more = tmp_path / "more.jsonl"
+    more.write_text("\n".join(map(json.dumps, rows)))
+    runs = tables.runs_of(PUBLISHED, more)
+    before, _, added = tables.page(runs).partition("## Added on 2027-01-01")
+    assert before == tables.page(runs[:1]) + "\n\n" and "![" not in added
+    assert "| Lance, raw | 500,000 |" in added and "- FFCV, raw: no FFCV" in added
+    assert readme.figures(runs) == readme.figures(runs[:1])
+    runs[1].rows["uint8"][0]["images_per_second"] = 3e6  # faster than FFCV
+    with pytest.raises(ValueError, match=r"Lance, raw is faster than FFCV, raw"):
+        readme.figures(runs)
+    more.write_text(json.dumps(rows[2]))
+    with pytest.raises(ValueError, match="'run' in the first line"):
+        tables.runs_of(more)
 
 
 @pytest.mark.real
@@ -196,10 +270,10 @@ def test_the_page_and_its_plots(tmp_path: Path) -> None:
     page = tmp_path / "benchmarks.md"
     page.write_text("text")
     with pytest.raises(ValueError, match="expected one line"):
-        plot.write_page(PUBLISHED, tmp_path)
+        plot.write_page([PUBLISHED], tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["benchmarks.md"]
-    page.write_text(f"before\n{plot.BEGIN}\nnot kept\n{plot.END}\nafter\n")
-    plot.write_page(PUBLISHED, tmp_path)
+    page.write_text(f"before\n<!-- {plot.NAME} -->\nnot kept\n<!-- end -->\nafter\n")
+    plot.write_page([PUBLISHED], tmp_path)
     text = page.read_text()
     assert text.startswith("before\n") and text.endswith("after\n") and "not kept" not in text
     for picture in (ROOT / "docs" / "plots").iterdir():
@@ -220,12 +294,12 @@ def test_the_command(tree: Path, tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["lines.jsonl"]
-    answers = tables.Answers(out)
+    (answers,) = tables.runs_of(out)
     assert answers.rows.keys() - {"skipped"} == {"run", "pack", "workers", "uint8"}
     assert [row["workers"] for row in answers.of("workers")] == [1, 2]
     (row,) = [row for row in answers.of("uint8") if row["contender"].startswith("tensor")]
     assert row["every_image_once"] and row["images_per_second"] > 0
-    assert "| tensor in memory |" in "\n".join(tables.sections(answers))
+    assert "| tensor in memory |" in tables.page([answers])
 
 
 def test_mistakes(tree: Path, tmp_path: Path) -> None:
@@ -248,7 +322,7 @@ def test_every_question(tree: Path, tmp_path: Path) -> None:
         row = json.loads(line)
         rows.setdefault(row["question"], []).append(row)
     assert rows.keys() == {"run", *QUESTIONS}
-    unanswered = {row["question"] for row in tables.Answers(out).failures()}
+    unanswered = {row["question"] for row in tables.runs_of(out)[0].failures()}
     assert unanswered == (set() if can_make_hosts() else {"stream"})
     assert {row["contender"] for row in rows["pack"]} == set(contenders)
     assert all(row["every_image_once"] for row in rows["uint8"])

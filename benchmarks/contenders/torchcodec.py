@@ -1,0 +1,50 @@
+"""TorchCodec's PNG decoder in torchvision's ImageFolder, on the unchanged folder.
+
+``decode_png`` reads and decodes a file to a tensor; only ``decode_jpeg`` takes a list of files. It
+is the decoder that torchvision recommends instead of its own
+(https://docs.pytorch.org/vision/0.29/io.html), and is faster than Pillow on larger images
+(https://github.com/meta-pytorch/torchcodec/pull/1559). As its migration guide shows, torchvision's
+v2 transforms get the tensor.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from benchmarks.contenders.base import (
+    Batches,
+    Contender,
+    Reading,
+    data_loader,
+    import_torchvision,
+    per_image,
+)
+from benchmarks.contenders.imagefolder import build
+
+
+def load(path: str) -> Any:
+    """Read and decode a PNG, to a tensor uint8 (3, H, W)."""
+    from torchcodec.decoders import decode_png
+
+    return decode_png(path, mode="RGB")
+
+
+def epochs(out: Path, reading: Reading) -> Batches:
+    """Open a DataLoader over ImageFolder."""
+    import_torchvision()
+    from torchvision.datasets import ImageFolder
+
+    loader: Batches = data_loader(
+        ImageFolder(out / "split", per_image(reading), loader=load), reading, shuffle=True
+    )
+    return loader
+
+
+CONTENDERS = [
+    Contender(
+        name="TorchCodec",
+        build=build,
+        epochs=epochs,
+        modules=("torchcodec", "torchvision"),
+        environment="torchcodec",
+    ),
+]
