@@ -182,18 +182,7 @@ def compare(
         raise OptionError(f"split {split!r}: ImageFolder reads one split; give one")
     _check_torchvision()
     folder = os.path.join(tree, split)
-    pngs = [
-        os.path.join(parent, name)
-        for parent, _, names in os.walk(folder)
-        for name in names
-        if name.lower().endswith(".png")
-    ]
-    for dataset, reader in readers.items():
-        if len(pngs) != len(reader):
-            raise OptionError(
-                f"{tree}/{split} holds {len(pngs):,} PNGs, {dataset} has {len(reader):,} samples "
-                "of that split; give the tree that the shards were packed from"
-            )
+    pngs = _pngs(folder, {dataset: len(reader) for dataset, reader in readers.items()})
     pixels = next(iter(readers.values())).pixels
     normalizing = (pixels.mean, pixels.std) if normalize else None
     files: dict[tuple[str, str], list[str]] = {}
@@ -264,6 +253,23 @@ def _check_torchvision() -> None:
         raise OptionError(
             "ImageFolder needs torchvision; pip install 'cinic-shards[bench]'"
         ) from error
+
+
+def _pngs(folder: str, num_samples: Mapping[str, int]) -> list[str]:
+    """Return the paths of a split's PNGs; each dataset must have as many samples."""
+    pngs = [
+        os.path.join(parent, name)
+        for parent, _, names in os.walk(folder)
+        for name in names
+        if name.lower().endswith(".png")
+    ]
+    for dataset, count in num_samples.items():
+        if len(pngs) != count:
+            raise OptionError(
+                f"{folder} holds {len(pngs):,} PNGs, {dataset} has {count:,} samples of that "
+                "split; give the tree that the shards were packed from"
+            )
+    return pngs
 
 
 def _read_files(paths: Iterable[str]) -> None:
