@@ -82,8 +82,7 @@ def _cut_bins(series: Sequence[Series], highest: float) -> str:
             each = "; ".join(
                 f"{one.name}, "
                 + ", ".join(
-                    f"{name} {share:.1%}"
-                    for name, share in zip(CHANNELS, of.tolist(), strict=True)
+                    f"{name} {share:.1%}" for name, share in zip(CHANNELS, of.tolist(), strict=True)
                 )
                 for one, of in zip(series, shares, strict=True)
             )
