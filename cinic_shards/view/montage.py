@@ -44,7 +44,8 @@ def show(
 ) -> int:
     """Write a montage: a PNG with a row of random samples for each class.
 
-    Images are enlarged by an integer factor without blur. Many classes are drawn in several columns.
+    Small images are enlarged by an integer factor without blur. More than 20 classes may take
+    several columns.
 
     Args:
         path: the dataset's folder, URL or open store.
