@@ -20,10 +20,12 @@ from cinic_shards.store import StoreLike, store_of_file
 
 _CELL_PIXELS = 64
 """Largest side of an image in a montage; larger images are reduced, smaller ones enlarged."""
-_FONT_PIXELS = 15
+_FONT = ImageFont.load_default(15)
 _GAP = 4
 _MAX_SIDE = 2**14
 """Largest side of a montage in pixels: many viewers cannot open larger pictures."""
+_MIN_ROWS = 20
+"""Fewer classes are always in one column."""
 _PAPER, _INK = (255, 255, 255), (32, 32, 32)
 
 
@@ -41,6 +43,9 @@ def show(
     progress: Progress = lambda doing, done, total: None,
 ) -> int:
     """Write a montage: a PNG with a row of random samples for each class.
+
+    Small images are enlarged by an integer factor without blur. More than 20 classes may take
+    several columns.
 
     Args:
         path: the dataset's folder, URL or open store.
@@ -77,7 +82,7 @@ def show(
         for label in np.unique(labels).tolist()
     }
     longest = max(map(len, shown.values()))
-    if max(longest, len(shown)) * (_CELL_PIXELS + _GAP) > _MAX_SIDE:
+    if max(_Layout(list(shown), longest, _CELL_PIXELS).size) > _MAX_SIDE:
         raise OptionError(
             f"{len(shown):,} rows of up to {longest:,} images would be more than {_MAX_SIDE:,} "
             "pixels high or wide; choose fewer classes, or fewer images per class"
@@ -135,26 +140,43 @@ def fit(pixels: NDArray[np.uint8], side: int) -> Image.Image:
     return image
 
 
+class _Layout:
+    """Positions in a montage, in pixels."""
+
+    def __init__(self, names: Sequence[str], longest: int, cell: int) -> None:
+        self.label_width = 4 * _GAP + int(max(map(_FONT.getlength, map(_on_one_line, names))) + 1)
+        self.step = cell + _GAP
+        self.column_width = self.label_width + longest * self.step
+        # One long column would be a thin strip.
+        columns, self.num_rows = 1, len(names)
+        while self.num_rows > _MIN_ROWS and self.num_rows * self.step > columns * self.column_width:
+            columns += 1
+            self.num_rows = -(-len(names) // columns)
+        self.size = columns * self.column_width, self.num_rows * self.step + _GAP
+
+    def corner(self, position: int) -> tuple[int, int]:
+        """Return the left and top of a class's row."""
+        column, row = divmod(position, self.num_rows)
+        return column * self.column_width, _GAP + row * self.step
+
+
 def draw(rows: dict[str, list[Image.Image]]) -> Image.Image:
     """Draw a picture with a row of images for each name; small images are enlarged without blur."""
-    font = ImageFont.load_default(_FONT_PIXELS)
     largest = max(max(image.size) for images in rows.values() for image in images)
     zoom = max(1, _CELL_PIXELS // largest)
     cell = largest * zoom
-    label_width = 4 * _GAP + int(max(font.getlength(_on_one_line(name)) for name in rows) + 1)
-    columns = max(map(len, rows.values()))
-    size = label_width + columns * (cell + _GAP), len(rows) * (cell + _GAP) + _GAP
-    picture = Image.new("RGB", size, _PAPER)
+    layout = _Layout(list(rows), max(map(len, rows.values())), cell)
+    picture = Image.new("RGB", layout.size, _PAPER)
     pen = ImageDraw.Draw(picture)
-    for y, (name, images) in enumerate(rows.items()):
-        top = _GAP + y * (cell + _GAP)
-        middle = top + cell // 2
-        pen.text((2 * _GAP, middle), _on_one_line(name), fill=_INK, font=font, anchor="lm")
+    for position, (name, images) in enumerate(rows.items()):
+        start, top = layout.corner(position)
+        label = start + 2 * _GAP, top + cell // 2
+        pen.text(label, _on_one_line(name), fill=_INK, font=_FONT, anchor="lm")
         for x, image in enumerate(images):
             scaled = image.resize(
                 (image.width * zoom, image.height * zoom), Image.Resampling.NEAREST
             )
-            left = label_width + x * (cell + _GAP)
+            left = start + layout.label_width + x * layout.step
             picture.paste(
                 scaled, (left + (cell - scaled.width) // 2, top + (cell - scaled.height) // 2)
             )

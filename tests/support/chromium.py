@@ -30,9 +30,17 @@ def missing_programs() -> list[str]:
 class Page:
     """An open page."""
 
-    def __init__(self, driver: webdriver.Chrome, uri: str) -> None:
+    def __init__(self, driver: webdriver.Chrome) -> None:
         self.driver = driver
-        self.uri = uri
+        self.uri = ""
+
+    def open(self, file: Path) -> None:
+        """Open a file; drop the console's messages and the requests of the page before."""
+        self.driver.get("about:blank")
+        self.console()
+        self.requests()
+        self.uri = file.resolve().as_uri()
+        self.driver.get(self.uri)
 
     def run(self, script: str, *arguments: object) -> Any:
         """Run a script; return the value of its ``return``."""
@@ -106,7 +114,6 @@ def open_page(
     file: Path, *, width: int = 1280, height: int = 900, is_dark: bool = False
 ) -> Iterator[Page]:
     """Open a file in a new Chromium with a new profile; both are removed afterwards."""
-    uri = file.resolve().as_uri()
     with tempfile.TemporaryDirectory(prefix="chromium-", ignore_cleanup_errors=True) as profile:
         options = webdriver.ChromeOptions()
         options.binary_location = str(shutil.which("chromium"))
@@ -116,11 +123,9 @@ def open_page(
         service = Service(str(shutil.which("chromedriver")))
         driver = webdriver.Chrome(options=options, service=service)
         try:
-            page = Page(driver, uri)
+            page = Page(driver)
             page.set_up(width=width, height=height, is_dark=is_dark)
-            driver.get("about:blank")
-            page.requests()  # drop those of the new tab itself
-            driver.get(uri)
+            page.open(file)
             yield page
         finally:
             driver.quit()

@@ -82,6 +82,17 @@ def test_large_images_and_odd_names() -> None:
     assert picture.height == GAP + 2 * (CELL + GAP)
 
 
+def test_many_classes_are_in_several_columns() -> None:
+    """300 classes are a picture and not a thin strip; 20 stay in one column."""
+    shade = {f"class {n:03}": [Image.new("RGB", (4, 4), (n % 250, 0, 9))] * 2 for n in range(300)}
+    few, many = (draw(dict(list(shade.items())[:count])) for count in (20, 300))
+    assert few.height == GAP + 20 * (CELL + GAP)
+    assert many.height < many.width < 2 * many.height
+    pixels = np.asarray(many)
+    counts = np.bincount(pixels[:, :, 0][pixels[:, :, 2] == 9], minlength=250)
+    assert counts.tolist() == [4 * CELL**2] * 50 + [2 * CELL**2] * 200
+
+
 def test_invalid_arguments_are_rejected(flat: Path, tmp_path: Path) -> None:
     with pytest.raises(OptionError, match="per_class=0: expected an integer, at least 1"):
         show(flat, tmp_path / "a.png", per_class=0)

@@ -23,7 +23,7 @@ from cinic_shards.view.report import content as content_module
 from cinic_shards.view.report import write_report
 from cinic_shards.view.report.charts import Chart, Series, highest_share
 from cinic_shards.view.report.page import TEMPLATES
-from cinic_shards.view.report.sprites import COLUMNS, TILES
+from cinic_shards.view.report.sprites import COLUMNS, REDUCED_SIDE, TILES
 from cinic_shards.write.pack import PackOptions, pack
 from tests.support.command import Run
 
@@ -308,18 +308,20 @@ def test_a_different_dataset(tmp_path: Path) -> None:
         "my shards",
         "No licence and no citation: not all files have names as in CINIC-10.",
         "No counts by origin: the file names do not contain it.",
-        "The dataset has no images from CIFAR-10.",
-        "The first 40 of 45 classes are shown.",
+        "25 more classes",
+        "By class (45 rows)",
         "the 10 most common of 23",
-        "No filter by split or origin or synset: all images have the same one, or none.",
         "Images are shown at a reduced size.",
         "All images mean",
     ):
         assert text in page.text or text in page.source, text
     assert page.data["isExact"] is False
+    montage = page.source.partition('<figure class="montage">')[2].partition("</figure>")[0]
+    assert montage.count('class="montage-row"') == 45
     assert page.source.count('data-facet="') == 1 and 'data-facet="class"' in page.source
     small = page.keys().index("photos/class 00/one")
-    y, x = 48 * (small // COLUMNS) + 24, 48 * (small % COLUMNS) + 24
+    row, column = divmod(small, COLUMNS)
+    y, x = (REDUCED_SIDE * number + REDUCED_SIDE // 2 for number in (row, column))
     alpha = np.asarray(page.pictures[0])[:, :, 3]
     assert alpha[y, x] == 255 and alpha[y, x - 20] == 0  # in and beside a small image
     assert Page(tmp_path / "r.html").table("By class")[-1] == ["class 44", "1"]
@@ -336,13 +338,18 @@ def test_damage_is_on_the_page(encoded: dict[str, Path], tmp_path: Path) -> None
     assert len(content.unreadable) == 1
     page = Page(tmp_path / "r.html")
     faults = len(content.verification.faults)
-    assert f"Damaged: {faults} fault" in page.text and "Intact" not in page.text
+    assert f"Damaged: {faults} faults in 1 file; 1 image cannot be read" in page.text
+    assert "Intact" not in page.text
+    assert [value for _, name, value in page.attributes if name == "href"][2] == "#integrity"
+    assert page.table("Faults by file")[1:] == [[path.name, str(faults)]]
     assert all(str(fault) in page.text for fault in content.verification.faults)
-    assert "1 image is damaged and not in the histograms." in page.text
+    assert "1 image is damaged and not in the charts." in page.text
     assert "Not part of the dataset: notes.txt." in page.text
     bad = page.data["images"]["isUnreadable"].index(True)
     assert page.data["images"]["isUnreadable"].count(True) == 1
     assert page.data["images"]["id"][bad] == content.unreadable[0].position
+    tile = page.tile(bad, 32).astype(int)  # a red cross
+    assert (tile[range(32), range(32), 0] - tile[range(32), range(32), 1] > 100).all()
     data[-2000] ^= 1  # in the index, without which nothing can be reported
     path.write_bytes(data)
     with pytest.raises(FormatError, match="its index has SHA-256"):

@@ -55,8 +55,8 @@ class Chart:
     highest: float
     """The share at the top of the scale; higher bins are cut off there."""
 
-    width, height = 340, 210
-    left, right, top, base = 36, 328, 8, 186
+    width, height = 340, 212
+    left, right, top, base = 40, 326, 8, 186
 
     @property
     def label(self) -> str:

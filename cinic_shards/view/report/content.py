@@ -31,9 +31,6 @@ MAX_OF_A_GROUP = 4
 """Images shown of a group."""
 MONTAGE_IMAGES = 27
 """Images of each class; a narrow window shows fewer."""
-MAX_MONTAGE_CLASSES = 40
-
-_NO_TILE = Image.new("RGB", (1, 1), (128, 128, 128))
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +110,7 @@ def _read_images(
     reader: SplitReader, tile_of: dict[int, int], workers: int, progress: Progress
 ) -> tuple[Histograms, list[DecodeError], Sheets]:
     """Decode every image, count its pixel values, and keep it if it has a tile."""
-    tiles = [_NO_TILE] * len(tile_of)
+    tiles: list[Image.Image | None] = [None] * len(tile_of)
     reduced: list[int] = []
     counter = ValueCounter(reader)
 
@@ -160,7 +157,7 @@ def montage_rows(content: Content, origins: tuple[str, ...] | None) -> dict[str,
     if origins is not None:
         rows = rows[np.isin(columns.origin[rows], origins)]
     found = {}
-    for label, name in enumerate(content.manifest.classes[:MAX_MONTAGE_CLASSES]):
+    for label, name in enumerate(content.manifest.classes):
         of_class = rows[columns.labels[rows] == label]
         if len(of_class):
             found[name] = some_of(of_class, MONTAGE_IMAGES, name, content.seed).tolist()

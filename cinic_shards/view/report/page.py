@@ -20,15 +20,18 @@ _SIDES = {"strip": 32, "grid": 64, "dialog": 256}
 """Largest side of a drawn tile in pixels, by where it is; drawn at an integer multiple."""
 _SPLIT_ORDER = ("train", "valid", "test")
 _SECTIONS = {
-    "dataset": "The dataset",
-    "counts": "Counts",
     "samples": "Samples",
-    "intensities": "Intensities",
+    "counts": "Counts",
+    "intensities": "Pixel values",
     "duplicates": "Duplicates",
     "integrity": "Integrity",
+    "dataset": "About the dataset",
     "browser": "Browse",
 }
-"""Template -> title of each section, in the page's order."""
+"""Template -> title of each section, in the page's order; integrity is first if there are faults.
+"""
+_MAX_OPEN_ROWS = 20
+"""Longer tables and lists are folded."""
 
 TEMPLATES = jinja2.Environment(
     loader=jinja2.PackageLoader("cinic_shards.view.report", "."),
@@ -38,7 +41,11 @@ TEMPLATES = jinja2.Environment(
     lstrip_blocks=True,
 )
 """All inserted text is escaped: names and keys are untrusted."""
-TEMPLATES.globals |= {"tiles_per_sheet": TILES, "tiles_per_row": COLUMNS}
+TEMPLATES.globals |= {
+    "tiles_per_sheet": TILES,
+    "tiles_per_row": COLUMNS,
+    "max_open_rows": _MAX_OPEN_ROWS,
+}
 TEMPLATES.filters["thousands"] = "{:,}".format
 TEMPLATES.policies["json.dumps_kwargs"] = {"separators": (",", ":")}
 
@@ -47,6 +54,7 @@ def make_page(content: Content, *, title: str | None = None) -> str:
     """Return the page's HTML."""
     splits = sorted((split.name for split in content.manifest.splits), key=_split_rank)
     script = _asset("script.js")
+    first = () if content.verification.is_whole else ("integrity",)
     return TEMPLATES.get_template("page.html").render(
         script_digest=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         title=_title(content) if title is None else title,
@@ -55,7 +63,7 @@ def make_page(content: Content, *, title: str | None = None) -> str:
         zooms={name: max(1, side // content.sheets.side) for name, side in _SIDES.items()},
         version=__version__,
         data=_data(content, splits),
-        sections=_SECTIONS,
+        sections={name: _SECTIONS[name] for name in (*first, *_SECTIONS)},
         content=content,
         figures=texts.lead(content, splits),
         verdict=texts.verdict(content),

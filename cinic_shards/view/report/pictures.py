@@ -7,7 +7,6 @@ import numpy as np
 
 from cinic_shards.view.report.charts import Chart, Series, highest_share
 from cinic_shards.view.report.content import (
-    MAX_MONTAGE_CLASSES,
     MAX_OF_A_GROUP,
     Content,
     montage_rows,
@@ -21,21 +20,20 @@ CIFAR10 = ("cifar10-train", "cifar10-test")
 def samples(content: Content) -> dict[str, Any]:
     """Return the montages: one of CIFAR-10's images only, if there are others, and one of all."""
     origins = set(content.columns.origin.tolist())
-    is_mixed = bool(origins & set(CIFAR10) and origins - set(CIFAR10))
+    has_cifar10 = not origins.isdisjoint(CIFAR10)
+    is_mixed = has_cifar10 and not origins <= set(CIFAR10)
     montages: dict[str, tuple[str, ...] | None] = {"Random images of each class": None}
     if is_mixed:
         montages = {"Only images from CIFAR-10": CIFAR10, "All images": None}
     return {
         "montages": {
-            title: {
-                name: [content.tile_of[row] for row in rows]
+            title: [
+                (name, [content.tile_of[row] for row in rows])
                 for name, rows in montage_rows(content, of).items()
-            }
+            ]
             for title, of in montages.items()
         },
-        "is_mixed": is_mixed,
-        "has_cifar10": not origins.isdisjoint(CIFAR10),
-        "max_classes": MAX_MONTAGE_CLASSES,
+        "note": "All images are from CIFAR-10." if has_cifar10 and not is_mixed else "",
     }
 
 
@@ -69,7 +67,7 @@ def intensities(content: Content, splits: Sequence[str]) -> dict[str, Any]:
         "cut": _cut_bins(series, highest),
         "table": Table(
             "Means and standard deviations, on the scale 0 to 1",
-            ["", *(f"mean {c}" for c in CHANNELS), *(f"deviation {c}" for c in CHANNELS)],
+            ["Images", *(f"mean {c}" for c in CHANNELS), *(f"deviation {c}" for c in CHANNELS)],
             [[name, *(f"{v:.6f}" for v in (*mean, *std))] for name, mean, std in of_all],
         ),
     }
@@ -82,10 +80,13 @@ def _cut_bins(series: Sequence[Series], highest: float) -> str:
         shares = np.array([one.shares[:, value] for one in series])
         if (shares > highest).any():
             each = "; ".join(
-                f"{one.name} {', '.join(f'{share:.1%}' for share in of.tolist())}"
+                f"{one.name}, "
+                + ", ".join(
+                    f"{name} {share:.1%}" for name, share in zip(CHANNELS, of.tolist(), strict=True)
+                )
                 for one, of in zip(series, shares, strict=True)
             )
-            found.append(f"value {value} (red, green, blue: {each})")
+            found.append(f"value {value} ({each})")
     return "; ".join(found)
 
 
@@ -122,14 +123,11 @@ def duplicates(content: Content, splits: Sequence[str]) -> dict[str, Any]:
 
 
 def browser(content: Content, splits: Sequence[str]) -> dict[str, Any]:
-    """Return the filters of the image browser, and those left out as they would not filter."""
+    """Return the filters of the image browser, without those that would not filter."""
     is_wanted = {
         "split": len(splits) > 1,
         "class": len(content.manifest.classes) > 1,
         "origin": len(set(content.columns.origin.tolist())) > 1,
         "synset": bool((content.columns.synset != "").any()),
     }
-    return {
-        "filters": [name for name, wanted in is_wanted.items() if wanted],
-        "missing": [name for name, wanted in is_wanted.items() if not wanted],
-    }
+    return {"filters": [name for name, wanted in is_wanted.items() if wanted]}

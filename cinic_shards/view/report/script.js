@@ -6,6 +6,7 @@
   const NAMES = { split: data.splits, class: data.classes, origin: data.originTitles, synset: data.synsets };
   const PAGE = 192;
   const numImages = data.images.id.length;
+  const numInDataset = data.cells.reduce((sum, cell) => sum + cell[4], 0);
   const grid = document.getElementById("grid");
   const status = document.getElementById("status");
   const more = document.getElementById("more");
@@ -71,9 +72,9 @@
       }
     }
     const [found, shown, inAll] = [matching.length, grid.children.length, inDataset].map(counted.format);
-    const isPart = grid.children.length < matching.length;
-    status.textContent =
-      `${found} images of the sample match, ${inAll} of the dataset` + (isPart ? `; ${shown} are shown.` : ".");
+    const noun = matching.length === 1 ? "image" : "images";
+    const inSample = numImages < numInDataset ? ` in the sample (${inAll} in the dataset)` : "";
+    status.textContent = `Showing ${shown} of ${found} matching ${noun}${inSample}.`;
   }
 
   function showMore() {
@@ -82,7 +83,7 @@
       const button = document.createElement("button");
       button.type = "button";
       button.tabIndex = -1;
-      button.setAttribute("aria-label", keyOf(image));
+      button.setAttribute("aria-label", keyOf(image) + (data.images.isUnreadable[image] ? ", damaged" : ""));
       paint(button, image);
       const item = document.createElement("li");
       item.append(button);
@@ -152,18 +153,20 @@
     if (data.images.isUnreadable[image]) {
       return "nothing: the image is damaged";
     }
-    return data.isExact ? "exact pixels, enlarged" : "reduced";
+    return data.isExact ? "exact pixels, enlarged" : "at a reduced size";
   }
 
   function fillDialog() {
     const image = matching[current];
     document.getElementById("details-key").textContent = keyOf(image);
     paint(document.getElementById("details-picture"), image);
+    const position = `Image ${counted.format(current + 1)} of ${counted.format(matching.length)}`;
+    document.getElementById("details-position").textContent = position;
     const facts = [
       ["Split", nameOf("split", image)],
       ["Class", nameOf("class", image)],
       ["From", provenanceOf(image)],
-      ["Id", String(data.images.id[image])],
+      ["Id", counted.format(data.images.id[image])],
       ["Shown", shownAs(image)],
     ];
     const terms = facts.flatMap(([name, text]) => {
@@ -231,11 +234,25 @@
     moveTo(first, true);
   });
   const form = document.querySelector(".filters");
-  form.addEventListener("change", applyFilters);
-  form.addEventListener("submit", (event) => event.preventDefault());
-  form.addEventListener("reset", () => {
-    selects.forEach((select) => select && (select.value = ""));
-    setTimeout(applyFilters); // after the form has reset its own values
-  });
+  if (form) {
+    form.addEventListener("change", applyFilters);
+    form.addEventListener("submit", (event) => event.preventDefault());
+    form.addEventListener("reset", () => {
+      selects.forEach((select) => select && (select.value = ""));
+      setTimeout(applyFilters); // after the form has reset its own values
+    });
+  }
   applyFilters();
+
+  // Only tables that scroll are stops of the Tab key.
+  const tables = new ResizeObserver((entries) => {
+    for (const { target } of entries) {
+      const scrolls = target.scrollWidth > target.clientWidth || target.scrollHeight > target.clientHeight;
+      target.toggleAttribute("tabindex", scrolls);
+      if (scrolls) {
+        target.tabIndex = 0;
+      }
+    }
+  });
+  document.querySelectorAll(".table").forEach((table) => tables.observe(table));
 })();

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image, features
+from PIL import Image, ImageDraw, features
 
 from cinic_shards.view.montage import fit
 
@@ -17,7 +17,7 @@ TILES = 512
 """Tiles in a sheet, many because each file has a header."""
 MAX_EXACT_SIDE = 32
 """Largest side, in pixels, of images that are kept losslessly."""
-REDUCED_SIDE = 48
+REDUCED_SIDE = 64
 """Side to which larger images are reduced, with lossy compression: the page must stay small."""
 _REDUCED_QUALITY = 80
 
@@ -42,20 +42,33 @@ def make_tile(pixels: "np.typing.NDArray[np.uint8]") -> tuple[Image.Image, bool]
     return fit(pixels, MAX_EXACT_SIDE if is_exact else REDUCED_SIDE), is_exact
 
 
-def make_sheets(tiles: Sequence[Image.Image], *, is_exact: bool, workers: int) -> Sheets:
+def make_sheets(tiles: Sequence[Image.Image | None], *, is_exact: bool, workers: int) -> Sheets:
     """Make the sheets of these tiles.
 
     Args:
-        tiles: RGB images.
+        tiles: RGB images; None for a damaged one, which is drawn as a red cross.
         is_exact: True for lossless compression.
         workers: number of threads that compress.
     """
-    side = max((max(tile.size) for tile in tiles), default=1)
-    groups = [tiles[start : start + TILES] for start in range(0, len(tiles), TILES)]
+    side = max((max(tile.size) for tile in tiles if tile), default=MAX_EXACT_SIDE)
+    cross = _cross(side)
+    drawn = [cross if tile is None else tile for tile in tiles]
+    groups = [drawn[start : start + TILES] for start in range(0, len(drawn), TILES)]
     with ThreadPoolExecutor(workers) as threads:
         uris = list(threads.map(lambda group: _sheet(group, side, is_exact), groups))
     num_rows = tuple(-(-len(group) // COLUMNS) for group in groups)
     return Sheets(side, is_exact, tuple(uris), num_rows)
+
+
+def _cross(side: int) -> Image.Image:
+    """Draw the tile that stands for a damaged image."""
+    tile = Image.new("RGB", (side, side), (255, 236, 232))
+    pen = ImageDraw.Draw(tile)
+    width, end, red = max(1, side // 12), side - 1, (180, 30, 20)
+    pen.rectangle((0, 0, end, end), outline=red, width=width)
+    pen.line((0, 0, end, end), fill=red, width=width)
+    pen.line((0, end, end, 0), fill=red, width=width)
+    return tile
 
 
 def _sheet(tiles: Sequence[Image.Image], side: int, is_exact: bool) -> str:

@@ -13,9 +13,7 @@ ORIGIN_TITLES = {
     "unknown": "unknown",
 }
 TIMES = "\N{MULTIPLICATION SIGN}"
-_MAX_OPEN_ROWS = 40
-"""Tables with more rows are folded."""
-_MAX_FAULTS_SHOWN = 50
+_MAX_FAULTS_SHOWN = 1000
 _MAX_SIZES = 10
 
 Cells = Counter[tuple[str, int, str, str]]
@@ -46,11 +44,11 @@ def lead(content: Content, splits: Sequence[str]) -> list[tuple[str, str]]:
     size = sum(shard.size for split in manifest.splits for shard in split.shards)
     shape = manifest.image_shape
     return [
-        ("images", f"{manifest.num_samples:,}"),
+        ("images" if manifest.num_samples != 1 else "image", f"{manifest.num_samples:,}"),
         ("classes" if len(manifest.classes) != 1 else "class", f"{len(manifest.classes):,}"),
         ("splits" if len(splits) != 1 else "split", f"{len(splits):,}"),
-        ("pixels", f"{shape[0]} {TIMES} {shape[1]}") if shape else ("sizes", "several"),
-        (f"as {manifest.encoding}", size_text(size)),
+        ("pixels", f"{shape[0]:,} {TIMES} {shape[1]:,}") if shape else ("image sizes", "several"),
+        (f"encoded as {manifest.encoding}", size_text(size)),
     ]
 
 
@@ -64,7 +62,7 @@ def dataset(content: Content) -> dict[str, Any]:
         "Encoding": f"{manifest.encoding}, blocks of {manifest.block_size:,} images; format "
                     f"{content.summary['format_version']}",
         "Packed with": ", ".join(map(" ".join, manifest.libraries.items())),
-        "Options": ", ".join(f"{name}: {_option(value)}" for name, value in
+        "Options": ", ".join(f"{name}: {_option(name, value)}" for name, value in
                              manifest.options.items()),
     }  # fmt: skip
     return {"facts": {name: text for name, text in facts.items() if text}}
@@ -76,8 +74,11 @@ def shown_location(content: Content) -> str:
     return location if "://" in location else location.rstrip("/").rpartition("/")[2] or location
 
 
-def _option(value: object) -> str:
-    return "+".join(map(str, value)) or "none" if isinstance(value, list | tuple) else str(value)
+def _option(name: str, value: object) -> str:
+    if isinstance(value, list | tuple):
+        return "+".join(map(str, value)) or "none"
+    is_number = isinstance(value, int) and not isinstance(value, bool) and name != "seed"
+    return f"{value:,}" if is_number else str(value)
 
 
 def counts(content: Content, splits: Sequence[str], of_all: Cells) -> dict[str, Any]:
@@ -87,12 +88,10 @@ def counts(content: Content, splits: Sequence[str], of_all: Cells) -> dict[str, 
     tables = [_by_split(content, splits)]
     if has_origins:
         tables.append(_cross("Origin", of_all, splits, lambda key: ORIGIN_TITLES[key[2]]))
-    by_class = _cross("Class", of_all, splits, lambda key: classes[key[1]])
-    is_folded = len(classes) > _MAX_OPEN_ROWS
+    tables.append(_cross("Class", of_all, splits, lambda key: classes[key[1]]))
     return {
-        "tables": [*tables, *([] if is_folded else [by_class])],
+        "tables": tables,
         "has_origins": has_origins,
-        "folded_classes": by_class if is_folded else None,
         "synsets": _by_synset(content, splits, of_all),
         "sizes": None if content.manifest.image_shape else _by_image_size(content),
     }
@@ -109,7 +108,7 @@ def _by_split(content: Content, splits: Sequence[str]) -> Table:
         size, num_samples = sum(shard.size for shard in shards), sum(one.num_samples for one in of)
         each = f"{size / num_samples:,.0f}"
         rows.append([name, num_samples, len(shards), size_text(size), each])
-    return Table("By split", ["Split", "images", "shards", "size", "bytes per image"], rows)
+    return Table("By split", ["Split", "Images", "Shards", "Size", "Bytes per image"], rows)
 
 
 def _cross(
@@ -142,18 +141,18 @@ def _by_synset(content: Content, splits: Sequence[str], of_all: Cells) -> Table:
         [synset, ", ".join(sorted(classes[synset])), *(of[split] for split in splits), of.total()]
         for synset, of in sorted(found.items())
     ]
-    return Table("By ImageNet synset", ["Synset", "class", *splits, "all"], rows, num_names=2)
+    return Table("By ImageNet synset", ["Synset", "Class", *splits, "all"], rows, num_names=2)
 
 
 def _by_image_size(content: Content) -> Table:
     sizes: Counter[tuple[int, int]] = Counter()
     for info in content.manifest.splits:
         sizes.update(info.image_sizes)
-    rows = [[f"{h} {TIMES} {w}", count] for (h, w), count in sizes.most_common(_MAX_SIZES)]
-    caption = f"By image size, height {TIMES} width"
+    rows = [[f"{h:,} {TIMES} {w:,}", count] for (h, w), count in sizes.most_common(_MAX_SIZES)]
+    caption = "By image size"
     if len(rows) < len(sizes):
         caption += f": the {len(rows)} most common of {len(sizes):,}"
-    return Table(caption, ["Size", "images"], rows)
+    return Table(caption, [f"Height {TIMES} width", "Images"], rows)
 
 
 def verdict(content: Content) -> dict[str, Any]:
@@ -161,21 +160,33 @@ def verdict(content: Content) -> dict[str, Any]:
     found = content.verification
     if found.is_whole:
         extent = "digests checked" if content.is_quick else "every byte checked"
-        return {"state": "good", "text": f"Intact: {extent}", "num_faults": 0}
-    number = len(found.faults) + found.num_more_faults
-    text = f"Damaged: {number:,} fault{'s' if number != 1 else ''}"
-    return {"state": "bad", "text": text, "num_faults": number}
+        return {"state": "good", "text": f"Intact: {extent}"}
+    files = {fault.location.file for fault in found.faults}
+    text = f"Damaged: {_counted(len(found.faults) + found.num_more_faults, 'fault')}"
+    text += f" in {_counted(len(files), 'file')}"
+    if content.unreadable:
+        text += f"; {_counted(len(content.unreadable), 'image')} cannot be read"
+    return {"state": "bad", "text": text}
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'s' if number != 1 else ''}"
 
 
 def integrity(content: Content) -> dict[str, Any]:
-    """Return the table of shards; the result of ``verify`` is in ``content``."""
+    """Return the faults and the table of shards; the other results are in ``content``."""
+    found = content.verification
+    by_file = Counter(fault.location.file for fault in found.faults)
+    caption = "Faults by file" + (", only of those listed" if found.num_more_faults else "")
     rows = [
         [shard.name, shard.num_samples, shard.size, shard.sha256]
         for split in content.manifest.splits
         for shard in split.shards
     ]
-    header = ["Shard", "images", "bytes", "SHA-256"]
+    header = ["Shard", "Images", "Bytes", "SHA-256"]
     return {
-        "max_faults": _MAX_FAULTS_SHOWN,
+        "faults": found.faults[:_MAX_FAULTS_SHOWN],
+        "num_hidden": max(0, len(found.faults) - _MAX_FAULTS_SHOWN) + found.num_more_faults,
+        "faults_by_file": Table(caption, ["File", "Faults"], list(by_file.items())),
         "shards": Table("Shards and their SHA-256", header, rows),
     }
