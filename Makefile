@@ -2,7 +2,7 @@
 
 PYTHON ?= python3
 VENV ?= .venv
-BIN := $(abspath $(VENV))/bin
+BIN := $(abspath $(VENV))/$(if $(filter Windows_NT,$(OS)),Scripts,bin)
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e
 INSTALLED := $(VENV)/.installed
 RUNS := $(VENV)/.runs
@@ -15,7 +15,7 @@ help:
 	@echo "make demo       a small tree: pack, verify, stream, compare with ImageFolder"
 	@echo "make test       the tests (about three minutes on two cores)"
 	@echo "make test-real  the tests that need more: acceptance on small trees, real servers"
-	@echo "make lint       ruff, mypy and codespell"
+	@echo "make lint       ruff, mypy, codespell and zizmor (workflows)"
 	@echo "make docs       the documentation as a site, in build/docs; needs no network"
 	@echo "make bench      every loader beside ours; TREE=./cinic for your own tree"
 	@echo "make bench-env  environments for those that do not install beside this package"
@@ -70,6 +70,7 @@ lint: $(INSTALLED)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/codespell
+	$(BIN)/zizmor --offline --quiet .github
 
 docs: $(INSTALLED)
 	$(BIN)/python -m sphinx -W --keep-going -q -b html docs build/docs
