@@ -87,5 +87,5 @@ def test_the_quickstart_runs(environment: Path, tmp_path: Path) -> None:
     out = run(environment, tmp_path, "python", "quickstart.py")
     assert Path(out.splitlines()[-1]).is_relative_to(environment.parent)
     assert "pack" in run(environment, tmp_path, "cinic-shard", "--help")
-    assert "160" in run(environment, tmp_path, "cinic-shard", "info", "shards")
+    assert "class: cat" in run(environment, tmp_path, "cinic-shard", "info", "shards")
     run(environment, tmp_path, "cinic-shard", "verify", "shards", "--against", "tree")
