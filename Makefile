@@ -3,7 +3,9 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(abspath $(VENV))/$(if $(filter Windows_NT,$(OS)),Scripts,bin)
-PIP := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e
+# Bytecode is made when a module is first imported: for all of torch it takes longer than the demo.
+PIP := $(BIN)/pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt -e
+export PYTHONDONTWRITEBYTECODE :=
 INSTALLED := $(VENV)/.installed
 RUNS := $(VENV)/.runs
 DEMO := demo

@@ -229,9 +229,9 @@ def test_the_published_pages_are_made_of_the_published_lines() -> None:
 
 def test_blocks_of_a_readme() -> None:
     runs = tables.runs_of(PUBLISHED)
-    text = "a\n<!-- plot -->\nold\n<!-- end -->\nb\n<!-- encodings -->\n<!-- end -->\n"
+    text = "a\n<!-- plot -->\nprevious\n<!-- end -->\nb\n<!-- encodings -->\n<!-- end -->\n"
     made = readme.written(text, runs)
-    assert "old" not in made and "\nb\n" in made and "FFCV, raw 161,000" in made
+    assert "previous" not in made and "\nb\n" in made and "FFCV, raw 161,000" in made
     assert "| `zstd` | 1,892 | 380,000 |" in made and readme.written(made, runs) == made
     for wrong in ("no block", text + text, "<!-- end -->\n<!-- figures -->\n"):
         with pytest.raises(ValueError, match="<!-- "):

@@ -110,9 +110,9 @@ def test_a_comparison_with_imagefolder_takes_these_names(
     monkeypatch.setattr(bench, "IMAGEFOLDER_WORKERS", (0,))
     monkeypatch.setattr(bench, "take_turns", lambda jobs, rounds, before: {})
     options: dict[str, Any] = {"batch_size": 10, "epochs": 1, "normalize": False}
-    assert bench.compare(demo_tree, shards, split="val", **options) == []
+    assert bench.compare(demo_tree, [shards], split="val", **options) == []
     with pytest.raises(OptionError, match=r"split 'train\+valid': ImageFolder reads one split"):
-        bench.compare(demo_tree, shards, split="train+val", **options)
+        bench.compare(demo_tree, [shards], split="train+val", **options)
 
 
 def test_an_index_that_contradicts_the_manifest_is_rejected(shards: Path) -> None:
