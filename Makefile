@@ -41,7 +41,7 @@ $(INSTALLED): $(RUNS)
 demo: $(RUNS)
 	@rm -rf $(DEMO)
 	@echo "--- draw a small tree of PNGs, shaped like CINIC-10"
-	$(BIN)/python tools/make_demo_tree.py $(DEMO)/cinic --per-class 300
+	$(BIN)/python tools/make_demo_tree.py $(DEMO)/cinic --per-class 200
 	@echo "--- pack it"
 	$(BIN)/cinic-shard pack $(DEMO)/cinic $(DEMO)/shards
 	$(BIN)/cinic-shard info $(DEMO)/shards
