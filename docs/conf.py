@@ -53,8 +53,9 @@ PAGES = {
 def site_links(text: str, folder: Path) -> str:
     """Change the relative links of a Markdown text to those of the site.
 
-    A file at the root that has a page becomes that page; any other file can be downloaded. A folder
-    has no page, so its link becomes plain text. The name of a page becomes its title.
+    A file at the root that has a page becomes that page; other texts and folders have none, so
+    their links become plain text; any other file can be downloaded. The name of a page becomes its
+    title.
 
     Args:
         text: the text.
@@ -64,9 +65,10 @@ def site_links(text: str, folder: Path) -> str:
     def link(match: re.Match[str]) -> str:
         label, name, anchor = match.groups(default="")
         target = (folder / name).resolve()
-        if target.is_dir():
-            return label
         page = PAGES.get(target, target)
+        is_on_site = page.parent == DOCS if page.suffix == ".md" else page.is_file()
+        if not is_on_site:
+            return label
         if label == name and page.parent == DOCS and page.suffix == ".md":
             label = ""
         return f"[{label}]({os.path.relpath(page, DOCS)}{anchor})"
