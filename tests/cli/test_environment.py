@@ -343,5 +343,7 @@ def test_a_user_without_a_home(demo_tree: Path, tmp_path: Path) -> None:
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
         errors += done.stderr
-    assert errors.count("compiled kernels are kept in ") == 1 and not re.search(r"\bagain\b", errors)
+    assert errors.count("compiled kernels are kept in ") == 1 and not re.search(
+        r"\bagain\b", errors
+    )
     assert sorted(os.listdir(tmp_path / "here")) == ["shards", "x.html", "x.png"]
