@@ -118,7 +118,7 @@ def test_report_in_a_browser(report: tuple[Path, float], width: int, is_dark: bo
             for i, label in enumerate(images["class"])
             if label == len(data["classes"]) - 1
         ]
-        assert page.text("#status").startswith(f"{len(wanted):,} images of the sample")
+        assert f" of {len(wanted):,} matching image" in page.text("#status")
         page.find("#grid button").click()
         assert page.text("#details-key") == wanted[0]
         root = "document.documentElement"
