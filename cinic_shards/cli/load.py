@@ -58,6 +58,7 @@ def bench(
     from cinic_shards.loader import bench as benchmark
     from cinic_shards.store import local_path
 
+    draw = None if plot is None else benchmark.plotter(plot)
     with waiting("", quiet=quiet or as_json) as show:
         results = benchmark.compare(
             local_path(tree),
@@ -68,8 +69,8 @@ def bench(
             normalize=normalize,
             progress=show,
         )
-    if plot is not None:
-        benchmark.plot(results, plot)
+    if draw is not None:
+        draw(results)
     _print_rates(results, "float32" if normalize else "uint8", as_json)
 
 

@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeVar
 
@@ -213,37 +214,45 @@ def compare(
     return [Result(*key, tuple(values)) for key, values in rates.items()]
 
 
-def plot(results: Sequence[Result], path: str | os.PathLike[str]) -> None:
-    """Draw a bar for the best setting of ImageFolder and for each dataset: images per second.
+def plotter(path: str | os.PathLike[str]) -> Callable[[Sequence[Result]], None]:
+    """Return a function that draws results to a file; errors come before anything is measured.
+
+    It draws a bar for the best setting of ImageFolder and for each dataset: images per second.
 
     Args:
-        results: what ``compare`` returned.
         path: file to write; its suffix decides the format: ``.png``, ``.svg`` or ``.pdf``.
 
     Raises:
         OptionError: matplotlib is not installed, or does not know the format.
-        OSError: the file cannot be written.
+        OutputError: the file cannot be written.
     """
     try:
         from matplotlib.figure import Figure
     except ModuleNotFoundError as error:
         raise OptionError("a plot needs matplotlib; pip install 'cinic-shards[bench]'") from error
+    from cinic_shards.store import store_of_file
 
-    best = best_by_name([result for result in results if result.name == "imagefolder"])
-    bars = [*best, *(result for result in results if result.name != "imagefolder")]
-    rates = [result.median for result in bars]
-    figure = Figure(figsize=(7, 0.8 + 0.5 * len(bars)), layout="constrained")
-    axes = figure.subplots()
-    drawn = axes.barh([f"{result.name}\n{result.setting}" for result in bars], rates)
-    axes.bar_label(drawn, [f"{rate:,.0f}" for rate in rates], padding=3)
-    axes.set_xlim(0, 1.15 * max(rates))
-    axes.xaxis.set_major_formatter("{x:,.0f}")
-    axes.invert_yaxis()
-    axes.set_xlabel("images per second, median of the epochs")
-    try:
-        figure.savefig(path)
-    except ValueError as error:
-        raise OptionError(f"{os.fspath(path)}: {error}") from error
+    out = Path(path)
+    store, suffix = store_of_file(out), out.suffix[1:].lower()
+    if suffix not in ("png", "svg", "pdf"):
+        raise OptionError(f"{out}: expected a name that ends with .png, .svg or .pdf")
+
+    def draw(results: Sequence[Result]) -> None:
+        best = best_by_name([result for result in results if result.name == "imagefolder"])
+        bars = [*best, *(result for result in results if result.name != "imagefolder")]
+        rates = [result.median for result in bars]
+        figure = Figure(figsize=(7, 0.8 + 0.5 * len(bars)), layout="constrained")
+        axes = figure.subplots()
+        drawn = axes.barh([f"{result.name}\n{result.setting}" for result in bars], rates)
+        axes.bar_label(drawn, [f"{rate:,.0f}" for rate in rates], padding=3)
+        axes.set_xlim(0, 1.15 * max(rates))
+        axes.xaxis.set_major_formatter("{x:,.0f}")
+        axes.invert_yaxis()
+        axes.set_xlabel("images per second, median of the epochs")
+        with store.create(out.name) as file:
+            figure.savefig(file, format=suffix)
+
+    return draw
 
 
 def _check_torchvision() -> None:

@@ -7,7 +7,7 @@ import torch
 from make_demo_tree import make_tree
 
 from cinic_shards import ShardLoader
-from cinic_shards.errors import OptionError
+from cinic_shards.errors import OptionError, OutputError
 from cinic_shards.loader import bench
 from cinic_shards.write.pack import pack
 
@@ -101,7 +101,7 @@ def test_a_plot_has_the_best_imagefolder_and_each_dataset(tmp_path: Path, suffix
         bench.Result("cinic-shards", "raw: b", (4.0,)),
     ]
     path = tmp_path / f"plot.{suffix}"
-    bench.plot(results, path)
+    bench.plotter(path)(results)
     content = path.read_bytes()
     if suffix == "svg":
         text = content.decode()
@@ -109,6 +109,19 @@ def test_a_plot_has_the_best_imagefolder_and_each_dataset(tmp_path: Path, suffix
         assert all(label in text for label in ("2 workers", "png: a", "raw: b", "3,000"))
     else:
         assert content.startswith(b"\x89PNG")
-    with pytest.raises(OptionError, match=r"plot\.xyz"):
-        bench.plot(results, tmp_path / "plot.xyz")
-    assert not (tmp_path / "plot.xyz").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "error", "said"),
+    [
+        ("plot.xyz", OptionError, r"plot\.xyz: expected a name that ends with \.png, \.svg or"),
+        ("plot", OptionError, "expected a name that ends with"),
+        ("no-folder/plot.png", OutputError, "there is no folder .*; make it first"),
+    ],
+)
+def test_a_wrong_plot_is_rejected_before_anything_is_measured(
+    tmp_path: Path, name: str, error: type[Exception], said: str
+) -> None:
+    with pytest.raises(error, match=said):
+        bench.plotter(tmp_path / name)
+    assert list(tmp_path.iterdir()) == []
