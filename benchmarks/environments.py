@@ -38,7 +38,8 @@ ENVIRONMENTS = {
     ),
     "streaming": Environment(packages=("mosaicml-streaming", "litdata", "torchvision")),
     "lance": Environment(packages=("lancedb", "pylance", "torchvision")),
-    # PyPI's torchcodec loads only with PyPI's torch, which has CUDA: "===" excludes a CPU build.
+    # The package index's torchcodec loads only with its torch, which has CUDA: "===" excludes a
+    # CPU build.
     "torchcodec": Environment(packages=("torch===2.13.0", "torchcodec", "torchvision")),
     "grain": Environment(packages=("grain", "array-record")),
 }

@@ -6,6 +6,7 @@ are faster than those on tensors (v2 is no faster on single images).
 """
 
 from pathlib import Path
+from typing import Any
 
 from benchmarks.contenders.base import (
     Batches,
@@ -22,13 +23,13 @@ def build(split: Path, out: Path) -> None:
     (out / "split").symlink_to(split.resolve())
 
 
-def epochs(out: Path, reading: Reading) -> Batches:
-    """Open a DataLoader over ImageFolder."""
+def epochs(out: Path, reading: Reading, **options: Any) -> Batches:
+    """Open a DataLoader over ImageFolder, with these options of ImageFolder."""
     import_torchvision()
     from torchvision.datasets import ImageFolder
 
     loader: Batches = data_loader(
-        ImageFolder(out / "split", per_image(reading)), reading, shuffle=True
+        ImageFolder(out / "split", per_image(reading), **options), reading, shuffle=True
     )
     return loader
 

@@ -7,18 +7,11 @@ is the decoder that torchvision recommends instead of its own
 v2 transforms get the tensor.
 """
 
-from pathlib import Path
+from functools import partial
 from typing import Any
 
-from benchmarks.contenders.base import (
-    Batches,
-    Contender,
-    Reading,
-    data_loader,
-    import_torchvision,
-    per_image,
-)
-from benchmarks.contenders.imagefolder import build
+from benchmarks.contenders import imagefolder
+from benchmarks.contenders.base import Contender
 
 
 def load(path: str) -> Any:
@@ -28,22 +21,11 @@ def load(path: str) -> Any:
     return decode_png(path, mode="RGB")
 
 
-def epochs(out: Path, reading: Reading) -> Batches:
-    """Open a DataLoader over ImageFolder."""
-    import_torchvision()
-    from torchvision.datasets import ImageFolder
-
-    loader: Batches = data_loader(
-        ImageFolder(out / "split", per_image(reading), loader=load), reading, shuffle=True
-    )
-    return loader
-
-
 CONTENDERS = [
     Contender(
         name="TorchCodec",
-        build=build,
-        epochs=epochs,
+        build=imagefolder.build,
+        epochs=partial(imagefolder.epochs, loader=load),
         modules=("torchcodec", "torchvision"),
         environment="torchcodec",
     ),

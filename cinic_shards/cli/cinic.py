@@ -3,7 +3,7 @@
 import io
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
@@ -36,9 +36,6 @@ from cinic_shards.cli.options import (
     json_option,
 )
 from cinic_shards.errors import OptionError
-
-if TYPE_CHECKING:
-    pass
 
 Cifar = Annotated[
     Path,

@@ -87,8 +87,8 @@ class Manifest:
 
     Example:
         >>> manifest = Dataset("shards").manifest
-        >>> manifest.num_samples, manifest.encoding, manifest.image_shape
-        (270, 'png', (32, 32, 3))
+        >>> manifest.num_samples, manifest.block_size, manifest.image_shape
+        (270, 1024, (32, 32, 3))
     """
 
     encoding: str

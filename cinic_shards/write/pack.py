@@ -194,8 +194,8 @@ def pack(
 
     Example:
         >>> manifest = pack("cinic", "new-shards")
-        >>> manifest.num_samples, manifest.encoding, [split.name for split in manifest.splits]
-        (270, 'png', ['test', 'train', 'valid'])
+        >>> manifest.num_samples, [split.name for split in manifest.splits]
+        (270, ['test', 'train', 'valid'])
     """
     options = options or PackOptions()
     source, store = find_source(root, split_name), open_store(out)

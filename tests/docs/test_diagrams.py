@@ -16,7 +16,7 @@ DIAGRAMS = sorted((ROOT / "docs" / "diagrams").glob("*.svg"))
 def test_diagrams_have_a_text_and_two_colour_schemes(path: Path) -> None:
     root = ElementTree.parse(path).getroot()
     assert root.get("role") == "img" and root.get("aria-labelledby") == "title desc"
-    assert [root.find(f"{SVG}{name}").text.strip() != "" for name in ("title", "desc")]
+    assert all(root.find(f"{SVG}{name}").text.strip() for name in ("title", "desc"))
     assert "prefers-color-scheme: dark" in root.find(f"{SVG}style").text
 
 

@@ -74,11 +74,10 @@ def run(environment: Path, folder: Path, *command: str) -> str:
         [environment / command[0], *command[1:]],
         cwd=folder,
         env=variables,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
+        capture_output=True,
         text=True,
     )
-    assert done.returncode == 0, done.stdout
+    assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
 
