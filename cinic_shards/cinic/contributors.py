@@ -16,12 +16,12 @@ from typing import Any, NamedTuple, TextIO
 import numpy as np
 
 import cinic_shards.format as fmt
-from cinic_shards.errors import FormatError, OutputError, StoreError, problem_lines, reason_of
+from cinic_shards.errors import FormatError, StoreError, problem_lines, reason_of
 from cinic_shards.format.provenance import parse_stem
 from cinic_shards.options import checked
 from cinic_shards.read.columns import Columns
 from cinic_shards.read.open import read_manifest
-from cinic_shards.store import LocalStore, StoreLike, local_path, open_store
+from cinic_shards.store import StoreLike, local_path, open_store, store_of_file
 
 HEADER = ("synset", "image_num", "cinic_set", "class")
 _SETS = ("train", "valid", "test")
@@ -88,11 +88,9 @@ def save_contributors(contributors: list[Contributor], path: str | os.PathLike[s
         OutputError: it cannot be written.
     """
     path = local_path(path)
-    if not path.parent.is_dir():
-        raise OutputError(f"{path.parent}: no such folder; create it, or write elsewhere")
-    text = io.StringIO()
+    store, text = store_of_file(path), io.StringIO()
     write_contributors(contributors, text)
-    with LocalStore(path.parent).create(path.name) as file:
+    with store.create(path.name) as file:
         file.write(text.getvalue().encode())
 
 

@@ -18,7 +18,7 @@ from typing import Any, BinaryIO
 from cinic_shards.errors import MissingError, OptionError, OutputError, StoreError, reason_of
 from cinic_shards.jobs import Progress
 from cinic_shards.options import checked
-from cinic_shards.store import Answer, LocalStore, WebFile, lock_file, sync_folder
+from cinic_shards.store import Answer, LocalStore, WebFile, lock_file, store_of_file, sync_folder
 from cinic_shards.store.urls import decode_path, local_path, parse_web_url
 
 URL = "https://datashare.is.ed.ac.uk/bitstream/handle/10283/3192/CINIC-10.tar.gz"
@@ -90,6 +90,7 @@ def fetch(
         if name in ("", ".", ".."):
             raise OptionError(f"{web}: the URL names no file; give the file to write")
         path = path / name
+    store_of_file(path)  # an OutputError if there is no folder for it
     try:
         if path.exists():
             return _found(path, algorithm, expected, progress)

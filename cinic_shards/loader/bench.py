@@ -12,7 +12,6 @@ import warnings
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeVar
 
@@ -230,9 +229,9 @@ def plotter(path: str | os.PathLike[str]) -> Callable[[Sequence[Result]], None]:
         from matplotlib.figure import Figure
     except ModuleNotFoundError as error:
         raise OptionError("a plot needs matplotlib; pip install 'cinic-shards[bench]'") from error
-    from cinic_shards.store import store_of_file
+    from cinic_shards.store import local_path, store_of_file
 
-    out = Path(path)
+    out = local_path(path)
     store, suffix = store_of_file(out), out.suffix[1:].lower()
     if suffix not in ("png", "svg", "pdf"):
         raise OptionError(f"{out}: expected a name that ends with .png, .svg or .pdf")
