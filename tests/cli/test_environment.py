@@ -278,6 +278,39 @@ def test_compiling_is_reported_if_the_cache_is_cold(tmp_path: Path) -> None:
     assert run_kernel(tmp_path, LISTEN, NUMBA_CACHE_DIR=str(tmp_path / "cache")) == ["3", "0"]
 
 
+COMPILE_AT_ONCE = """
+import threading, time
+from cinic_shards.codec.kernels import base, one_compiler
+
+end = one_compiler.end_compiling
+base.end_compiling = lambda times: (time.sleep(0.02), end(times))  # lets other threads run first
+KERNELS
+kernels = [globals()[f"add{number}"] for number in range(8)]
+found = []
+
+def call_all(first):
+    found.append([kernel(1) for kernel in [*kernels[first:], *kernels[:first]]])
+
+threads = [threading.Thread(target=call_all, args=(first,)) for first in (0, 0, 4, 4)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+print(*map(sorted, found), one_compiler._file, one_compiler._depth)
+"""
+
+
+def test_threads_that_compile_kernels_at_once(tmp_path: Path) -> None:
+    each = "@base.kernel\ndef add{0}(x):\n    return x + {0}\n"
+    kernels = "".join(each.format(number) for number in range(8))
+    (tmp_path / "at_once.py").write_text(COMPILE_AT_ONCE.replace("KERNELS", kernels))
+    done = subprocess.run(
+        [sys.executable, tmp_path / "at_once.py"], capture_output=True, text=True, timeout=60,
+        env={**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)},
+    )  # fmt: skip
+    assert done.stdout == f"{4 * f'{[*range(1, 9)]} '}None 0\n", done.stderr
+
+
 @pytest.mark.real
 @pytest.mark.parametrize("workers", ["1", "2"])
 def test_a_command_says_once_that_kernels_are_compiled(

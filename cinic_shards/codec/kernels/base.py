@@ -147,12 +147,13 @@ class _ForgivingCache:
         """Return a kernel's method ``compile`` that lets the other processes resume at its end."""
 
         def compile_and_end(signature: Any) -> Any:
-            before = self._num_begun
-            try:
-                return compile_(signature)
-            finally:
-                end_compiling(self._num_begun - before)
-                self._num_begun = before
+            with global_compiler_lock:  # held to the end: other threads compile kernels too
+                before = self._num_begun
+                try:
+                    return compile_(signature)
+                finally:
+                    end_compiling(self._num_begun - before)
+                    self._num_begun = before
 
         return compile_and_end
 

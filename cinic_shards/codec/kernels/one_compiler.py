@@ -44,7 +44,7 @@ def begin_compiling(folder: str) -> None:
 
 
 def end_compiling(times: int) -> None:
-    """End this number of ``begin_compiling``."""
+    """End this number of ``begin_compiling``; call it with numba's compiler lock held."""
     global _file, _depth
     _depth -= times
     if times and _depth == 0 and _file is not None:
