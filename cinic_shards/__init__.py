@@ -16,7 +16,7 @@ from cinic_shards._version import __version__
 
 __all__ = [
     "ShardLoader", "Augment", "Batch", "CINIC10", "ShardIterable",
-    "Dataset", "Subset",
+    "Dataset", "Subset", "Partition", "partition",
     "pack", "convert", "select", "unpack",
     "verify", "reindex", "stats",
     "open_store",
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from cinic_shards.loader.loader import ShardLoader
     from cinic_shards.loader.torch_datasets import ShardIterable
     from cinic_shards.read.dataset import Dataset
+    from cinic_shards.read.partition import Partition
+    from cinic_shards.read.schemes import partition
     from cinic_shards.read.subset import Subset
     from cinic_shards.store import open_store
     from cinic_shards.view.stats import stats
@@ -45,12 +47,14 @@ _MODULES = {
     "Batch": "loader.batch",
     "CINIC10": "loader.cinic10",
     "Dataset": "read.dataset",
+    "Partition": "read.partition",
     "ShardIterable": "loader.torch_datasets",
     "ShardLoader": "loader.loader",
     "Subset": "read.subset",
     "convert": "write.convert",
     "open_store": "store",
     "pack": "write.pack",
+    "partition": "read.schemes",
     "reindex": "check.reindex",
     "select": "write.select",
     "stats": "view.stats",

@@ -29,7 +29,8 @@ def loader_of(run: Run) -> ShardLoader:
     """A loader with a run's settings, given as this version's options."""
     options = dict(run["setting"])
     if "subset" in options:
-        options["subset"] = Subset(**options["subset"])
+        given = {{"fraction_seed": "seed"}.get(k, k): v for k, v in options["subset"].items()}
+        options["subset"] = Subset(**given)
     if "augment" in options:
         options["augment"] = Augment(**options["augment"])
     shards = RELEASE / run["encoding"]

@@ -149,7 +149,7 @@ def test_code_does_not_compare_names_of_encodings() -> None:
 
 
 PUBLIC = """
-    ShardLoader Augment Batch CINIC10 ShardIterable Dataset Subset
+    ShardLoader Augment Batch CINIC10 ShardIterable Dataset Subset Partition partition
     pack convert select unpack verify reindex stats open_store __version__
 """.split()
 

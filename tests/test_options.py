@@ -24,6 +24,7 @@ from cinic_shards.loader.cinic10 import CINIC10
 from cinic_shards.loader.loader import ShardLoader
 from cinic_shards.loader.torch_datasets import ShardIterable
 from cinic_shards.read.dataset import Dataset
+from cinic_shards.read.schemes import partition
 from cinic_shards.read.subset import Subset
 from cinic_shards.store import open_store
 from cinic_shards.view.montage import show
@@ -107,6 +108,7 @@ CALLS = {
     "Augment": Call(Augment),
     "Subset": Call(Subset),
     "Cache": Call(Cache, {"kind": "ram"}),
+    "partition": Call(partition, {"path": "DATASET", "scheme": "iid", "parts": 2}),
     "PackOptions": Call(PackOptions),
     "BuildOptions": Call(BuildOptions),
     "ShardLoader": Call(ShardLoader, LOADER, first_batch),
@@ -237,4 +239,4 @@ def test_messages_name_the_option_and_what_is_expected(
 
 def test_every_public_function_is_covered() -> None:
     tested = {name.partition(".")[0] for name in CALLS}
-    assert set(cinic_shards.__all__) - {"__version__", "Batch"} <= tested
+    assert set(cinic_shards.__all__) - {"__version__", "Batch", "Partition"} <= tested

@@ -1,13 +1,13 @@
 """The command ``cinic-shard``: arguments, printing and exit codes."""
 
-from cinic_shards.cli import cinic, inspect, load, options, view, write
+from cinic_shards.cli import cinic, inspect, load, options, parts, view, write
 from cinic_shards.cli.console import app, main
 from cinic_shards.cli.help import Command
 
-__all__ = ["app", "cinic", "inspect", "load", "main", "options", "view", "write"]
+__all__ = ["app", "cinic", "inspect", "load", "main", "options", "parts", "view", "write"]
 
 _GROUPS = {
-    "Make and read": (write.pack, write.convert, write.select, write.unpack),
+    "Make and read": (write.pack, write.convert, write.select, parts.partition, write.unpack),
     "Look and check": (
         inspect.info, inspect.verify, view.show, view.report, inspect.stats, inspect.reindex,
     ),

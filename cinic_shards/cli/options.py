@@ -1,6 +1,7 @@
 """Arguments and options that several commands share."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 import typer
@@ -9,6 +10,7 @@ from cinic_shards.options import did_you_mean
 
 EncodingName = Literal["png", "zstd", "raw"]
 FormatName = Literal["batches", "npz"]
+SchemeName = Literal["iid", "dirichlet", "classes", "quantity", "fractions"]
 
 
 def choice(values: Any, **option: Any) -> Any:
@@ -105,6 +107,61 @@ Origins = Annotated[
         help="Only images from `cifar`, `cifar-train`, `cifar-test`, `imagenet` or `unknown`; "
         "repeatable; default: all.",
     ),
+]
+ExcludeDuplicatesOf = Annotated[
+    str | None,
+    typer.Option(
+        metavar="SPLIT",
+        help="Drop images of other splits whose pixels also occur in SPLIT, or in several, as "
+        "`valid+test`; default: none.",
+    ),
+]
+Indices = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="Only the images at these indices into ImageFolder: a JSON list, `.npy`, or text with "
+        "one in each line; default: all.",
+    ),
+]
+Keys = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="Only these images: text with a name such as `train/cat/n02121808_29.png` in each "
+        "line, or a JSON list; default: all.",
+    ),
+]
+PartsFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--partition", metavar="FILE", help="Only one part, of a file of `partition`; see `--part`."
+    ),
+]
+Part = Annotated[
+    str | None, typer.Option(metavar="NAME", help="Number or name of the part of `--partition`.")
+]
+Deduplicate = Annotated[
+    bool,
+    typer.Option(
+        "--deduplicate", help="Only the first of images with equal pixels, of all chosen splits."
+    ),
+]
+PerClass = Annotated[
+    int | None,
+    typer.Option(metavar="N", help="Keep N images of each class, at random; default: all."),
+]
+Imbalance = Annotated[
+    float | None,
+    typer.Option(
+        metavar="X",
+        help="Keep fewer images of each next class, X times fewer of the last one than of the "
+        "first; default: all.",
+    ),
+]
+Fraction = Annotated[
+    float,
+    typer.Option(metavar="X", help="Part of each class of each split to keep, above 0, at most 1."),
 ]
 Threads = Annotated[
     int | None,

@@ -17,12 +17,21 @@ from cinic_shards.cli.console import (
 from cinic_shards.cli.options import (
     BlockSize,
     Classes,
+    Deduplicate,
     Encoding,
     EncodingName,
+    ExcludeDuplicatesOf,
+    Fraction,
+    Imbalance,
+    Indices,
+    Keys,
     NewShardSize,
     NumShards,
     Origins,
     Overwrite,
+    Part,
+    PartsFile,
+    PerClass,
     Quiet,
     Shards,
     ShardSize,
@@ -38,6 +47,10 @@ from cinic_shards.errors import OptionError
 Out = Annotated[
     str, typer.Argument(metavar="OUT", help="Folder or URL for the shards; empty or new.")
 ]
+SubsetSeed = Annotated[
+    int,
+    typer.Option(metavar="N", help="Seed for `--per-class`, `--imbalance` and `--fraction`."),
+]
 Seed = Annotated[
     int | None, typer.Option(metavar="N", help="Seed of the packing order; default: 0.")
 ]
@@ -45,14 +58,6 @@ UnpackedJson = Annotated[
     bool, json_option("`path`, `num_written`, `num_kept` (existed already), `seconds`")
 ]
 
-ExcludeDuplicatesOf = Annotated[
-    str | None,
-    typer.Option(
-        metavar="SPLIT",
-        help="Drop images of other splits whose pixels also occur in SPLIT, or in several, as "
-        "`valid+test`; default: none.",
-    ),
-]
 SymlinkTo = Annotated[
     Path | None,
     typer.Option(
@@ -256,14 +261,16 @@ def select(
     ] = None,
     class_name: Classes = None,
     origin: Origins = None,
+    indices: Indices = None,
+    keys: Keys = None,
+    parts: PartsFile = None,
+    part: Part = None,
+    deduplicate: Deduplicate = False,
     exclude_duplicates_of: ExcludeDuplicatesOf = None,
-    fraction: Annotated[
-        float,
-        typer.Option(
-            metavar="X", help="Part of each class of each split to keep, above 0, at most 1."
-        ),
-    ] = 1.0,
-    fraction_seed: Annotated[int, typer.Option(metavar="N", help="Seed for `--fraction`.")] = 0,
+    per_class: PerClass = None,
+    imbalance: Imbalance = None,
+    fraction: Fraction = 1.0,
+    seed: SubsetSeed = 0,
     tree: Annotated[
         bool, typer.Option("--tree", help="Write PNG files instead of shards.")
     ] = False,
@@ -291,14 +298,16 @@ def select(
         cinic-shard select ./shards ./imagenet-part --origin imagenet --tree
         cinic-shard select ./shards ./tenth --fraction 0.1 \
             --exclude-duplicates-of test
+        cinic-shard select ./shards ./client7 --partition parts.json --part 7
         cinic-shard select ./shards ./links --class cat --class dog \
             --symlink-to ./cinic
     """
     from cinic_shards.read.subset import Subset
 
     subset = Subset(
-        classes=class_name, origin=origin, exclude_duplicates_of=exclude_duplicates_of,
-        fraction=fraction, fraction_seed=fraction_seed,
+        classes=class_name, origin=origin, indices=indices, keys=keys, partition=parts, part=part,
+        deduplicate=deduplicate, exclude_duplicates_of=exclude_duplicates_of, per_class=per_class,
+        imbalance=imbalance, fraction=fraction, seed=seed,
     )  # fmt: skip
     if tree and symlink_to is not None:
         raise OptionError("--tree writes files, --symlink-to writes links; give one of them")

@@ -219,28 +219,20 @@ def plotter(path: str | os.PathLike[str]) -> Callable[[Sequence[Result]], None]:
     It draws a bar for the best setting of ImageFolder and for each dataset: images per second.
 
     Args:
-        path: file to write; its suffix decides the format: ``.png``, ``.svg`` or ``.pdf``.
+        path: see ``new_figure``.
 
     Raises:
-        OptionError: matplotlib is not installed, or does not know the format.
-        OutputError: the file cannot be written.
+        OptionError, OutputError: as ``new_figure``.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ModuleNotFoundError as error:
-        raise OptionError("a plot needs matplotlib; pip install 'cinic-shards[bench]'") from error
-    from cinic_shards.store import local_path, store_of_file
+    from cinic_shards.view.figure import new_figure
 
-    out = local_path(path)
-    store, suffix = store_of_file(out), out.suffix[1:].lower()
-    if suffix not in ("png", "svg", "pdf"):
-        raise OptionError(f"{out}: expected a name that ends with .png, .svg or .pdf")
+    make = new_figure(path)
 
     def draw(results: Sequence[Result]) -> None:
         best = best_by_name([result for result in results if result.name == "imagefolder"])
         bars = [*best, *(result for result in results if result.name != "imagefolder")]
         rates = [result.median for result in bars]
-        figure = Figure(figsize=(7, 0.8 + 0.5 * len(bars)), layout="constrained")
+        figure, write = make(7, 0.8 + 0.5 * len(bars))
         axes = figure.subplots()
         drawn = axes.barh([f"{result.name}\n{result.setting}" for result in bars], rates)
         axes.bar_label(drawn, [f"{rate:,.0f}" for rate in rates], padding=3)
@@ -248,8 +240,7 @@ def plotter(path: str | os.PathLike[str]) -> Callable[[Sequence[Result]], None]:
         axes.xaxis.set_major_formatter("{x:,.0f}")
         axes.invert_yaxis()
         axes.set_xlabel("images per second, median of the epochs")
-        with store.create(out.name) as file:
-            figure.savefig(file, format=suffix)
+        write()
 
     return draw
 

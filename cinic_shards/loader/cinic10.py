@@ -13,13 +13,13 @@ from PIL import Image
 from torch.utils.data import Dataset as TorchDataset
 
 from cinic_shards.errors import FormatError, OptionError
-from cinic_shards.format import SplitInfo
 from cinic_shards.loader.cache import Cache, HostCacheKind, as_cache
 from cinic_shards.loader.pixel_source import PixelSource, open_pixels
 from cinic_shards.loader.world import default_threads
 from cinic_shards.options import checked, one_of
 from cinic_shards.read.child import read_in_child
 from cinic_shards.read.dataset import Dataset
+from cinic_shards.read.folder_order import folder_order
 from cinic_shards.read.map_images import Images, map_images
 from cinic_shards.read.split import SplitReader
 from cinic_shards.read.subset import Subset, select
@@ -256,10 +256,10 @@ class _Samples(NamedTuple):
 def _find_samples(store: Store, names: str, order: ImageOrder, subset: Subset) -> _Samples:
     dataset = Dataset(_without_client(store, names, subset.exclude_duplicates_of or ""))
     splits, reader = dataset.splits(names), dataset.split(names)
-    selection = select(dataset, reader, subset)
+    selection = select(dataset, reader, subset, names)
     rows = selection.rows_at(np.arange(len(selection)))
     if order == "folder":
-        rows = _in_folder_order(reader, splits, rows)
+        rows = rows[folder_order(reader.columns.take(rows), splits)]
     return _Samples(
         "+".join(split.name for split in splits),
         dataset.manifest.fingerprint,
@@ -268,26 +268,6 @@ def _find_samples(store: Store, names: str, order: ImageOrder, subset: Subset) -
         reader.labels[rows],
         reader.ids(rows),
     )
-
-
-def _in_folder_order(
-    reader: SplitReader, splits: Sequence[SplitInfo], rows: NDArray[np.int64]
-) -> NDArray[np.int64]:
-    """Sort rows by split, class and file name, as ImageFolder does.
-
-    Args:
-        reader: reader of the splits.
-        splits: the splits, in their new order.
-        rows: rows of ``reader``, shape (n,).
-    """
-    # With the suffix: a-1.png is before a.png, but the stem a-1 after a.
-    names = [f"{key}.png" for key in reader.keys]
-    rows = np.array(sorted(rows.tolist(), key=names.__getitem__), np.int64)
-    ids = reader.ids(rows)
-    split_of = np.zeros(len(rows), np.int64)
-    for number, split in enumerate(splits):
-        split_of[(ids >= split.first_id) & (ids < split.first_id + split.num_samples)] = number
-    return rows[np.lexsort((reader.labels[rows], split_of))]
 
 
 def _without_client(store: Store, *lists: str) -> Store:

@@ -35,7 +35,7 @@ class SelectedSamples(Dataset):
         self._split_and_check = split, check
         self.reader = self.split(split, check=check)
         """Reads the split."""
-        self.selection = select(self, self.reader, subset)
+        self.selection = select(self, self.reader, subset, split)
         """The selected rows of ``reader``."""
 
     def __len__(self) -> int:

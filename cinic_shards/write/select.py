@@ -24,7 +24,7 @@ from cinic_shards.format import Manifest
 from cinic_shards.jobs import Progress
 from cinic_shards.options import checked, number_of_workers
 from cinic_shards.read.dataset import Dataset
-from cinic_shards.read.subset import Subset
+from cinic_shards.read.subset import Subset, given_options
 from cinic_shards.store import StoreLike, local_path, open_store, sync_disk
 from cinic_shards.tree.rules import PNG_SUFFIXES
 from cinic_shards.write.convert import list_shards
@@ -156,12 +156,13 @@ def _parent(dataset: Dataset, chosen: Sequence[Chosen], subset: Subset) -> dict[
     selection: dict[str, Any] = {
         "splits": {new.name: sorted({split for split, _ in new.shards}) for new in chosen}
     }
-    for name in ("classes", "origin", "exclude_duplicates_of", "fraction", "fraction_seed"):
-        value = getattr(subset, name)
-        if name == "exclude_duplicates_of" and value is not None:
-            value = "+".join(split.name for split in dataset.splits(value))
-        if value != getattr(Subset(), name):
-            selection[name] = list(value) if isinstance(value, tuple) else value
+    for name, value in given_options(subset).items():
+        if name == "exclude_duplicates_of":
+            selection[name] = "+".join(split.name for split in dataset.splits(value))
+        elif name in ("classes", "origin"):
+            selection[name] = value if isinstance(value, str) else list(value)
+        elif isinstance(value, bool | int | float):
+            selection[name] = value
     digest = hashlib.blake2b(digest_size=32)
     for new in chosen:
         digest.update(new.name.encode() + b"\0" + new.ids.astype("<i8").tobytes())

@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 import cinic_shards.format as fmt
 from cinic_shards.errors import FormatError, OptionError, few
 from cinic_shards.format import ShardInfo
-from cinic_shards.read.columns import Columns, sample_ids
+from cinic_shards.read.columns import Columns
 from cinic_shards.read.dataset import Dataset, find_splits
-from cinic_shards.read.subset import Subset, check_ids, choose_samples
+from cinic_shards.read.subset import Subset, meeting_conditions, thinned
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,14 +96,14 @@ def choose(
             key.
         StoreError, FormatError: an index cannot be read, or is damaged.
     """
-    entries = {split.name: split for split in dataset.manifest.splits}
-    new_splits = parse_splits(splits, list(entries), str(dataset.store))
+    known = [split.name for split in dataset.manifest.splits]
+    new_splits = parse_splits(splits, known, str(dataset.store))
     excluded: set[str] = set()
     if subset.exclude_duplicates_of is not None:
         excluded = {split.name for split in dataset.splits(subset.exclude_duplicates_of)}
-    if subset.ids is not None:
-        parts = sorted({part for split in new_splits for part in split.parts})
-        check_ids(subset.ids, sample_ids([entries[part] for part in parts]), "+".join(parts))
+    names = "+".join(dict.fromkeys(part for split in new_splits for part in split.parts))
+    columns = dataset.columns_of(names)
+    is_chosen = meeting_conditions(dataset, columns, names, subset)
     found, empty = [], []
     has_excluded = not excluded
     for split in new_splits:
@@ -112,10 +112,11 @@ def choose(
             of_split = replace(of_split, exclude_duplicates_of=None)
         else:
             has_excluded = True
-        if subset.ids is not None:
-            ids = sample_ids([entries[part] for part in split.parts])
-            of_split = replace(of_split, ids=np.intersect1d(subset.ids, ids).tolist())
-        chosen = _choose_split(dataset, split, of_split)
+        rows = np.flatnonzero(np.isin(columns.split, split.parts))
+        own = columns.take(rows)
+        chosen = _choose_split(
+            dataset, split, own, thinned(is_chosen[rows], dataset, own, of_split)
+        )
         if len(chosen.keys):
             found.append(chosen)
         else:
@@ -132,10 +133,12 @@ def choose(
     return found
 
 
-def _choose_split(dataset: Dataset, split: NewSplit, subset: Subset) -> Chosen:
+def _choose_split(
+    dataset: Dataset, split: NewSplit, columns: Columns, is_chosen: NDArray[np.bool_]
+) -> Chosen:
+    """Return the chosen ones of the samples that a new split is made from, in order of the ids."""
     parts = [part for part in dataset.manifest.splits if part.name in split.parts]
-    columns = Columns.read(dataset.store, dataset.manifest, parts)
-    chosen = np.flatnonzero(choose_samples(dataset, columns, subset))
+    chosen = np.flatnonzero(is_chosen)
     shards = tuple((part.name, shard) for part in parts for shard in part.shards)
     starts = np.cumsum([0, *(shard.num_samples for _, shard in shards)])
     shard_of = np.searchsorted(starts, chosen, side="right") - 1

@@ -99,7 +99,7 @@ def test_a_similar_name_is_suggested(
 @pytest.mark.parametrize(
     "words, completed",
     [
-        ("cinic-shard pa", ["pack"]),
+        ("cinic-shard pa", ["pack", "partition"]),
         ("cinic-shard pack a b --enc", ["--encoding"]),
         ("cinic-shard pack a b --encoding ", ["png", "zstd", "raw"]),
     ],

@@ -33,7 +33,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_every_block_of_code_is_a_recipe() -> None:
-    assert len(RECIPES) == PAGE.count("```python") == 26
+    assert len(RECIPES) == PAGE.count("```python") == 24
 
 
 SLOW = (

@@ -1,5 +1,6 @@
 """Subsets: the samples that each option keeps, the columns, and invalid options."""
 
+import re
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -12,13 +13,15 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from cinic_shards import ShardLoader, Subset
-from cinic_shards.errors import OptionError
+from cinic_shards.errors import CinicShardsError, OptionError, StoreError
 from cinic_shards.format.provenance import parse_stem
 from cinic_shards.loader.cache import Cache
 from cinic_shards.read.columns import Columns
 from cinic_shards.read.dataset import Dataset
 from cinic_shards.read.subset import select
 from cinic_shards.write.pack import PackOptions, pack
+
+CLASSES = "airplane automobile bird cat deer dog frog horse ship truck".split()
 
 
 @pytest.fixture(scope="module")
@@ -41,10 +44,10 @@ def shards(tree: Path) -> Path:
     return out
 
 
-def keys_left(shards: Path, split: str, *, seed: int = 0, **subset: Any) -> list[str]:
+def keys_left(shards: Path, split: str, *, loader_seed: int = 0, **subset: Any) -> list[str]:
     """Return the keys that a loader visits, after checking that its images match them."""
     loader = ShardLoader(
-        shards, split=split, batch_size=7, tail="short", seed=seed, subset=Subset(**subset)
+        shards, split=split, batch_size=7, tail="short", seed=loader_seed, subset=Subset(**subset)
     )
     columns = loader.dataset.columns
     keys = []
@@ -151,14 +154,12 @@ def test_a_fraction_of_each_class_of_each_split(shards: Path) -> None:
     less = keys_left(shards, "train+valid", fraction=0.1, exclude_duplicates_of="test")
     assert set(less) < set(keys)
     assert keys == keys_left(shards, "train+valid", fraction=0.3, exclude_duplicates_of="test")
-    other = keys_left(
-        shards, "train+valid", fraction=0.3, fraction_seed=1, exclude_duplicates_of="test"
-    )
+    other = keys_left(shards, "train+valid", fraction=0.3, seed=1, exclude_duplicates_of="test")
     assert len(other) == len(keys) and other != keys
     assert len(keys_left(shards, "test", fraction=1e-9)) == 10  # one of each class
     # A different order, but the same subset.
     assert keys == keys_left(
-        shards, "train+valid", fraction=0.3, exclude_duplicates_of="test", seed=9
+        shards, "train+valid", fraction=0.3, exclude_duplicates_of="test", loader_seed=9
     )
 
 
@@ -174,13 +175,13 @@ def test_a_fraction_of_each_class_of_each_split(shards: Path) -> None:
         ({"fraction": 1.5}, "more than 0 and at most 1"),
         ({"fraction": float("nan")}, "expected a finite number"),
         ({"fraction": "0.1"}, "expected a finite number"),
-        ({"fraction": 0.5, "fraction_seed": 1.5}, "expected an integer"),
+        ({"fraction": 0.5, "seed": 1.5}, "expected an integer"),
         ({"where": "x"}, "expected a function or None"),
         ({"exclude_duplicates_of": "nope"}, "no split 'nope'"),
         ({"exclude_duplicates_of": "dev+valid"}, "valid is named twice"),
         ({"ids": [180, 5, 6]}, "ids: 2 of 3 are not in train: 5, 6; give positions in the dataset"),
         ({"ids": [180, -1, 10**30]}, "ids: 2 of 3 are not in train: -1, 1000"),
-        ({"ids": [180, 181, 180, 180]}, "duplicate ids: 180; give each id once"),
+        ({"ids": [180, 181, 180, 180]}, "ids: duplicate ids: 180; give each once"),
         ({"ids": [180.0]}, r"ids=\[180.0\]: expected a list of integers or None"),
         ({"ids": np.array([True, False])}, "expected a list of integers or None"),
         ({"ids": np.array([[180]])}, "expected a list of integers or None"),
@@ -275,3 +276,139 @@ def test_a_subset_in_every_cache(shards: Path, tmp_path: Path, cache: Any) -> No
             assert torch.equal(one.indices, other.indices)
             assert torch.equal(one.images, other.images)
     assert (loader.stats().blocks_decoded == 0) == (cache != "none")
+
+
+def folder_files(tree: Path, *splits: str) -> list[str]:
+    """Keys in the order of ImageFolder, or of several joined by ConcatDataset."""
+    return [
+        str(path.relative_to(tree).with_suffix(""))
+        for split in splits
+        for folder in sorted((tree / split).iterdir())
+        for path in sorted(folder.iterdir(), key=lambda path: path.name)
+    ]
+
+
+INDEX_FILES = {
+    "list": lambda path, values: values,
+    "array": lambda path, values: np.array(values),
+    "json": lambda path, values: write(path, str(values)),
+    "text": lambda path, values: write(path, "\n".join(map(str, values)) + "\n"),
+    "npy": lambda path, values: save(path.with_suffix(".npy"), np.array(values, np.int32)),
+}
+
+
+def write(path: Path, text: str) -> Path:
+    path.write_text(text)
+    return path
+
+
+def save(path: Path, array: NDArray[Any]) -> Path:
+    np.save(path, array)
+    return path
+
+
+@pytest.mark.parametrize("form", INDEX_FILES)
+@pytest.mark.parametrize("split", ["train", "valid+train"])
+def test_indices_are_imagefolders(
+    tree: Path, shards: Path, tmp_path: Path, split: str, form: str
+) -> None:
+    files = folder_files(tree, *split.split("+"))
+    indices = [len(files) - 1, 0, 17, 100]
+    given = INDEX_FILES[form](tmp_path / "list", indices)
+    assert keys_left(shards, split, indices=given) == sorted(files[index] for index in indices)
+
+
+@pytest.mark.parametrize("form", ["keys", "files", "paths", "windows", "short", "json", "file"])
+def test_keys_and_file_names(tree: Path, shards: Path, tmp_path: Path, form: str) -> None:
+    chosen = folder_files(tree, "train")[3:90:7]
+    given: Any = {
+        "keys": chosen,
+        "files": [f"{key}.png" for key in chosen],
+        "paths": [str(tree / f"{key}.png") for key in chosen],
+        "windows": [f"C:\\data\\{key}.png".replace("/", "\\") for key in chosen],
+        "short": [key.partition("/")[2] for key in chosen],
+        "json": write(tmp_path / "list.json", str(chosen).replace("'", '"')),
+        "file": write(tmp_path / "list.txt", "\r\n".join(chosen) + "\n\n"),
+    }[form]
+    assert keys_left(shards, "train", keys=given) == sorted(chosen)
+
+
+def test_deduplicate_keeps_the_first_of_equal_pixels(tree: Path, shards: Path) -> None:
+    columns = Dataset(shards).columns
+    assert len(np.unique(columns.pixel_hash)) == 540  # 8 copies; see the fixture
+    for split, copies in (("train", 1), ("train+test", 8), ("valid", 0)):
+        everything = all_keys(tree, *split.split("+"))
+        left = keys_left(shards, split, deduplicate=True)
+        assert len(left) == len(everything) - copies
+        dropped = set(everything) - set(left)
+        assert all("n09999999" in key for key in dropped)  # test comes first
+    cats = keys_left(shards, "train+test", deduplicate=True, classes=["cat"])
+    assert len(cats) == 36 + 3 - 2  # of the copies, that of a dog stays
+
+
+def test_a_number_of_samples_of_each_class(shards: Path) -> None:
+    four = keys_left(shards, "train+valid", per_class=4, seed=3)
+    assert Counter(key.split("/")[1] for key in four) == dict.fromkeys(CLASSES, 4)
+    nine = keys_left(shards, "train+valid", per_class=9, seed=3)
+    assert set(four) < set(nine)
+    assert set(four) != set(keys_left(shards, "train+valid", per_class=4, seed=4))
+    both = keys_left(shards, "train", per_class=6, imbalance=3.0, classes=["cat", "dog", "ship"])
+    assert Counter(key.split("/")[1] for key in both) == {"cat": 6, "dog": 3, "ship": 2}
+
+
+@pytest.mark.parametrize("imbalance", [1, 2.5, 10, 100, 1e6])
+def test_a_long_tail(shards: Path, imbalance: float) -> None:
+    found = Counter(key.split("/")[1] for key in keys_left(shards, "valid", imbalance=imbalance))
+    expected = [max(1, int(18 * imbalance ** (-i / 9) + 1e-9)) for i in range(10)]
+    assert [found[name] for name in CLASSES] == expected
+
+
+def test_a_long_tail_has_the_published_sizes() -> None:
+    from cinic_shards.read.subset import _long_tail
+
+    # CIFAR-10-LT: https://github.com/kaidic/LDAM-DRW, 5,000 images a class
+    assert _long_tail([5000] * 10, 100) == [5000, 2997, 1796, 1077, 645, 387, 232, 139, 83, 50]
+    assert _long_tail([9000] * 10, 1000)[6] == 90  # floats say 89.99...
+
+
+@pytest.mark.parametrize(
+    ("subset", "problem"),
+    [
+        ({"indices": [0, 188]}, "indices: 1 of 2 are out of range: 188; train has 188 samples"),
+        ({"indices": [-1]}, "1 of 1 are out of range: -1"),
+        ({"indices": [4, 4]}, "indices: duplicate indices: 4"),
+        ({"indices": [0.5]}, "indices=[0.5]: expected a list of integers, a string, a path"),
+        ({"keys": ["train/cat/x"]}, "keys: 1 of 1 name no sample of train, or several: "),
+        ({"per_class": 40}, "per_class=40: class airplane has 18 samples left"),
+        ({"per_class": 0}, "per_class=0: expected an integer, at least 1"),
+        ({"imbalance": 0.5}, "imbalance=0.5: expected 1 to 1,000,000"),
+        ({"part": 3}, "partition and part: give both or none"),
+    ],
+)
+def test_invalid_choices(shards: Path, subset: dict[str, Any], problem: str) -> None:
+    with pytest.raises(OptionError, match=re.escape(problem)):
+        ShardLoader(shards, batch_size=2, subset=Subset(**subset))
+
+
+@pytest.mark.parametrize(
+    ("option", "content", "problem"),
+    [
+        ("indices", b"1\n1\n", "duplicate indices: 1"),
+        ("indices", b"1\nx\n", "expected indices: a list in JSON"),
+        ("indices", b"[1, true]", "a value is not an integer"),
+        ("indices", b"\x93NUMPY", "expected indices"),
+        ("keys", b"\xff", "expected names: a list in JSON, or text"),
+        ("keys", b"[1]", "a value is not a text"),
+        ("keys", b"", "no sample of train is left by keys="),
+    ],
+)
+def test_lists_with_a_mistake(
+    shards: Path, tmp_path: Path, option: str, content: bytes, problem: str
+) -> None:
+    path = tmp_path / "list"
+    path.write_bytes(content)
+    with pytest.raises(CinicShardsError, match=re.escape(problem)):
+        ShardLoader(shards, batch_size=2, subset=Subset(**{option: path}))
+    path.unlink()
+    with pytest.raises(StoreError, match="list: No such file"):
+        ShardLoader(shards, batch_size=2, subset=Subset(**{option: path}))

@@ -157,7 +157,7 @@ def test_the_manifest_names_its_parent(encoded: dict[str, Path], tmp_path: Path)
         classes=("cat", "dog"),
         origin="imagenet",
         fraction=0.5,
-        fraction_seed=3,
+        seed=3,
         exclude_duplicates_of="test",
     )
     found = select(
@@ -172,7 +172,7 @@ def test_the_manifest_names_its_parent(encoded: dict[str, Path], tmp_path: Path)
         "origin": "imagenet",
         "exclude_duplicates_of": "test",
         "fraction": 0.5,
-        "fraction_seed": 3,
+        "seed": 3,
     }
     assert parent["samples"].startswith("blake2b:")
     assert {key: found.options[key] for key in ("seed", "shard_size", "sidecars")} == {
@@ -183,7 +183,7 @@ def test_the_manifest_names_its_parent(encoded: dict[str, Path], tmp_path: Path)
 def test_a_fraction_is_the_same_as_in_the_loader(encoded: dict[str, Path], tmp_path: Path) -> None:
     from cinic_shards.read.subset import select as choose
 
-    dataset, subset = Dataset(encoded["png"]), Subset(fraction=0.25, fraction_seed=5)
+    dataset, subset = Dataset(encoded["png"]), Subset(fraction=0.25, seed=5)
     select(encoded["png"], tmp_path / "x", splits=["train"], subset=subset, workers=1)
     reader = dataset.split("train")
     rows = choose(dataset, reader, subset).rows
@@ -476,7 +476,7 @@ def test_the_command(
     assert (status, err) == (0, "") and out.startswith("540 images in 12 shards, ")
     status, out, err = part(shards, tmp_path / "b", "--split", "test", "--tree", "--workers", 1)
     assert (status, err) == (0, "") and out.startswith("180 files, ")
-    options = ["--class", "cat", "--class", "dog", "--fraction", "0.5", "--fraction-seed", "1"]
+    options = ["--class", "cat", "--class", "dog", "--fraction", "0.5", "--seed", "1"]
     status, out, err = part(shards, tmp_path / "c", *options, "--symlink-to", encoded_tree)
     assert (status, err) == (0, "") and out.startswith("54 links, ")
     assert part(shards, tmp_path / "d", "--origin", "cifar", "-q", "--workers", 1) == (

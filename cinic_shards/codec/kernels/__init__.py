@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from cinic_shards.codec.kernels.permutation import choose as choose
 
-_FILES = ("base", "blocks", "images", "permutation", "png")
+_FILES = ("base", "blocks", "images", "permutation", "png", "urn")
 
 
 def __getattr__(name: str) -> Any:
