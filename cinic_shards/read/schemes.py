@@ -223,7 +223,7 @@ def _apportion(total: int, shares: Sequence[int]) -> NDArray[np.int64]:
     """Divide a number in proportion to shares, by the method of largest remainders; exact."""
     exact = np.array(shares, object)  # Python's integers, of any size
     whole = exact.sum()
-    counts = (total * exact // whole).astype(np.int64)
+    counts: NDArray[np.int64] = (total * exact // whole).astype(np.int64)
     by_remainder = np.argsort(-(total * exact % whole), kind="stable")
     counts[by_remainder[: total - int(counts.sum())]] += 1
     return counts
