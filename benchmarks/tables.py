@@ -155,6 +155,12 @@ _KERNELS: list[Column] = [
     ("of", "kernels", "of", text),
     ("share", "kernels", "share", plain),
 ]
+_CLIENTS: list[Column] = [
+    ("a round, s", "clients", "seconds", plain),
+    ("opening all, s", "clients", "open_seconds", plain),
+    ("memory more than one loader, MB", "clients", "more_mb", plain),
+    ("threads after it", "clients", "threads", integer),
+]
 _AUGMENT: list[Column] = [("images/s", "augment", "images_per_second", plain)]
 
 
@@ -307,6 +313,7 @@ def sections(answers: Answers, *, pictures: bool) -> Iterator[str]:
         ("The loader compared with its bare kernels", [], table_of(answers, _KERNELS)),
         ("Decoding", [], decode_table(answers)),
         ("Augmenting, one thread", [], table_of(answers, _AUGMENT)),
+        ("Many clients in one process", [], table_of(answers, _CLIENTS)),
     ]
     for title, plots, lines in parts:
         if len(lines) > 2:

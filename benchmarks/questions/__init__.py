@@ -25,10 +25,11 @@ QUESTIONS: dict[str, Callable[[Suite], Iterator[Row]]] = {
     "kernels": ours.kernels,
     "decode": ours.decode,
     "augment": ours.augment,
+    "clients": ours.clients,
 }
 """Questions by name, in the order in which they are asked."""
 
-_NEED_NO_SETTINGS = {"pack", "s3", "stream", "verify", "kernels", "decode", "augment"}
+_NEED_NO_SETTINGS = {"pack", "s3", "stream", "verify", "kernels", "decode", "augment", "clients"}
 
 
 def with_needed(names: set[str]) -> list[str]:

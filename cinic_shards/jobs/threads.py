@@ -90,6 +90,23 @@ class ThreadPool(Executor):
         return wait and not any(thread.is_alive() for thread in self._threads)
 
 
+class ThisThread(Executor):
+    """Runs each job when it is submitted: for so little work that a thread would take longer."""
+
+    def submit(self, fn: Callable[..., R], /, *args: Any, **kwargs: Any) -> Future[R]:
+        """Run a job, and return it as done; Ctrl-C is raised here."""
+        future: Future[R] = Future()
+        try:
+            future.set_result(fn(*args, **kwargs))
+        except Exception as error:  # the caller gets it from the future
+            future.set_exception(error)
+        return future
+
+    def close(self, *, wait: bool) -> bool:
+        """Return True: no job is left."""
+        return True
+
+
 def _run_jobs_of(jobs: "SimpleQueue[_Job | None]") -> None:
     """Run jobs until there is None, which is left for the pool's other threads."""
     _ended.clear()

@@ -15,7 +15,7 @@ from cinic_shards.codec.kernels import gather_images
 from cinic_shards.errors import DecodeError
 from cinic_shards.loader.augment import Transform
 from cinic_shards.loader.batch import Batch
-from cinic_shards.loader.memory import BufferPool, split_apart
+from cinic_shards.loader.memory import shared_pool, split_apart
 from cinic_shards.loader.pixel_source import EpochSource
 from cinic_shards.loader.step import Fetched, Step, addresses_in
 from cinic_shards.options import one_of
@@ -89,15 +89,16 @@ class BatchMaker:
         self._skips_damaged = on_error == "skip"
         self._image_shape = reader.image_shape
         self.batch_size = batch_size
+        self.num_threads = num_threads
         self._blank = np.zeros(self._image_shape, np.uint8)
         # A job makes several small batches, or there are more jobs under way.
         batch_bytes = batch_size * self.image_bytes
         self._batches_a_buffer = max(1, _BUFFER_BYTES // batch_bytes)
         buffer_bytes = self._batches_a_buffer * batch_bytes
         most = max(2 * num_threads + 3, (num_threads + 2) * (_JOB_BYTES // buffer_bytes))
-        self._buffers = BufferPool(buffer_bytes, most)
+        self._buffers = shared_pool(buffer_bytes, most)
         """Memory of finished batches."""
-        self._pixels = BufferPool(
+        self._pixels = shared_pool(
             batch_size * self._blank.size,
             2 * num_threads + 3,
             pinned=device is not None and device.type == "cuda",

@@ -46,6 +46,8 @@ class BlockSource:
         cache: keeps decoded blocks, as many as fit.
     """
 
+    few_images = 0
+
     def __init__(self, reader: SplitReader, cache: BlockCache) -> None:
         self._reader = reader
         self._cache = cache

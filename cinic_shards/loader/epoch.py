@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from cinic_shards.codec.kernels import is_compiling
 from cinic_shards.errors import StoreError
 from cinic_shards.jobs.compiling import compiling_reported
-from cinic_shards.jobs.threads import ThreadPool
+from cinic_shards.jobs.threads import ThisThread, ThreadPool
 from cinic_shards.loader.batch import Batch
 from cinic_shards.loader.block_source import BlockCounts
 from cinic_shards.loader.pixel_source import EpochSource
@@ -201,6 +201,7 @@ def run(
     epoch: Epoch,
     *,
     most_images: int,
+    few_images: int,
 ) -> Generator[T, None, None]:
     """Yield what ``make`` returns for each step, in order, with a bounded number of jobs in flight.
 
@@ -213,9 +214,11 @@ def run(
         make: makes the batches of some steps; called in a thread.
         epoch: closed at the end.
         most_images: most images in one job, if it joins several small steps.
+        few_images: no thread is started for so few images.
     """
     queue = epoch.queue
-    pool = ThreadPool(num_threads, "cinic-shards")
+    is_short = len(steps) * plan.global_batch_size <= few_images * plan.world_size
+    pool = ThisThread() if is_short else ThreadPool(num_threads, "cinic-shards")
     source: EpochSource | None = None
     consumer = threading.get_ident()
     is_finalizing = sys.is_finalizing  # an iterator may outlive what this module imports
@@ -230,7 +233,7 @@ def run(
         wanted: deque[Step] = deque()
         num_begun = 0
         done = iter(steps)
-        count = 1
+        count = len(steps) if is_short else 1
         while num_begun < len(steps):
             ahead = num_begun + count + source.steps_ahead
             for number in steps[num_begun + len(wanted) : ahead]:

@@ -306,13 +306,13 @@ class ShardLoader(Resumable):
 
         if self.device is None:
             batches: Generator[Batch, None, None] = run(
-                plan, steps, step_at, self.workers, open_source, maker.on_cpu, epoch,
-                most_images=maker.max_job_images,
+                plan, steps, step_at, maker.num_threads, open_source, maker.on_cpu, epoch,
+                most_images=maker.max_job_images, few_images=self._pixels.few_images,
             )  # fmt: skip
         else:
             works = run(
-                plan, steps, step_at, self.workers, open_source, maker.for_device, epoch,
-                most_images=1,
+                plan, steps, step_at, maker.num_threads, open_source, maker.for_device, epoch,
+                most_images=1, few_images=self._pixels.few_images,
             )  # fmt: skip
             batches = copy_ahead(
                 works, maker.finish, lambda b: [b.images, b.labels, b.valid], self.device

@@ -6,6 +6,7 @@ import weakref
 from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from typing import Any, TypeVar
+from weakref import WeakValueDictionary
 
 import numpy as np
 import torch
@@ -75,6 +76,24 @@ class BufferPool:
         lease.buffer = buffer
         self._leases[id(lease)] = lease
         return _as_tensor(view, dtype)
+
+
+_pools: "WeakValueDictionary[tuple[int, int, bool], BufferPool]" = WeakValueDictionary()
+
+
+def shared_pool(buffer_bytes: int, max_buffers: int, *, pinned: bool = False) -> BufferPool:
+    """Return a pool that all loaders of this process with the same sizes share.
+
+    Args:
+        buffer_bytes: as for ``BufferPool``.
+        max_buffers: as for ``BufferPool``.
+        pinned: as for ``BufferPool``.
+    """
+    key = buffer_bytes, max_buffers, pinned
+    pool = _pools.get(key)
+    if pool is None:
+        pool = _pools[key] = BufferPool(buffer_bytes, max_buffers, pinned=pinned)
+    return pool
 
 
 _ARRAY_DTYPES = {1: np.uint8, 2: np.int16, 4: np.float32}

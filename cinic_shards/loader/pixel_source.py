@@ -62,6 +62,9 @@ class EpochSource(Protocol):
 class PixelSource(Protocol):
     """The pixels of a split, for as long as its reader is open."""
 
+    few_images: int
+    """Images that are made faster in the consumer's thread than by starting others."""
+
     @property
     def takes_any_row(self) -> bool:
         """True if reading rows in any order is as fast as reading them block by block."""
@@ -109,6 +112,7 @@ def open_pixels(
 class _DirectSource:
     """Rows that are read when they are fetched; the same object serves all epochs."""
 
+    few_images = 0
     takes_any_row = True
     steps_ahead = 0
     blocks = BlockCounts()
@@ -151,6 +155,7 @@ class MappedSource(_DirectSource):
     """Rows of ``raw`` shards, mapped into memory."""
 
     images_at_once = IMAGES_AT_ONCE
+    few_images = 512
 
     def fetch(self, rows: NDArray[np.int64], buffers: BufferPool) -> Fetched:
         addresses, errors = self._reader.mapped_images(rows)

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from cinic_shards.errors import FormatError
 from cinic_shards.read.dataset import Dataset
+from cinic_shards.read.shared import open_shared
 from cinic_shards.read.split import Check
 from cinic_shards.read.subset import Subset, select
 from cinic_shards.store import StoreLike
@@ -33,7 +34,7 @@ class SelectedSamples(Dataset):
     def __init__(self, path: StoreLike, split: str, subset: Subset, check: Check) -> None:
         super().__init__(path)
         self._split_and_check = split, check
-        self.reader = self.split(split, check=check)
+        self.reader = open_shared(self, split, check).share()
         """Reads the split."""
         self.selection = select(self, self.reader, subset, split)
         """The selected rows of ``reader``."""
@@ -87,5 +88,5 @@ class SelectedSamples(Dataset):
                 str(self.store), "the dataset has changed since it was opened; open it again"
             )
         self._split_and_check = split, check = state["split_and_check"]
-        self.reader = self.split(split, check=check)
+        self.reader = open_shared(self, split, check).share()
         self.selection = state["selection"]

@@ -174,20 +174,23 @@ def default_threads() -> int:
     cores = usable_cores()
     for launcher, name in _LOCAL_SIZES:
         if (processes := _from_environment(launcher, name)) is not None:
-            return _share(cores, usable_cores(os.getppid()), name, processes)
+            return _share(cores, None, name, processes)
     ranks = torch.distributed.get_world_size() if _has_group() else 1
     # With more ranks than tasks, each task has spawned several.
     if _is_in_step() and ranks <= (_from_environment("srun", "SLURM_STEP_NUM_TASKS") or ranks):
         on_node = _from_environment("srun", "SLURM_CPUS_ON_NODE") or cores
         return _share(cores, on_node, *_tasks_on_node())
     processes = ranks if ranks == 1 else min(ranks, torch.cuda.device_count() or ranks)
-    return _share(cores, usable_cores(os.getppid()), "the world size", processes)
+    return _share(cores, None, "the world size", processes)
 
 
-def _share(own: int, shared: int, name: str, processes: int) -> int:
+def _share(own: int, on_node: int | None, name: str, processes: int) -> int:
+    """Return this process's share of the node's cores, by default those of its parent."""
     if processes < 1:
         raise OptionError(f"${name} is {variable(name)!r}, expected an integer, at least 1")
-    return own if processes == 1 else max(1, min(own, shared // processes))
+    if processes == 1:
+        return own
+    return max(1, min(own, (on_node or usable_cores(os.getppid())) // processes))
 
 
 def _tasks_on_node() -> tuple[str, int]:

@@ -84,10 +84,10 @@ def read_keys(path: ListFile) -> list[str]:
     return list(found)
 
 
-def ids_of_indices(
+def rows_of_indices(
     indices: Sequence[int], columns: Columns, splits: Sequence[SplitInfo]
 ) -> NDArray[np.int64]:
-    """Return the ids of indices into ``ImageFolder``, int64, shape (n,).
+    """Return the row of each index into ``ImageFolder``, int64, shape (n,).
 
     Args:
         indices: the indices; with several splits, they count through all of them.
@@ -103,14 +103,13 @@ def ids_of_indices(
             f"{_joined(splits)} has {len(columns):,} samples, from index 0"
         )
     check_unique("indices", indices)
-    order = folder_order(columns, splits)
-    return columns.ids[order[np.array(indices, np.int64)]]
+    return folder_order(columns, splits)[np.array(indices, np.int64)]
 
 
-def ids_of_keys(
+def rows_of_keys(
     keys: Sequence[str], columns: Columns, splits: Sequence[SplitInfo]
 ) -> NDArray[np.int64]:
-    """Return the ids of samples by name, int64, shape (n,).
+    """Return the row of each name of a sample, int64, shape (n,).
 
     Args:
         keys: keys as ``split/class/stem``, or paths of files: their last three parts count, without
@@ -135,24 +134,26 @@ def ids_of_keys(
         )
     rows = np.array([row for (row,) in found], np.int64)
     check_unique("keys", columns.keys[rows].tolist())
-    return columns.ids[rows]
+    return rows
 
 
-def check_ids(
+def rows_of_ids(
     wanted: Sequence[int] | NDArray[np.int64], known: NDArray[np.int64], name: str
-) -> None:
-    """Check that ids exist.
+) -> NDArray[np.int64]:
+    """Return the row of each id, int64, shape (n,).
 
     Args:
         wanted: the ids.
-        known: the ids of all samples of the splits that are read, shape (N,).
+        known: the ids of all samples of the splits that are read, ascending, shape (N,), N > 0.
         name: the splits' names, for the message.
 
     Raises:
         OptionError: an id is not among the known ones.
     """
     try:
-        unknown = np.setdiff1d(np.asarray(wanted, np.int64), known).tolist()
+        ids = np.asarray(wanted, np.int64)
+        rows = np.minimum(np.searchsorted(known, ids), len(known) - 1)
+        unknown = np.sort(ids[known[rows] != ids]).tolist()
     except OverflowError:  # an id that no dataset can have
         unknown = sorted({*wanted}.difference(known.tolist()))
     if unknown:
@@ -160,6 +161,7 @@ def check_ids(
             f"ids: {len(unknown):,} of {len(wanted):,} are not in {name}: {few(unknown)}; "
             "give positions in the dataset, as in batch.indices and columns.ids"
         )
+    return rows
 
 
 def _joined(splits: Sequence[SplitInfo]) -> str:

@@ -3,7 +3,7 @@
 import hashlib
 import os
 from collections.abc import Sequence
-from functools import partial
+from functools import lru_cache, partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,7 +34,13 @@ def parse_manifest(store: Store, data: bytes) -> Manifest:
     Raises:
         FormatError: it is damaged or needs a newer release.
     """
-    return Manifest.from_bytes(data, location=f"{store}/{fmt.MANIFEST_NAME}", encodings=ENCODINGS)
+    return _parsed(data, f"{store}/{fmt.MANIFEST_NAME}")
+
+
+@lru_cache(maxsize=8)
+def _parsed(data: bytes, location: str) -> Manifest:
+    """Parse a manifest once for all loaders of a dataset."""
+    return Manifest.from_bytes(data, location=location, encodings=ENCODINGS)
 
 
 def _no_dataset(store: Store, error: MissingError) -> StoreError:

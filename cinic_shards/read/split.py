@@ -2,9 +2,10 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from copy import copy
 from functools import cached_property
 from threading import get_ident
-from typing import Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,8 +20,19 @@ from cinic_shards.store import Store, num_maps_left
 
 Check = Literal["first", "always", "off"]
 
+T = TypeVar("T")
+
 _READ_AHEAD_BYTES = 2**32
 """Largest split, in bytes, that is read ahead entirely: it is likely to stay in memory."""
+
+
+class shared_property(cached_property[T]):  # noqa: N801 - as cached_property
+    """A cached property that is computed once for all readers of the same open files."""
+
+    def __get__(self, reader: Any, owner: type | None = None) -> Any:
+        if reader is not None and reader._opened is not None:
+            reader = reader._opened
+        return super().__get__(reader, owner)
 
 
 class SplitReader:
@@ -57,6 +69,8 @@ class SplitReader:
         check: Check = "first",
     ) -> None:
         one_of("check", check, Check)
+        self.manifest = manifest
+        """The dataset's manifest."""
         self.name = "+".join(split.name for split in splits)
         self.location = str(store)
         self.encoding = ENCODINGS[manifest.encoding]
@@ -96,13 +110,15 @@ class SplitReader:
         self._checks_always = check == "always"
         # By payload. Several threads write it without a lock: at worst a payload is checked twice.
         self._is_checked = np.full(len(self._crc32), check == "off")
+        self._opened: SplitReader | None = None
+        """The reader that this one shares everything with: it opened the files."""
         self._bad_rows: dict[int, tuple[str, str]] = {}
         """Damaged row -> (problem, location); only used if rows are mapped."""
         self._bytes_of: dict[int, int] = {}
         """Thread -> bytes of payloads that it has read. No lock: a process forked while another
         thread holds a lock would wait for it forever."""
 
-    @cached_property
+    @shared_property
     def block_starts(self) -> NDArray[np.int64]:
         """First row of each of B blocks, then N: shape (B + 1,)."""
         starts = [
@@ -161,6 +177,13 @@ class SplitReader:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def share(self) -> "SplitReader":
+        """Return a reader of the same open files, with a byte count of its own."""
+        shared = copy(self)
+        shared._bytes_of = {}
+        shared._opened = self if self._opened is None else self._opened
+        return shared
+
     @property
     def num_blocks(self) -> int:
         """Number of blocks, B."""
@@ -189,7 +212,7 @@ class SplitReader:
         """Return the ids of these rows in the dataset, int64 (n,)."""
         return self._ids[rows]
 
-    @cached_property
+    @shared_property
     def columns(self) -> Columns:
         """The columns of all rows, in their order."""
         return Columns.of(self._splits, self._indexes)
@@ -309,13 +332,14 @@ class SplitReader:
 
     # Pixels that are mapped, not copied
 
-    @cached_property
+    @shared_property
     def _row_addresses(self) -> NDArray[np.int64]:
         """Address of each row's pixels in this process's memory, shape (N,)."""
         block_rows = np.diff(self.block_starts)
         in_block = np.arange(len(self)) - np.repeat(self.block_starts[:-1], block_rows)
         starts = np.repeat(self._addresses + self.encoding.pixels_offset, block_rows)
-        return starts + in_block * self._image_bytes
+        addresses: NDArray[np.int64] = starts + in_block * self._image_bytes
+        return addresses
 
     @cached_property
     def _image_bytes(self) -> int:

@@ -19,12 +19,12 @@ from cinic_shards.read.columns import Columns
 from cinic_shards.read.dataset import Dataset
 from cinic_shards.read.lists import (
     ListFile,
-    check_ids,
     check_unique,
-    ids_of_indices,
-    ids_of_keys,
     read_indices,
     read_keys,
+    rows_of_ids,
+    rows_of_indices,
+    rows_of_keys,
 )
 from cinic_shards.read.partition import Partition, part_ids
 from cinic_shards.read.split import SplitReader
@@ -209,8 +209,10 @@ def meeting_conditions(
     if subset.origin is not None:
         given = [subset.origin] if isinstance(subset.origin, str) else subset.origin
         is_chosen &= np.isin(columns.origin, [one for n in given for one in origins_named(n)])
-    for ids in _listed(dataset, columns, names, subset):
-        is_chosen &= np.isin(columns.ids, ids)
+    for rows in _listed(dataset, columns, names, subset):
+        is_listed = np.zeros(len(columns), np.bool_)
+        is_listed[rows] = True
+        is_chosen &= is_listed
     if subset.where is not None:
         is_chosen &= _mask(subset.where(columns), len(columns))
     if subset.deduplicate:
@@ -223,25 +225,23 @@ def meeting_conditions(
 def _listed(
     dataset: Dataset, columns: Columns, names: str, subset: Subset
 ) -> Iterator[NDArray[np.int64]]:
-    """Yield the ids that each given list of samples has."""
+    """Yield the rows of each given list of samples."""
     if subset.ids is not None:
-        check_ids(subset.ids, columns.ids, names)
-        yield np.array(subset.ids, np.int64)
+        yield rows_of_ids(subset.ids, columns.ids, names)
     splits = dataset.splits(names)
     if subset.indices is not None:
         indices = subset.indices
         if isinstance(indices, str | os.PathLike):
             indices = read_indices(indices)
-        yield ids_of_indices(indices, columns, splits)
+        yield rows_of_indices(indices, columns, splits)
     if subset.keys is not None:
         keys = subset.keys
         if isinstance(keys, str | os.PathLike):
             keys = read_keys(keys)
-        yield ids_of_keys(keys, columns, splits)
+        yield rows_of_keys(keys, columns, splits)
     if subset.partition is not None and subset.part is not None:
         ids = part_ids(subset.partition, subset.part, dataset)
-        check_ids(ids, columns.ids, names)
-        yield ids
+        yield rows_of_ids(ids, columns.ids, names)
 
 
 def thinned(

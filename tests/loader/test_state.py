@@ -18,6 +18,7 @@ from make_demo_tree import make_tree
 from cinic_shards import Augment, Batch, ShardLoader, Subset
 from cinic_shards.errors import OptionError
 from cinic_shards.loader.cache import Cache
+from cinic_shards.loader.pixel_source import MappedSource
 from cinic_shards.loader.plan import EpochPlan
 from cinic_shards.write.pack import PackOptions, pack
 
@@ -305,6 +306,7 @@ def test_the_rows_of_a_step_are_computed_once_and_shortly_before_their_use(
         return rows(plan, step)
 
     monkeypatch.setattr(EpochPlan, "rows", counted)
+    monkeypatch.setattr(MappedSource, "few_images", 0)  # as in an epoch that is not tiny
     loader = ShardLoader(encoded[encoding], batch_size=2, workers=1, device=device)
     batches = iter(loader)
     next(batches)
