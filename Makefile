@@ -65,7 +65,7 @@ test: $(INSTALLED)
 	$(BIN)/python -m pytest -m "not real" -n 2 --dist worksteal
 
 test-real: $(INSTALLED)
-	$(BIN)/python -m pytest -m "real and not long" -n 2 --dist loadfile -o tmp_path_retention_policy=failed
+	$(BIN)/python -m pytest -m "real and not long" -n 2 --dist loadfile --no-loadscope-reorder -o tmp_path_retention_policy=failed
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
