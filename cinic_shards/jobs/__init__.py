@@ -76,9 +76,10 @@ def make_executor(workers: int) -> Executor:
 
 
 class _Processes(ProcessPoolExecutor):
-    """A process pool whose shutdown also ends if one of its processes is killed meanwhile.
+    """A process pool that breaks at once if one of its processes is killed, at any moment.
 
-    It may hold the lock of a queue, for which the others would wait forever.
+    That process may hold the lock of a queue, for which the others would wait forever; or it may
+    have written only half of a result, for whose rest this process would wait.
     """
 
     def __init__(self, workers: int) -> None:
@@ -90,11 +91,40 @@ class _Processes(ProcessPoolExecutor):
             initializer=_start_worker,
             initargs=(LOGGER.level, self._relay.writer),
         )
+        self._watch = threading.Thread(target=self._watch_processes, daemon=True)
+        self._is_ending = threading.Event()
 
     def submit(self, fn: Callable[..., R], /, *args: Any, **kwargs: Any) -> Future[R]:
         """Submit a job as ``Executor.submit`` does; a process it starts never sees Ctrl-C."""
         with _signals_held():
-            return super().submit(fn, *args, **kwargs)
+            future = super().submit(fn, *args, **kwargs)
+            if self._watch.ident is None:
+                self._watch.start()
+            return future
+
+    def _watch_processes(self) -> None:
+        """Wait until all processes have ended; if one exits with an error, kill the others."""
+        results: Any = self._result_queue
+        seen: dict[int, Any] = {}
+        while True:
+            is_ending = self._is_ending.is_set()
+            seen |= self._processes or {}
+            alive = [process for process in seen.values() if process.is_alive()]
+            if any(process.exitcode for process in seen.values()):
+                for process in alive:
+                    process.kill()
+                for process in alive:
+                    process.join()
+                break
+            if alive:
+                wait_for_any([process.sentinel for process in alive], _WATCH_SECONDS)
+            elif is_ending or self._is_ending.wait(_WATCH_SECONDS):
+                return
+        manager = vars(self).get("_executor_manager_thread")
+        if manager is not None:
+            manager.join(_BREAK_SECONDS)
+            if manager.is_alive():  # it reads the rest of a result: without a writer, that ends
+                results._writer.close()
 
     def stop(self) -> None:
         """Cancel all jobs, kill all processes, and wait for their end."""
@@ -119,14 +149,18 @@ class _Processes(ProcessPoolExecutor):
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Shut down as ``Executor.shutdown`` does."""
-        processes = list((self._processes or {}).values())
-        watch = threading.Thread(target=_end_together, args=(processes,), daemon=True)
-        watch.start()
+        self._is_ending.set()
         super().shutdown(wait, cancel_futures=cancel_futures)
         if wait:
-            watch.join()
+            if self._watch.ident is not None:
+                self._watch.join()
             self._relay.close()
 
+
+_WATCH_SECONDS = 0.2
+"""Seconds after which a pool looks for new processes."""
+_BREAK_SECONDS = 1.0
+"""Seconds in which a pool should notice that its processes have ended."""
 
 STOP_SIGNALS = [s for s in signal.Signals if s.name in ("SIGINT", "SIGTERM", "SIGHUP")]
 """Ctrl-C; the signal of ``kill`` and of schedulers; the end of a terminal."""
@@ -157,16 +191,6 @@ def _signals_held() -> Iterator[None]:
             signal.signal(number, handler)
         for arguments in received[:1]:
             handlers[arguments[0]](*arguments)
-
-
-def _end_together(processes: list[Any]) -> None:
-    """Wait until all processes have ended; if one exits with an error, kill the others."""
-    while processes:
-        wait_for_any([process.sentinel for process in processes])
-        ended = [process for process in processes if not process.is_alive()]
-        processes = [process for process in processes if process not in ended]
-        for process in processes if any(process.exitcode for process in ended) else ():
-            process.kill()
 
 
 def can_stop(executor: Executor) -> bool:

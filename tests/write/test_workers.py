@@ -12,6 +12,7 @@ from collections.abc import Callable
 from concurrent.futures import BrokenExecutor
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 from make_demo_tree import make_tree
@@ -227,3 +228,33 @@ def test_a_process_that_is_killed_while_the_pool_ends_does_not_block_it() -> Non
     """
     command = [sys.executable, "-c", textwrap.dedent(script)]
     assert subprocess.run(command, timeout=90).returncode == 0
+
+
+def write_half(job: int) -> bytes:
+    """Return a result that does not fit into a pipe, and die while it is written."""
+    threading.Timer(0.3, lambda: os.kill(os.getpid(), signal.SIGKILL)).start()
+    return bytes(10_000_000)
+
+
+def stop_reading(executor: Any) -> None:
+    """Let the thread that reads results wait before it reads a large one."""
+    reader = executor._result_queue._reader
+    read = reader._recv
+
+    def slowly(size: int, *args: Any) -> Any:
+        if size > 1_000_000:
+            time.sleep(1.0)  # the pipe is full meanwhile, and the process is killed
+        return read(size, *args)
+
+    reader._recv = slowly
+
+
+def test_a_process_that_is_killed_while_it_writes_a_result() -> None:
+    """Half of the result has arrived; the pool does not wait for the rest."""
+    begun = time.monotonic()
+    with pytest.raises(BrokenExecutor), make_executor(2) as executor:
+        futures = [executor.submit(abs, -1)]
+        futures[0].result()
+        stop_reading(executor)
+        executor.submit(write_half, 0).result()
+    assert time.monotonic() - begun < 30
