@@ -17,7 +17,7 @@ from cinic_shards._version import __version__
 __all__ = [
     "ShardLoader", "Augment", "Batch", "CINIC10", "ShardIterable",
     "Dataset", "Subset", "Partition", "partition",
-    "pack", "convert", "select", "unpack",
+    "pack", "convert", "select", "export", "unpack",
     "verify", "reindex", "stats",
     "open_store",
     "__version__",
@@ -26,6 +26,7 @@ __all__ = [
 if TYPE_CHECKING:
     from cinic_shards.check.reindex import reindex
     from cinic_shards.check.verify import verify
+    from cinic_shards.exports import export
     from cinic_shards.loader.augment import Augment
     from cinic_shards.loader.batch import Batch
     from cinic_shards.loader.cinic10 import CINIC10
@@ -52,6 +53,7 @@ _MODULES = {
     "ShardLoader": "loader.loader",
     "Subset": "read.subset",
     "convert": "write.convert",
+    "export": "exports",
     "open_store": "store",
     "pack": "write.pack",
     "partition": "read.schemes",

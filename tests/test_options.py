@@ -18,6 +18,7 @@ from cinic_shards.check.verify import verify
 from cinic_shards.cinic.build_options import BuildOptions
 from cinic_shards.cinic.restore import restore_cifar10
 from cinic_shards.errors import CinicShardsError, OptionError
+from cinic_shards.exports import export
 from cinic_shards.loader.augment import Augment
 from cinic_shards.loader.cache import Cache
 from cinic_shards.loader.cinic10 import CINIC10
@@ -108,6 +109,7 @@ CALLS = {
     "Augment": Call(Augment),
     "Subset": Call(Subset),
     "Cache": Call(Cache, {"kind": "ram"}),
+    "export": Call(export, {"path": "DATASET", "out": "OUT", "format": "npz"}),
     "partition": Call(partition, {"path": "DATASET", "scheme": "iid", "parts": 2}),
     "PackOptions": Call(PackOptions),
     "BuildOptions": Call(BuildOptions),

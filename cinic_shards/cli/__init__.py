@@ -1,13 +1,17 @@
 """The command ``cinic-shard``: arguments, printing and exit codes."""
 
-from cinic_shards.cli import cinic, inspect, load, options, parts, view, write
+from collections.abc import Callable
+
+from cinic_shards.cli import cinic, export, inspect, load, options, parts, view, write
 from cinic_shards.cli.console import app, main
 from cinic_shards.cli.help import Command
 
-__all__ = ["app", "cinic", "inspect", "load", "main", "options", "parts", "view", "write"]
+__all__ = ["app", "cinic", "export", "inspect", "load", "main", "options", "parts", "view", "write"]
 
-_GROUPS = {
-    "Make and read": (write.pack, write.convert, write.select, parts.partition, write.unpack),
+_GROUPS: dict[str, tuple[Callable[..., None], ...]] = {
+    "Make and read": (
+        write.pack, write.convert, write.select, parts.partition, export.export, write.unpack,
+    ),
     "Look and check": (
         inspect.info, inspect.verify, view.show, view.report, inspect.stats, inspect.reindex,
     ),

@@ -24,8 +24,8 @@ from cinic_shards.errors import (
     text_without_secrets,
     without_secrets,
 )
-from cinic_shards.jobs import LOGGER, STOP_SIGNALS
 from cinic_shards.jobs.compiling import compiling_reported
+from cinic_shards.jobs.processes import LOGGER, STOP_SIGNALS
 from cinic_shards.options import check_umask
 from cinic_shards.progress import ProgressReport
 

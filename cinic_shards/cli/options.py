@@ -108,6 +108,19 @@ Origins = Annotated[
         "repeatable; default: all.",
     ),
 ]
+SubsetSeed = Annotated[
+    int,
+    typer.Option(metavar="N", help="Seed for `--per-class`, `--imbalance` and `--fraction`."),
+]
+NewSplits = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--split",
+        metavar="NAMES",
+        help="`train`: this split; `train+valid`: joined, named `train-valid`; "
+        "`all=train+valid`: joined, named `all`; repeatable; default: every split.",
+    ),
+]
 ExcludeDuplicatesOf = Annotated[
     str | None,
     typer.Option(

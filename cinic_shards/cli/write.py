@@ -26,6 +26,7 @@ from cinic_shards.cli.options import (
     Indices,
     Keys,
     NewShardSize,
+    NewSplits,
     NumShards,
     Origins,
     Overwrite,
@@ -36,6 +37,7 @@ from cinic_shards.cli.options import (
     Shards,
     ShardSize,
     Sidecars,
+    SubsetSeed,
     WhereToRun,
     Workers,
     WrittenJson,
@@ -46,10 +48,6 @@ from cinic_shards.errors import OptionError
 
 Out = Annotated[
     str, typer.Argument(metavar="OUT", help="Folder or URL for the shards; empty or new.")
-]
-SubsetSeed = Annotated[
-    int,
-    typer.Option(metavar="N", help="Seed for `--per-class`, `--imbalance` and `--fraction`."),
 ]
 Seed = Annotated[
     int | None, typer.Option(metavar="N", help="Seed of the packing order; default: 0.")
@@ -251,14 +249,7 @@ def select(
     out: Annotated[
         str, typer.Argument(metavar="OUT", help="Folder or URL for the shards, or a tree's folder.")
     ],
-    split: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="NAMES",
-            help="`train`: this split; `train+valid`: joined, named `train-valid`; "
-            "`all=train+valid`: joined, named `all`; repeatable; default: every split.",
-        ),
-    ] = None,
+    split: NewSplits = None,
     class_name: Classes = None,
     origin: Origins = None,
     indices: Indices = None,

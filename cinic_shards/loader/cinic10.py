@@ -17,10 +17,10 @@ from cinic_shards.loader.cache import Cache, HostCacheKind, as_cache
 from cinic_shards.loader.pixel_source import PixelSource, open_pixels
 from cinic_shards.loader.world import default_threads
 from cinic_shards.options import checked, one_of
+from cinic_shards.read.arrays import read_pixels
 from cinic_shards.read.child import read_in_child
 from cinic_shards.read.dataset import Dataset
 from cinic_shards.read.folder_order import folder_order
-from cinic_shards.read.map_images import Images, map_images
 from cinic_shards.read.split import SplitReader
 from cinic_shards.read.subset import Subset, select
 from cinic_shards.store import RemoteStore, Store, StoreLike, has_client, open_store
@@ -155,15 +155,7 @@ class CINIC10(TorchDataset[tuple[Any, Any]]):
         """
         if self._data is None:
             reader = self._dataset(self._store).split(self.split)
-            order = np.argsort(self._rows)
-            rows = self._rows[order]
-            data = np.empty((len(rows), *reader.image_shape), np.uint8)
-
-            def keep(images: Images) -> None:
-                data[order[np.searchsorted(rows, images.rows)]] = images.pixels
-
-            map_images(reader, rows, keep, doing="decode", workers=default_threads())
-            self._data = data
+            self._data = read_pixels(reader, self._rows, workers=default_threads())
         return self._data
 
     def __repr__(self) -> str:

@@ -5,6 +5,9 @@ from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 import cinic_shards.format as fmt
 from cinic_shards.errors import OptionError
 from cinic_shards.format import SplitInfo
@@ -143,6 +146,37 @@ class Dataset:
             FormatError: a shard's index is damaged or does not match the manifest.
         """
         return SplitReader(self.store, self.manifest, self._by_id(names), check=check)
+
+    @checked
+    def arrays(
+        self, names: str = "train", *, workers: int | None = None
+    ) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+        """Decode all images of one split, or of several as in ``train+valid``, in order of the ids.
+
+        ``columns_of`` has their keys and more; ``CINIC10.data`` has ImageFolder's order, and takes
+        a ``Subset``.
+
+        Args:
+            names: names of the splits.
+            workers: number of threads; by default the cores that this process may use.
+
+        Returns:
+            Images, uint8 (N, H, W, 3), and labels, int64 (N,).
+
+        Raises:
+            OptionError: as ``splits``.
+            StoreError: a shard cannot be read.
+            FormatError: images are damaged, or have several sizes; names them.
+
+        Example:
+            >>> images, labels = Dataset("shards").arrays("test")
+            >>> images.shape, labels[:3].tolist()
+            ((90, 32, 32, 3), [3, 1, 9])
+        """
+        from cinic_shards.read.arrays import read_pixels  # here: it needs threads, and this module
+
+        reader = self.split(names)
+        return read_pixels(reader, np.arange(len(reader)), workers=workers), reader.labels
 
     def _by_id(self, names: str) -> list[SplitInfo]:
         return sorted(self.splits(names), key=lambda split: split.first_id)

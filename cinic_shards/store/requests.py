@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.error import HTTPError
 
 from cinic_shards.errors import CinicShardsError, escaped, text_without_secrets
-from cinic_shards.jobs import LOGGER
+from cinic_shards.jobs.processes import LOGGER
 from cinic_shards.jobs.stop import check_stop
 from cinic_shards.store.connection import Connection, hide_secrets
 from cinic_shards.store.elsewhere import call

@@ -13,7 +13,7 @@ import pytest
 
 from cinic_shards import __version__, cli, progress
 from cinic_shards.codec import ENCODINGS
-from cinic_shards.jobs import LOGGER
+from cinic_shards.jobs.processes import LOGGER
 from cinic_shards.read.dataset import Dataset
 from cinic_shards.write.pack import PackOptions, pack
 from tests.support.command import Outcome, Run, outcome

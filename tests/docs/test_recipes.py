@@ -16,7 +16,7 @@ from cinic_shards.read.dataset import Dataset
 from cinic_shards.write.pack import PackOptions, pack
 from tests.support import ROOT
 
-GUIDES = "quickstart recipes resume many-gpus subsets arrays trainers".split()
+GUIDES = "quickstart recipes resume many-gpus subsets arrays federated trainers".split()
 PAGE = "\n".join((ROOT / "docs" / f"{name}.md").read_text(encoding="utf-8") for name in GUIDES)
 RECIPES = dict(re.findall(r"^## ([^\n]+)\n(?:(?!^## ).)*?```python\n(.*?)```", PAGE, re.M | re.S))
 
@@ -33,7 +33,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_every_block_of_code_is_a_recipe() -> None:
-    assert len(RECIPES) == PAGE.count("```python") == 24
+    assert len(RECIPES) == PAGE.count("```python") == 27
 
 
 SLOW = (

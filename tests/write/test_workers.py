@@ -17,8 +17,9 @@ from typing import Any
 import pytest
 from make_demo_tree import make_tree
 
-from cinic_shards.jobs import LOGGER, make_executor, run_jobs
+from cinic_shards.jobs import make_executor, run_jobs
 from cinic_shards.jobs.compiling import about_to_compile, compiling_reported
+from cinic_shards.jobs.processes import LOGGER
 from cinic_shards.jobs.stop import check_stop
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")

@@ -1,0 +1,1 @@
+"""Tests of ``cinic_shards.exports``."""
