@@ -14,6 +14,7 @@ from cinic_shards.cli.options import (
     Imbalance,
     Indices,
     Keys,
+    NewLabels,
     NewSplits,
     Origins,
     Part,
@@ -53,6 +54,11 @@ def export(
     per_class: PerClass = None,
     imbalance: Imbalance = None,
     fraction: Fraction = 1.0,
+    labels: NewLabels = None,
+    label_noise: Annotated[
+        float,
+        typer.Option(metavar="X", help="Change this part of the labels to another class."),
+    ] = 0.0,
     seed: SubsetSeed = 0,
     workers: Threads = None,
     as_json: Annotated[bool, json_option("`files`, `num_samples`, `seconds`")] = False,
@@ -75,7 +81,7 @@ def export(
     subset = Subset(
         classes=class_name, origin=origin, indices=indices, keys=keys, partition=parts, part=part,
         deduplicate=deduplicate, exclude_duplicates_of=exclude_duplicates_of, per_class=per_class,
-        imbalance=imbalance, fraction=fraction, seed=seed,
+        imbalance=imbalance, fraction=fraction, labels=labels, label_noise=label_noise, seed=seed,
     )  # fmt: skip
     with working("nothing was exported", quiet=quiet or as_json) as work:
         done = exports.export(

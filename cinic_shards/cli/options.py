@@ -112,6 +112,15 @@ SubsetSeed = Annotated[
     int,
     typer.Option(metavar="N", help="Seed for `--per-class`, `--imbalance` and `--fraction`."),
 ]
+NewLabels = Annotated[
+    str | None,
+    typer.Option(
+        "--labels",
+        metavar="LABELS",
+        help="`contiguous`: number only the classes that are left; `origin`: number the origins "
+        "(for `export`); default: the dataset's labels.",
+    ),
+]
 NewSplits = Annotated[
     list[str] | None,
     typer.Option(

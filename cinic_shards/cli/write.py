@@ -25,6 +25,7 @@ from cinic_shards.cli.options import (
     Imbalance,
     Indices,
     Keys,
+    NewLabels,
     NewShardSize,
     NewSplits,
     NumShards,
@@ -261,6 +262,7 @@ def select(
     per_class: PerClass = None,
     imbalance: Imbalance = None,
     fraction: Fraction = 1.0,
+    labels: NewLabels = None,
     seed: SubsetSeed = 0,
     tree: Annotated[
         bool, typer.Option("--tree", help="Write PNG files instead of shards.")
@@ -298,7 +300,7 @@ def select(
     subset = Subset(
         classes=class_name, origin=origin, indices=indices, keys=keys, partition=parts, part=part,
         deduplicate=deduplicate, exclude_duplicates_of=exclude_duplicates_of, per_class=per_class,
-        imbalance=imbalance, fraction=fraction, seed=seed,
+        imbalance=imbalance, fraction=fraction, labels=labels, seed=seed,
     )  # fmt: skip
     if tree and symlink_to is not None:
         raise OptionError("--tree writes files, --symlink-to writes links; give one of them")

@@ -104,7 +104,8 @@ def export(
     folder, dataset = LocalStore(local_path(out)), Dataset(path)
     chosen = choose(dataset, splits, subset or Subset(), warn)
     tally = Tally(progress, "export", sum(len(new.keys) for new in chosen))
-    exports = [Export(dataset, new, number_of_workers(workers), tally) for new in chosen]
+    wanted, workers = subset or Subset(), number_of_workers(workers)
+    exports = [Export(dataset, new, wanted, workers, tally) for new in chosen]
     names = [name for one in exports for name in writer.names(one)] + writer.common_names()
     if taken := [name for name in names if os.path.lexists(folder.root / name)]:
         raise OutputError(f"{out}: {few(taken)} exists; remove it, or write elsewhere")

@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 from cinic_shards.jobs import Tally
 from cinic_shards.read.arrays import read_pixels
 from cinic_shards.read.dataset import Dataset
+from cinic_shards.read.selection import new_labels
+from cinic_shards.read.subset import Subset
 from cinic_shards.write.splits import Chosen
 
 Create = Callable[[str], BinaryIO]
@@ -19,8 +21,18 @@ Create = Callable[[str], BinaryIO]
 class Export:
     """The N samples of a split to export, in ImageFolder's order."""
 
-    def __init__(self, dataset: Dataset, chosen: Chosen, workers: int, tally: Tally) -> None:
+    def __init__(
+        self, dataset: Dataset, chosen: Chosen, subset: Subset, workers: int, tally: Tally
+    ) -> None:
         self.dataset = dataset
+        names = "+".join(dict.fromkeys(split for split, _ in chosen.shards))
+        columns = dataset.columns_of(names)
+        columns = columns.take(np.searchsorted(columns.ids, chosen.ids))
+        labels, classes = new_labels(dataset, columns, subset)
+        self.classes = list(classes)
+        """Class names; a label is a position in this list."""
+        self.new_labels = labels
+        """Labels in the order of ``chosen``, int64, shape (N,)."""
         self.chosen = chosen
         """The same samples in the order of their ids."""
         self.tally = tally
@@ -32,11 +44,6 @@ class Export:
         """The split's name."""
         return self.chosen.name
 
-    @property
-    def classes(self) -> list[str]:
-        """Class names; a label is a position in this list."""
-        return list(self.dataset.manifest.classes)
-
     @cached_property
     def _order(self) -> NDArray[np.int64]:
         # With the suffix: a-1.png is before a.png, but the stem a-1 after a.
@@ -47,7 +54,7 @@ class Export:
     @property
     def labels(self) -> NDArray[np.int64]:
         """Classes, int64, shape (N,)."""
-        return self.chosen.labels[self._order]
+        return self.new_labels[self._order]
 
     @property
     def keys(self) -> list[str]:

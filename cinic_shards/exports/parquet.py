@@ -46,7 +46,7 @@ class ParquetWriter:
         image = arrow.struct([("bytes", arrow.binary()), ("path", arrow.string())])
         features = {
             "image": {"_type": "Image"},
-            "label": {"_type": "ClassLabel", "names": list(manifest.classes)},
+            "label": {"_type": "ClassLabel", "names": export.classes},
         }
         metadata = {
             "huggingface": json.dumps({"info": {"features": features}}),
@@ -61,7 +61,7 @@ class ParquetWriter:
                 problems += [f"{samples.location(start + i)}: {text}" for i, text in found.items()]
                 for row, png in enumerate(pngs, start):
                     path = f"{new.keys[row].rpartition('/')[2]}.png"
-                    label = int(new.labels[row])
+                    label = int(export.new_labels[row])
                     rows.append({"image": {"bytes": png, "path": path}, "label": label})
                 export.tally.add(stop - start)
                 if len(rows) >= _ROWS or stop == len(new.keys):

@@ -19,8 +19,8 @@ from cinic_shards.loader.memory import shared_pool, split_apart
 from cinic_shards.loader.pixel_source import EpochSource
 from cinic_shards.loader.step import Fetched, Step, addresses_in
 from cinic_shards.options import one_of
+from cinic_shards.read.selection import Selection
 from cinic_shards.read.split import SplitReader
-from cinic_shards.read.subset import Selection
 
 OnError = Literal["raise", "skip"]
 

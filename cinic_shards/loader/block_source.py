@@ -18,8 +18,8 @@ from cinic_shards.loader.cache import BlockCache, Loaded
 from cinic_shards.loader.memory import BufferPool
 from cinic_shards.loader.plan import EpochPlan
 from cinic_shards.loader.step import Fetched, Step
+from cinic_shards.read.selection import Selection
 from cinic_shards.read.split import SplitReader
-from cinic_shards.read.subset import Selection
 
 IMAGES_AT_ONCE = 4096
 """Images in a thread's job: starting a job takes as long as gathering a few hundred."""

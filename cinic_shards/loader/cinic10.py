@@ -21,8 +21,9 @@ from cinic_shards.read.arrays import read_pixels
 from cinic_shards.read.child import read_in_child
 from cinic_shards.read.dataset import Dataset
 from cinic_shards.read.folder_order import folder_order
+from cinic_shards.read.selection import select
 from cinic_shards.read.split import SplitReader
-from cinic_shards.read.subset import Subset, select
+from cinic_shards.read.subset import Subset
 from cinic_shards.store import RemoteStore, Store, StoreLike, has_client, open_store
 
 ImageOrder = Literal["folder", "packed"]
@@ -250,14 +251,16 @@ def _find_samples(store: Store, names: str, order: ImageOrder, subset: Subset) -
     splits, reader = dataset.splits(names), dataset.split(names)
     selection = select(dataset, reader, subset, names)
     rows = selection.rows_at(np.arange(len(selection)))
+    labels = reader.labels[rows] if selection.labels is None else selection.labels
     if order == "folder":
-        rows = rows[folder_order(reader.columns.take(rows), splits)]
+        order_of = folder_order(reader.columns.take(rows), splits)
+        rows, labels = rows[order_of], labels[order_of]
     return _Samples(
         "+".join(split.name for split in splits),
         dataset.manifest.fingerprint,
-        dataset.manifest.classes,
+        selection.classes or dataset.manifest.classes,
         rows,
-        reader.labels[rows],
+        labels,
         reader.ids(rows),
     )
 

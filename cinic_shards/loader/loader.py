@@ -178,7 +178,7 @@ class ShardLoader(Resumable):
     @property
     def classes(self) -> tuple[str, ...]:
         """Class names; a label is a position in this tuple, as in torchvision's ImageFolder."""
-        return self.dataset.manifest.classes
+        return tuple(self.dataset.classes)
 
     @property
     def rank(self) -> int:

@@ -24,8 +24,8 @@ from cinic_shards.loader.cache import Cache, open_cache
 from cinic_shards.loader.memory import BufferPool
 from cinic_shards.loader.plan import EpochPlan
 from cinic_shards.loader.step import Fetched, Step, addresses_in
+from cinic_shards.read.selection import Selection
 from cinic_shards.read.split import SplitReader
-from cinic_shards.read.subset import Selection
 
 
 class EpochSource(Protocol):

@@ -8,9 +8,10 @@ from numpy.typing import NDArray
 
 from cinic_shards.errors import FormatError
 from cinic_shards.read.dataset import Dataset
+from cinic_shards.read.selection import select
 from cinic_shards.read.shared import open_shared
 from cinic_shards.read.split import Check
-from cinic_shards.read.subset import Subset, select
+from cinic_shards.read.subset import Subset
 from cinic_shards.store import StoreLike
 
 
@@ -38,6 +39,14 @@ class SelectedSamples(Dataset):
         """Reads the split."""
         self.selection = select(self, self.reader, subset, split)
         """The selected rows of ``reader``."""
+        self._relabel()
+
+    def _relabel(self) -> None:
+        """Give the reader, which is this loader's own, the selection's labels."""
+        if self.selection.labels is not None:
+            labels = np.full(len(self.reader), -1, np.int64)
+            labels[self._rows] = self.selection.labels
+            self.reader.labels = labels
 
     def __len__(self) -> int:
         """Return N."""
@@ -46,12 +55,12 @@ class SelectedSamples(Dataset):
     @property
     def classes(self) -> list[str]:
         """Class names; a label is a position in this list."""
-        return list(self.manifest.classes)
+        return list(self.selection.classes or self.manifest.classes)
 
     @property
     def class_to_idx(self) -> dict[str, int]:
         """Class name -> label."""
-        return {name: label for label, name in enumerate(self.manifest.classes)}
+        return {name: label for label, name in enumerate(self.classes)}
 
     @property
     def targets(self) -> list[int]:
@@ -90,3 +99,4 @@ class SelectedSamples(Dataset):
         self._split_and_check = split, check = state["split_and_check"]
         self.reader = open_shared(self, split, check).share()
         self.selection = state["selection"]
+        self._relabel()

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from cinic_shards.errors import DecodeError
 from cinic_shards.loader.plan import EpochPlan
-from cinic_shards.read.subset import Selection
+from cinic_shards.read.selection import Selection
 
 
 class Step:

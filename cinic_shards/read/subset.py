@@ -1,6 +1,5 @@
 """Select the samples of a split that an epoch visits; only the indexes are read."""
 
-import hashlib
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,11 +11,11 @@ from numpy.typing import NDArray
 
 from cinic_shards.codec import kernels
 from cinic_shards.errors import OptionError
-from cinic_shards.format import shown
 from cinic_shards.format.provenance import origins_named
 from cinic_shards.options import checked, did_you_mean, integer
 from cinic_shards.read.columns import Columns
 from cinic_shards.read.dataset import Dataset
+from cinic_shards.read.labels import Labels
 from cinic_shards.read.lists import (
     ListFile,
     check_unique,
@@ -27,7 +26,6 @@ from cinic_shards.read.lists import (
     rows_of_keys,
 )
 from cinic_shards.read.partition import Partition, part_ids
-from cinic_shards.read.split import SplitReader
 
 _MAX_IMBALANCE = 1_000_000
 
@@ -91,9 +89,16 @@ class Subset:
     fraction: float = 1.0
     """Keep this fraction of the remaining samples of each class of each split (rounded, at least
     one sample)."""
+    labels: Labels | None = None
+    """Other labels than the dataset's: ``origin`` numbers the origins that are left, for a
+    classifier of the source; ``contiguous`` numbers the classes that are left, from 0; integers
+    for all samples of the dataset by id, as a list or array, or a file of them; or a function from
+    the ``Columns`` of the n chosen samples to integers, shape (n,)."""
+    label_noise: float = 0.0
+    """Change the labels of this fraction of the samples to another class, at random."""
     seed: int = 0
-    """Seed for ``per_class``, ``imbalance`` and ``fraction``. With the same seed, a smaller choice
-    is part of a larger one."""
+    """Seed for ``per_class``, ``imbalance``, ``fraction`` and ``label_noise``. With the same seed,
+    a smaller choice is part of a larger one."""
 
     def __post_init__(self) -> None:
         if not 0 < self.fraction <= 1:
@@ -102,69 +107,13 @@ class Subset:
             integer("per_class", self.per_class, 1)
         if self.imbalance is not None and not 1 <= self.imbalance <= _MAX_IMBALANCE:
             raise OptionError(f"imbalance={self.imbalance!r}: expected 1 to {_MAX_IMBALANCE:,}")
+        if not 0 <= self.label_noise <= 1:
+            raise OptionError(f"label_noise={self.label_noise!r}: expected 0 to 1")
         if (self.partition is None) != (self.part is None):
             raise OptionError("partition and part: give both or none")
         integer("seed", self.seed)
         if self.ids is not None:
             check_unique("ids", self.ids)
-
-
-@dataclass(frozen=True, slots=True)
-class Selection:
-    """The n selected rows of a reader. The plan refers to them by position, 0 to n - 1."""
-
-    rows: NDArray[np.int64] | None
-    """The reader's row at each position, ascending, shape (n,); None if all are selected."""
-    block_starts: NDArray[np.int64]
-    """First position of each of the b blocks with a selected row, then n: shape (b + 1,)."""
-    blocks: NDArray[np.int64]
-    """These blocks' numbers in the reader, shape (b,)."""
-
-    def __len__(self) -> int:
-        return int(self.block_starts[-1])
-
-    def rows_at(self, positions: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return the reader's rows at these positions, int64 (n,)."""
-        return positions if self.rows is None else self.rows[positions]
-
-    def digests(self, reader: SplitReader) -> tuple[str, str]:
-        """Return digests of the selected ids and of ``block_starts``, 32 hex digits each."""
-        rows = np.arange(len(reader)) if self.rows is None else self.rows
-        return tuple(
-            hashlib.blake2b(array.astype("<i8").tobytes(), digest_size=16).hexdigest()
-            for array in (reader.ids(rows), self.block_starts)
-        )  # type: ignore[return-value]
-
-
-def select(
-    dataset: Dataset, reader: SplitReader, subset: Subset, names: str | None = None
-) -> Selection:
-    """Select rows of a reader.
-
-    Args:
-        dataset: the reader's dataset.
-        reader: reader of one or more splits.
-        subset: the conditions.
-        names: the reader's splits, in the order in which ``indices`` counts them; by default the
-            reader's.
-
-    Raises:
-        OptionError: the dataset lacks a class, a split or a listed sample, an origin is unknown,
-            ``where`` does not return a mask, the partition belongs to another dataset, a class has
-            too few samples, or no sample is left.
-        StoreError: an index of ``exclude_duplicates_of``, or a file of the subset, cannot be read.
-        FormatError: it is damaged.
-    """
-    if subset == Subset():
-        return Selection(None, reader.block_starts, np.arange(reader.num_blocks))
-    is_chosen = choose_samples(dataset, reader.columns, names or reader.name, subset)
-    if not is_chosen.any():
-        given = ", ".join(f"{name}={shown(value)}" for name, value in given_options(subset).items())
-        raise OptionError(f"no sample of {reader.name} is left by {given}")
-    rows = np.flatnonzero(is_chosen)
-    starts = np.searchsorted(rows, reader.block_starts)
-    blocks = np.flatnonzero(np.diff(starts))
-    return Selection(rows, np.append(starts[blocks], len(rows)), blocks)
 
 
 def choose_samples(

@@ -15,7 +15,8 @@ from cinic_shards.options import checked, integer
 from cinic_shards.read.columns import Columns
 from cinic_shards.read.dataset import Dataset
 from cinic_shards.read.map_images import Images, map_images
-from cinic_shards.read.subset import Subset, select
+from cinic_shards.read.selection import select
+from cinic_shards.read.subset import Subset
 from cinic_shards.store import StoreLike, store_of_file
 
 _CELL_PIXELS = 64

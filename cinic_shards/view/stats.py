@@ -16,8 +16,9 @@ from cinic_shards.options import checked
 from cinic_shards.read.columns import Columns
 from cinic_shards.read.dataset import Dataset
 from cinic_shards.read.map_images import Images, map_images
+from cinic_shards.read.selection import select
 from cinic_shards.read.split import SplitReader
-from cinic_shards.read.subset import Subset, select
+from cinic_shards.read.subset import Subset
 from cinic_shards.store import StoreLike
 from cinic_shards.view.duplicates import Duplicates, duplicates_among
 

@@ -19,7 +19,7 @@ import numpy as np
 
 import cinic_shards.format as fmt
 from cinic_shards.codec import ENCODINGS
-from cinic_shards.errors import OutputError, few, reason_of
+from cinic_shards.errors import OptionError, OutputError, few, reason_of
 from cinic_shards.format import Manifest
 from cinic_shards.jobs import Progress
 from cinic_shards.options import checked, number_of_workers
@@ -59,7 +59,8 @@ def select(
 ) -> Manifest:
     """Write part of the dataset at ``path`` to ``out``, as a dataset with the same encoding.
 
-    Labels do not change, even if a class has no samples left. PNGs are copied, and so are blocks
+    Labels do not change, even if a class has no samples left, unless the subset has
+    ``labels="contiguous"``. PNGs are copied, and so are blocks
     that keep all their samples. A joined or renamed split has the packing order of its new keys;
     other splits keep their order.
 
@@ -99,6 +100,7 @@ def select(
     reject_itself(dataset.store, target)
     check_output(target, overwrite)
     wanted = subset or Subset()
+    _check_labels(wanted)
     chosen = choose(dataset, splits, wanted, warn)
     options = _options(dataset.manifest, shard_size, shards)
     sizes = _shard_sizes(dataset.manifest, chosen, options)
@@ -109,7 +111,7 @@ def select(
             f"{target}: each shard of {', '.join(joined)} takes samples from many shards, and "
             "fetches all of these entirely; copying the dataset to a disk first may be faster"
         )
-    recipe = _recipe(dataset, chosen, options, sizes, _parent(dataset, chosen, wanted))
+    recipe = _recipe(dataset, chosen, options, sizes, wanted)
     return write_dataset(
         target,
         lambda folder, pool: nullcontext(recipe),
@@ -120,6 +122,14 @@ def select(
         progress=progress,
         warn=warn,
     )
+
+
+def _check_labels(subset: Subset) -> None:
+    if subset.labels not in (None, "contiguous") or subset.label_noise:
+        raise OptionError(
+            "labels and label_noise: a dataset has the labels of its classes, only 'contiguous' "
+            "can be written; give the others to a loader or to export"
+        )
 
 
 def _options(manifest: Manifest, shard_size: int | None, shards: int | None) -> PackOptions:
@@ -161,7 +171,7 @@ def _parent(dataset: Dataset, chosen: Sequence[Chosen], subset: Subset) -> dict[
             selection[name] = "+".join(split.name for split in dataset.splits(value))
         elif name in ("classes", "origin"):
             selection[name] = value if isinstance(value, str) else list(value)
-        elif isinstance(value, bool | int | float):
+        elif isinstance(value, bool | int | float) or name == "labels":
             selection[name] = value
     digest = hashlib.blake2b(digest_size=32)
     for new in chosen:
@@ -178,21 +188,24 @@ def _recipe(
     chosen: Sequence[Chosen],
     options: PackOptions,
     sizes: dict[str, int],
-    parent: dict[str, Any],
+    subset: Subset,
 ) -> Recipe:
     manifest = dataset.manifest
     shard_size = stated_shard_size({new.name: len(new.keys) for new in chosen}, sizes)
     layout = options.layout(manifest.image_shape, shard_size)
     present = np.unique(np.concatenate([new.labels for new in chosen]))
-    if len(present) < len(manifest.classes):
-        layout = replace(layout, classes=manifest.classes)
+    classes = manifest.classes
+    if subset.labels == "contiguous":
+        classes = tuple(classes[label] for label in present.tolist())
+    elif len(present) < len(classes):
+        layout = replace(layout, classes=classes)
     num_samples = sum(len(new.keys) for new in chosen)
     size = sum(shard.size for split in manifest.splits for shard in split.shards)
     return Recipe(
         source=str(dataset.store),
         listing=list_shards(manifest),
-        classes=manifest.classes,
-        options=options.as_json(shard_size) | {"parent": parent},
+        classes=classes,
+        options=options.as_json(shard_size) | {"parent": _parent(dataset, chosen, subset)},
         layout=layout,
         shards=lambda: _shards(dataset, chosen, options, sizes),
         num_samples=num_samples,

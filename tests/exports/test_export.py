@@ -206,3 +206,19 @@ def test_the_command(packed: dict[str, Path], tmp_path: Path, run: Run) -> None:
     assert wrong.status == 2 and "did you mean 'npz'" in wrong.err
     again = run("export", packed["raw"], out, "--format", "npz")
     assert again.status == 1 and "train.npz exists" in again.err
+
+
+def test_labels_of_the_command(packed: dict[str, Path], tmp_path: Path, run: Run) -> None:
+    pets = ["--class", "cat", "--class", "dog", "--labels", "contiguous"]
+    assert run("select", packed["raw"], tmp_path / "pets", *pets, "--quiet").status == 0
+    assert Dataset(tmp_path / "pets").manifest.classes == ("cat", "dog")
+    options = ["--format", "npz", "--labels", "origin", "--label-noise", "0.1", "--split", "test"]
+    assert run("export", packed["raw"], tmp_path / "out", *options).status == 0
+    content = np.load(tmp_path / "out" / "test.npz")
+    true = Dataset(packed["raw"]).columns_of("test")
+    origin_of = dict(zip(true.keys.tolist(), true.origin.tolist(), strict=True))
+    found = content["classes"][content["labels"]].tolist()
+    wrong = sum(origin_of[k] != one for k, one in zip(content["keys"].tolist(), found, strict=True))
+    assert wrong == 9
+    refused = run("select", packed["raw"], tmp_path / "x", "--labels", "origin")
+    assert refused.status == 1 and "only 'contiguous' can be written" in refused.err

@@ -18,7 +18,7 @@ from cinic_shards.format.provenance import parse_stem
 from cinic_shards.loader.cache import Cache
 from cinic_shards.read.columns import Columns
 from cinic_shards.read.dataset import Dataset
-from cinic_shards.read.subset import select
+from cinic_shards.read.selection import select
 from cinic_shards.write.pack import PackOptions, pack
 
 CLASSES = "airplane automobile bird cat deer dog frog horse ship truck".split()

@@ -181,7 +181,7 @@ def test_the_manifest_names_its_parent(encoded: dict[str, Path], tmp_path: Path)
 
 
 def test_a_fraction_is_the_same_as_in_the_loader(encoded: dict[str, Path], tmp_path: Path) -> None:
-    from cinic_shards.read.subset import select as choose
+    from cinic_shards.read.selection import select as choose
 
     dataset, subset = Dataset(encoded["png"]), Subset(fraction=0.25, seed=5)
     select(encoded["png"], tmp_path / "x", splits=["train"], subset=subset, workers=1)
