@@ -29,6 +29,9 @@ from cinic_shards.cli.options import (
 )
 
 ExportFormat = Literal["npz", "npy", "pt", "parquet", "cifar"]
+LabelNoise = Annotated[
+    float, typer.Option(metavar="X", help="Change this part of the labels to another class.")
+]
 
 
 def export(
@@ -55,10 +58,7 @@ def export(
     imbalance: Imbalance = None,
     fraction: Fraction = 1.0,
     labels: NewLabels = None,
-    label_noise: Annotated[
-        float,
-        typer.Option(metavar="X", help="Change this part of the labels to another class."),
-    ] = 0.0,
+    label_noise: LabelNoise = 0.0,
     seed: SubsetSeed = 0,
     workers: Threads = None,
     as_json: Annotated[bool, json_option("`files`, `num_samples`, `seconds`")] = False,

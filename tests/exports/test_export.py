@@ -221,4 +221,4 @@ def test_labels_of_the_command(packed: dict[str, Path], tmp_path: Path, run: Run
     wrong = sum(origin_of[k] != one for k, one in zip(content["keys"].tolist(), found, strict=True))
     assert wrong == 9
     refused = run("select", packed["raw"], tmp_path / "x", "--labels", "origin")
-    assert refused.status == 1 and "only 'contiguous' can be written" in refused.err
+    assert refused.status == 2 and "only 'contiguous' can be written" in refused.err
