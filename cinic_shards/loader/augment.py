@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from cinic_shards.codec import kernels
 from cinic_shards.errors import OptionError
-from cinic_shards.options import checked, one_of
+from cinic_shards.options import checked, integer, one_of
 
 Statistics = tuple[Sequence[float], Sequence[float]]
 """Mean and standard deviation of each channel, on the scale 0 to 1."""
@@ -28,6 +28,7 @@ CINIC10_STATISTICS: Statistics = (
 
 PublishedStatistics = Literal["cinic10"]
 Normalize = bool | PublishedStatistics | Statistics
+PaddingMode = Literal["zero", "edge", "reflect"]
 DtypeName = Literal["uint8", "float32", "float16", "bfloat16"]
 
 _DTYPES: dict[str, torch.dtype] = {name: getattr(torch, name) for name in get_args(DtypeName)}
@@ -41,7 +42,7 @@ _FROM_0_TO_1: Statistics = (0, 0, 0), (1, 1, 1)
 class Augment:
     """Random crop, flip and cutout, then normalisation, in one step.
 
-    Without ``cutout`` it does what torchvision's ``RandomCrop(size, padding)``,
+    Without ``cutout`` it does what torchvision's ``RandomCrop(size, padding, padding_mode=...)``,
     ``RandomHorizontalFlip``, ``ToTensor`` and ``Normalize`` do, in this order.
 
     Raises:
@@ -54,8 +55,11 @@ class Augment:
     """
 
     crop_padding: int = 4
-    """Pixels of black padding on each side before a random crop to the image's size: 0 to 1024; 0
+    """Pixels of padding on each side before a random crop to the image's size: 0 to 1024; 0
     disables the crop."""
+    padding_mode: PaddingMode = "zero"
+    """What the padding is, as in torchvision and numpy: ``zero`` (black), ``edge`` (the nearest
+    pixel), or ``reflect`` (the image, mirrored at its border pixel)."""
     flip: bool = True
     """Flip left and right with probability 1/2."""
     cutout: int = 0
@@ -67,10 +71,15 @@ class Augment:
     is (mean, std) of the three channels on the scale 0 to 1. False gives floats from 0 to 1."""
     dtype: DtypeName | torch.dtype = "float32"
     """Type of the images: ``float32``, ``float16``, ``bfloat16`` or ``uint8``."""
+    seed: int | None = None
+    """Seed of the random numbers; by default the loader's. With two seeds, two loaders of the same
+    order give two independent views of each image."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.crop_padding <= 1024:
             raise OptionError(f"crop_padding={self.crop_padding}: expected 0 to 1024, in pixels")
+        if self.seed is not None:
+            integer("seed", self.seed)
         if self.cutout < 0:
             raise OptionError(f"cutout={self.cutout}: expected a square's side in pixels, or 0")
         if self.torch_dtype == torch.uint8 and self.normalize not in (None, False):
@@ -187,7 +196,13 @@ class Transform:
         """True if an image is (H, W, 3) in memory, False if it is (3, H, W)."""
         self.dtype = augment.torch_dtype
         self._height, self._width, _ = image_shape
-        self._seed = seed
+        self._seed = seed if augment.seed is None else augment.seed
+        self._padding_mode = get_args(PaddingMode).index(augment.padding_mode)
+        padding, least = augment.crop_padding, min(self._height, self._width)
+        if augment.padding_mode == "reflect" and padding >= least:
+            raise OptionError(
+                f"crop_padding={padding}: reflect needs less than the {least} pixels of an image"
+            )
         statistics: Statistics | None
         if augment.normalize is False or self.dtype == torch.uint8:
             statistics = None
@@ -200,9 +215,11 @@ class Transform:
             statistics = augment.normalize
         table = value_table(statistics, self.dtype)
         values = "" if statistics is None else f", mean and std {np.asarray(statistics).tolist()}"
+        mode = "" if augment.padding_mode == "zero" else f" {augment.padding_mode}"
+        own_seed = "" if augment.seed is None else f", seed {augment.seed}"
         self.description = (
-            f"crop_padding {augment.crop_padding}, flip {augment.flip}, cutout {augment.cutout}, "
-            f"{str(self.dtype).removeprefix('torch.')}{values}"
+            f"crop_padding {augment.crop_padding}{mode}, flip {augment.flip}, "
+            f"cutout {augment.cutout}, {str(self.dtype).removeprefix('torch.')}{values}{own_seed}"
         )
         """Everything that the pixels depend on; part of a loader's state."""
         mean = np.asarray((statistics or measured)[0], np.float64)
@@ -275,6 +292,7 @@ class Transform:
             addresses,
             draws,
             self.augment.crop_padding,
+            self._padding_mode,
             self.augment.cutout,
             self._fill,
             self._table,
@@ -322,11 +340,15 @@ class Transform:
         top, left, flip, cut_y, cut_x = draws.unbind(1)
         y = down + (top - padding)[:, None]
         x = torch.where(flip[:, None] == 1, width - 1 - right, right) + (left - padding)[:, None]
+        if self.augment.padding_mode == "reflect":
+            y = height - 1 - (height - 1 - y.abs()).abs()
+            x = width - 1 - (width - 1 - x.abs()).abs()
         is_inside = ((y >= 0) & (y < height))[:, :, None] & ((x >= 0) & (x < width))[:, None, :]
         batch = images[
             rows[:, None, None], y.clamp(0, height - 1)[:, :, None], x.clamp(0, width - 1)[:, None]
         ]
-        batch *= is_inside[..., None]
+        if self.augment.padding_mode == "zero":
+            batch *= is_inside[..., None]
         if side := self.augment.cutout:
             assert self._device_fill is not None
             start_y, start_x = (cut_y - side // 2)[:, None], (cut_x - side // 2)[:, None]

@@ -1,5 +1,7 @@
 """Augmentation: one definition, the same bits on the CPU and as torch operations."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -15,6 +17,7 @@ from cinic_shards.loader.augment import (
     value_line,
     value_table,
 )
+from cinic_shards.loader.bench import import_torchvision
 
 MEAN, STD = (0.47, 0.46, 0.41), (0.24, 0.25, 0.26)
 SHAPE = (6, 5, 3)
@@ -26,11 +29,16 @@ IDS = np.arange(1000, 1040)
 AUGMENTS = {
     "nothing": PLAIN,
     "crop": Augment(crop_padding=2, flip=False, dtype="uint8"),
+    "crop, reflect": Augment(crop_padding=4, flip=False, padding_mode="reflect", dtype="uint8"),
+    "crop, edge": Augment(crop_padding=7, flip=False, padding_mode="edge", dtype="uint8"),
     "flip": Augment(crop_padding=0, dtype="uint8"),
     "cutout": Augment(crop_padding=0, flip=False, cutout=3, dtype="uint8"),
     "all, uint8": Augment(cutout=2, dtype="uint8"),
     "normalise": Augment(crop_padding=0, flip=False),
     "all": Augment(cutout=4),
+    "all, reflect": Augment(cutout=2, padding_mode="reflect"),
+    "all, edge": Augment(padding_mode="edge", dtype="bfloat16"),
+    "no crop, reflect": Augment(crop_padding=0, padding_mode="reflect"),
     "all, from 0 to 1": Augment(normalize=False),
     "all, published": Augment(normalize="cinic10"),
     "all, own": Augment(normalize=((0.5, 0.4, 0.3), (0.1, 0.2, 0.3))),
@@ -66,7 +74,8 @@ def moved_as_defined(
     out = []
     for image, (top, left, flip, cut_y, cut_x) in zip(images, draws.tolist(), strict=True):
         pad = augment.crop_padding
-        padded = np.pad(image, ((pad, pad), (pad, pad), (0, 0)))
+        mode: Any = {"zero": "constant"}.get(augment.padding_mode, augment.padding_mode)
+        padded = np.pad(image, ((pad, pad), (pad, pad), (0, 0)), mode)
         moved = padded[top : top + height, left : left + width].copy()
         if flip:
             moved = moved[:, ::-1].copy()
@@ -77,7 +86,7 @@ def moved_as_defined(
     return np.stack(out)
 
 
-WIDE = ["nothing", "all, uint8", "normalise", "all", "all, bfloat16"]
+WIDE = ["nothing", "all, uint8", "normalise", "all", "all, bfloat16", "all, edge"]
 """Kernels handle 32 pixels of a row at once."""
 
 
@@ -87,6 +96,7 @@ WIDE = ["nothing", "all, uint8", "normalise", "all", "all, bfloat16"]
     [
         *((name, SHAPE) for name in AUGMENTS),
         *((name, (9, width, 3)) for name in WIDE for width in (1, 3, 31, 32, 33, 70)),
+        *(("all, reflect", (9, width, 3)) for width in (5, 31, 32, 33, 70)),
     ],
 )
 def test_cpu_and_device_match_the_definition_to_the_bit(
@@ -189,6 +199,35 @@ def test_draws_depend_on_seed_epoch_and_id_only() -> None:
     assert not np.array_equal(transform_of(Augment(cutout=1), seed=8).draw(IDS, epoch=1), draws)
 
 
+def test_a_seed_of_its_own_replaces_the_loaders() -> None:
+    own = transform_of(Augment(seed=8))
+    assert "seed 8" in own.description and "seed" not in transform_of(Augment()).description
+    np.testing.assert_array_equal(
+        own.draw(IDS, epoch=1), transform_of(Augment(), seed=8).draw(IDS, epoch=1)
+    )
+
+
+@pytest.mark.parametrize("mode", ["zero", "edge", "reflect"])
+def test_a_crop_is_torchvisions(mode: Any) -> None:
+    import_torchvision()
+    from torchvision.transforms.functional import crop, hflip, pad
+
+    transform = transform_of(Augment(crop_padding=4, padding_mode=mode, dtype="uint8"))
+    draws = transform.draw(IDS, epoch=0)
+    buffer = torch.empty(transform.buffer_shape(40), dtype=torch.uint8)
+    transform.on_cpu(addresses_of(IMAGES), draws, buffer)
+    name = {"zero": "constant"}.get(mode, mode)
+    for image, found, (top, left, flip, _, _) in zip(IMAGES, buffer, draws.tolist(), strict=True):
+        padded = pad(torch.from_numpy(image).permute(2, 0, 1), [4] * 4, padding_mode=name)
+        expected = crop(padded, top, left, *SHAPE[:2])
+        assert torch.equal(found, hflip(expected) if flip else expected)
+
+
+def test_reflecting_needs_an_image_larger_than_the_padding() -> None:
+    with pytest.raises(OptionError, match="reflect needs less than the 5 pixels of an image"):
+        transform_of(Augment(crop_padding=5, padding_mode="reflect"))
+
+
 def test_all_positions_are_about_equally_frequent() -> None:
     """90,000 draws: five standard deviations around the expected counts."""
     draws = transform_of(Augment(crop_padding=4, cutout=1)).draw(np.arange(90_000), epoch=0)
@@ -207,6 +246,8 @@ def test_all_positions_are_about_equally_frequent() -> None:
         ({"crop_padding": -1}, "crop_padding=-1"),
         ({"crop_padding": 1.5}, "crop_padding=1.5"),
         ({"cutout": -2}, "cutout=-2"),
+        ({"padding_mode": "reflct"}, "did you mean 'reflect'"),
+        ({"seed": -1}, "seed=-1"),
         ({"normalize": "imagenet"}, "one of cinic10"),
         ({"dtype": "float64"}, "dtype='float64': expected one of uint8, float32"),
         ({"dtype": "uint8", "normalize": True}, "dtype uint8 cannot be normalised"),

@@ -23,6 +23,10 @@ _PIXELS_OF_LINES = 64
 """Pixels of 3 bytes in three cache lines."""
 
 
+PAD_ZERO, PAD_EDGE, PAD_REFLECT = 0, 1, 2
+"""What the padding of an image is; see ``source_of``."""
+
+
 @kernel
 def gather_images(addresses, out):
     """Copy the image at each of N addresses to ``out`` uint8 (N, H, W, 3)."""
@@ -103,13 +107,70 @@ def draw_augmentations(ids, key, padding, flip, height, width, out):
 
 
 @part
-def augment_images(addresses, draws, padding, cutout, fill, table, line, out):
+def source_of(position, size, mode):
+    """Return the position in an image, below ``size``, that a position in its padding stands for.
+
+    Args:
+        position: row or column, negative in the padding before the image.
+        size: height or width.
+        mode: ``PAD_EDGE``, or ``PAD_REFLECT``, which needs a padding below ``size``.
+    """
+    last = size - 1
+    if mode == PAD_REFLECT:
+        return last - abs(last - abs(position))
+    return min(max(position, 0), last)
+
+
+@part
+def row_of(row, padding, height, mode):
+    """Return the row of a padded image that a row of it shows; ``PAD_ZERO`` has black rows."""
+    return row if mode == PAD_ZERO else padding + source_of(row - padding, height, mode)
+
+
+@part
+def fill_columns(padded, start, row_bytes, pixel_bytes, height, width, padding, left, mode):
+    """Fill the columns of the padding that a crop shows, beside the rows of the image.
+
+    Args:
+        padded: uint8, holds the image, or one plane of it, within its padding.
+        start: position of the padding's first byte in ``padded``.
+        row_bytes: bytes of a row with its padding.
+        pixel_bytes: bytes of a pixel, 1 or 3.
+        height: image height in pixels.
+        width: image width in pixels.
+        padding: pixels on each side.
+        left: first column of the crop, counted with the padding.
+        mode: see ``source_of``.
+    """
+    first = left - padding  # the crop shows the columns first to first + width - 1
+    begin = first if first < 0 else width
+    inside = start + padding * row_bytes + padding * pixel_bytes
+    for column in range(begin, begin + abs(first)):
+        to = np.uint64(inside + column * pixel_bytes)
+        source = np.uint64(inside + source_of(column, width, mode) * pixel_bytes)
+        if pixel_bytes == 1:
+            for _ in range(height):
+                padded[to] = padded[source]
+                to += np.uint64(row_bytes)
+                source += np.uint64(row_bytes)
+        else:
+            for _ in range(height):
+                padded[to] = padded[source]
+                padded[to + _ONE] = padded[source + _ONE]
+                padded[to + _TWO] = padded[source + _TWO]
+                to += np.uint64(row_bytes)
+                source += np.uint64(row_bytes)
+
+
+@part
+def augment_images(addresses, draws, padding, mode, cutout, fill, table, line, out):
     """Crop, flip, cut out and normalise N images in one pass.
 
     Args:
         addresses: int64 (N,), addresses of uint8 images (H, W, 3).
         draws: int64 (N, 5), see ``draw_augmentations``.
-        padding: black pixels around an image before it is cropped to its original size.
+        padding: pixels around an image before it is cropped to its original size.
+        mode: what these are: ``PAD_ZERO`` (black), ``PAD_EDGE`` or ``PAD_REFLECT``.
         cutout: side of the filled square in pixels; 0 for none.
         fill: uint8 (3,), the colour of this square.
         table: (3, 256), the output for each value of each channel; None to keep uint8.
@@ -144,13 +205,14 @@ def augment_images(addresses, draws, padding, cutout, fill, table, line, out):
             base = padded.ctypes.data
         elif padding > 0:
             for y in range(height):
-                copy_bytes(
-                    padded.ctypes.data + inside + y * padded_row, base + y * row_bytes, row_bytes
-                )
+                to_row = padded.ctypes.data + inside + y * padded_row
+                copy_bytes(to_row, base + y * row_bytes, row_bytes)
             base = padded.ctypes.data
+        if mode != PAD_ZERO:
+            fill_columns(padded, 0, padded_row, 3, height, width, padding, left, mode)
         image = bytes_at(base, len(padded))
         for y in range(height):
-            start = (draws[i, 0] + y) * padded_row + 3 * left
+            start = row_of(draws[i, 0] + y, padding, height, mode) * padded_row + 3 * left
             row = np.uint64(start)
             to = np.uint64((i * height + y) * row_bytes)
             for line_start in range(0, row_bytes, _CACHE_LINE):
@@ -177,7 +239,7 @@ def augment_images(addresses, draws, padding, cutout, fill, table, line, out):
 
 
 @part
-def augment_planes(addresses, draws, padding, cutout, fill, table, line, out):
+def augment_planes(addresses, draws, padding, mode, cutout, fill, table, line, out):
     """Do the same as ``augment_images``, with an ``out`` of shape (N, 3, H, W)."""
     num_images, _, height, width = out.shape
     flat = out.reshape(-1)
@@ -195,12 +257,15 @@ def augment_planes(addresses, draws, padding, cutout, fill, table, line, out):
             to = padded.ctypes.data + inside + y * padded_width
             split_channels(addresses[i] + 3 * y * width, width, flip, to, padded_plane)
         left = 2 * padding - draws[i, 1] if flip else draws[i, 1]
-        corner = draws[i, 0] * padded_width + left
+        for channel in range(3 if mode != PAD_ZERO else 0):
+            start = channel * padded_plane
+            fill_columns(padded, start, padded_width, 1, height, width, padding, left, mode)
         for channel in range(3):
             scale = 0.0 if line is None else line[0, channel]
             offset = 0.0 if line is None else line[1, channel]
             for y in range(height):
-                row = channel * padded_plane + corner + y * padded_width
+                from_row = row_of(draws[i, 0] + y, padding, height, mode)
+                row = channel * padded_plane + from_row * padded_width + left
                 start = (channel * height + y) * width  # in the planes of an image
                 to = 3 * i * plane + start
                 for line_start in range(start, start + width, _CACHE_LINE):
@@ -231,7 +296,7 @@ def augment_planes(addresses, draws, padding, cutout, fill, table, line, out):
 
 @kernel
 def augment_into(
-    addresses, draws, padding, cutout, fill, table, line, buffers, counts, planar, like
+    addresses, draws, padding, mode, cutout, fill, table, line, buffers, counts, planar, like
 ):
     """Call ``augment_images`` for several buffers; see there and ``gather_into``."""
     stop = 0
@@ -240,9 +305,9 @@ def augment_into(
         out = images_at(buffers[buffer], (counts[buffer], *like.shape[1:]), like)
         some, their_draws = addresses[start:stop], draws[start:stop]
         if planar:
-            augment_planes(some, their_draws, padding, cutout, fill, table, line, out)
+            augment_planes(some, their_draws, padding, mode, cutout, fill, table, line, out)
         else:
-            augment_images(some, their_draws, padding, cutout, fill, table, line, out)
+            augment_images(some, their_draws, padding, mode, cutout, fill, table, line, out)
 
 
 @kernel
