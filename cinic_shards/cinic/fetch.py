@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -23,6 +24,8 @@ from cinic_shards.store.urls import decode_path, local_path, parse_web_url
 
 URL = "https://datashare.is.ed.ac.uk/bitstream/handle/10283/3192/CINIC-10.tar.gz"
 """The archive at its publisher, the University of Edinburgh: https://doi.org/10.7488/ds/2448."""
+URLS = (URL, URL.replace("datashare.is.ed.ac.uk", "datashare.ed.ac.uk"))
+"""The publisher's two hosts."""
 MD5 = "6ee4d0c996905fe93221de577967a372"
 """MD5 of CINIC-10.tar.gz, from other projects' loaders; the publisher states none."""
 
@@ -37,8 +40,14 @@ WAIT_SECONDS = (1.0, 2.0, 4.0, 8.0, 16.0)
 _MIN_PROGRESS_BYTES = 2**16
 """New bytes that a connection must send to count as progress."""
 
+Warn = Callable[[str], None]
+
 _DIGESTS = {32: "md5", 64: "sha256"}
 """Hexadecimal digits of a digest -> its algorithm."""
+
+
+class _HashError(StoreError):
+    """A complete file has another hash than expected."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +68,7 @@ class Fetched:
 def fetch(
     out: str | os.PathLike[str] = ".",
     *,
-    url: str = URL,
+    url: str | None = None,
     accept_hash: str | None = None,
     progress: Progress = lambda doing, done, total: None,
     warn: Callable[[str], None] = warnings.warn,
@@ -70,7 +79,8 @@ def fetch(
 
     Args:
         out: the file to write, or an existing folder for it.
-        url: URL of the archive.
+        url: URL of the archive; by default its publisher's. If that host sends nothing, the
+            publisher's other one is tried, with a warning.
         accept_hash: expected MD5 or SHA-256 in hexadecimal, with or without the prefix ``md5:`` or
             ``sha256:``; by default ``MD5``.
         progress: called with ``fetch`` or ``check``, the number of bytes done, and of all bytes.
@@ -83,14 +93,29 @@ def fetch(
         StoreError: it cannot be downloaded (the same call resumes), or its hash is different.
     """
     algorithm, expected = _expected(accept_hash)
-    web = WebFile(url, retry_timeout=RETRY_SECONDS, say=warn)
+    urls = URLS if url is None else (url,)
+    webs = [WebFile(one, retry_timeout=RETRY_SECONDS, say=warn) for one in urls]
     path = local_path(out)
     if path.is_dir():
-        name = decode_path(str(web), parse_web_url(url)[2]).rpartition("/")[2]
+        name = decode_path(str(webs[0]), parse_web_url(urls[0])[2]).rpartition("/")[2]
         if name in ("", ".", ".."):
-            raise OptionError(f"{web}: the URL names no file; give the file to write")
+            raise OptionError(f"{webs[0]}: the URL names no file; give the file to write")
         path = path / name
     store_of_file(path)  # an OutputError if there is no folder for it
+    for web, following in pairwise(webs):
+        try:
+            return _fetch(path, web, algorithm, expected, progress, warn)
+        except StoreError as error:
+            if isinstance(error, _HashError) or os.path.lexists(_part(path, PART)):
+                raise  # the same host resumes a part
+            warn(f"{error}; trying {following}")
+    return _fetch(path, webs[-1], algorithm, expected, progress, warn)
+
+
+def _fetch(
+    path: Path, web: WebFile, algorithm: str, expected: str, progress: Progress, warn: Warn
+) -> Fetched:
+    """Download a file from one URL; see ``fetch``."""
     try:
         if path.exists():
             return _found(path, algorithm, expected, progress)
@@ -247,7 +272,7 @@ def _check(
     size = os.path.getsize(part)
     os.replace(part, rejected)
     _part(path, _NOTE).unlink(missing_ok=True)
-    raise StoreError(
+    raise _HashError(
         url,
         f"{size:,} bytes that begin with {head!r}: {_title(algorithm)} is {found}, expected "
         f"{expected}; kept as {rejected}; to accept this file, use --accept-hash {found}",

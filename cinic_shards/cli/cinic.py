@@ -93,7 +93,7 @@ def fetch(
     ] = Path("."),
     url: Annotated[
         str | None,
-        typer.Option(metavar="URL", help="URL of the archive; default: its publisher's."),
+        typer.Option(metavar="URL", help="URL of the archive; default: its publisher's two hosts."),
     ] = None,
     accept_hash: Annotated[
         str | None,
@@ -122,7 +122,7 @@ def fetch(
     with working("nothing was downloaded", quiet=quiet or as_json, unit="bytes") as work:
         done = fetcher.fetch(
             out,
-            url=fetcher.URL if url is None else url,
+            url=url,
             accept_hash=accept_hash,
             progress=work.update,
             warn=warn_unless(quiet),

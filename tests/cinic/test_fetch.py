@@ -208,6 +208,38 @@ def test_no_server(tmp_path: Path) -> None:
     assert names(tmp_path) == []
 
 
+def test_the_publishers_second_host(
+    url: str, hostile: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nowhere = f"http://127.0.0.1:1/{NAME}"
+    monkeypatch.setattr(fetch_module, "URLS", (nowhere, url))
+    said: list[str] = []
+    done = fetch(tmp_path, accept_hash=HASH, warn=said.append)
+    assert done.path == tmp_path / NAME and done.path.read_bytes() == CONTENT
+    assert said[-1].startswith("http://127.0.0.1:1/") and said[-1].endswith(f"; trying {url}")
+    done.path.unlink()
+    monkeypatch.setattr(fetch_module, "URLS", (url, nowhere))
+    with pytest.raises(StoreError, match="MD5 is"):  # a different file is no reason to go on
+        fetch(tmp_path, accept_hash="0" * 32, warn=pytest.fail)
+    monkeypatch.setattr(fetch_module, "URLS", (nowhere, f"{hostile}/none"))
+    with pytest.raises(MissingError):
+        fetch(tmp_path / "x", accept_hash=HASH, warn=said.append)
+    assert not (tmp_path / "x").exists()
+
+
+def test_the_publishers_part_stays_at_its_host(
+    proxied: FaultProxy, url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fetch_module, "URLS", (f"{proxied.url}/{NAME}", url))
+    proxied.faults.script += ["cut"]
+    proxied.faults.chances["reset"] = 1.0
+    with pytest.raises(StoreError, match="run the same command again to resume"):
+        fetch(tmp_path, accept_hash=HASH, warn=lambda text: None)
+    assert (tmp_path / f"{NAME}.part").stat().st_size > 0
+    proxied.faults.chances.clear()
+    assert 0 < fetch(tmp_path, accept_hash=HASH).num_received < len(CONTENT)
+
+
 def test_a_server_without_ranges(plain: tuple[str, list[str]], tmp_path: Path) -> None:
     url, requests = plain
     begun(tmp_path, url, 1_000_000)
