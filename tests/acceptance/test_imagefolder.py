@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.utils.data import ConcatDataset, random_split
 
-from cinic_shards import CINIC10
+from cinic_shards import CINIC10, Dataset, Partition, ShardLoader, Subset
 from cinic_shards.loader.bench import import_torchvision
 from tests.acceptance.trees import Record, Tree
 
@@ -57,3 +57,30 @@ def test_seeded_splits_are_imagefolders(tree: Tree, record_property: Record) -> 
             (image, label), (their_image, their_label) = part[0], their_part[0]
             assert label == their_label and np.array_equal(image, their_image)
     record_property("samples", len(paths))
+
+
+def test_published_indices_are_imagefolders(tree: Tree, record_property: Record) -> None:
+    """Do indices into ImageFolder's `test`, as papers publish them, choose the same files?
+
+    Every index is in one of three parts, as a list, and as FedML's text of all three.
+    """
+    (theirs,) = imagefolders(tree, ["test"])
+    shards = tree.packed("raw")
+    columns = Dataset(shards).columns
+    order = np.random.default_rng(0).permutation(len(theirs.samples))
+    text = tree.scratch / "net_dataidx_map.txt"
+    parts = np.array_split(order, 3)
+    lists = (f"{n}: [\n{', '.join(map(str, part.tolist()))}\n]" for n, part in enumerate(parts))
+    text.write_text("{\n" + ",\n".join(lists) + "\n}\n")
+    partition = Partition.read_indices(text, Dataset(shards), "test")
+    seen = 0
+    for number, part in enumerate(parts):
+        expected = sorted(theirs.samples[index][0] for index in part.tolist())
+        for subset in (Subset(indices=part), Subset(partition=partition, part=number)):
+            loader = ShardLoader(shards, "test", subset=subset, tail="short")
+            ids = np.concatenate([batch.indices.numpy() for batch in loader])
+            names = sorted(f"{tree.folder / key}.png" for key in columns.keys[ids].tolist())
+            assert names == expected
+        seen += len(part)
+    assert seen == len(theirs.samples)
+    record_property("indices", seen)
