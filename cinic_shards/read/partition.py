@@ -24,7 +24,7 @@ _VERSION = 1
 
 PART_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
-_WRONG = (KeyError, TypeError, ValueError, AttributeError)
+_WRONG = (KeyError, TypeError, ValueError, AttributeError, OverflowError)
 """Errors from a value of the wrong type."""
 
 
@@ -303,9 +303,7 @@ def _parsed_indices(name: str, data: bytes) -> dict[str, NDArray[np.int64]]:
 def _as_fedml(indices: Mapping[str, NDArray[np.int64]]) -> str:
     """Format indices for FedML, which reads a line of numbers after that with a part's name."""
     if wrong := [name for name in indices if not name.isdecimal()]:
-        raise OptionError(
-            f"part {wrong[0]!r}: FedML's form has numbered parts only; choose .json or .npz"
-        )
+        raise OptionError(f"part {wrong[0]!r}: FedML's form has numbered parts only; choose .json")
     lines = [f"{name}: [\n{_listed(one)[1:-1]}" for name, one in indices.items()]
     return "{\n" + "\n],\n".join(line.rstrip("\n") for line in lines) + "\n]\n}\n"
 

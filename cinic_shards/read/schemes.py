@@ -188,10 +188,12 @@ def _by_class(sizes: Mapping[int, int], options: SchemeOptions) -> NDArray[np.in
             "in the subset"
         )
     has_class = np.zeros((len(sizes), num_parts), np.bool_)
+    num_owners = np.zeros(len(sizes), np.int64)
     for part in range(num_parts):
         order = kernels.choose(len(sizes), len(sizes), f"classes of part {part}", options.seed)
-        owners = has_class[order].sum(axis=1)
-        has_class[order[np.argsort(owners, kind="stable")[:each]], part] = True
+        chosen = order[np.argsort(num_owners[order], kind="stable")[:each]]
+        has_class[chosen, part] = True
+        num_owners[chosen] += 1
     counts = np.stack(
         [
             _apportion(size, has.tolist())
