@@ -58,7 +58,7 @@ class Augment:
     """Pixels of padding on each side before a random crop to the image's size: 0 to 1024; 0
     disables the crop."""
     padding_mode: PaddingMode = "zero"
-    """What the padding is, as in torchvision and numpy: ``zero`` (black), ``edge`` (the nearest
+    """Kind of padding, as in torchvision and numpy: ``zero`` (black), ``edge`` (the nearest
     pixel), or ``reflect`` (the image, mirrored at its border pixel)."""
     flip: bool = True
     """Flip left and right with probability 1/2."""

@@ -219,7 +219,7 @@ def test_the_publishers_second_host(
     assert said[-1].startswith("http://127.0.0.1:1/") and said[-1].endswith(f"; trying {url}")
     done.path.unlink()
     monkeypatch.setattr(fetch_module, "URLS", (url, nowhere))
-    with pytest.raises(StoreError, match="MD5 is"):  # a different file is no reason to go on
+    with pytest.raises(StoreError, match="MD5 is"):  # a different file is not fetched again
         fetch(tmp_path, accept_hash="0" * 32, warn=pytest.fail)
     monkeypatch.setattr(fetch_module, "URLS", (nowhere, f"{hostile}/none"))
     with pytest.raises(MissingError):

@@ -424,7 +424,7 @@ def test_help_has_an_example(run: Run, command: tuple[str, ...], flag: str) -> N
 
 
 GROUPS = {
-    "Make and read": "pack convert select unpack",
+    "Make and read": "pack convert select partition export unpack",
     "Look and check": "info verify show report stats reindex",
     "CINIC-10": "fetch build restore-cifar10 contributors",
     "Tools": "bench warmup cache",

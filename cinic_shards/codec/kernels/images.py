@@ -24,7 +24,7 @@ _PIXELS_OF_LINES = 64
 
 
 PAD_ZERO, PAD_EDGE, PAD_REFLECT = 0, 1, 2
-"""What the padding of an image is; see ``source_of``."""
+"""Modes of padding an image; see ``source_of``."""
 
 
 @kernel
