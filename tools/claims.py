@@ -121,7 +121,7 @@ def sizes(of: Figures) -> str:
 
 def resumed(of: Figures) -> str:
     """Count kills, and give the time to resume."""
-    found = of.passed("test_resume::test_a_killed_epoch_resumes_to_the_bit")
+    found = of.passed("test_resume::test_a_killed_run_resumes_to_the_bit")
     kills = sum(one["kills"] for one in found)
     median = statistics.median(one["seconds_to_resume"]["median"] for one in found)
     return f"{kills} kills; {median:.2f} s to resume (median)"

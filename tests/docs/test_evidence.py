@@ -52,6 +52,19 @@ def test_each_result_is_a_row(tmp_path: Path) -> None:
     assert (tmp_path / "page.md").read_text(encoding="utf-8") == page
 
 
+def test_the_last_result_of_several_runs_counts(tmp_path: Path) -> None:
+    for name, results in (("one", [FAILED, SKIPPED]), ("two", [PASSED])):
+        lines = "".join(f"{json.dumps(one)}\n" for one in (HEAD, *results))
+        (tmp_path / f"{name}.jsonl").write_text(lines)
+    command = [sys.executable, ROOT / "tools" / "evidence.py"]
+    subprocess.run([*command, "one.jsonl", "two.jsonl", "page.md"], cwd=tmp_path, check=True)
+    page = (tmp_path / "page.md").read_text(encoding="utf-8")
+    assert "1 skipped, 1 passed, in 2 s of 2 runs, each test with its last result; tree" in page
+    (tmp_path / "again").mkdir()
+    subprocess.run([*command, "page.jsonl", "again/page.md"], cwd=tmp_path, check=True)
+    assert (tmp_path / "again" / "page.md").read_text(encoding="utf-8") == page
+
+
 def without_reason(result: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in result.items() if name != "reason"}
 
