@@ -44,7 +44,6 @@ class Clients:
         make = {"ImageFolder": of_folder, "cinic-shards": of_shards}[kind]
         whole, open_part = make(split, shards, parts)
         images_in(whole)
-        del whole
         before, start = resident_mb(), time.perf_counter()
         self.loaders = [open_part(name) for name in parts]
         return {"open_seconds": round(time.perf_counter() - start, 3), "one_loader_mb": before}
