@@ -124,7 +124,7 @@ def test_what_is_written(shards: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "problem"),
     [
-        ({"labels": "orign"}, "did you mean 'origin'"),
+        ({"labels": "origins"}, "did you mean 'origin'"),
         ({"labels": [1, 2]}, "int64 of shape (2,); expected integers, one for each of the 270 sa"),
         ({"labels": [-1] * 270}, "labels: -1: expected 0 to"),
         ({"labels": lambda c: c.labels[1:]}, "one for each of the 90 chosen samples"),
