@@ -12,6 +12,7 @@ import torch
 
 from cinic_shards import ShardLoader, Subset, partition
 from cinic_shards.codec import ENCODINGS
+from cinic_shards.errors import CinicShardsError
 from cinic_shards.write.convert import convert
 from cinic_shards.write.pack import PackOptions, pack
 
@@ -92,3 +93,10 @@ def test_damage_is_found_by_each_loader(encoded: dict[str, Path], tmp_path: Path
             list(loader)
     one, other = (loader.skipped for loader in loaders)
     assert one == other != {}
+    shutil.copy(encoded["raw"] / shard.name, shard)  # fetched again, while the others are open
+    again = ShardLoader(shards, batch_size=5, on_error="skip", shuffle=False)
+    list(again)
+    assert again.skipped == {}
+    shard.unlink()
+    with pytest.raises(CinicShardsError, match=shard.name):
+        ShardLoader(shards, batch_size=5)
